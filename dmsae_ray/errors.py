@@ -1,0 +1,13 @@
+"""Errors a user can mend. Each message is one line: the field, its value, and what is allowed."""
+
+
+class DmsaeError(Exception):
+    """Base of every error that the command line prints as one line and exits with code 2."""
+
+
+class ConfigError(DmsaeError):
+    """A setting, or a combination of settings, that cannot work."""
+
+
+class DataError(DmsaeError):
+    """A file or a stream of data that is missing, truncated, corrupt or of the wrong kind."""
