@@ -1,0 +1,79 @@
+"""Control cores: what carryover looks like for rows that were not selected by attribution.
+
+Frozen rows keep their norm and the score grows with it, so a control has, row for row, the norms of the core that it
+stands against (METHOD.md, Transfer and controls).
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from dmsae_ray.distill.core import Core
+from dmsae_ray.distill.lineage import LineageId
+from dmsae_ray.errors import ConfigError
+
+Control = Literal["gaussian", "random_latents", "lowest_score", "most_frequent"]
+CONTROLS: tuple[str, ...] = get_args(Control)
+NEEDS_SAE: tuple[str, ...] = ("random_latents", "lowest_score", "most_frequent")
+
+
+def check_controls(names: tuple[str, ...]) -> None:
+    """ConfigError for an unknown or repeated control."""
+    for name in names:
+        if name not in CONTROLS:
+            raise ConfigError(f"controls: {name!r} is unknown; known are {', '.join(CONTROLS)}")
+    if len(set(names)) != len(names):
+        raise ConfigError(f"controls: {list(names)} names one twice")
+
+
+def match_norms(rows: Tensor, reference: Tensor) -> Tensor:
+    """`rows` [c, d] rescaled so that row i has the norm of row i of `reference` [c, d] (float64 inside)."""
+    wide = rows.to(torch.float64)
+    norms = wide.norm(dim=1, keepdim=True)
+    if (norms == 0).any():
+        raise ConfigError("controls: a row of norm 0 cannot be given another norm")
+    matched: Tensor = wide / norms * reference.to(torch.float64).norm(dim=1, keepdim=True)
+    return matched.to(torch.float32)
+
+
+def gaussian_core(core: Core, seed: int) -> Core:
+    """Gaussian rows with the norms of `core`'s: directions uniform on the sphere."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(core.rows.shape, generator=generator, dtype=torch.float64)
+    return _control("gaussian", rows, core, seed, None)
+
+
+def latent_core(
+    name: str, core: Core, w_enc: Tensor, scores: Tensor, frequency: Tensor, selected: Tensor, seed: int
+) -> Core:
+    """Rows of latents of the SAE that `core` was selected from, with the norms of `core`'s rows.
+
+    w_enc [m, d], scores [pool], frequency [m] of that SAE; selected [c] int64: the indices of `core`.
+    "random_latents": drawn by lot from the whole dictionary, `core` excluded. "lowest_score": the lowest scores of the
+    pool. "most_frequent": those of the pool that fire most often. The last two may overlap with `core`: they are other
+    rules on the same candidates. Ties go to the lower index. ConfigError if there are fewer candidates than rows.
+    """
+    pool = len(scores)
+    usable = (w_enc.norm(dim=1) > 0).cpu()
+    if name == "random_latents":
+        usable[selected] = False
+        candidates = usable.nonzero().flatten()
+        generator = torch.Generator().manual_seed(seed)
+        order = candidates[torch.randperm(len(candidates), generator=generator)]
+    elif name in ("lowest_score", "most_frequent"):
+        candidates = usable[:pool].nonzero().flatten()
+        value = scores.double().cpu() if name == "lowest_score" else -frequency.double().cpu()
+        order = candidates[torch.argsort(value[candidates], stable=True)]
+    else:
+        raise ConfigError(f"controls: {name!r} is unknown; known are {', '.join(CONTROLS)}")
+    if len(order) < len(core):
+        raise ConfigError(f"controls: {name} has {len(order)} candidates for a core of {len(core)}")
+    order = order[: len(core)]
+    return _control(name, w_enc.detach().cpu()[order], core, seed, order.tolist())
+
+
+def _control(name: str, rows: Tensor, core: Core, seed: int, indices: list[int] | None) -> Core:
+    ids = tuple(LineageId(0, row) for row in range(len(core)))
+    provenance = {"control": name, "seed": seed, "latents": indices}
+    return Core(match_norms(rows, core.rows), ids, provenance)

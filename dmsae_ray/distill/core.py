@@ -1,0 +1,109 @@
+"""A core: the encoder rows that one cycle hands to the next, who they are, and where they come from. One file each."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from dmsae_ray.distill.lineage import Lineage, LineageId, persistent
+from dmsae_ray.errors import ConfigError, DataError
+
+FORMAT = "dmsae-core-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Core:
+    """rows [c, d] float32 on the CPU: encoder rows, by descending score; lineage: who each row is; provenance: JSON."""
+
+    rows: Tensor
+    lineage: Lineage
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows = self.rows.detach().to(device="cpu", dtype=torch.float32).contiguous()
+        if rows.ndim != 2 or len(self.lineage) != len(rows):
+            raise DataError(f"core: rows {tuple(rows.shape)} and {len(self.lineage)} ids do not belong together")
+        if len(set(self.lineage)) != len(self.lineage):
+            raise DataError("core: two rows have the same lineage id")
+        object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "lineage", tuple(LineageId(*i) for i in self.lineage))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream that the rows read."""
+        return self.rows.shape[1]
+
+    def subset(self, ids: Lineage, **provenance: Any) -> "Core":
+        """The rows of `ids`, in that order."""
+        place = {i: n for n, i in enumerate(self.lineage)}
+        index = torch.tensor([place[i] for i in ids], dtype=torch.int64)
+        return Core(self.rows[index], ids, {**self.provenance, **provenance})
+
+    def as_origin(self) -> "Core":
+        """The same rows as the core of cycle 0 of a new run: ids (0, row); the old ids move into the provenance.
+
+        A run that begins from a core of another run would otherwise mistake its own births for older ones.
+        """
+        old = [list(i) for i in self.lineage]
+        ids = tuple(LineageId(0, row) for row in range(len(self)))
+        return Core(self.rows, ids, {**self.provenance, "origin_lineage": old})
+
+
+def empty_core(d_model: int) -> Core:
+    """A core of no latents."""
+    return Core(torch.empty(0, d_model), ())
+
+
+def distilled_core(cores: list[Core], min_cycles: int | None = None) -> Core:
+    """C* of Eq. 8 from C_0..C_L: the latents of the last core that were selected in every (or the last n) cycles."""
+    if not cores:
+        raise ConfigError("cores: none were selected, so there is nothing to distil")
+    ids = persistent([core.lineage for core in cores], min_cycles)
+    return cores[-1].subset(ids, distilled_from_cores=len(cores), min_cycles=min_cycles)
+
+
+def save_core(core: Core, path: str | os.PathLike[str]) -> None:
+    """Writes `core` to a safetensors file, atomically; lineage and provenance are JSON in its header."""
+    path = Path(path)
+    header = {
+        "format": FORMAT,
+        "lineage": json.dumps([list(i) for i in core.lineage]),
+        "provenance": json.dumps(core.provenance, sort_keys=True),
+    }
+    data = to_safetensors({"rows": core.rows}, metadata=header)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def load_core(path: str | os.PathLike[str], d_model: int | None = None) -> Core:
+    """The core in the file at `path`. DataError for a missing, truncated or foreign file or one of another width."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"core: no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise DataError(f"core: {path} is not a core file (format {header.get('format')!r}, needed {FORMAT!r})")
+            rows = file.get_tensor("rows")
+        lineage = tuple(LineageId(*map(int, i)) for i in json.loads(header["lineage"]))
+        provenance = json.loads(header["provenance"])
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"core: {path} is truncated or not a core file ({reason})") from None
+    if d_model is not None and rows.ndim == 2 and rows.shape[1] != d_model:
+        raise DataError(f"core: {path} has rows of width {rows.shape[1]}, the model needs {d_model}")
+    if not torch.isfinite(rows).all():
+        raise DataError(f"core: {path} holds values that are not finite")
+    return Core(rows, lineage, provenance)

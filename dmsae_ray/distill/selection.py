@@ -1,0 +1,39 @@
+"""Eq. 7, Algorithm 2: the next core is the shortest list of top-scoring latents that reaches the coverage."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dmsae_ray.errors import ConfigError, DataError
+
+
+def check_coverage(coverage: float) -> float:
+    """`coverage` (tau) if it lies in (0, 1]; ConfigError otherwise."""
+    if not (math.isfinite(coverage) and 0.0 < coverage <= 1.0):
+        raise ConfigError(f"coverage: {coverage!r} is not in (0, 1]")
+    return float(coverage)
+
+
+def select_core(scores: Tensor, coverage: float) -> Tensor:
+    """Indices into the pool of the latents of the next core, int64 [c], by descending score (Eq. 7).
+
+    scores [pool], all >= 0. Ties go to the lower index; latents with score 0 are never selected, so the result is
+    empty when all scores are 0 (the cycle has collapsed). Sums are sequential float64 sums in the sorted order, and the
+    total is the last of them: coverage 1 is therefore always reached, by at most all the positive scores.
+    """
+    check_coverage(coverage)
+    if scores.ndim != 1:
+        raise DataError(f"scores: shape {tuple(scores.shape)} is not one score a latent")
+    values = scores.detach().to(device="cpu", dtype=torch.float64).numpy()
+    if not np.isfinite(values).all() or (values < 0).any():
+        where = int(np.flatnonzero(~np.isfinite(values) | (values < 0))[0])
+        raise DataError(f"scores: latent {where} has score {values[where]}; scores must be finite and >= 0")
+    order = np.argsort(-values, kind="stable")
+    order = order[values[order] > 0]
+    if order.size == 0:
+        return torch.empty(0, dtype=torch.int64)
+    reached = np.cumsum(values[order])
+    stop = int(np.searchsorted(reached, coverage * reached[-1], side="left")) + 1
+    return torch.from_numpy(order[:stop].astype(np.int64))

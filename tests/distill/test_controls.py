@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from dmsae_ray.distill.controls import gaussian_core, latent_core
+from dmsae_ray.distill.core import Core
+from dmsae_ray.distill.lineage import LineageId
+from dmsae_ray.distill.seeds import derive_seed
+from dmsae_ray.errors import ConfigError
+
+D, M, POOL = 6, 40, 12
+
+
+@pytest.fixture
+def setting():
+    generator = torch.Generator().manual_seed(0)
+    w_enc = torch.randn(M, D, generator=generator) * torch.rand(M, 1, generator=generator).add(0.1)
+    scores = torch.rand(POOL, generator=generator)
+    frequency = torch.rand(M, generator=generator)
+    selected = torch.tensor([7, 2, 9])
+    core = Core(w_enc[selected], tuple(LineageId(0, int(i)) for i in selected))
+    return w_enc, scores, frequency, selected, core
+
+
+@pytest.mark.parametrize("name", ["gaussian", "random_latents", "lowest_score", "most_frequent"])
+def test_controls_have_the_norms_of_their_core_row_for_row(setting, name):
+    w_enc, scores, frequency, selected, core = setting
+
+    def make(seed):
+        if name == "gaussian":
+            return gaussian_core(core, seed)
+        return latent_core(name, core, w_enc, scores, frequency, selected, seed)
+
+    control = make(3)
+    torch.testing.assert_close(control.rows.norm(dim=1), core.rows.norm(dim=1), rtol=1e-6, atol=0)
+    assert control.rows.dtype == torch.float32
+    assert torch.equal(control.rows, make(3).rows)
+    if name in ("gaussian", "random_latents"):
+        assert not torch.equal(control.rows, make(4).rows)
+
+
+def directions(rows):
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+def test_controls_are_the_latents_they_say(setting):
+    w_enc, scores, frequency, selected, core = setting
+    lowest = latent_core("lowest_score", core, w_enc, scores, frequency, selected, 0)
+    expected = sorted(range(POOL), key=lambda i: scores[i].item())[:3]
+    assert lowest.provenance["latents"] == expected
+    torch.testing.assert_close(directions(lowest.rows), directions(w_enc[expected]))
+    frequent = latent_core("most_frequent", core, w_enc, scores, frequency, selected, 0)
+    assert frequent.provenance["latents"] == sorted(range(POOL), key=lambda i: -frequency[i].item())[:3]
+    drawn = set()
+    for seed in range(60):
+        latents = latent_core("random_latents", core, w_enc, scores, frequency, selected, seed).provenance["latents"]
+        assert len(set(latents)) == 3 and not set(latents) & set(selected.tolist())
+        drawn |= set(latents)
+    assert drawn == set(range(M)) - set(selected.tolist())
+
+
+def test_a_zero_row_is_no_candidate_and_too_few_candidates_are_an_error(setting):
+    w_enc, scores, frequency, selected, core = setting
+    w_enc[int(scores.argmin())] = 0
+    lowest = latent_core("lowest_score", core, w_enc, scores, frequency, selected, 0)
+    assert int(scores.argmin()) not in lowest.provenance["latents"]
+    with pytest.raises(ConfigError, match="2 candidates for a core of 3"):
+        latent_core("lowest_score", core, w_enc, scores[:2], frequency, selected, 0)
+
+
+def test_derived_seeds_are_stable_and_distinct():
+    assert derive_seed(0, "cycle", 1) == derive_seed(0, "cycle", 1)
+    seeds = {derive_seed(s, "cycle", c) for s in range(20) for c in range(20)} | {derive_seed(0, "cycle", "1")}
+    assert len(seeds) == 401 and all(0 <= s < 2**63 for s in seeds)
