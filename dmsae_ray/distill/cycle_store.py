@@ -1,0 +1,101 @@
+"""Finished cycles on disk, found by key: what is trained once is not trained again."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from dmsae_ray.distill.outcome import CycleOutcome, Health
+from dmsae_ray.distill.records import WindowRecord
+from dmsae_ray.errors import DataError
+from dmsae_ray.sae import load_sae, save_sae
+
+
+class CycleStore(Protocol):
+    """Outcomes by key (settings.cycle_key). Only the first rank of a trial calls it."""
+
+    def load(self, key: str) -> CycleOutcome | None:
+        """The outcome of `key`, or None."""
+
+    def save(self, key: str, outcome: CycleOutcome) -> None:
+        """Keeps `outcome`; it is either there in full or not at all."""
+
+    def claim(self, key: str) -> AbstractContextManager[None]:
+        """Held while `key` is trained; entering waits for other trials that hold it. May be entered in any thread."""
+
+
+class DirectoryCycleStore:
+    """A folder a key: sae/ (sae.save_sae's format), tensors.safetensors, outcome.json. Written aside, then renamed.
+
+    Claims nothing: two trials that want the same key at the same time both train it, and the first to finish is kept.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+
+    def folder(self, key: str) -> Path:
+        """Where the outcome of `key` is, or would be."""
+        return self.root / key
+
+    def load(self, key: str) -> CycleOutcome | None:
+        """The outcome of `key`, None if it was never finished; DataError if its files are damaged."""
+        folder = self.folder(key)
+        if not folder.is_dir():
+            return None
+        try:
+            fields = json.loads((folder / "outcome.json").read_text())
+            tensors = load_file(folder / "tensors.safetensors")
+            return CycleOutcome(
+                sae=load_sae(folder / "sae"),
+                scores=tensors["scores"],
+                frequency=tensors["frequency"],
+                health=Health(**fields.pop("health")),
+                windows=tuple(WindowRecord(**w) for w in fields.pop("windows")),
+                **fields,
+            )
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"cycle: {folder} is damaged ({reason}); delete it to train the cycle again") from None
+
+    def save(self, key: str, outcome: CycleOutcome) -> None:
+        """Keeps `outcome` under `key`; takes the place of one that had not been evaluated."""
+        aside = self.root / f".{key[:16]}-{uuid.uuid4().hex}"
+        aside.mkdir(parents=True)
+        try:
+            save_sae(outcome.sae, aside / "sae")
+            tensors = {"scores": outcome.scores.contiguous(), "frequency": outcome.frequency.contiguous()}
+            save_file(tensors, aside / "tensors.safetensors")
+            names = ("metrics", "tokens", "flops", "seconds", "scoring", "evaluated")
+            fields = {name: getattr(outcome, name) for name in names}
+            fields["health"] = asdict(outcome.health)
+            fields["windows"] = [asdict(w) for w in outcome.windows]
+            (aside / "outcome.json").write_text(json.dumps(fields))
+            self._publish(aside, self.folder(key), replace=outcome.evaluated)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    @contextmanager
+    def claim(self, key: str) -> Iterator[None]:
+        """No claim: stores that are shared by concurrent trials override this."""
+        yield
+
+    def _publish(self, aside: Path, final: Path, *, replace: bool) -> None:
+        if replace and final.is_dir():
+            old = aside / "replaced"
+            os.rename(final, old)
+        try:
+            os.rename(aside, final)
+        except OSError:
+            if not final.is_dir():
+                raise
+            # Another trial finished the same cycle first; its result is the same.
+            return
+        shutil.rmtree(final / "replaced", ignore_errors=True)

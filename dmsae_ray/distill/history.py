@@ -1,0 +1,77 @@
+"""The history of a trial: every core from C_0 to C_L, what was measured in each cycle, and the distilled core."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from dmsae_ray.distill.core import Core, distilled_core
+from dmsae_ray.distill.lineage import survival
+from dmsae_ray.distill.records import CycleRecord
+from dmsae_ray.sae import MatryoshkaSAE
+
+
+@dataclass(eq=False)
+class History:
+    """The result of run_cycles.
+
+    records          one a cycle of the distilled arm, 0..L (1..L when a core was given)
+    cores            C_0..C_L with lineage; a collapsed cycle adds an empty core and is the last
+    control_records  the last cycle with a control core in place of C_{L-1}, by the control's name
+    control_cores    those control cores
+    collapsed_at     the cycle that collapsed, or None; `collapse` is its name
+    sae              the SAE of the last cycle (takes raw activations), on the first rank; None on others
+    """
+
+    cycles: int
+    coverage: float
+    seed: int
+    min_cycles: int | None = None
+    records: list[CycleRecord] = field(default_factory=list)
+    cores: list[Core] = field(default_factory=list)
+    control_records: dict[str, CycleRecord] = field(default_factory=dict)
+    control_cores: dict[str, Core] = field(default_factory=dict)
+    collapsed_at: int | None = None
+    collapse: str | None = None
+    sae: MatryoshkaSAE | None = None
+
+    @property
+    def distilled(self) -> Core:
+        """C* (Eq. 8): the latents of the last core selected in every cycle 0..L, or in the last `min_cycles`."""
+        return distilled_core(self.cores, self.min_cycles)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on over all cycles and controls, cached ones included."""
+        return sum(r.tokens for r in self._all())
+
+    @property
+    def flops(self) -> float:
+        """FLOPs over all cycles and controls, cached ones included (what the trial would cost alone)."""
+        return sum(r.flops for r in self._all())
+
+    def survival(self) -> dict[int, list[int]]:
+        """Survivors of every birth cohort, see lineage.survival."""
+        return survival([core.lineage for core in self.cores])
+
+    def summary(self) -> dict[str, Any]:
+        """Everything but the tensors, JSON-serialisable."""
+        return {
+            "cycles": self.cycles,
+            "coverage": self.coverage,
+            "seed": self.seed,
+            "min_cycles": self.min_cycles,
+            "collapsed_at": self.collapsed_at,
+            "collapse": self.collapse,
+            "core_sizes": [len(core) for core in self.cores],
+            "distilled_size": len(self.distilled),
+            "distilled_lineage": [list(i) for i in self.distilled.lineage],
+            "lineage": [[list(i) for i in core.lineage] for core in self.cores],
+            "survival": {str(birth): alive for birth, alive in self.survival().items()},
+            "records": [r.as_dict() for r in self.records],
+            "controls": {name: r.as_dict() for name, r in self.control_records.items()},
+            "tokens": self.tokens,
+            "flops": self.flops,
+            "flops_cached": sum(r.flops for r in self._all() if r.cached),
+        }
+
+    def _all(self) -> list[CycleRecord]:
+        return [*self.records, *self.control_records.values()]

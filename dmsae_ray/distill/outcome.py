@@ -1,0 +1,64 @@
+"""The result of one training and its scoring, as it is stored and shared between trials."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmsae_ray.distill.records import WindowRecord
+from dmsae_ray.sae import MatryoshkaSAE
+
+ALL_SCORES_ZERO = "all_scores_zero"
+NOT_FINITE = "not_finite"
+
+
+@dataclass(frozen=True)
+class Health:
+    """How the training ended: `collapsed` is None, or the reason by name."""
+
+    collapsed: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class CycleOutcome:
+    """One cycle's result.
+
+    sae          takes raw activations (folded)
+    scores       [pool] float64, Eq. 6 or another score, by `scoring`
+    frequency    [m] float64: share of the attribution set's tokens at which each latent fires
+    metrics      measured by run_cycles, and by `evaluate` when `evaluated`
+    tokens, flops, seconds   cost of training and scoring
+    windows      the training curve, told again to every trial that finds this outcome in the store
+    """
+
+    sae: MatryoshkaSAE
+    scores: Tensor
+    frequency: Tensor
+    metrics: dict[str, float]
+    tokens: int
+    flops: float
+    seconds: float
+    health: Health
+    scoring: dict[str, Any]
+    evaluated: bool = False
+    windows: tuple[WindowRecord, ...] = ()
+
+    @property
+    def collapsed(self) -> str | None:
+        """None, or the collapse by name."""
+        if self.health.collapsed is not None:
+            return self.health.collapsed
+        return None if bool((self.scores > 0).any()) else ALL_SCORES_ZERO
+
+    @property
+    def core_share(self) -> float | None:
+        """Share of the summed score held by the latents of the core that the SAE was trained with."""
+        total = float(self.scores.sum())
+        return float(self.scores[: self.sae.n_core].sum()) / total if self.sae.n_core and total > 0 else None
+
+
+def health_of(sae: MatryoshkaSAE) -> Health:
+    """NOT_FINITE when the training diverged, else healthy."""
+    finite = all(bool(torch.isfinite(p).all()) for p in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec))
+    return Health(None if finite else NOT_FINITE)

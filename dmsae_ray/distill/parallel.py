@@ -1,0 +1,99 @@
+"""Several ranks that run the same loop: the first decides, all agree, and an error on the first is an error on all."""
+
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+HEARTBEAT_SECONDS = 5.0
+"""While the first rank waits (for another trial's cycle), it answers the others this often: collectives time out."""
+
+
+class Ranks:
+    """The ranks of `group`; a single process when `group` is None."""
+
+    def __init__(self, group: dist.ProcessGroup | None, device: torch.device) -> None:
+        self.group = group
+        self.size = dist.get_world_size(group) if group is not None else 1
+        self.rank = dist.get_rank(group) if group is not None else 0
+        self._device = device if group is not None and dist.get_backend(group) == "nccl" else torch.device("cpu")
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank loads, scores, evaluates and saves."""
+        return self.rank == 0
+
+    def share(self, decide: Callable[[], T]) -> T:
+        """The result of `decide`, run on the first rank; every rank raises if it raised. The result is pickled."""
+        if self.size == 1:
+            return decide()
+        box: list[Any] = [None, None]
+        failure: Exception | None = None
+        if self.first:
+            try:
+                box[0] = decide()
+            except Exception as error:  # every rank must learn of it, or the others wait for ever
+                failure, box[1] = error, _portable(error)
+        self._broadcast(box)
+        if failure is not None:
+            raise failure
+        if box[1] is not None:
+            raise box[1]
+        result: T = box[0]
+        return result
+
+    def wait_for(self, enter: Callable[[], T]) -> T | None:
+        """Runs `enter` on the first rank while the others wait, however long; its result there, None elsewhere."""
+        if self.size == 1:
+            return enter()
+        if not self.first:
+            while self.share(lambda: True):
+                pass
+            return None
+        result: list[T] = []
+        failure: list[Exception] = []
+
+        def work() -> None:
+            try:
+                result.append(enter())
+            except Exception as error:  # handed to every rank below
+                failure.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(HEARTBEAT_SECONDS)
+            if thread.is_alive():
+                self.share(lambda: True)
+
+        def finished() -> bool:
+            if failure:
+                raise failure[0]
+            return False
+
+        self.share(finished)
+        return result[0]
+
+    def maximum(self, value: Tensor) -> Tensor:
+        """Elementwise maximum of `value` over the ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(value, dist.ReduceOp.MAX, group=self.group)
+        return value
+
+    def _broadcast(self, box: list[Any]) -> None:
+        assert self.group is not None
+        dist.broadcast_object_list(box, dist.get_global_rank(self.group, 0), group=self.group, device=self._device)
+
+
+def _portable(error: Exception) -> Exception:
+    """`error` itself where it survives pickling in kind, else a RuntimeError of the same text."""
+    try:
+        return error if type(pickle.loads(pickle.dumps(error))) is type(error) else RuntimeError(repr(error))
+    except Exception:
+        return RuntimeError(repr(error))

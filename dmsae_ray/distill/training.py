@@ -1,0 +1,198 @@
+"""Training of one SAE over its steps of the feed: windows, checkpoints, and the check that the feed is finite."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dmsae_ray.distill.parallel import Ranks
+from dmsae_ray.distill.settings import CycleSettings, DataSource
+from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.sae import MatryoshkaSAE, SAETrainer, StepStats
+
+
+@dataclass(frozen=True)
+class Trained:
+    """sae takes raw activations; windows are (finished steps, means); seconds include those before a resumption."""
+
+    sae: MatryoshkaSAE
+    windows: list[tuple[int, dict[str, float]]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training: which rows [c, d] are frozen, the seed of the rest, and which steps of the feed it reads."""
+
+    core_rows: Tensor
+    seed: int
+    start_step: int
+    where: str
+    """What it is, for error messages: "cycle 2 (distilled)"."""
+
+
+@dataclass(frozen=True)
+class TrainingHooks:
+    """What is done along the way. Called on every rank, at the same steps.
+
+    on_window(step, means)    after every `window_steps` steps, and after the last
+    on_checkpoint(step, state)  after every `checkpoint_every_steps` steps but the last; `state` may hold live tensors:
+                              write or copy it before returning
+    """
+
+    window_steps: int = 100
+    on_window: Callable[[int, dict[str, float]], None] | None = None
+    checkpoint_every_steps: int | None = None
+    on_checkpoint: Callable[[int, dict[str, Any]], None] | None = None
+
+
+class WindowMeans:
+    """Running means of StepStats, kept on the device: nothing waits for the GPU until the window ends."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, stats: StepStats) -> None:
+        """Adds one step."""
+        for f in fields(stats):
+            value = torch.as_tensor(getattr(stats, f.name)).detach().double()
+            self._sums[f.name] = self._sums[f.name] + value if f.name in self._sums else value
+        self._count += 1
+
+    def take(self) -> dict[str, float]:
+        """The means by StepStats' own names; starts a new window."""
+        means = StepStats(**{name: total / self._count for name, total in self._sums.items()}).floats()
+        self._sums, self._count = {}, 0
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"sums": dict(self._sums), "count": self._count}
+
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """The inverse of `state`."""
+        self._sums = {name: total.to(device) for name, total in state["sums"].items()}
+        self._count = int(state["count"])
+
+
+class FiniteFeed:
+    """Passes batches on, and remembers the first step with a value that is not finite.
+
+    On the CPU it refuses at once; on a GPU the answer is fetched at the end of a window, so that no step waits.
+    """
+
+    def __init__(self, where: str, ranks: Ranks, device: torch.device) -> None:
+        self._where, self._ranks, self._device = where, ranks, device
+        self._eager = device.type == "cpu" and ranks.size == 1
+        self._clean = torch.iinfo(torch.int64).min
+        # The negative of the first bad step, so that the maximum over ranks is the first over ranks.
+        self._bad = torch.full((), self._clean, dtype=torch.int64, device=device)
+
+    def check(self, x: Tensor, step: int) -> None:
+        """x [b, d]: the local rows of the feed's step `step`."""
+        bad = ~torch.isfinite(x).all()
+        first = (self._bad == self._clean) & bad
+        self._bad = torch.where(first, torch.full_like(self._bad, -step), self._bad)
+        if self._eager:
+            self.settle()
+
+    def settle(self) -> None:
+        """DataError, on every rank, if a bad value was seen."""
+        bad = int(self._ranks.maximum(self._bad.clone()))
+        if bad != self._clean:
+            raise DataError(f"activations: step {-bad} of the feed ({self._where}) holds a value that is not finite")
+
+
+def training_flops(d_model: int, n_latents: int, tokens: int) -> float:
+    """Dense-equivalent FLOPs of training on `tokens` tokens: 6 a parameter and token, 2 * m * d weights.
+
+    The common yardstick for compute-matched comparisons; the sparse decoder makes the real count smaller.
+    """
+    return 12.0 * d_model * n_latents * tokens
+
+
+def train_sae(
+    settings: CycleSettings,
+    source: DataSource,
+    job: TrainingJob,
+    hooks: TrainingHooks,
+    *,
+    state: dict[str, Any] | None = None,
+    process_group: dist.ProcessGroup | None = None,
+    device: str | torch.device = "cpu",
+) -> Trained:
+    """Trains an SAE around `job.core_rows` for settings.steps steps; goes on from a checkpoint's `state` if given.
+
+    Deterministic: the result is a function of settings, source and job; stopping and resuming does not change a bit of
+    it on one device. DataError for a feed that is not finite, has another width or ends early.
+    """
+    device = torch.device(device)
+    ranks = Ranks(process_group, device)
+    sae = MatryoshkaSAE(
+        source.d_model,
+        settings.n_latents,
+        list(settings.group_sizes),
+        settings.k,
+        core=job.core_rows if len(job.core_rows) else None,
+        core_sparsity=settings.core_sparsity,
+        core_decoder_init=settings.core_decoder_init,
+        seed=job.seed,
+    ).to(device)
+    sae.norm_factor = source.norm_factor
+    trainer = SAETrainer(sae, settings.recipe, process_group=process_group)
+    means, feed = WindowMeans(), FiniteFeed(job.where, ranks, device)
+    windows: list[tuple[int, dict[str, float]]] = []
+    done, before = 0, 0.0
+    if state is not None:
+        trainer.load_state_dict(state["trainer"])
+        means.restore(state["means"], device)
+        windows = [(int(step), dict(stats)) for step, stats in state["windows"]]
+        done, before = int(state["step"]), float(state["seconds"])
+    began = time.monotonic()
+    for x in _steps(source, job, done, settings.steps, device):
+        feed.check(x, job.start_step + done)
+        means.add(trainer.step(x / source.norm_factor))
+        done += 1
+        last = done == settings.steps
+        if last or done % hooks.window_steps == 0:
+            feed.settle()
+            windows.append((done, means.take()))
+            if hooks.on_window:
+                hooks.on_window(*windows[-1])
+        every = hooks.checkpoint_every_steps
+        if hooks.on_checkpoint and every and not last and done % every == 0:
+            feed.settle()
+            spent = before + time.monotonic() - began
+            hooks.on_checkpoint(done, _state(trainer, means, windows, done, spent))
+    return Trained(sae.folded(), windows, before + time.monotonic() - began)
+
+
+def _steps(source: DataSource, job: TrainingJob, done: int, steps: int, device: torch.device) -> Iterator[Tensor]:
+    count = done
+    for x in source.batches(job.start_step + done, job.start_step + steps):
+        if x.ndim != 2 or x.shape[1] != source.d_model:
+            raise DataError(f"activations: a batch has shape {tuple(x.shape)}, d_model is {source.d_model}")
+        if count == steps:
+            raise ConfigError(f"activations: the feed gave more than the {steps - done} batches asked for")
+        count += 1
+        yield x.to(device, torch.float32, non_blocking=True)
+    if count < steps:
+        needed = job.start_step + steps
+        raise DataError(f"activations: the feed ends at step {job.start_step + count}, {job.where} needs {needed}")
+
+
+def _state(
+    trainer: SAETrainer, means: WindowMeans, windows: list[tuple[int, dict[str, float]]], step: int, seconds: float
+) -> dict[str, Any]:
+    return {
+        "trainer": trainer.state_dict(),
+        "means": means.state(),
+        "windows": [[s, dict(stats)] for s, stats in windows],
+        "step": step,
+        "seconds": seconds,
+    }

@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dmsae_ray.distill import attribution
+from dmsae_ray.distill.attribution import attribution_scores, firing_frequency
+from dmsae_ray.distill.quantile import UpperTail, tail_quantile, tail_size
+from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.sae import MatryoshkaSAE
+
+from . import reference
+
+D = 6
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 200),
+    st.floats(0, 1),
+    st.integers(1, 50),
+    st.sampled_from([0.0, 0.5, 0.95, 1.0]),
+    st.integers(0, 1000),
+)
+def test_the_streamed_quantile_is_torch_quantile(rows, q, chunk, zeros, seed):
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.rand(rows, 3, generator=generator, dtype=torch.float64)
+    values *= torch.rand(rows, 3, generator=generator) >= zeros
+    tail = UpperTail(tail_size(rows, q), 3)
+    for part in values.split(chunk):
+        tail.add(part)
+    largest = tail.largest()
+    assert len(largest) == tail_size(rows, q)
+    torch.testing.assert_close(tail_quantile(largest, rows, q), torch.quantile(values, q, dim=0), rtol=1e-9, atol=0)
+
+
+def test_the_streamed_quantile_keeps_little_of_many_rows():
+    rows, q = 200_000, 0.999
+    tail = UpperTail(tail_size(rows, q), 1)
+    values = torch.arange(rows, dtype=torch.float32)[torch.randperm(rows, generator=torch.Generator().manual_seed(0))]
+    for part in values[:, None].split(1000):
+        tail.add(part)
+        assert sum(p.numel() for p in tail._parts) <= 2 * tail.keep + 1000
+    assert float(tail_quantile(tail.largest(), rows, q)) == pytest.approx(q * (rows - 1), rel=1e-12)
+
+
+def some_sae(core, seed, k=3):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(core, D, generator=generator) if core else None
+    sae = MatryoshkaSAE(D, 24, [5, 7, 12], k, core=rows, seed=seed)
+    with torch.no_grad():
+        sae.W_dec.mul_(1 + torch.rand(24, 1, generator=generator))
+        sae.b_enc.add_(0.3 * torch.randn(24, generator=generator))
+        sae.b_dec.add_(0.3 * torch.randn(D, generator=generator))
+    return sae
+
+
+def some_pairs(n, seed):
+    generator = torch.Generator().manual_seed(seed + 1)
+    return torch.randn(n, D, generator=generator), torch.randn(n, D, generator=generator)
+
+
+def dense_attributions(sae, x, g, pool):
+    direction = sae.W_dec / sae.W_dec.norm(dim=1, keepdim=True)
+    return ((g @ direction.T).abs() * sae.encode(x)).detach()[:, :pool]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    core=st.sampled_from([0, 1, 4]),
+    groups=st.integers(1, 3),
+    n=st.integers(1, 40),
+    q=st.sampled_from([0.0, 0.5, 0.9, 0.99, 1.0]),
+    chunk=st.sampled_from([1, 7, 64]),
+    seed=st.integers(0, 100),
+)
+def test_scores_agree_with_the_reference(core, groups, n, q, chunk, seed):
+    sae, (x, g) = some_sae(core, seed), some_pairs(n, seed)
+    pool = core + [5, 12, 24 - core][groups - 1]
+    weights = (t.detach().double().numpy() for t in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.threshold))
+    expected = reference.attribution(*weights, x.double().numpy(), g.double().numpy(), pool, q)
+    scores = attribution_scores(sae, x, g, q, groups=groups, chunk=chunk)
+    assert scores.dtype == torch.float64
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pool_too_large_for_the_memory_takes_several_passes(monkeypatch):
+    sae, (x, g) = some_sae(2, 0), some_pairs(50, 0)
+    whole = [attribution_scores(sae, x, g, 0.9, score=s, groups=3, chunk=10) for s in ("quantile", "trimmed_mean")]
+    monkeypatch.setattr(attribution, "TAIL_ELEMENTS", 100)
+    parts = [attribution_scores(sae, x, g, 0.9, score=s, groups=3, chunk=10) for s in ("quantile", "trimmed_mean")]
+    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+
+
+def test_the_other_scores():
+    sae, (x, g) = some_sae(3, 1), some_pairs(200, 1)
+    a = dense_attributions(sae, x, g, 8).double().numpy()
+
+    def score(name, q=0.9, **options):
+        return attribution_scores(sae, x, g, q, score=name, chunk=33, **options).numpy()
+
+    np.testing.assert_allclose(score("mean"), a.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(score("max"), a.max(0), rtol=1e-5)
+    np.testing.assert_allclose(score("trimmed_mean"), scipy.stats.trim_mean(a, 0.1), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(score("frequency"), (a > 0).mean(0), atol=1e-12)
+    np.testing.assert_array_equal(score("random", seed=5), score("random", seed=5))
+    assert not np.array_equal(score("random", seed=5), score("random", seed=6))
+    assert len(score("random")) == 8
+
+
+def test_a_latent_whose_every_firing_is_trimmed_scores_exactly_0():
+    sae, (x, g) = some_sae(0, 2), some_pairs(300, 2)
+    with torch.no_grad():
+        sae.b_enc[:4] -= torch.tensor([4.0, 5.0, 6.0, 8.0])
+    a = dense_attributions(sae, x, g, 5).numpy()
+    fired = (a > 0).sum(0)
+    scores = attribution_scores(sae, x, g, 0.9, score="trimmed_mean").numpy()
+    assert (fired <= 30).any() and ((scores == 0) == (fired <= 30)).all()
+
+
+def test_firing_frequency_of_the_pool_is_that_of_the_dictionary():
+    sae, (x, _) = some_sae(3, 3), some_pairs(100, 3)
+    everything = firing_frequency(sae, x, chunk=17)
+    assert len(everything) == 24
+    torch.testing.assert_close(everything[:8], firing_frequency(sae, x, groups=1))
+    torch.testing.assert_close(everything, (sae.encode(x) > 0).double().mean(0))
+
+
+def test_half_precision_pairs_are_read_as_they_are():
+    sae, (x, g) = some_sae(2, 4), some_pairs(80, 4)
+    x, g = x.bfloat16(), g.half()
+    torch.testing.assert_close(attribution_scores(sae, x, g, 0.9), attribution_scores(sae, x.float(), g.float(), 0.9))
+
+
+@pytest.mark.parametrize("score", attribution.SCORES)
+@pytest.mark.parametrize("which", ["x", "g"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_named(score, which, bad):
+    sae, (x, g) = some_sae(2, 5), some_pairs(80, 5)
+    {"x": x, "g": g}[which][41, 3] = bad
+    with pytest.raises(DataError, match=f"^{which}: token 41 of the attribution set holds a value that is not finite$"):
+        attribution_scores(sae, x, g, 0.9, score=score, chunk=7)
+
+
+def test_wrong_shapes_and_names_are_refused():
+    sae, (x, g) = some_sae(2, 6), some_pairs(10, 6)
+    with pytest.raises(DataError, match="must be equal"):
+        attribution_scores(sae, x, g[:-1])
+    with pytest.raises(DataError, match="n > 0"):
+        attribution_scores(sae, x[:0], g[:0])
+    with pytest.raises(DataError, match="width 5"):
+        attribution_scores(sae, x[:, :5], g[:, :5])
+    with pytest.raises(ConfigError, match="score: 'median' is unknown"):
+        attribution_scores(sae, x, g, score="median")
+    with pytest.raises(ConfigError, match="quantile: 1.5"):
+        attribution_scores(sae, x, g, 1.5)
+    with pytest.raises(ConfigError, match="trims everything"):
+        attribution_scores(sae, x, g, 0.5, score="trimmed_mean")

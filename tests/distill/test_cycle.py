@@ -1,0 +1,348 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from dmsae_ray.distill import (
+    Core,
+    CycleCheckpoint,
+    DirectoryCycleStore,
+    LineageId,
+    cycle_key,
+    derive_seed,
+    run_cycles,
+    transfer,
+)
+from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.sae import MatryoshkaSAE
+
+from . import reference
+from .synthetic import BATCH, STEPS, D, Synthetic, small_settings
+
+CONTROLS = ("gaussian", "random_latents", "lowest_score", "most_frequent")
+
+
+def run(source=None, settings=None, **changes):
+    arguments = {"cycles": 2, "coverage": 0.6, "seed": 3} | changes
+    return run_cycles(settings or small_settings(), source or Synthetic(), **arguments)
+
+
+def same_cores(a, b):
+    assert len(a.cores) == len(b.cores)
+    for one, other in zip(a.cores, b.cores, strict=True):
+        assert torch.equal(one.rows, other.rows)
+        assert one.lineage == other.lineage
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return run()
+
+
+def test_every_cycle_hands_on_a_core_and_its_frozen_rows_are_bit_identical(tmp_path):
+    store = DirectoryCycleStore(tmp_path)
+    history = run(store=store)
+    assert [r.cycle for r in history.records] == [0, 1, 2]
+    assert history.collapsed_at is None
+    for cycle in (1, 2):
+        before = history.cores[cycle - 1]
+        assert 0 < len(before) < history.records[cycle].pool
+        sae = store.load(history.records[cycle].key).sae
+        assert sae.n_core == len(before)
+        assert torch.equal(sae.W_enc[: len(before)], before.rows)
+
+
+def test_two_runs_give_the_same_cores(plain):
+    same_cores(plain, run())
+
+
+def test_another_seed_gives_other_cores(plain):
+    assert not torch.equal(run(seed=4).cores[0].rows[:1], plain.cores[0].rows[:1])
+
+
+def test_the_run_agrees_with_the_reference_on_scores_selection_and_lineage(tmp_path):
+    store, source = DirectoryCycleStore(tmp_path), Synthetic()
+    history = run(source, store=store, cycles=3)
+    x, g = (t.double().numpy() for t in source.attribution())
+    by_bytes = reference.Lineage()
+    for record, core in zip(history.records, history.cores, strict=True):
+        outcome = store.load(record.key)
+        sae = outcome.sae
+        weights = (t.detach().double().numpy() for t in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.threshold))
+        scores = reference.attribution(*weights, x, g, record.pool, 0.9)
+        torch.testing.assert_close(outcome.scores, torch.tensor(scores, dtype=torch.float64), rtol=1e-4, atol=1e-6)
+        chosen = reference.select(outcome.scores.tolist(), 0.6)
+        assert torch.equal(core.rows, sae.W_enc.detach()[chosen])
+        by_bytes.add(core.rows.numpy())
+        if record.cycle:
+            assert record.carried == by_bytes.carried(record.cycle)
+            assert record.new == record.n_core - record.carried
+            assert record.chance == record.n_core / record.pool
+        assert record.tokens == STEPS * BATCH and record.flops > 0
+        assert record.metrics["l0"] == pytest.approx(record.metrics["l0_core"] + record.metrics["l0_non_core"])
+    assert [r.tobytes() for r in history.distilled.rows.numpy()] == by_bytes.distilled()
+    survivors = history.survival()
+    for birth in range(4):
+        assert survivors.get(birth, [0] * (4 - birth)) == by_bytes.survivors(birth)
+
+
+def test_trials_that_differ_in_coverage_share_cycle_0(tmp_path):
+    store = DirectoryCycleStore(tmp_path)
+    first, second = Synthetic(), Synthetic()
+    one = run(first, store=store)
+    two = run(second, store=store, coverage=0.9)
+    assert first.served == 3 * STEPS
+    assert second.served == 2 * STEPS
+    assert [r.cached for r in two.records] == [True, False, False]
+    assert one.records[0].key == two.records[0].key
+    assert len(two.cores[0]) > len(one.cores[0])
+    same_cores(two, run(coverage=0.9))
+
+
+def test_a_finished_run_is_found_and_told_again(tmp_path, plain):
+    store, source = DirectoryCycleStore(tmp_path), Synthetic()
+    fresh, again = [], []
+    run(source, store=store, on_window=fresh.append, window_steps=16)
+    found = run(source, store=store, on_window=again.append, window_steps=16)
+    assert source.served == 3 * STEPS
+    same_cores(found, plain)
+    assert all(w.cached for w in again) and not any(w.cached for w in fresh)
+    assert [dataclasses.replace(w, cached=False) for w in again] == fresh
+    assert [w.step for w in fresh[:3]] == [16, 32, 40]
+    assert [w.tokens for w in fresh[:4]] == [16 * BATCH, 32 * BATCH, 40 * BATCH, 56 * BATCH]
+    assert found.sae is not None
+
+
+def test_a_stored_cycle_is_scored_again_when_only_the_scoring_differs(tmp_path):
+    store, source = DirectoryCycleStore(tmp_path), Synthetic()
+    run(source, store=store)
+    changed = small_settings(quantile=0.99, pool_groups=2)
+    history = run(source, changed, store=store)
+    assert history.records[0].cached
+    assert history.records[0].pool == 32
+    same_cores(history, run(settings=changed))
+
+
+@pytest.mark.parametrize("stop", [(0, 7), (0, 39), (1, 16), (2, 25)])
+@pytest.mark.parametrize("stored", [True, False])
+def test_stopping_at_any_step_and_resuming_gives_the_same_cores(tmp_path, plain, stop, stored):
+    class Killed(Exception):
+        pass
+
+    def kill(checkpoint):
+        torch.save(dataclasses.asdict(checkpoint), tmp_path / "checkpoint.pt")
+        if (checkpoint.cycle, checkpoint.step) == stop:
+            raise Killed
+
+    store = DirectoryCycleStore(tmp_path / "store") if stored else None
+    windows = []
+    common = {"store": store, "on_window": windows.append, "window_steps": 9, "checkpoint_every_steps": 1}
+    with pytest.raises(Killed):
+        run(save_checkpoint=kill, **common)
+    checkpoint = CycleCheckpoint(**torch.load(tmp_path / "checkpoint.pt", weights_only=True))
+    assert (checkpoint.cycle, checkpoint.step) == stop
+    source = Synthetic()
+    history = run(source, resume=checkpoint, **common)
+    same_cores(history, plain)
+    assert torch.equal(history.sae.W_dec, plain.sae.W_dec)
+    trained_again = 0 if stored else stop[0] * STEPS
+    assert source.served == trained_again + 3 * STEPS - stop[0] * STEPS - stop[1]
+    whole = []
+    run(on_window=whole.append, window_steps=9)
+    told = {(w.cycle, w.step): w.stats for w in windows}
+    assert told == {(w.cycle, w.step): w.stats for w in whole}
+
+
+def test_a_checkpoint_of_another_run_is_refused():
+    taken = []
+    run(save_checkpoint=taken.append, checkpoint_every_steps=30)
+    with pytest.raises(ConfigError, match=r"resume: the checkpoint of cycle 0 \(distilled\) belongs to other settings"):
+        run(seed=99, resume=taken[0])
+
+
+def test_controls_are_trained_in_place_of_the_core_and_matched_in_norm(tmp_path, plain):
+    source, records = Synthetic(), []
+    history = run(source, controls=CONTROLS, on_cycle=records.append, store=DirectoryCycleStore(tmp_path))
+    same_cores(history, plain)
+    assert source.served == (3 + 4) * STEPS
+    assert [(r.cycle, r.arm) for r in records[3:]] == [(2, name) for name in CONTROLS]
+    for name in CONTROLS:
+        control, record = history.control_cores[name], history.control_records[name]
+        torch.testing.assert_close(control.rows.norm(dim=1), plain.cores[1].rows.norm(dim=1), rtol=1e-5, atol=0)
+        assert record.n_core_in == len(plain.cores[1])
+        assert 0 <= record.carryover <= 1 and record.seed == plain.records[2].seed
+        sae = DirectoryCycleStore(tmp_path).load(record.key).sae
+        assert torch.equal(sae.W_enc[: len(control)], control.rows)
+
+
+def test_a_collapse_is_a_result_by_name():
+    class NoGradient(Synthetic):
+        def attribution(self):
+            x, g = super().attribution()
+            return x, torch.zeros_like(g)
+
+    records = []
+    source = NoGradient()
+    history = run(source, controls=("gaussian",), on_cycle=records.append)
+    assert (history.collapsed_at, history.collapse) == (0, "all_scores_zero")
+    assert source.served == STEPS
+    assert records[0].collapsed == "all_scores_zero" and records[0].n_core == 0
+    assert len(history.distilled) == 0
+    assert history.summary()["collapsed_at"] == 0
+
+
+def test_a_diverged_training_is_a_collapse_by_name():
+    class Huge(Synthetic):
+        def batches(self, start, stop):
+            return (x * 1e30 for x in super().batches(start, stop))
+
+    history = run(Huge())
+    assert (history.collapsed_at, history.collapse) == (0, "not_finite")
+
+
+@pytest.mark.parametrize("step", [0, 45])
+def test_a_feed_that_is_not_finite_is_named(step, tmp_path):
+    store = DirectoryCycleStore(tmp_path)
+    with pytest.raises(DataError, match=f"activations: step {step} of the feed .cycle {step // STEPS}, distilled"):
+        run(Synthetic(nan_at=step), store=store)
+    assert len(list(tmp_path.iterdir())) == step // STEPS
+
+
+def test_a_feed_that_ends_early_is_named():
+    class Short(Synthetic):
+        def batches(self, start, stop):
+            return super().batches(start, min(stop, 50))
+
+    with pytest.raises(DataError, match="the feed ends at step 50, cycle 1, distilled needs 80"):
+        run(Short())
+
+
+def test_evaluation_is_stored_with_the_cycle_and_added_where_it_is_missing(tmp_path):
+    store, seen = DirectoryCycleStore(tmp_path), []
+
+    def evaluate(sae):
+        seen.append(sae.n_core)
+        return {"fvu": 0.25}
+
+    run(store=store)
+    assert run(store=store, evaluate=evaluate).records[1].metrics["fvu"] == 0.25
+    assert len(seen) == 3
+    assert run(store=store, evaluate=evaluate).records[2].metrics["fvu"] == 0.25
+    assert len(seen) == 3
+
+
+def test_a_given_sae_is_cycle_0(tmp_path, plain):
+    settings, source = small_settings(), Synthetic()
+    sae = MatryoshkaSAE(D, 64, [12, 20, 32], 4, seed=5)
+    history = run(source, initial_sae=sae, store=DirectoryCycleStore(tmp_path), controls=("most_frequent",))
+    assert history.records[0].tokens == 0
+    assert source.served == 3 * STEPS
+    rows = sae.W_enc.detach()
+    assert all((rows == r).all(dim=1).any() for r in history.cores[0].rows)
+    again = run(source, initial_sae=sae, store=DirectoryCycleStore(tmp_path), controls=("most_frequent",))
+    assert again.records[0].cached and source.served == 3 * STEPS
+    assert history.cores[1].provenance["n_latents"] == settings.n_latents
+
+
+def test_a_given_core_stands_for_cycle_0(plain):
+    core = Core(plain.cores[2].rows, plain.cores[2].lineage, {"from": "elsewhere"})
+    source = Synthetic()
+    history = run(source, initial_core=core, cycles=1, controls=("gaussian",))
+    assert [r.cycle for r in history.records] == [1]
+    assert history.cores[0].lineage == tuple(LineageId(0, i) for i in range(len(core)))
+    assert torch.equal(history.cores[0].rows, core.rows)
+    assert source.served == 2 * STEPS
+    with pytest.raises(ConfigError, match="lowest_score needs the SAE of initial_core"):
+        run(initial_core=core, cycles=1, controls=("lowest_score",))
+
+
+@pytest.mark.parametrize("sparsity", ["dense", "sparse"])
+def test_transfer_trains_one_sae_around_a_fixed_core(plain, sparsity):
+    settings = small_settings(core_sparsity=sparsity, k=8)
+    result = transfer(settings, Synthetic(), plain.distilled, seed=1)
+    assert result.outcome.sae.n_core == len(plain.distilled)
+    assert torch.equal(result.outcome.sae.W_enc[: len(plain.distilled)], plain.distilled.rows)
+    assert result.record.arm == "transfer" and result.record.carryover is not None
+
+
+def test_the_baseline_of_a_transfer_is_cycle_0_of_the_same_seed(tmp_path, plain):
+    store, source = DirectoryCycleStore(tmp_path), Synthetic()
+    run(source, store=store)
+    empty = Core(torch.empty(0, D), ())
+    assert transfer(small_settings(), source, empty, seed=3, store=store, arm="baseline").record.cached
+
+
+def test_the_summary_is_json(plain):
+    summary = json.loads(json.dumps(plain.summary()))
+    assert summary["core_sizes"] == [len(c) for c in plain.cores]
+    assert summary["distilled_size"] == len(plain.distilled)
+    assert summary["tokens"] == 3 * STEPS * BATCH
+
+
+def test_the_key_is_a_function_of_what_decides_the_training():
+    settings, rows = small_settings(), torch.ones(2, D)
+    base = cycle_key(settings, "f", rows, 1, 0)
+    assert base == cycle_key(small_settings(quantile=0.5), "f", rows, 1, 0)
+    other = [
+        cycle_key(small_settings(k=5), "f", rows, 1, 0),
+        cycle_key(small_settings(core_sparsity="sparse"), "f", rows, 1, 0),
+        cycle_key(dataclasses.replace(settings, recipe=dataclasses.replace(settings.recipe, lr=1.0)), "f", rows, 1, 0),
+        cycle_key(settings, "g", rows, 1, 0),
+        cycle_key(settings, "f", rows * 2, 1, 0),
+        cycle_key(settings, "f", rows[:1], 1, 0),
+        cycle_key(settings, "f", rows, 2, 0),
+        cycle_key(settings, "f", rows, 1, 40),
+    ]
+    assert len({base, *other}) == 9
+    assert derive_seed(3, "cycle", 0) != derive_seed(3, "cycle", 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cycles": 0}, "cycles: 0 must be at least 1"),
+        ({"coverage": 1.5}, "coverage: 1.5 is not in"),
+        ({"controls": ("gausian",)}, "controls: 'gausian' is unknown"),
+        ({"initial_core": Core(torch.ones(1, 5), (LineageId(0, 0),))}, "initial_core: width 5"),
+        ({"initial_sae": MatryoshkaSAE(8, 64, [12, 20, 32], 4)}, "initial_sae: width 8"),
+        ({"settings": small_settings(score="best")}, "score: 'best' is unknown"),
+        ({"window_steps": 0}, "window_steps: 0"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused_before_training(changes, message):
+    source = Synthetic()
+    with pytest.raises(ConfigError, match=message):
+        run(source, **changes)
+    assert source.served == 0
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(ConfigError, match=r"contradicts recipe\.steps"):
+        dataclasses.replace(small_settings(), steps=7)
+    with pytest.raises(ConfigError, match="pool_groups: 4 is not in"):
+        small_settings(pool_groups=4)
+
+
+def test_an_interrupt_leaves_whole_files_only(tmp_path, plain):
+    class Interrupted(Synthetic):
+        def batches(self, start, stop):
+            for n, x in enumerate(super().batches(start, stop)):
+                if start + n == STEPS + 11:
+                    raise KeyboardInterrupt
+                yield x
+
+    store = DirectoryCycleStore(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(Interrupted(), store=store)
+    assert [p.name for p in tmp_path.iterdir()] == [plain.records[0].key]
+    same_cores(run(store=store), plain)
+
+
+def test_a_damaged_result_is_named(tmp_path):
+    store = DirectoryCycleStore(tmp_path)
+    key = run(store=store).records[0].key
+    file = store.folder(key) / "tensors.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(DataError, match="delete it to train the cycle again"):
+        run(store=store)
