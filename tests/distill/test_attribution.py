@@ -154,7 +154,7 @@ def test_wrong_shapes_and_names_are_refused():
         attribution_scores(sae, x[:, :5], g[:, :5])
     with pytest.raises(ConfigError, match="score: 'median' is unknown"):
         attribution_scores(sae, x, g, score="median")
-    with pytest.raises(ConfigError, match="quantile: 1.5"):
+    with pytest.raises(ConfigError, match=r"quantile: 1\.5"):
         attribution_scores(sae, x, g, 1.5)
     with pytest.raises(ConfigError, match="trims everything"):
         attribution_scores(sae, x, g, 0.5, score="trimmed_mean")

@@ -1,0 +1,93 @@
+"""How much of the language model's loss survives when its residual stream passes through an SAE."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.sae import MatryoshkaSAE
+
+Edit = Callable[[Tensor], Tensor]
+
+
+class HasLoss(Protocol):
+    """What is needed of lm.Tap."""
+
+    def loss(self, tokens: Tensor, edit: Edit | None = None) -> tuple[Tensor, int]:
+        """(sum of next-token cross-entropies in nats, targets), the residual stream x [n, t, d] replaced by edit(x)."""
+
+
+@dataclass(frozen=True)
+class LossRecovered:
+    """Next-token cross-entropies in nats a token over `targets` targets, and the share of the loss recovered.
+
+    clean      the model as it is
+    spliced    the residual stream replaced by the SAE's reconstruction
+    zero       the residual stream replaced by 0
+    recovered  (zero - spliced) / (zero - clean); 1 is lossless; NaN when zeroing does no harm
+    """
+
+    clean: float
+    spliced: float
+    zero: float
+    recovered: float
+    targets: int
+
+
+@torch.no_grad()
+def loss_recovered(
+    tap: HasLoss,
+    sae: MatryoshkaSAE,
+    tokens: Tensor | Iterable[Tensor],
+    *,
+    batch_contexts: int = 8,
+    keep_mask: Callable[[Tensor], Tensor] | None = None,
+) -> LossRecovered:
+    """Measures `sae` (takes raw activations, on the tap's device) at `tap`.
+
+    tokens: int64 [n, t], cut into batches of `batch_contexts` contexts; or an iterable of batches as they are.
+    keep_mask(tokens) -> bool [n, t]: positions that neither the SAE nor the zero ablation may touch, such as BOS
+    positions that the SAE never saw in training. DataError when there is nothing to predict.
+    """
+    if batch_contexts < 1:
+        raise ConfigError(f"batch_contexts: {batch_contexts!r} must be at least 1")
+    clean = spliced = zero = 0.0
+    targets = 0
+    for batch in _batches(tokens, batch_contexts):
+        keep = keep_mask(batch) if keep_mask is not None else None
+        sums = []
+        for edit in (None, _reconstruction(sae, keep), _nothing(keep)):
+            total, count = tap.loss(batch, edit)
+            sums.append(float(total))
+        clean, spliced, zero = clean + sums[0], spliced + sums[1], zero + sums[2]
+        targets += count
+    if targets == 0:
+        raise DataError("loss recovered: the tokens have no targets to predict")
+    recovered = (zero - spliced) / (zero - clean) if zero != clean else float("nan")
+    return LossRecovered(clean / targets, spliced / targets, zero / targets, recovered, targets)
+
+
+def _batches(tokens: Tensor | Iterable[Tensor], contexts: int) -> Iterator[Tensor]:
+    if isinstance(tokens, Tensor):
+        yield from tokens.split(contexts)
+    else:
+        yield from tokens
+
+
+def _reconstruction(sae: MatryoshkaSAE, keep: Tensor | None) -> Edit:
+    def edit(x: Tensor) -> Tensor:
+        flat = sae.decode(sae.encode(x.reshape(-1, x.shape[-1]).float()))
+        return _spare(x, flat.reshape(x.shape).to(x.dtype), keep)
+
+    return edit
+
+
+def _nothing(keep: Tensor | None) -> Edit:
+    return lambda x: _spare(x, torch.zeros_like(x), keep)
+
+
+def _spare(x: Tensor, edited: Tensor, keep: Tensor | None) -> Tensor:
+    return edited if keep is None else torch.where(keep.to(x.device)[..., None], x, edited)

@@ -1,0 +1,93 @@
+"""Reconstruction and sparsity of an SAE, streamed over activations in float64 accumulators."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dmsae_ray.errors import DataError
+from dmsae_ray.sae import MatryoshkaSAE
+
+
+@dataclass(frozen=True, eq=False)
+class Metrics:
+    """Over `tokens` tokens, under the inference mask.
+
+    fvu, explained_variance   sum ||x - xhat||^2 / sum ||x - mean(x)||^2, and 1 - fvu; NaN when x does not vary
+    mse                       mean over tokens and dimensions of (x - xhat)^2
+    l0_core, l0_non_core, l0  mean number of active latents: in the core, outside it, in all (Eq. 9)
+    dead_fraction             share of all latents that never fire here
+    core_dead_fraction        the same of the core's latents; NaN without a core
+    core_frequency            [c] float64: share of the tokens at which each core latent fires
+    """
+
+    tokens: int
+    fvu: float
+    explained_variance: float
+    mse: float
+    l0_core: float
+    l0_non_core: float
+    l0: float
+    dead_fraction: float
+    core_dead_fraction: float
+    core_frequency: Tensor
+
+    def floats(self) -> dict[str, float]:
+        """The numbers that have one value an SAE, by name; those of a missing core are left out."""
+        names = ("fvu", "explained_variance", "mse", "l0_core", "l0_non_core", "l0", "dead_fraction")
+        values = {name: getattr(self, name) for name in names}
+        if len(self.core_frequency):
+            values["core_dead_fraction"] = self.core_dead_fraction
+            values["core_frequency_median"] = float(self.core_frequency.median())
+            values["core_frequency_max"] = float(self.core_frequency.max())
+        return values
+
+
+@torch.no_grad()
+def evaluate(sae: MatryoshkaSAE, batches: Iterable[Tensor]) -> Metrics:
+    """Metrics of `sae` (takes raw activations) on batches of raw x [n, d_model], of any float dtype.
+
+    One pass; sums are kept about the first batch's mean, so that a large common mean costs no precision. DataError
+    for a value that is not finite, another width, or no tokens at all.
+    """
+    device, c = sae.W_enc.device, sae.n_core
+    shift: Tensor | None = None
+    first = torch.zeros(sae.d_model, dtype=torch.float64, device=device)
+    second = torch.zeros((), dtype=torch.float64, device=device)
+    error = torch.zeros((), dtype=torch.float64, device=device)
+    fired = torch.zeros(sae.n_latents, dtype=torch.int64, device=device)
+    tokens = 0
+    for number, batch in enumerate(batches):
+        if batch.ndim != 2 or batch.shape[1] != sae.d_model:
+            raise DataError(f"evaluation: batch {number} has shape {tuple(batch.shape)}, d_model is {sae.d_model}")
+        x = batch.to(device, torch.float32)
+        if not bool(torch.isfinite(x).all()):
+            raise DataError(f"evaluation: batch {number} holds a value that is not finite")
+        if len(x) == 0:
+            continue
+        z = sae.encode(x)
+        wide = x.double()
+        shift = wide.mean(dim=0) if shift is None else shift
+        first += (wide - shift).sum(dim=0)
+        second += (wide - shift).square().sum()
+        error += (wide - sae.decode(z).double()).square().sum()
+        fired += (z > 0).sum(dim=0)
+        tokens += len(x)
+    if tokens == 0:
+        raise DataError("evaluation: there are no tokens")
+    variance = float(second - first.square().sum() / tokens)
+    fvu = float(error) / variance if variance > 0 else float("nan")
+    l0_core, l0_non_core = (int(part.sum()) / tokens for part in (fired[:c], fired[c:]))
+    return Metrics(
+        tokens=tokens,
+        fvu=fvu,
+        explained_variance=1 - fvu,
+        mse=float(error) / (tokens * sae.d_model),
+        l0_core=l0_core,
+        l0_non_core=l0_non_core,
+        l0=l0_core + l0_non_core,
+        dead_fraction=float((fired == 0).double().mean()),
+        core_dead_fraction=float((fired[:c] == 0).double().mean()) if c else float("nan"),
+        core_frequency=(fired[:c].double() / tokens).cpu(),
+    )

@@ -1,0 +1,91 @@
+import math
+
+import pytest
+import torch
+
+from dmsae_ray.errors import DataError
+from dmsae_ray.evaluation import loss_recovered
+from dmsae_ray.sae import MatryoshkaSAE
+
+D, V, T = 8, 20, 6
+
+
+class Bigram:
+    """A language model of one embedding and one unembedding, the tap between them."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.embed = torch.randn(V, D, generator=generator)
+        self.unembed = torch.randn(D, V, generator=generator)
+
+    def loss(self, tokens, edit=None):
+        x = self.embed[tokens]
+        x = x if edit is None else edit(x)
+        logits = (x @ self.unembed)[:, :-1].double()
+        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, V), tokens[:, 1:].reshape(-1), reduction="sum")
+        return loss, tokens[:, 1:].numel()
+
+
+@pytest.fixture
+def tokens():
+    """Each next token is the one that the model thinks most likely, but for a few."""
+    model, generator = Bigram(), torch.Generator().manual_seed(1)
+    best = (model.embed @ model.unembed).argmax(1)
+    rows = [torch.randint(V, (10,), generator=generator)]
+    for _ in range(T - 1):
+        lot = torch.randint(V, (10,), generator=generator)
+        rows.append(torch.where(torch.rand(10, generator=generator) < 0.8, best[rows[-1]], lot))
+    return torch.stack(rows, 1)
+
+
+def sae_of(kind):
+    """perfect: +-e_i latents reconstruct any x exactly. silent: nothing fires, so the reconstruction is b_dec = 0."""
+    sae = MatryoshkaSAE(D, 2 * D, [D, D], 2)
+    with torch.no_grad():
+        both = torch.cat([torch.eye(D), -torch.eye(D)])
+        sae.W_enc.copy_(both)
+        sae.W_dec.copy_(both)
+        sae.b_dec.zero_()
+        sae.b_enc.fill_(-1e9 if kind == "silent" else 0.0)
+    return sae
+
+
+def test_a_perfect_sae_recovers_all_and_a_silent_one_nothing(tokens):
+    model = Bigram()
+    perfect = loss_recovered(model, sae_of("perfect"), tokens, batch_contexts=3)
+    assert perfect.recovered == pytest.approx(1.0)
+    assert perfect.spliced == pytest.approx(perfect.clean)
+    assert perfect.clean == pytest.approx(float(model.loss(tokens)[0]) / perfect.targets)
+    assert perfect.zero == pytest.approx(math.log(V))
+    assert perfect.targets == 10 * (T - 1)
+    silent = loss_recovered(model, sae_of("silent"), tokens)
+    assert silent.recovered == pytest.approx(0.0) and silent.spliced == pytest.approx(silent.zero)
+
+
+def test_batches_may_be_given_as_they_are(tokens):
+    a = loss_recovered(Bigram(), sae_of("perfect"), tokens, batch_contexts=4)
+    b = loss_recovered(Bigram(), sae_of("perfect"), tokens.split(3))
+    assert b.clean == pytest.approx(a.clean) and b.targets == a.targets
+
+
+def test_kept_positions_are_left_alone_by_both_edits(tokens):
+    model = Bigram()
+
+    def first(batch):
+        keep = torch.zeros_like(batch, dtype=torch.bool)
+        keep[:, 0] = True
+        return keep
+
+    found = loss_recovered(model, sae_of("silent"), tokens, keep_mask=first)
+    head = float(model.loss(tokens[:, :2])[0])
+    expected = (head + 10 * (T - 2) * math.log(V)) / (10 * (T - 1))
+    assert found.zero == pytest.approx(expected) and found.spliced == pytest.approx(expected)
+    everything = loss_recovered(
+        model, sae_of("silent"), tokens, keep_mask=lambda t: torch.ones_like(t, dtype=torch.bool)
+    )
+    assert math.isnan(everything.recovered) and everything.spliced == pytest.approx(everything.clean)
+
+
+def test_nothing_to_predict_is_an_error():
+    with pytest.raises(DataError, match="no targets"):
+        loss_recovered(Bigram(), sae_of("perfect"), [])
