@@ -5,16 +5,24 @@ Every field says its unit and its bounds. What decides results is in `model`, `c
 no result depends on.
 """
 
-import difflib
 import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from dmsae_ray.config_text import allowed, apply_override, one_line, read_yaml
 from dmsae_ray.errors import ConfigError
 
 Score = Literal["quantile", "mean", "trimmed_mean", "max", "frequency", "random"]
@@ -28,8 +36,39 @@ SAEBENCH_FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)
 """SAEBench's Matryoshka group fractions; the last group takes what rounding leaves."""
 
 
+_Values = TypeVar("_Values", bound="tuple[Any, ...] | None")
+_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML 1.1 reads 5e8 as text and yes as true: a person means the number, and no number is meant by true."""
+        rule = allowed(cls.model_fields[info.field_name or ""])
+        numeric = "number" in rule and "text" not in rule
+        for item in value if isinstance(value, list | tuple) else (value,):
+            if numeric and isinstance(item, bool):
+                raise ValueError(f"is {json.dumps(value)}; it must be {rule}")
+        if numeric and isinstance(value, str) and _EXPONENT.fullmatch(value):
+            return float(value)
+        return value
+
+
+def _distinct(values: _Values) -> _Values:
+    """A list of which each item becomes something of its own: none twice, and at least one."""
+    if values is not None and (not values or len(set(values)) != len(values)):
+        raise ValueError(f"is {json.dumps(list(values))}; it must hold at least one value, and none twice")
+    return values
+
+
+def _whole_above_one(gpus: float) -> float:
+    """Ray gives a share of one GPU, or several whole ones."""
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"is {gpus:g}; it must be at most 1, or a whole number of GPUs")
+    return gpus
 
 
 class LanguageModel(_Section):
@@ -62,6 +101,16 @@ class Corpus(_Section):
     tokens: int = Field(500_000_000, ge=64, description="tokens whose activations are harvested for training")
     attribution_tokens: int = Field(1_000_000, ge=16, description="held-out tokens for the (x, gradient) pairs")
     eval_tokens: int = Field(262_144, ge=16, description="held-out tokens for FVU and loss recovered")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stdlib_has_no_path(cls, data: Any) -> Any:
+        """One way to say it: a path beside 'stdlib' would be read by nobody."""
+        if isinstance(data, dict) and data.get("source") == "stdlib":
+            if data.get("path") is not None:
+                raise ValueError(f"corpus.path is {json.dumps(data['path'], default=str)}; source 'stdlib' reads none")
+            return {**data, "path": None}
+        return data
 
     @model_validator(mode="after")
     def _source_has_path(self) -> "Corpus":
@@ -157,6 +206,11 @@ class Recipe(_Section):
             raise ValueError(
                 f"recipe.warmup_steps is {self.warmup_steps}; it must be below the {self.steps} steps of a cycle"
             )
+        if self.warmup_steps > int(self.decay_start * self.steps):
+            raise ValueError(
+                f"recipe.decay_start is {self.decay_start:g}; lr would fall from step "
+                f"{int(self.decay_start * self.steps)} of {self.steps}, while it still warms up ({self.warmup_steps})"
+            )
         return self
 
 
@@ -176,6 +230,24 @@ class Distill(_Section):
         ("gaussian",), description="norm-matched cores trained in place of the core in the last cycle"
     )
 
+    @field_validator("controls")
+    @classmethod
+    def _none_twice(cls, controls: tuple[Control, ...]) -> tuple[Control, ...]:
+        return _distinct(controls) if controls else controls
+
+    @model_validator(mode="after")
+    def _selects(self) -> "Distill":
+        if self.score == "trimmed_mean" and self.quantile <= 0.5:
+            raise ValueError(
+                f"distill.quantile is {self.quantile:g}; score 'trimmed_mean' needs a quantile in (0.5, 1]"
+            )
+        if self.min_cycles is not None and self.min_cycles > self.cycles + 1:
+            raise ValueError(
+                f"distill.min_cycles is {self.min_cycles}; it must be from 1 to {self.cycles + 1}, "
+                "the selections that there are (cycle 0 included)"
+            )
+        return self
+
 
 class Transfer(_Section):
     """Train around one fixed core (Algorithm 3) instead of running cycles."""
@@ -185,6 +257,8 @@ class Transfer(_Section):
         ("distilled", "gaussian", "baseline"), description="the core, norm-matched random rows, no core at all"
     )
     core_sparsity: tuple[CoreSparsity, ...] = Field(("dense", "sparse"), description="which core variants to train")
+
+    _checks = field_validator("arms", "core_sparsity")(_distinct)
 
 
 class Sweep(_Section):
@@ -196,12 +270,7 @@ class Sweep(_Section):
     data_seed: Seed = Field(0, description="seed of the order of the training data")
     data_per_seed: bool = Field(False, description="give every replica its own data order as well")
 
-    @field_validator("k", "coverage", "seeds")
-    @classmethod
-    def _distinct(cls, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if values is not None and (not values or len(set(values)) != len(values)):
-            raise ValueError(f"is {list(values)}; it must hold at least one value, and none twice")
-        return values
+    _checks = field_validator("k", "coverage", "seeds")(_distinct)
 
 
 class Resources(_Section):
@@ -218,6 +287,8 @@ class Resources(_Section):
     model_batch_tokens: int = Field(4096, ge=8, description="tokens of one forward pass of a model actor")
     max_failures: int = Field(3, ge=0, description="times a trial is taken up again after a worker was lost")
     checkpoint_every_tokens: int = Field(50_000_000, ge=1, description="training tokens between two checkpoints")
+
+    _checks = field_validator("gpus_per_worker", "gpus_per_model_actor")(_whole_above_one)
 
     @model_validator(mode="after")
     def _ordered(self) -> "Resources":
@@ -248,10 +319,12 @@ class Experiment(_Section):
     """One experiment, whole."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the sweep and of its MLflow experiment"
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        max_length=100,
+        description="name of the sweep and of its MLflow experiment",
     )
     output: str = Field(
-        "dmsae-runs", description="folder (local or shared) of stores, cycles, sweeps and the MLflow file"
+        "dmsae-runs", min_length=1, description="folder (local or shared) of stores, cycles, sweeps, the MLflow file"
     )
     seed: Seed = Field(0, description="seed of `dmsae distill`, which runs a single setting")
     model: LanguageModel = LanguageModel()
@@ -271,7 +344,8 @@ class Experiment(_Section):
         """`recipe: saebench` is short for `recipe: {name: saebench}` and turns both token filters off."""
         if not isinstance(data, dict):
             return data
-        data = dict(data)
+        # A section of which every line is commented out is an empty section.
+        data = {name: value for name, value in data.items() if value is not None}
         if isinstance(data.get("recipe"), str):
             data["recipe"] = {"name": data["recipe"]}
         recipe = data.get("recipe")
@@ -298,6 +372,11 @@ class Experiment(_Section):
         weights = self.recipe.group_weights
         if weights is not None and len(weights) != len(self.sae.groups):
             raise ValueError(f"recipe.group_weights has {len(weights)} values; there are {len(self.sae.groups)} groups")
+        if self.activations.shard_tokens < self.corpus.context:
+            raise ValueError(
+                f"activations.shard_tokens is {self.activations.shard_tokens}; "
+                f"it must be at least one context, corpus.context = {self.corpus.context}"
+            )
         if self.recipe.batch_size > self.corpus.tokens:
             raise ValueError(
                 f"recipe.batch_size is {self.recipe.batch_size}; corpus.tokens is only {self.corpus.tokens}"
@@ -335,18 +414,9 @@ def load_experiment(path: str | Path, overrides: tuple[str, ...] | list[str] = (
     Raises:
         ConfigError: one line that names the field, its value and what is allowed.
     """
-    try:
-        tree = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise ConfigError(f"config file '{path}' cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file '{path}' is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"config file '{path}' holds {type(tree).__name__}; it must be a mapping with 'name' and sections"
-        )
+    tree = read_yaml(path)
     for override in overrides:
-        _override(tree, override)
+        apply_override(tree, override)
     return parse_experiment(tree)
 
 
@@ -355,69 +425,4 @@ def parse_experiment(tree: dict[str, Any]) -> Experiment:
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_one_line(error)) from None
-
-
-def _override(tree: dict[str, Any], text: str) -> None:
-    path, equals, value = text.partition("=")
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"--set '{text}' is not of the form path=value, as in --set sweep.seeds=[0,1,2]")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set '{text}': the value is not YAML") from None
-    # YAML 1.1 reads 1e-3 as a string; a person means the number.
-    if isinstance(parsed, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", parsed):
-        parsed = float(parsed)
-    node = tree
-    for key in keys[:-1]:
-        child = node.get(key)
-        if isinstance(child, str) and key == "recipe":
-            child = {"name": child}
-        if child is not None and not isinstance(child, dict):
-            raise ConfigError(f"--set '{text}': '{key}' is a value, not a section")
-        node[key] = child = dict(child or {})
-        node = child
-    node[keys[-1]] = parsed
-
-
-def _one_line(error: ValidationError) -> str:
-    problems = error.errors()
-    first = problems[0]
-    path = [str(part) for part in first["loc"]]
-    where = ".".join(path) or "config"
-    value = json.dumps(first.get("input"), default=str)
-    if len(value) > 80:
-        value = value[:77] + "..."
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
-        text = f"{where} is not a setting; {hint}"
-    elif first["type"] == "missing":
-        text = f"{where} is missing"
-    elif first["type"] == "value_error":
-        message = first["msg"].removeprefix("Value error, ")
-        text = (
-            message
-            if path == [] or message.split(" ")[0].startswith((*path, *Experiment.model_fields))
-            else f"{where} {message}"
-        )
-    else:
-        message = first["msg"]
-        text = f"{where} is {value}; {message[0].lower()}{message[1:]}"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return " ".join((text + more).split())
-
-
-def _fields_at(path: list[str]) -> list[str]:
-    model: Any = Experiment
-    for key in path:
-        annotation = model.model_fields[key].annotation
-        model = next(
-            (t for t in (annotation, *getattr(annotation, "__args__", ())) if hasattr(t, "model_fields")), None
-        )
-        if model is None:
-            return []
-    return list(model.model_fields)
+        raise ConfigError(one_line(error, Experiment)) from None
