@@ -1,0 +1,281 @@
+"""Activations of token shards, computed by an autoscaling pool of model actors (Ray Data) and written by them.
+
+One row of the Ray Dataset is one shard's name. The actor reads the tokens, runs the language model, filters, writes
+the shard and then its commit; only the name and the commit's counts pass through Ray. A shard is the same bytes
+whoever writes it, and when: an actor that dies, or a second harvest of the same store, changes nothing.
+"""
+
+import hashlib
+import json
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray.data
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from dmsae_ray.activations.files import Folder, sweep_temporaries
+from dmsae_ray.activations.model import open_tap
+from dmsae_ray.activations.packing import loss_mask
+from dmsae_ray.activations.progress import Meter, Progress
+from dmsae_ray.activations.ray_data import first_error, quiet_context
+from dmsae_ray.activations.records import ACTIVATIONS, Commit, Layout, Split, decode_commit, encode, shard_name
+from dmsae_ray.activations.token_files import read_tokens
+from dmsae_ray.config import Activations, Experiment, LanguageModel
+from dmsae_ray.errors import DataError
+
+if TYPE_CHECKING:
+    from dmsae_ray.lm import Tap
+
+_ROUNDS = 3  # times that shards which were reported but cannot be found are made again
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Activations of a token shard after filters.
+
+    Attributes:
+        tensors: `x` [rows, d_model] and `position` int32 [rows], flat index into the shard's tokens; in the
+            attribution split `g` [rows, d_model] too, the gradient of the summed next-token loss at x.
+        dropped: tokens left out, by reason.
+        sum_squares: sum of the stored rows' squared norms, float64.
+    """
+
+    tensors: dict[str, Tensor]
+    dropped: dict[str, int]
+    sum_squares: float
+
+
+def gradient_dtype(stored: torch.dtype) -> torch.dtype:
+    """Dtype that gradients are stored in: bfloat16 has float32's range, float16 loses gradients below 1e-7."""
+    return torch.float32 if stored == torch.float16 else stored
+
+
+def compute_shard(
+    tap: "Tap", tokens: Tensor, mask: Tensor, settings: Activations, *, batch_tokens: int, gradients: bool
+) -> Shard:
+    """Run the model over a shard's contexts and filter the rows.
+
+    The high-norm filter compares with the median over the whole shard (BOS positions apart, if they are dropped), so
+    that it does not depend on the batch size.
+
+    Args:
+        tap: the language model.
+        tokens: int64 [n, context].
+        mask: bool [n, context], positions with a target (`packing.loss_mask`).
+        settings: filters and dtype.
+        batch_tokens: tokens of one forward pass, at least one context.
+        gradients: also give g; rows without a target are then left out.
+
+    Raises:
+        DataError: an activation is not finite.
+    """
+    n, context = tokens.shape
+    dtype = getattr(torch, settings.dtype)
+    x = torch.empty(n, context, tap.d_model, dtype=dtype)
+    g = torch.empty(n, context, tap.d_model, dtype=gradient_dtype(dtype)) if gradients else None
+    valid = torch.ones(n, context, dtype=torch.bool)
+    squares = torch.empty(n, context, dtype=torch.float64)
+    step = max(1, batch_tokens // context)
+    for rows in (slice(i, min(i + step, n)) for i in range(0, n, step)):
+        if g is None:
+            h = tap.activations(tokens[rows].to(tap.device))
+        else:
+            h, grad, target = tap.gradients(tokens[rows].to(tap.device), mask[rows].to(tap.device))
+            g[rows], valid[rows] = grad.to(g.dtype), target
+        h = h.to(dtype)
+        x[rows] = h
+        squares[rows] = h.double().square().sum(-1)
+    is_bos = tokens == tap.bos_id if settings.drop_bos and tap.bos_id is not None else torch.zeros_like(valid)
+    high = high_norm(squares.sqrt(), ~is_bos, settings.max_norm_multiple)
+    keep = ~is_bos & ~high & valid
+    dropped = {
+        "bos": int(is_bos.sum()),
+        "high_norm": int((high & ~is_bos).sum()),
+        "no_target": int((~valid & ~is_bos & ~high).sum()),
+    }
+    position = keep.reshape(-1).nonzero().squeeze(1)
+    tensors = {"x": x.reshape(-1, tap.d_model)[position], "position": position.to(torch.int32)}
+    if g is not None:
+        tensors["g"] = g.reshape(-1, tap.d_model)[position]
+    kept = squares.reshape(-1)[position]
+    bad = int((~torch.isfinite(kept)).sum())
+    if g is not None:
+        bad += int((~torch.isfinite(tensors["g"].sum(-1, dtype=torch.float32))).sum())
+    if bad:
+        raise DataError(
+            f"{bad} of {len(kept)} activations of model '{tap.model_name}' at layer {tap.layer} are NaN or infinite "
+            f"in activations.dtype '{settings.dtype}'"
+        )
+    return Shard(tensors, dropped, math.fsum(kept.tolist()))
+
+
+def high_norm(norms: Tensor, counted: Tensor, multiple: float | None) -> Tensor:
+    """Tokens whose norm exceeds `multiple` times the median of the `counted` ones; bool, of the shape of `norms`."""
+    if multiple is None or not bool(counted.any()):
+        return torch.zeros_like(counted)
+    return norms > multiple * norms[counted].median()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an actor must know. Small and picklable."""
+
+    folder: Folder
+    layout: Layout
+    model: LanguageModel
+    activations: Activations
+    batch_tokens: int
+
+
+class ShardWriter:
+    """A model actor: makes shards by name."""
+
+    def __init__(self, job: Job):
+        self.job = job
+        self._tap: Tap | None = None
+        self._full = False
+        self._lock = threading.Lock()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        """Make the shards `split`, `shard` of the batch and return their commits as JSON."""
+        done = [self._make(str(s), int(i)) for s, i in zip(batch["split"], batch["shard"], strict=True)]
+        return {"commit": [json.dumps(asdict(commit)) for commit in done]}
+
+    def _make(self, split: str, shard: int) -> Commit:
+        name = shard_name(split, shard)
+        tokens = read_tokens(self.job.folder, self.job.layout, name)
+        mask = loss_mask(tokens, self.job.layout.bos is not None)
+        gradients = split == "attribution"
+        # One shard at a time on the model; another thread of the actor writes the shard before meanwhile.
+        with self._lock:
+            computed = compute_shard(
+                self._model(gradients),
+                torch.from_numpy(tokens.tokens.astype(np.int64)),
+                torch.from_numpy(mask),
+                self.job.activations,
+                batch_tokens=self.job.batch_tokens,
+                gradients=gradients,
+            )
+        return write_shard(self.job.folder / ACTIVATIONS, name, computed, tokens.tokens.size)
+
+    def _model(self, gradients: bool) -> "Tap":
+        """The model: whole for gradients, without the layers above the tap for activations."""
+        if self._tap is None or self._full != gradients:
+            self._tap, self._full = None, gradients
+            self._tap = open_tap(self.job.model, full=gradients)
+        return self._tap
+
+
+def write_shard(folder: Folder, name: str, shard: Shard, tokens: int) -> Commit:
+    """Write a shard and, after it, its commit."""
+    content = safetensors.torch.save(shard.tensors)
+    x = shard.tensors["x"]
+    commit = Commit(
+        rows=int(x.shape[0]),
+        tokens=tokens,
+        dropped=shard.dropped,
+        sum_squares=shard.sum_squares,
+        d_model=int(x.shape[1]),
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+    )
+    folder.write(f"{name}.safetensors", [content])
+    folder.write(f"{name}.json", [encode(commit)])
+    sweep_temporaries(folder, f"{name}.safetensors")
+    sweep_temporaries(folder, f"{name}.json")
+    return commit
+
+
+def read_commits(folder: Folder, layout: Layout) -> dict[tuple[Split, int], Commit]:
+    """Commits of the shards that are there whole (by size; readers verify the checksum)."""
+    sizes = (folder / ACTIVATIONS).sizes()
+    found: dict[tuple[Split, int], Commit] = {}
+    for split, shard in layout.all_shards():
+        name = shard_name(split, shard)
+        if f"{name}.json" not in sizes or f"{name}.safetensors" not in sizes:
+            continue
+        content = (folder / ACTIVATIONS).read(f"{name}.json")
+        try:
+            commit = decode_commit(content or b"", name)
+        except DataError:
+            continue  # a torn commit is no commit
+        if commit.bytes == sizes[f"{name}.safetensors"]:
+            found[split, shard] = commit
+    return found
+
+
+def check_space(folder: Folder, layout: Layout, settings: Activations, missing: list[tuple[Split, int]]) -> None:
+    """See that a local disk holds what is still to be written.
+
+    Raises:
+        DataError: it does not; names the need and what is free.
+    """
+    free = folder.free_bytes()
+    x_bytes = 4 if settings.dtype == "float32" else 2
+    g_bytes = 2 if settings.dtype == "bfloat16" else 4
+    need = sum(
+        layout.shard_tokens(split, shard) * (layout.d_model * (x_bytes + (split == "attribution") * g_bytes) + 4)
+        for split, shard in missing
+    )
+    if free is not None and need > free:
+        raise DataError(
+            f"output {folder} needs {need / 1e9:.1f} GB more for activations, the disk has {free / 1e9:.1f} GB free; "
+            "ask for fewer corpus.tokens or another output"
+        )
+
+
+def harvest(
+    folder: Folder, experiment: Experiment, layout: Layout, *, progress: Callable[[Progress], None] | None = None
+) -> dict[tuple[Split, int], Commit]:
+    """Make the shards that are missing; returns the commits of all.
+
+    Raises:
+        DataError: disk too small, non-finite activations, or an actor's error in one line.
+        ConfigError: the model cannot be loaded, or the output not written.
+    """
+    job = Job(folder, layout, experiment.model, experiment.activations, experiment.resources.model_batch_tokens)
+    # The split that needs the whole model comes first, so that an actor changes models once.
+    wanted = sorted(layout.all_shards(), key=lambda item: item[0] != "attribution")
+    done = read_commits(folder, layout)
+    total = sum(layout.shard_tokens(*item) for item in wanted)
+    meter = Meter("activations", total, progress, done=sum(commit.tokens for commit in done.values()))
+    for _ in range(_ROUNDS):
+        missing = [item for item in wanted if item not in done]
+        if not missing:
+            return done
+        check_space(folder, layout, experiment.activations, missing)
+        with quiet_context(preserve_order=False), first_error("harvest"):
+            for row in _dataset(job, experiment, missing).iter_rows():
+                commit = json.loads(row["commit"])
+                meter.add(commit["tokens"], commit["bytes"])
+        done = read_commits(folder, layout)
+    raise DataError(
+        f"output {folder}: shards that model actors wrote cannot be seen by the driver; on several machines `output` "
+        "must be a folder that all share, or an object store"
+    )
+
+
+def _dataset(job: Job, experiment: Experiment, missing: list[tuple[Split, int]]) -> ray.data.Dataset:
+    resources = experiment.resources
+    rows: list[dict[str, Any]] = [{"split": split, "shard": shard} for split, shard in missing]
+    return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        ShardWriter,
+        fn_constructor_args=(job,),
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(
+            min_size=min(resources.model_actors_min, len(rows)),
+            max_size=min(resources.model_actors_max, len(rows)),
+            max_tasks_in_flight_per_actor=2,
+            max_concurrent_calls_per_actor=2,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=resources.cpus_per_model_actor,
+        num_gpus=resources.gpus_per_model_actor or None,
+    )

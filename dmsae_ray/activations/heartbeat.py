@@ -1,0 +1,111 @@
+"""Who is writing a store, and whether it still lives: so that readers and second harvests never wait for the dead."""
+
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
+from types import TracebackType
+
+from dmsae_ray.activations.files import Folder, one_line
+from dmsae_ray.activations.records import decode, encode
+from dmsae_ray.errors import DataError, DmsaeError
+
+BEAT_SECONDS = 2.0
+SILENCE_SECONDS = 60.0
+"""A harvest whose beat stands still for so long is taken for dead."""
+
+HEARTBEAT = "heartbeat.json"
+FAILED = "failed.json"
+
+
+class Watch:
+    """Watches a store's heartbeat by whether it changes, so that no two clocks are compared."""
+
+    def __init__(self, folder: Folder, silence: float = SILENCE_SECONDS):
+        self.folder, self.silence = folder, silence
+        self._seen: bytes | None = None
+        self._since = time.monotonic()
+
+    def alive(self) -> bool:
+        """Whether a writer's beat changed within `silence` seconds (or is too new to tell)."""
+        content = self.folder.read(HEARTBEAT)
+        if content != self._seen:
+            self._seen, self._since = content, time.monotonic()
+        if content is not None and _died_here(content):
+            return False
+        return time.monotonic() - self._since < self.silence
+
+    def failure(self) -> str | None:
+        """The reason that a harvest left when it failed."""
+        content = self.folder.read(FAILED)
+        return None if content is None else str(decode(content, self.folder / FAILED).get("reason"))
+
+
+def _died_here(content: bytes) -> bool:
+    """Whether the beat names a process of this machine that is no more."""
+    try:
+        beat = decode(content, HEARTBEAT)
+        if beat["host"] != socket.gethostname():
+            return False
+        os.kill(int(beat["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (DataError, KeyError, ValueError, PermissionError, OverflowError):
+        pass
+    return False
+
+
+def other_writer(folder: Folder) -> bool:
+    """Whether another harvest is at work on the store: it beats while we look."""
+    content = folder.read(HEARTBEAT)
+    if content is None or _died_here(content):
+        return False
+    for _ in range(8):
+        time.sleep(BEAT_SECONDS / 2)
+        now = folder.read(HEARTBEAT)
+        if now != content:
+            return now is not None
+    return False
+
+
+class Heartbeat:
+    """Context of a harvest: beats while it runs, leaves `failed.json` with the reason when it fails."""
+
+    def __init__(self, folder: Folder):
+        self.folder = folder
+        self._owner = uuid.uuid4().hex
+        self._beat = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dmsae-heartbeat", daemon=True)
+
+    def __enter__(self) -> "Heartbeat":
+        self.folder.delete(FAILED)
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if error is not None:
+            reason = one_line(error) if isinstance(error, DmsaeError) else f"{type(error).__name__}: {one_line(error)}"
+            with suppress(DmsaeError, OSError):
+                self.folder.write(FAILED, [encode({"reason": reason})])
+        with suppress(DmsaeError, OSError):
+            content = self.folder.read(HEARTBEAT)
+            if content is not None and decode(content, HEARTBEAT).get("owner") == self._owner:
+                self.folder.delete(HEARTBEAT)
+
+    def _run(self) -> None:
+        while not self._stop.wait(BEAT_SECONDS):
+            with suppress(DmsaeError, OSError):  # a missed beat is no reason to stop harvesting
+                self._write()
+
+    def _write(self) -> None:
+        self._beat += 1
+        beat = {"owner": self._owner, "host": socket.gethostname(), "pid": os.getpid(), "beat": self._beat}
+        self.folder.write(HEARTBEAT, [encode(beat)])

@@ -1,0 +1,106 @@
+"""Which row is at which place of the training stream: arithmetic on (rows of shards, window, seed, position) alone.
+
+Epoch 0 walks the shards in index order, in windows of `window` shards, with the rows of a window permuted, so that a
+reader can follow a harvest that is still going on. Later epochs permute the shards as well. The stream of epochs is
+endless and batches are cut from it without regard to windows or epochs: rows t·B to (t+1)·B-1 are batch t, for any
+number of readers. (The idea of order as pure arithmetic is MosaicML streaming's.)
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dmsae_ray.errors import DataError
+
+_SHARDS, _ROWS = 0, 1  # what a Philox stream is used for
+
+
+@dataclass(frozen=True)
+class Window:
+    """Some shards whose rows are permuted together.
+
+    Attributes:
+        epoch: pass over the data, from 0.
+        index: number of the window within the epoch.
+        shards: shard indices, in the order in which their rows are numbered.
+        rows: rows of each of these shards.
+        start: position of the window's first row in the endless stream.
+    """
+
+    epoch: int
+    index: int
+    shards: tuple[int, ...]
+    rows: tuple[int, ...]
+    start: int
+
+    @property
+    def stop(self) -> int:
+        """Position after the window's last row."""
+        return self.start + sum(self.rows)
+
+
+def permutation(n: int, seed: int, epoch: int, index: int, purpose: int) -> NDArray[np.int64]:
+    """A permutation of 0..n-1 [n] that depends on the arguments alone, not on numpy's version.
+
+    It sorts raw words of the counter-based Philox generator; `Generator.permutation` may change between releases.
+    """
+    stream = np.random.Philox(
+        key=np.array([seed, purpose], dtype=np.uint64), counter=np.array([0, 0, index, epoch], dtype=np.uint64)
+    )
+    return np.argsort(stream.random_raw(n), kind="stable").astype(np.int64, copy=False)
+
+
+def shard_order(n_shards: int, seed: int, epoch: int) -> tuple[int, ...]:
+    """Order of the shards in an epoch: index order first, permuted later."""
+    if epoch == 0:
+        return tuple(range(n_shards))
+    return tuple(int(i) for i in permutation(n_shards, seed, epoch, 0, _SHARDS))
+
+
+def row_order(window: Window, seed: int) -> NDArray[np.int64]:
+    """Order of a window's rows [sum(rows)]: numbers from 0 through the window's shards, one after the other."""
+    return permutation(sum(window.rows), seed, window.epoch, window.index, _ROWS)
+
+
+def windows_from(
+    position: int, n_shards: int, rows_of: Callable[[int], int], window: int, seed: int
+) -> Iterator[Window]:
+    """The windows of the endless stream, from the one that holds row `position` on.
+
+    Args:
+        position: row of the stream, from 0.
+        n_shards: shards of an epoch.
+        rows_of: rows of a shard. In epoch 0 it is asked for no shard beyond the window wanted, so it may wait for a
+            harvest; a position beyond epoch 0 needs all shards.
+        window: shards in a window.
+        seed: seed of the order.
+
+    Raises:
+        DataError: there is no row at all.
+    """
+    start, epoch = 0, 0
+    total: int | None = None
+    while True:
+        if total is not None and position >= start + total:
+            skipped = (position - start) // total
+            start, epoch = start + skipped * total, epoch + skipped
+        first = start
+        order = shard_order(n_shards, seed, epoch)
+        for index, begin in enumerate(range(0, n_shards, window)):
+            shards = order[begin : begin + window]
+            rows = tuple(rows_of(shard) for shard in shards)
+            found = Window(epoch, index, shards, rows, start)
+            if found.stop > max(position, start):
+                yield found
+            start = found.stop
+        total = start - first
+        if total == 0:
+            raise DataError("the activation store holds no training rows: every token was dropped by the filters")
+        epoch += 1
+
+
+def share(batch_size: int, rank: int, world: int) -> tuple[int, int]:
+    """Places (start, stop) of a batch that worker `rank` of `world` takes; all shares together are 0..batch_size."""
+    return batch_size * rank // world, batch_size * (rank + 1) // world

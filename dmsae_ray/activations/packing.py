@@ -1,0 +1,102 @@
+"""Documents into contexts: arithmetic on token arrays, no I/O."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """Contexts of equal length, cut from a stream of documents.
+
+    Attributes:
+        tokens: int32 [n, context].
+        starts: int32 [s], flat index (row-major in `tokens`) of the first token of every document that starts here.
+    """
+
+    tokens: Tokens
+    starts: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return int(self.tokens.shape[0])
+
+    def __getitem__(self, rows: slice) -> "Contexts":
+        first, last, _ = rows.indices(len(self))
+        width = self.tokens.shape[1]
+        inside = (self.starts >= first * width) & (self.starts < last * width)
+        return Contexts(self.tokens[first:last], self.starts[inside] - np.int32(first * width))
+
+
+def join(parts: list[Contexts]) -> Contexts:
+    """Contexts one after the other."""
+    offsets = np.cumsum([0] + [part.tokens.size for part in parts])
+    starts = [part.starts + np.int32(offset) for part, offset in zip(parts, offsets, strict=False)]
+    return Contexts(np.concatenate([part.tokens for part in parts]), np.concatenate(starts))
+
+
+def loss_mask(contexts: Contexts, has_bos: bool) -> NDArray[np.bool_]:
+    """Positions whose next token is to be predicted, bool [n, context].
+
+    False at the last position of a context (no target) and at a position whose target is the first token of another
+    document. A BOS that stands directly before a document is right to predict it.
+    """
+    mask = np.ones(contexts.tokens.shape, dtype=bool)
+    mask[:, -1] = False
+    flat = mask.reshape(-1)
+    column = contexts.starts % contexts.tokens.shape[1]
+    flat[contexts.starts[column > int(has_bos)] - 1] = False
+    return mask
+
+
+@dataclass
+class Packer:
+    """Joins documents by EOS and cuts the stream into contexts that each begin with BOS.
+
+    Attributes:
+        context: tokens of a context, BOS included.
+        bos: token at the start of every context, if the tokenizer has one.
+        eos: token after every document, if the tokenizer has one.
+    """
+
+    context: int
+    bos: int | None
+    eos: int | None
+    documents: int = 0
+    _rest: Tokens = field(default_factory=lambda: np.empty(0, np.int32))
+    _starts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def pending(self) -> int:
+        """Tokens that do not fill a context yet."""
+        return len(self._rest)
+
+    def add(self, tokens: Tokens, lengths: NDArray[np.int32]) -> Contexts:
+        """Take documents, give the contexts that are full.
+
+        Args:
+            tokens: int32 [sum(lengths)], the documents' tokens one after the other.
+            lengths: int32 [documents], each at least 1.
+        """
+        self.documents += len(lengths)
+        begins = np.cumsum(lengths, dtype=np.int64) - lengths
+        if self.eos is not None:
+            tokens = np.insert(tokens, begins + lengths, self.eos)
+            begins = begins + np.arange(len(lengths))
+        starts = np.concatenate([self._starts, begins + len(self._rest)])
+        stream = np.concatenate([self._rest, tokens]).astype(np.int32, copy=False)
+        has_bos = self.bos is not None
+        body = self.context - has_bos
+        n = len(stream) // body
+        used = n * body
+        out = np.empty((n, self.context), np.int32)
+        if self.bos is not None:
+            out[:, 0] = self.bos
+        out[:, int(has_bos) :] = stream[:used].reshape(n, body)
+        inside = starts[starts < used]
+        self._rest = stream[used:].copy()
+        self._starts = starts[starts >= used] - used
+        place = inside // body * self.context + inside % body + int(has_bos)
+        return Contexts(out, place.astype(np.int32))

@@ -1,0 +1,70 @@
+"""Ray Data's manners: ordered, quiet, and with one clear error at the driver."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray.data import DataContext
+
+from dmsae_ray.activations.files import one_line
+from dmsae_ray.errors import DataError, DmsaeError
+
+
+@contextmanager
+def quiet_context(*, preserve_order: bool, **settings: Any) -> Iterator[DataContext]:
+    """Settings of Ray Data for the datasets made and run within; the caller's own are put back afterwards.
+
+    Progress bars are off and Ray Data's log goes to its file only, unless the logger `dmsae_ray` is at DEBUG.
+    """
+    context = DataContext.get_current().copy()
+    verbose = logging.getLogger("dmsae_ray").getEffectiveLevel() <= logging.DEBUG
+    context.execution_options.preserve_order = preserve_order
+    context.enable_progress_bars = verbose
+    context.enable_operator_progress_bars = verbose
+    context.print_on_execution_start = verbose
+    for name, value in settings.items():
+        if not hasattr(context, name):
+            raise AttributeError(f"this version of Ray Data has no setting {name}")
+        setattr(context, name, value)
+    consoles = [] if verbose else [h for h in logging.getLogger("ray.data").handlers if h.name == "console"]
+    levels = [handler.level for handler in consoles]
+    try:
+        with DataContext.current(context):
+            for handler in consoles:
+                handler.setLevel(logging.CRITICAL)
+            yield context
+    finally:
+        for handler, level in zip(consoles, levels, strict=True):
+            handler.setLevel(level)
+
+
+@contextmanager
+def first_error(what: str) -> Iterator[None]:
+    """Turn what went wrong in a task or an actor into one line at the driver.
+
+    Raises:
+        DmsaeError: as it was raised in the task.
+        DataError: any other exception, with its type and message.
+    """
+    try:
+        yield
+    except DmsaeError as error:
+        raise type(error)(str(error)) from None
+    except Exception as error:
+        cause = _cause(error)
+        if isinstance(cause, DmsaeError):
+            raise type(cause)(str(cause).splitlines()[-1]) from None
+        raise DataError(f"{what} failed: {type(cause).__name__}: {one_line(cause)}") from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The innermost exception that Ray wrapped."""
+    for _ in range(16):
+        inner = getattr(error, "cause", None)
+        if not isinstance(inner, BaseException):
+            inner = error.__cause__
+        if inner is None or inner is error:
+            break
+        error = inner
+    return error

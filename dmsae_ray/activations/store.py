@@ -1,0 +1,252 @@
+"""A store of activations, as its readers see it: complete, or still being written.
+
+<root>/<key>/request.json             what decides the content
+             tokens/                  token shards and layout.json (`tokens`)
+             activations/             <split>-<shard>.safetensors and its commit, <split>-<shard>.json (`harvest`)
+             manifest.json            when all is there
+             heartbeat.json, failed.json   while it is written, or when that failed (`heartbeat`)
+"""
+
+import hashlib
+import math
+import mmap
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import TypeVar
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dmsae_ray.activations.files import Folder
+from dmsae_ray.activations.heartbeat import SILENCE_SECONDS, Watch
+from dmsae_ray.activations.packing import join, loss_mask
+from dmsae_ray.activations.records import (
+    ACTIVATIONS,
+    MANIFEST,
+    SPLITS,
+    Commit,
+    Layout,
+    Split,
+    decode,
+    decode_commit,
+    norm_factor,
+    shard_name,
+    store_key,
+)
+from dmsae_ray.activations.token_files import read_layout, read_tokens
+from dmsae_ray.config import Experiment
+from dmsae_ray.errors import DataError
+
+T = TypeVar("T")
+_POLL_SECONDS = (0.05, 2.0)
+
+
+class Store:
+    """Reader of one store. It waits for what a harvest has yet to write, but never for a dead one.
+
+    Attributes:
+        folder: where the store is.
+        key: its address.
+        shuffle_shards: shards in a window of the training order.
+        norm_tokens: training tokens behind the norm factor, rounded up to whole shards.
+    """
+
+    def __init__(
+        self, folder: Folder, key: str, shuffle_shards: int, norm_tokens: int, *, silence: float = SILENCE_SECONDS
+    ):
+        self.folder, self.key = folder, key
+        self.shuffle_shards, self.norm_tokens = shuffle_shards, norm_tokens
+        self._silence = silence
+        self._commits: dict[tuple[Split, int], Commit] = {}
+        self._verified: set[str] = set()
+        self._manifest_read = False
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """Names of the splits."""
+        return SPLITS
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How the tokens are cut; waits until they are written."""
+        return self._poll(lambda: read_layout(self.folder), "the tokens")
+
+    @property
+    def d_model(self) -> int:
+        """Width of an activation."""
+        return self.layout.d_model
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole store is written."""
+        return self._manifest_read or self.folder.size(MANIFEST) is not None
+
+    def wait(self, split: Split, shard: int, stopped: Callable[[], bool] | None = None) -> Commit:
+        """The commit of a shard, as soon as it is there.
+
+        Args:
+            split: which split.
+            shard: its index.
+            stopped: asked between polls; true gives up the wait with `Stopped`.
+
+        Raises:
+            DataError: the harvest failed (with its reason), or nobody writes the store.
+        """
+        if not 0 <= shard < self.layout.shards(split):
+            raise DataError(f"store {self.folder} has {self.layout.shards(split)} '{split}' shards, not shard {shard}")
+        item = (split, shard)
+        if item not in self._commits:
+            self._read_manifest()
+        if item not in self._commits:
+            name = shard_name(split, shard)
+            place = self.folder / ACTIVATIONS
+
+            def look() -> Commit | None:
+                content = place.read(f"{name}.json")
+                return None if content is None else decode_commit(content, place / f"{name}.json")
+
+            self._commits[item] = self._poll(look, f"shard {name}", stopped)
+        return self._commits[item]
+
+    def commits(self, split: Split) -> list[Commit]:
+        """Commits of all shards of a split; waits for them."""
+        return [self.wait(split, shard) for shard in range(self.layout.shards(split))]
+
+    @cached_property
+    def norm_factor(self) -> float:
+        """Root mean square norm of the first training rows, float64; waits for their shards."""
+        per_shard = self.layout.contexts_per_shard * self.layout.context
+        first = min(math.ceil(self.norm_tokens / per_shard), self.layout.shards("train"))
+        return norm_factor([self.wait("train", shard) for shard in range(first)])
+
+    def rows(self, split: Split) -> int:
+        """Activations of a split."""
+        return sum(commit.rows for commit in self.commits(split))
+
+    def dropped(self, split: Split) -> dict[str, float]:
+        """Share of a split's tokens that each filter left out."""
+        commits = self.commits(split)
+        total = sum(commit.tokens for commit in commits)
+        reasons = sorted({reason for commit in commits for reason in commit.dropped})
+        return {reason: sum(commit.dropped.get(reason, 0) for commit in commits) / total for reason in reasons}
+
+    def read(self, split: Split, shard: int, stopped: Callable[[], bool] | None = None) -> dict[str, Tensor]:
+        """Tensors of a shard (see `harvest.Shard`), memory-mapped from a local disk; checked at first read.
+
+        Raises:
+            DataError: the file is missing, truncated, or not what was written; names it.
+        """
+        commit = self.wait(split, shard, stopped)
+        name = f"{shard_name(split, shard)}.safetensors"
+        place = self.folder / ACTIVATIONS
+        try:
+            tensors = self._map(place, name, commit) if place.local is not None else self._load(place, name, commit)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise DataError(f"{place / name} is not a readable shard: {' '.join(str(error).split())}") from None
+        x = tensors.get("x")
+        if x is None or x.shape != (commit.rows, self.d_model):
+            shape = None if x is None else list(x.shape)
+            raise DataError(f"{place / name} holds x of shape {shape}; [{commit.rows}, {self.d_model}] was written")
+        return tensors
+
+    def eval_tokens(self) -> tuple[Tensor, Tensor]:
+        """Held-out contexts: tokens int64 [n, context] and loss_mask bool [n, context] (positions with a target)."""
+        layout = self.layout
+        parts = [read_tokens(self.folder, layout, shard_name("eval", shard)) for shard in range(layout.shards("eval"))]
+        contexts = join(parts)
+        mask = loss_mask(contexts, layout.bos is not None)
+        return torch.from_numpy(contexts.tokens).long(), torch.from_numpy(mask)
+
+    def verify(self) -> None:
+        """Read every shard there is and compare it with its checksum; raises DataError for the first that differs."""
+        for split, shard in self.layout.all_shards():
+            name = shard_name(split, shard)
+            read_tokens(self.folder, self.layout, name)
+            self._verified.discard(f"{name}.safetensors")
+            check_finite(self.read(split, shard), self.folder / ACTIVATIONS / f"{name}.safetensors")
+
+    def _map(self, place: Folder, name: str, commit: Commit) -> dict[str, Tensor]:
+        path = place.local / name  # type: ignore[operator]
+        if not path.exists():
+            raise DataError(f"{path} is missing though its commit is there; harvest again to have it made")
+        if name not in self._verified:
+            size = path.stat().st_size
+            if size != commit.bytes:
+                raise DataError(f"{path} is truncated: {size} of {commit.bytes} bytes; harvest again to have it made")
+            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                self._check(hashlib.sha256(content).hexdigest(), commit, place / name)
+            self._verified.add(name)
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+    def _load(self, place: Folder, name: str, commit: Commit) -> dict[str, Tensor]:
+        content = place.read(name)
+        if content is None:
+            raise DataError(f"{place / name} is missing though its commit is there; harvest again to have it made")
+        self._check(hashlib.sha256(content).hexdigest(), commit, place / name)
+        return safetensors.torch.load(content)
+
+    @staticmethod
+    def _check(found: str, commit: Commit, where: object) -> None:
+        if found != commit.sha256:
+            raise DataError(f"{where} does not have its checksum; delete it and harvest again to have it made")
+
+    def _read_manifest(self) -> None:
+        if self._manifest_read:
+            return
+        content = self.folder.read(MANIFEST)
+        if content is None:
+            return
+        tree = decode(content, self.folder / MANIFEST)
+        try:
+            for split in SPLITS:
+                for shard, commit in enumerate(tree["shards"][split]):
+                    self._commits[split, shard] = Commit(**commit)
+        except (KeyError, TypeError):
+            raise DataError(f"{self.folder / MANIFEST} is not a manifest; delete it and harvest again") from None
+        self._manifest_read = True
+
+    def _poll(self, look: Callable[[], T | None], what: str, stopped: Callable[[], bool] | None = None) -> T:
+        watch = Watch(self.folder, self._silence)
+        delay, longest = _POLL_SECONDS
+        while True:
+            alive = watch.alive()  # asked before looking: a harvest that ends in between has written what we look for
+            found = look()
+            if found is not None:
+                return found
+            reason = watch.failure()
+            if reason is not None:
+                raise DataError(f"store {self.folder}: {what} will not come, the harvest failed: {reason}")
+            if not alive:
+                raise DataError(f"store {self.folder}: {what} is not there and no harvest is writing it")
+            if stopped is not None and stopped():
+                raise Stopped
+            time.sleep(delay)
+            delay = min(2 * delay, longest)
+
+
+class Stopped(Exception):
+    """A wait was given up because its reader was closed."""
+
+
+def check_finite(tensors: dict[str, Tensor], where: object) -> None:
+    """Raise DataError if a floating tensor holds NaN or an infinity."""
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            continue
+        for start in range(0, len(tensor), 1 << 16):
+            if not bool(torch.isfinite(tensor[start : start + (1 << 16)]).all()):
+                raise DataError(f"NaN or infinity in activations: tensor '{name}' of {where}")
+
+
+def open_store(root: str, experiment: Experiment) -> Store:
+    """Reader of the store that the experiment asks for, in the folder of stores `root` (path or URI).
+
+    It can be opened before and while the store is written; what is not there yet is waited for.
+    """
+    key = store_key(experiment)
+    settings = experiment.activations
+    return Store(Folder(str(root)) / key, key, settings.shuffle_shards, settings.norm_tokens)
