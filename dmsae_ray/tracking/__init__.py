@@ -1,0 +1,1 @@
+"""MLflow runs of a sweep, the journal behind them, the report and the figures."""

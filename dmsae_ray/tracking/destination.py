@@ -1,0 +1,168 @@
+"""Where MLflow records go: which URI, whether it answers, and the SQLite file that is the default."""
+
+import contextlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from dmsae_ray.config import Experiment
+from dmsae_ray.errors import ConfigError, DmsaeError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+T = TypeVar("T")
+
+_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+_ALLOWED = "a running server (http://host:port) or sqlite:////path/mlflow.db; leave it out to use a file in `output`"
+
+_ENVIRONMENT = {
+    # Requests are tried again by our own sender, which can be told to stop; MLflow's default tries for minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+@dataclass(frozen=True)
+class Destination:
+    """An MLflow tracking store.
+
+    uri         http(s)://host:port, sqlite:////path/mlflow.db or another database URI that MLflow takes
+    origin      what named it, for error messages
+    artifacts   folder or URI where a new MLflow experiment keeps artifacts; None: the server decides
+    """
+
+    uri: str
+    origin: str = "tracking.uri"
+    artifacts: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """The URI without a password."""
+        return re.sub(r"//([^/@:]*):[^/@]*@", r"//\1:***@", self.uri)
+
+    @property
+    def sqlite_file(self) -> Path | None:
+        """The database file of a SQLite URI."""
+        path = self.uri.removeprefix("sqlite:///")
+        return Path(path).absolute() if path != self.uri and path else None
+
+    @property
+    def ui_command(self) -> str:
+        """The command that shows the records in a browser, or the server's address."""
+        if self.uri.startswith("http"):
+            return self.shown
+        return f"mlflow ui --backend-store-uri {self.shown}"
+
+
+def destination_of(experiment: Experiment) -> Destination:
+    """`tracking.uri`, else MLFLOW_TRACKING_URI, else `<output>/mlflow.db` with artifacts in `<output>/mlartifacts`.
+
+    Raises:
+        ConfigError: the URI is of a kind that is not supported.
+    """
+    output = Path(experiment.output).expanduser().absolute()
+    environment = os.environ.get("MLFLOW_TRACKING_URI")
+    if experiment.tracking.uri:
+        found = Destination(experiment.tracking.uri)
+    elif environment:
+        found = Destination(environment, "tracking.uri (from MLFLOW_TRACKING_URI)")
+    else:
+        found = Destination(f"sqlite:///{output / 'mlflow.db'}")
+    scheme = found.uri.partition(":")[0].partition("+")[0]
+    if scheme not in _SCHEMES:
+        raise ConfigError(f"{found.origin} is '{found.shown}'; give {_ALLOWED}")
+    if scheme == "sqlite":
+        if found.sqlite_file is None:
+            raise ConfigError(f"{found.origin} is '{found.shown}'; it names no file: give sqlite:////path/mlflow.db")
+        found = Destination(found.uri, found.origin, (found.sqlite_file.parent / "mlartifacts").as_uri())
+    return found
+
+
+def connect(destination: Destination, open_: "Callable[[MlflowClient], T]", timeout: float) -> T:
+    """Make a client, have `open_` use it, and return what that returns; all within `timeout` seconds.
+
+    Raises:
+        ConfigError: nothing answers at the URI, or it cannot be written, or it refuses us.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+    def work() -> T:
+        with _database(destination):
+            return open_(_client(destination))
+
+    try:
+        return _within(timeout, work)
+    except DmsaeError:
+        raise
+    except TimeoutError:
+        reason = f"no answer within {timeout:g} s"
+    except Exception as error:
+        reason = _reason(error)
+    raise ConfigError(f"{destination.origin} is '{destination.shown}'; it does not work ({reason}): give {_ALLOWED}")
+
+
+def _client(destination: Destination) -> "MlflowClient":
+    from mlflow import MlflowClient
+
+    # After the import, which sets the levels. Failures are told by our own log, once each.
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=destination.uri)
+
+
+@contextlib.contextmanager
+def _database(destination: Destination) -> Iterator[None]:
+    """For a SQLite file: its folder exists and it is created or migrated by one process at a time."""
+    path = destination.sqlite_file
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(path.name + ".lock"), "ab") as lock:
+        with contextlib.suppress(ImportError, OSError):  # without locks MLflow's own have to do
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _within(seconds: float, work: Callable[[], T]) -> T:
+    """Result of `work`, run in a thread that is left behind when it takes longer."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="dmsae-tracking-start", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError
+    return results[0]
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost words of an error, on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for known in ("Connection refused", "Name or service not known", "No route to host", "timed out", "not a database"):
+        if known.lower() in text.lower():
+            return known.lower()
+    inner = re.search(r"\((?:sqlite3|psycopg2)\.\w+\) ([^\[(]+)", text)
+    text = inner.group(1).strip() if inner else text
+    text = re.sub(r"//([^/@:\s]*):[^/@\s]*@", r"//\1:***@", text)
+    return text if len(text) <= 160 else text[:157] + "..."

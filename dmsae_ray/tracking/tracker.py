@@ -1,0 +1,230 @@
+"""The sweep's tracker: what the controller calls. Every record goes to the journal first, then to MLflow."""
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from dmsae_ray.config import Experiment
+from dmsae_ray.errors import ConfigError
+from dmsae_ray.tracking.destination import Destination, connect, destination_of
+from dmsae_ray.tracking.journal import Entry, Journal, Positions, Record
+from dmsae_ray.tracking.sender import Sender
+from dmsae_ray.tracking.sink import MlflowSink, open_sink
+
+log = logging.getLogger(__name__)
+
+JOURNAL_FILE = "journal.jsonl"
+POSITIONS_FILE = "journal.delivered.json"
+
+LONGEST_NAME = 250
+LONGEST_PARAM = 6000
+"""MLflow's limits, in characters."""
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+Scalar = float | int | str | bool | None
+
+
+class SweepTracker:
+    """MLflow runs of one sweep: a parent run, and a child run a trial.
+
+    Calls return as soon as the journal has the record; a thread delivers. A server that stops answering after `start`
+    stops nothing: what it missed is delivered, once each and in order, when it answers again or at the next start.
+    A record that is already in the journal is skipped, so a finished sweep that runs again logs nothing twice.
+
+    Args:
+        destination: the MLflow store, as a URI or from `destination_of`.
+        experiment: name of the MLflow experiment.
+        sweep_dir: folder of the sweep; the journal lies there.
+        sweep_id: name of the sweep and of its parent run.
+        start_timeout: seconds within which the store must answer at the start.
+        close_timeout: seconds that `close` waits for the last records.
+    """
+
+    def __init__(
+        self,
+        destination: Destination | str,
+        experiment: str,
+        sweep_dir: str | Path,
+        sweep_id: str,
+        *,
+        start_timeout: float = 10.0,
+        close_timeout: float = 30.0,
+    ) -> None:
+        self.destination = Destination(destination) if isinstance(destination, str) else destination
+        self.experiment = experiment
+        self.sweep_dir = Path(sweep_dir).absolute()
+        self.sweep_id = sweep_id
+        self._timeouts = (start_timeout, close_timeout)
+        self._journal: Journal | None = None
+        self._sink: MlflowSink | None = None
+        self._sender: Sender | None = None
+        self._open_trials: set[str] = set()
+        self._order = threading.Lock()  # the sender gets records in the journal's order
+
+    @classmethod
+    def of(cls, experiment: Experiment, sweep_dir: str | Path) -> "SweepTracker":
+        """The tracker of an experiment whose sweep folder is `sweep_dir`; nothing is opened yet."""
+        name = experiment.tracking.experiment or experiment.name
+        return cls(destination_of(experiment), name, sweep_dir, Path(sweep_dir).name)
+
+    def start(self, params: Mapping[str, Scalar] | None = None) -> None:
+        """Open the journal and the store, find or make the parent run, and begin to deliver what is still waiting.
+
+        Args:
+            params: parameters of the whole sweep.
+
+        Raises:
+            ConfigError: the store does not answer in time, or refuses; or another process runs this sweep.
+        """
+        journal = Journal(self.sweep_dir / JOURNAL_FILE)
+        try:
+            journal.append([Entry(None, "run", "sweep", self.sweep_id)], _now())
+            begun = journal.records[0].time
+            sink = connect(
+                self.destination,
+                lambda client: open_sink(
+                    client,
+                    self.experiment,
+                    self.destination.artifacts,
+                    self.sweep_dir,
+                    self.sweep_id,
+                    journal.id,
+                    begun,
+                ),
+                # A database file is made and brought up to date here, and may be waited for.
+                self._timeouts[0] if self.destination.sqlite_file is None else max(60.0, self._timeouts[0]),
+            )
+        except BaseException:
+            journal.close()
+            raise
+        positions = Positions(self.sweep_dir / POSITIONS_FILE)
+        done = positions.get(sink.parent)
+        # Runs that were deleted in MLflow, or whose store was set back, get all their records again.
+        waiting = [r for r in journal.records if r.seq > done or not sink.has(r.trial)]
+
+        def delivered(records: list[Record]) -> None:
+            nonlocal done
+            if records[-1].seq > done:
+                done = records[-1].seq
+                positions.set(sink.parent, done)
+
+        self._journal, self._sink = journal, sink
+        self._sender = Sender(sink.deliver, delivered, waiting)
+        self._reopen(None)
+        if params:
+            self.params(params)
+
+    @property
+    def parent_run_id(self) -> str:
+        """Id of the sweep's own run."""
+        if self._sink is None:
+            raise ConfigError("tracking is not started")
+        return self._sink.parent
+
+    @property
+    def undelivered(self) -> int:
+        """Records that MLflow does not have yet."""
+        return self._sender.undelivered if self._sender else 0
+
+    def params(self, params: Mapping[str, Scalar], trial_id: str | None = None) -> None:
+        """Log parameters of a trial, or of the sweep; None values are left out."""
+        known = {_name(name): _text(value) for name, value in params.items() if value is not None}
+        self._add([Entry(trial_id, "param", name, value) for name, value in known.items()])
+
+    def trial(self, trial_id: str, params: Mapping[str, Scalar]) -> None:
+        """A trial begins, or is taken up again."""
+        self._add([Entry(trial_id, "run", trial_id, "")])
+        self._open_trials.add(trial_id)
+        self._reopen(trial_id)
+        self.params(params, trial_id)
+
+    def metrics(self, trial_id: str | None, values: Mapping[str, float | None], step: int) -> None:
+        """Log metrics of a trial, or of the sweep where `trial_id` is None; None values are left out, NaN is kept."""
+        known = {_name(name): float(value) for name, value in values.items() if value is not None}
+        self._add([Entry(trial_id, "metric", name, value, step) for name, value in known.items()])
+
+    def finish(self, trial_id: str, final_metrics: Mapping[str, float | None], status: Status = "FINISHED") -> None:
+        """A trial ended. Its final metrics stand under their plain names, for the tables and plots of the UI."""
+        self.metrics(trial_id, final_metrics, 0)
+        self._open_trials.discard(trial_id)
+        self._change(trial_id, "status", "status", status)
+
+    def artifact(self, path: str | Path, trial_id: str | None = None) -> None:
+        """Attach a file; one that is attached already is sent again only where its content has changed."""
+        path = Path(path).absolute()
+        key = path.relative_to(self.sweep_dir) if path.is_relative_to(self.sweep_dir) else path
+        self._change(trial_id, "artifact", key.as_posix(), _digest(path))
+
+    def flush(self, seconds: float) -> int:
+        """Wait until all is delivered, `seconds` at most; returns how many records are not."""
+        return self._sender.flush(seconds) if self._sender else 0
+
+    def close(self, status: Status = "FINISHED") -> int:
+        """The sweep ends: unfinished trials and the parent run get `status`, and the last records are waited for.
+
+        Returns:
+            How many records are undelivered; they stay in the journal and go out first at the next start.
+        """
+        if self._journal is None or self._sender is None or self._sink is None:
+            return 0
+        for trial_id in sorted(self._open_trials):
+            self.finish(trial_id, {}, "KILLED" if status == "FINISHED" else status)
+        self._change(None, "status", "status", status)
+        left = self._sender.close(self._timeouts[1])
+        self._journal.close()
+        self._journal = self._sender = None
+        if left:
+            log.warning(
+                "%d records are not delivered to %s; the next run of this sweep delivers them",
+                left,
+                self.destination.shown,
+            )
+        if self._sink.refused:
+            log.warning("%d records were refused by %s", self._sink.refused, self.destination.shown)
+        return left
+
+    def _reopen(self, trial_id: str | None) -> None:
+        """A run that was killed or failed runs again; one that is finished stays so."""
+        last = self._journal.last(trial_id, "status", "status") if self._journal else None
+        if last is not None and last.value not in ("FINISHED", "RUNNING"):
+            self._change(trial_id, "status", "status", "RUNNING")
+
+    def _add(self, entries: list[Entry]) -> None:
+        with self._order:
+            if self._journal is not None and self._sender is not None:
+                self._sender.put(self._journal.append(entries, _now()))
+
+    def _change(self, trial_id: str | None, kind: Literal["status", "artifact"], key: str, value: str) -> None:
+        with self._order:
+            if self._journal is not None and self._sender is not None:
+                self._sender.put(self._journal.append_change(trial_id, kind, key, value, _now()))
+
+
+def _now() -> int:
+    """Milliseconds since 1970, as MLflow counts."""
+    return time.time_ns() // 1_000_000
+
+
+def _name(name: str) -> str:
+    """`name` with what MLflow does not take in names replaced by '_'."""
+    allowed = "".join(c if c.isascii() and (c.isalnum() or c in "_-./ ") else "_" for c in name)
+    return allowed[:LONGEST_NAME]
+
+
+def _text(value: Scalar) -> str:
+    """A parameter's value as MLflow can keep it; a cut is said."""
+    text = str(value)
+    if len(text) <= LONGEST_PARAM:
+        return text
+    note = f"... (cut, {len(text)} characters)"
+    return text[: LONGEST_PARAM - len(note)] + note
+
+
+def _digest(path: Path) -> str:
+    """Hash of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

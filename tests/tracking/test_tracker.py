@@ -1,0 +1,324 @@
+"""The tracker against real MLflow stores: a SQLite file and a server process that dies and comes back."""
+
+import math
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Run
+
+from dmsae_ray.config import parse_experiment
+from dmsae_ray.errors import ConfigError
+from dmsae_ray.tracking.destination import Destination, destination_of
+from dmsae_ray.tracking.sink import MlflowSink
+from dmsae_ray.tracking.tracker import POSITIONS_FILE, SweepTracker
+
+from .conftest import Server, free_port
+
+STEPS = 12
+FINALS = {"carryover": 0.5, "core_size": 16, "l0_core": 7.5, "l0_non_core": 4.0, "fvu": 0.2, "loss_recovered": math.nan}
+
+
+def run_sweep(tracker: SweepTracker, trials: int = 2) -> int:
+    tracker.start({"k": "2, 4", "note": None})
+    for n in range(trials):
+        name = f"k{n}-tau0.9-seed0"
+        tracker.trial(name, {"k": n, "coverage": 0.9, "seed": 0})
+        for step in range(STEPS):
+            tracker.metrics(name, {"train/loss": 1 / (step + 1), "train/l0_core": step}, step * 512)
+        tracker.finish(name, FINALS)
+    return tracker.close()
+
+
+def runs(uri: str, experiment: str) -> tuple[list[Run], list[Run]]:
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    everything = client.search_runs([found.experiment_id])
+    parents = [r for r in everything if "dmsae.sweep_id" in r.data.tags]
+    children = [r for r in everything if "mlflow.parentRunId" in r.data.tags]
+    assert len(parents) + len(children) == len(everything)
+    return parents, sorted(children, key=lambda r: r.data.tags["dmsae.trial_id"])
+
+
+def history(uri: str, run: Run, key: str) -> list[tuple[int, float]]:
+    """All rows of a metric, by step."""
+    return sorted((m.step, m.value) for m in MlflowClient(uri).get_metric_history(run.info.run_id, key))
+
+
+def check(uri: str, experiment: str, trials: int = 2) -> None:
+    """One parent, a child per trial, and every row exactly once."""
+    parents, children = runs(uri, experiment)
+    assert len(parents) == 1 and len(children) == trials
+    assert parents[0].info.status == "FINISHED"
+    for n, child in enumerate(children):
+        assert child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+        assert child.data.params == {"k": str(n), "coverage": "0.9", "seed": "0"}
+        assert child.info.status == "FINISHED"
+        assert history(uri, child, "train/l0_core") == [(s * 512, float(s)) for s in range(STEPS)]
+        finals = {name: child.data.metrics[name] for name in FINALS}
+        assert math.isnan(finals.pop("loss_recovered"))
+        assert finals == {name: value for name, value in FINALS.items() if name != "loss_recovered"}
+        assert all(len(history(uri, child, name)) == 1 for name in FINALS)
+
+
+@pytest.fixture
+def new_database(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path, new_database: str, empty_database: Path) -> str:
+    """A database whose tables are made already, which takes seconds."""
+    (tmp_path / "out").mkdir()
+    shutil.copy(empty_database, tmp_path / "out" / "mlflow.db")
+    return new_database
+
+
+def test_search_api_shows_one_parent_and_its_children(sqlite: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "someone else's")
+    assert run_sweep(SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1")) == 0
+    check(sqlite, "demo")
+    parents, children = runs(sqlite, "demo")
+    assert parents[0].data.params == {"k": "2, 4"} and parents[0].data.tags["dmsae.sweep_id"] == "demo-1"
+    client = MlflowClient(sqlite)
+    found = client.search_runs([children[0].info.experiment_id], "params.k = '1' and metrics.carryover > 0.4")
+    assert [r.info.run_id for r in found] == [children[1].info.run_id]
+
+
+def test_running_twice_logs_nothing_twice(sqlite: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert run_sweep(SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1")) == 0
+    check(sqlite, "demo")
+
+
+def test_nothing_secret_is_written(tmp_path: Path) -> None:
+    destination = Destination("postgresql://ada:lovelace@localhost/db")
+    assert "lovelace" not in destination.shown + destination.ui_command
+    tracker = SweepTracker("postgresql+nodriver://ada:lovelace@127.0.0.1:1/db", "demo", tmp_path / "sweep", "demo-1")
+    with pytest.raises(ConfigError) as caught:
+        tracker.start()
+    assert "lovelace" not in str(caught.value) + "".join(p.read_text() for p in (tmp_path / "sweep").iterdir())
+
+
+def test_a_crash_between_delivery_and_position_changes_nothing(sqlite: str, tmp_path: Path) -> None:
+    run_sweep(SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1"))
+    (tmp_path / "sweep" / POSITIONS_FILE).unlink()
+    again = SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1")
+    again.start()
+    assert again.flush(30) == 0 and again.close() == 0
+    check(sqlite, "demo")
+
+
+def test_another_store_or_a_deleted_run_gets_the_whole_journal(sqlite: str, tmp_path: Path) -> None:
+    run_sweep(SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1"))
+    parent, children = runs(sqlite, "demo")
+    MlflowClient(sqlite).delete_run(children[1].info.run_id)
+    for uri in (sqlite, f"sqlite:///{tmp_path / 'elsewhere.db'}"):
+        again = SweepTracker(uri, "demo", tmp_path / "sweep", "demo-1")
+        again.start()
+        assert again.close() == 0
+        check(uri, "demo")
+    assert runs(sqlite, "demo")[0][0].info.run_id == parent[0].info.run_id
+
+
+def test_two_concurrent_sweeps_share_a_database_that_does_not_exist_yet(new_database: str, tmp_path: Path) -> None:
+    sqlite = new_database
+    trackers = [SweepTracker(sqlite, f"demo{n}", tmp_path / f"sweep{n}", "demo-1") for n in range(2)]
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(run_sweep, trackers)) == [0, 0]
+    check(sqlite, "demo0")
+    check(sqlite, "demo1")
+
+
+def test_two_folders_with_one_sweep_id_do_not_mix(sqlite: str, tmp_path: Path) -> None:
+    for n in range(2):
+        run_sweep(SweepTracker(sqlite, "demo", tmp_path / f"sweep{n}", "demo-1"))
+    parents, children = runs(sqlite, "demo")
+    assert len(parents) == 2 and len(children) == 4
+
+
+def test_status_follows_an_interrupted_sweep(sqlite: str, tmp_path: Path) -> None:
+    def states() -> list[str]:
+        parents, children = runs(sqlite, "demo")
+        return [r.info.status for r in (*parents, *children)]
+
+    for ending in ("KILLED", "FAILED", "KILLED"):
+        tracker = SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1")
+        tracker.start()
+        tracker.trial("k0-tau0.9-seed0", {"k": 0, "coverage": 0.9, "seed": 0})
+        assert tracker.flush(30) == 0
+        assert states() == ["RUNNING", "RUNNING"]
+        tracker.close(ending)  # type: ignore[arg-type]
+        assert states() == [ending, ending]
+    run_sweep(SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1"))
+    check(sqlite, "demo")
+
+
+def test_limits_of_mlflow_are_kept(sqlite: str, tmp_path: Path) -> None:
+    tracker = SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1")
+    tracker.start({"long": "x" * 7000, **{f"p{n}": n for n in range(230)}})
+    tracker.metrics(None, {f"m{n}": n for n in range(2300)} | {"odd name: é": 1.0, "inf": math.inf}, 3)
+    assert tracker.close() == 0
+    run = runs(sqlite, "demo")[0][0]
+    assert len(run.data.metrics) == 2302 and len(run.data.params) == 231
+    assert len(run.data.params["long"]) == 6000 and run.data.params["long"].endswith("... (cut, 7000 characters)")
+
+
+def test_what_the_server_refuses_does_not_hold_up_the_rest(sqlite: str, tmp_path: Path, caplog: Any) -> None:
+    tracker = SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1")
+    tracker.start()
+    client = MlflowClient(sqlite)
+    client.log_param(tracker.parent_run_id, "k", "set by hand")
+    tracker.params({"a": 1, "k": 2, "z": 3})
+    assert tracker.close() == 0
+    assert runs(sqlite, "demo")[0][0].data.params == {"a": "1", "k": "set by hand", "z": "3"}
+    assert "refused k" in caplog.text
+
+
+def test_artifacts_are_attached_and_replaced_when_they_change(sqlite: str, tmp_path: Path) -> None:
+    figure = tmp_path / "sweep" / "figures" / "one.txt"
+    figure.parent.mkdir(parents=True)
+    for content in ("first", "second", "second"):
+        figure.write_text(content)
+        tracker = SweepTracker(destination_of(experiment(tmp_path, sqlite)), "demo", tmp_path / "sweep", "demo-1")
+        tracker.start()
+        tracker.artifact(figure)
+        assert tracker.close() == 0
+        parent = runs(sqlite, "demo")[0][0].info.run_id
+        attached = MlflowClient(sqlite).download_artifacts(parent, "figures/one.txt", str(tmp_path))
+        assert Path(attached).read_text() == content
+    assert (tmp_path / "out" / "mlartifacts" / parent / "artifacts" / "figures" / "one.txt").is_file()
+
+
+def experiment(output: Path, uri: str | None) -> Any:
+    return parse_experiment({"name": "demo", "output": str(output), "tracking": {"uri": uri}})
+
+
+def test_destination_is_the_setting_then_the_environment_then_a_file(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    default = destination_of(experiment(tmp_path, None))
+    assert default.uri == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert default.artifacts == (tmp_path / "mlartifacts").as_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://10.0.0.1:5000")
+    assert destination_of(experiment(tmp_path, None)).uri == "http://10.0.0.1:5000"
+    assert destination_of(experiment(tmp_path, "http://10.0.0.2:5000")).uri == "http://10.0.0.2:5000"
+    with pytest.raises(ConfigError, match=r"^tracking\.uri is 'mlruns'; give "):
+        destination_of(experiment(tmp_path, "mlruns"))
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:{port}", "sqlite:////proc/no/mlflow.db"])
+def test_an_unreachable_store_is_one_line_within_seconds(uri: str, tmp_path: Path) -> None:
+    uri = uri.format(port=free_port())
+    begun = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        SweepTracker(uri, "demo", tmp_path / "sweep", "demo-1").start()
+    assert time.monotonic() - begun < 10
+    message = str(caught.value)
+    assert message.startswith(f"tracking.uri is '{uri}'") and "http://host:port" in message and "\n" not in message
+
+
+def test_a_server_that_takes_the_call_and_says_nothing_is_given_up(tmp_path: Path) -> None:
+    import socket
+
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        uri = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        with pytest.raises(ConfigError, match="no answer within 1 s"):
+            SweepTracker(uri, "demo", tmp_path / "sweep", "demo-1", start_timeout=1).start()
+
+
+def test_an_outage_stops_nothing_and_all_arrives_once(server: Server, tmp_path: Path) -> None:
+    tracker = SweepTracker(server.uri, "outage", tmp_path / "sweep", "outage-1")
+    tracker.start({"k": "2, 4"})
+    name = "k0-tau0.9-seed0"
+    tracker.trial(name, {"k": 0, "coverage": 0.9, "seed": 0})
+    tracker.metrics(name, {"train/l0_core": 0.0}, 0)
+    assert tracker.flush(30) == 0
+    server.kill()
+    begun = time.monotonic()
+    for step in range(1, STEPS):
+        tracker.metrics(name, {"train/l0_core": step}, step * 512)
+    assert time.monotonic() - begun < 2, "training waits for the server"
+    assert tracker.undelivered == STEPS - 1
+    server.start()
+    assert tracker.flush(60) == 0
+    tracker.finish(name, FINALS)
+    assert tracker.close() == 0
+    check(server.uri, "outage", trials=1)
+
+
+def test_what_close_leaves_is_delivered_first_at_the_next_start(server: Server, tmp_path: Path, caplog: Any) -> None:
+    tracker = SweepTracker(server.uri, "left", tmp_path / "sweep", "left-1", close_timeout=1)
+    tracker.start()
+    assert tracker.flush(30) == 0
+    server.kill()
+    name = "k0-tau0.9-seed0"
+    tracker.trial(name, {"k": 0, "coverage": 0.9, "seed": 0})
+    for step in range(STEPS):
+        tracker.metrics(name, {"train/l0_core": step}, step * 512)
+    tracker.finish(name, FINALS)
+    begun = time.monotonic()
+    left = tracker.close()
+    assert time.monotonic() - begun < 5
+    assert left == 1 + 3 + STEPS + len(FINALS) + 2 and f"{left} records are not delivered" in caplog.text
+    server.start()
+    again = SweepTracker(server.uri, "left", tmp_path / "sweep", "left-1")
+    again.start()
+    assert again.close() == 0
+    check(server.uri, "left", trials=1)
+
+
+def test_rows_whose_answer_was_lost_are_not_doubled_on_a_server(server: Server, tmp_path: Path) -> None:
+    """The server wrote them, the crash came before the position was written."""
+    tracker = SweepTracker(server.uri, "lost", tmp_path / "sweep", "lost-1")
+    assert run_sweep(tracker) == 0
+    os.unlink(tmp_path / "sweep" / POSITIONS_FILE)
+    assert run_sweep(SweepTracker(server.uri, "lost", tmp_path / "sweep", "lost-1")) == 0
+    check(server.uri, "lost")
+
+
+def test_a_delivery_that_fails_half_way_is_repeated_whole(sqlite: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """The real store, with the connection lost right after each of the first requests was carried out."""
+    real = MlflowClient.log_batch
+    lost: list[str] = []
+    steps: list[int] = []
+
+    def log_batch(self: MlflowClient, run_id: str, metrics: list[Metric] = [], **others: Any) -> None:  # noqa: B006
+        real(self, run_id, metrics=metrics, **others)
+        steps.extend(m.step for m in metrics if m.key == "train/loss" and m.step not in steps)
+        if len(lost) < 3:
+            lost.append(run_id)
+            raise ConnectionError("connection lost")
+
+    monkeypatch.setattr(MlflowClient, "log_batch", log_batch)
+    assert run_sweep(SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1")) == 0
+    assert len(lost) == 3 and steps == [s * 512 for s in range(STEPS)]
+    check(sqlite, "demo")
+
+
+def test_sink_finds_a_run_whose_creation_was_not_answered(sqlite: str, tmp_path: Path) -> None:
+    tracker = SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1")
+    tracker.start()
+    client = MlflowClient(sqlite)
+    parent = client.get_run(tracker.parent_run_id)
+    sink = MlflowSink(client, parent.info.experiment_id, parent.info.run_id, tmp_path)
+    tracker.trial("a", {"k": 1})
+    assert tracker.flush(30) == 0
+    sink.deliver([])  # it does not know of "a" yet
+    assert not sink.has("a") and sink._run_of("a", 0) == runs(sqlite, "demo")[1][0].info.run_id
+    tracker.close()
