@@ -96,13 +96,14 @@ def _file_reader(
 
 
 def _stdlib() -> Iterator[str | None]:
-    from dmsae_ray.lm.text import stdlib_documents
+    """The documents that the embedded model was not trained on first: the held-out tokens come from there."""
+    from dmsae_ray.lm.text import split_documents, stdlib_documents
 
-    texts = stdlib_documents()
-    # A fixed permutation: topics and docstrings differ, and the held-out tokens are the first ones of the corpus.
-    order = np.argsort(np.random.Philox(key=_STDLIB_ORDER).random_raw(len(texts)), kind="stable")
-    for i in order:
-        yield texts[i] or None
+    trained, held_out = split_documents(stdlib_documents())
+    for texts in (held_out, trained):
+        # A fixed permutation: help topics and docstrings are different kinds of text.
+        for i in np.argsort(np.random.Philox(key=_STDLIB_ORDER).random_raw(len(texts)), kind="stable"):
+            yield texts[i] or None
 
 
 def _read_parquet(corpus: Corpus, path: str) -> Iterator[str | None]:
