@@ -1,0 +1,247 @@
+"""The command line: `dmsae COMMAND`. Errors a user can mend are one line and exit code 2."""
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dmsae_ray import __version__
+from dmsae_ray.config import Experiment, load_experiment
+from dmsae_ray.errors import ConfigError, DmsaeError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+DESCRIPTION = """Find the sparse-autoencoder features that always come back (Distilled Matryoshka SAEs, arXiv 2512.24975).
+
+A newcomer runs `dmsae demo`. An experiment is one YAML file: `dmsae plan FILE` says what it costs, `dmsae sweep FILE`
+runs it, the same command (or `dmsae resume FOLDER`) goes on after an interruption, `dmsae ui FOLDER` shows its runs.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    args = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = args.run
+    # A plain `kill` stops as Ctrl-C does: workers are ended, records are delivered.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        return command(args)
+    except DmsaeError as error:
+        print(f"dmsae: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("dmsae: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `dmsae config FILE | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("dmsae", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"dmsae_ray {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    def experiment(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("file", metavar="FILE", help="the experiment, a YAML file")
+        overrides(sub)
+
+    def overrides(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="PATH=VALUE",
+            dest="overrides",
+            help="override a setting, as in --set sweep.seeds=[0,1,2]; may be given several times",
+        )
+
+    def running(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--address", help="Ray cluster to run on ('auto' on its head node); default: this machine")
+        sub.add_argument("-v", "--verbose", action="store_true", help="show Ray's, Tune's and MLflow's own messages")
+
+    sub = command("demo", _demo, "The whole system on the embedded tiny Gemma-2, in a few minutes on two cores.")
+    overrides(sub)
+    running(sub)
+    for name, run, text in (
+        ("sweep", _sweep, "Run every trial of an experiment: sparsities x coverages x seeds."),
+        ("distill", _distill, "Run the cycles of one setting: sae.k, distill.coverage, seed."),
+    ):
+        sub = command(name, run, text)
+        experiment(sub)
+        running(sub)
+    sub = command("transfer", _transfer, "Train SAEs around a fixed core at every k (Algorithm 3), with controls.")
+    experiment(sub)
+    sub.add_argument("--core", metavar="CORE", help="core file (core.safetensors of a trial)")
+    running(sub)
+    sub = command("resume", _resume, "Go on with an interrupted sweep.")
+    sub.add_argument("folder", metavar="FOLDER", help="<output>/sweeps/<name>-<hash>")
+    running(sub)
+    sub = command("harvest", _harvest, "Make the activations of an experiment, and nothing else.")
+    experiment(sub)
+    running(sub)
+    sub = command("plan", _plan, "Say what an experiment would do and cost; nothing is started.")
+    experiment(sub)
+    sub.add_argument("--cluster", metavar="FILE", help="check that this cluster.yaml, at its largest, can hold it")
+    sub = command("config", _config, "Print an experiment resolved: every setting, defaults included.")
+    experiment(sub)
+    sub = command("report", _report, "Make a sweep's table and figures anew.")
+    sub.add_argument("folder", metavar="FOLDER", help="<output>/sweeps/<name>-<hash>")
+    sub = command("export", _export, "Write a trained SAE in a peer's format.")
+    sub.add_argument("sae", metavar="SAE", help="folder of an SAE: <output>/cycles/<key>/sae")
+    sub.add_argument("folder", metavar="FOLDER", help="folder to write")
+    sub.add_argument("--format", choices=("saelens", "dictionary_learning"), default="saelens")
+    sub.add_argument("--model", default="google/gemma-2-2b", help="name of the language model, for the peer's config")
+    sub.add_argument("--layer", type=int, default=12, help="block whose output the SAE reads")
+    sub.add_argument("--context", type=int, default=1024, help="context length it was trained on")
+    sub = command("ui", _ui, "Open the MLflow UI on a sweep (or on the output folder of several).")
+    sub.add_argument("folder", metavar="FOLDER", nargs="?", default="dmsae-runs")
+    sub.add_argument("--port", type=int, default=5000)
+    return parser
+
+
+def demo_experiment(overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment of `dmsae demo`: sweeps/demo.yaml, which the package carries."""
+    from importlib.resources import as_file, files
+
+    with as_file(files("dmsae_ray.presets") / "demo.yaml") as path:
+        return load_experiment(path, list(overrides))
+
+
+def _demo(args: argparse.Namespace) -> int:
+    experiment = demo_experiment(args.overrides)
+    print(
+        "dmsae demo: which features of a tiny Gemma-2 always come back?\n"
+        "Real parts, small sizes: Ray Data harvests activations, Ray Train runs the cycles, Ray Tune the grid,\n"
+        "MLflow keeps the records.\n",
+        flush=True,
+    )
+    return _run(experiment, args)
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    return _run(load_experiment(args.file, args.overrides), args)
+
+
+def _distill(args: argparse.Namespace) -> int:
+    experiment = load_experiment(args.file, args.overrides)
+    return _run(experiment.single().model_copy(update={"transfer": None}), args)
+
+
+def _transfer(args: argparse.Namespace) -> int:
+    from dmsae_ray.config import Transfer
+
+    experiment = load_experiment(args.file, args.overrides)
+    transfer = experiment.transfer or Transfer()
+    if args.core is not None:
+        core = str(Path(args.core).expanduser().absolute())
+        transfer = transfer.model_copy(update={"core": core})
+    return _run(experiment.model_copy(update={"transfer": transfer}), args)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from dmsae_ray.sweep.folders import experiment_of
+
+    return _run(experiment_of(args.folder), args)
+
+
+def _run(experiment: Experiment, args: argparse.Namespace) -> int:
+    from dmsae_ray.sweep.cluster import set_environment
+
+    set_environment(args.verbose)
+    from dmsae_ray.session import run_and_report
+
+    return run_and_report(experiment, address=args.address, verbose=args.verbose)
+
+
+def _harvest(args: argparse.Namespace) -> int:
+    experiment = load_experiment(args.file, args.overrides)
+    from dmsae_ray.sweep.cluster import ray_session, set_environment
+
+    set_environment(args.verbose)
+    from dmsae_ray.console import Screen
+    from dmsae_ray.sweep.controller import check_inputs, harvest
+
+    check_inputs(experiment)
+    with ray_session(args.address, verbose=args.verbose), Screen() as screen:
+        folders = harvest(experiment, progress=screen.harvest())
+        screen.say(f"activations are in {folders.stores}")
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    experiment = load_experiment(args.file, args.overrides)
+    from dmsae_ray.sweep.plan import check_fits, cluster_of_yaml, plan_experiment
+
+    plan = plan_experiment(experiment)
+    print(plan.text())
+    if args.cluster:
+        check_fits(plan, cluster_of_yaml(args.cluster))
+        print(f"{args.cluster} can hold it.")
+    return 0
+
+
+def _config(args: argparse.Namespace) -> int:
+    print(load_experiment(args.file, args.overrides).to_yaml(), end="")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from dmsae_ray.sweep.folders import experiment_of
+    from dmsae_ray.tracking.report import write_report
+
+    experiment_of(args.folder)
+    report = write_report(Path(args.folder))
+    Console().print(report.table())
+    print(f"report: {Path(args.folder) / 'report.md'}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from dmsae_ray.sae import export_dictionary_learning, export_saelens, load_sae
+
+    sae = load_sae(args.sae)
+    if args.format == "saelens":
+        hook = f"blocks.{args.layer}.hook_resid_post"
+        export_saelens(sae, args.folder, model_name=args.model, hook_name=hook, context_size=args.context)
+    else:
+        export_dictionary_learning(sae, args.folder, lm_name=args.model, layer=args.layer)
+    print(f"{args.format} format: {args.folder}")
+    return 0
+
+
+def _ui(args: argparse.Namespace) -> int:
+    from dmsae_ray.sweep.folders import experiment_of
+    from dmsae_ray.tracking.uri import artifact_root, default_uri, tracking_uri
+
+    folder = Path(args.folder).expanduser().absolute()
+    if (folder / "config.yaml").is_file():
+        experiment = experiment_of(folder)
+        uri, output = tracking_uri(experiment), Path(experiment.output)
+    elif (folder / "mlflow.db").is_file():
+        uri, output = default_uri(folder), folder
+    else:
+        raise ConfigError(f"'{args.folder}' is neither a sweep folder nor an output folder with an mlflow.db")
+    if not uri.startswith("sqlite:"):
+        print(f"the runs are on the MLflow server at {uri}")
+        return 0
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(args.port)]
+    command += ["--default-artifact-root", artifact_root(output)]
+    print(f"MLflow UI on http://127.0.0.1:{args.port} (Ctrl-C ends it)", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        os.execv(sys.executable, command)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""The controller of a sweep: activations first, then every trial of the grid that is not finished yet."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import ray
+import ray.train
+import ray.tune
+from ray.train.torch import TorchTrainer
+
+from dmsae_ray.activations.model import check_model
+from dmsae_ray.activations.prepare import prepare
+from dmsae_ray.activations.progress import Progress
+from dmsae_ray.config import Experiment
+from dmsae_ray.distill.core import load_core
+from dmsae_ray.errors import ConfigError, DmsaeError
+from dmsae_ray.sweep.claims import CycleClaims
+from dmsae_ray.sweep.cluster import DRIVER_CPUS
+from dmsae_ray.sweep.folders import Folders, create_folders
+from dmsae_ray.sweep.grid import TrialSpec, expand
+from dmsae_ray.sweep.model_service import start_model_service
+from dmsae_ray.sweep.settings import initial_sae
+from dmsae_ray.sweep.worker import TrialTask, train_loop
+
+
+class TrialFailed(DmsaeError):
+    """A trial that ended for a reason which another attempt would not mend."""
+
+
+@dataclass
+class SweepResult:
+    """What a sweep left: the summaries of its finished trials, and why others are not."""
+
+    folders: Folders
+    summaries: dict[str, dict[str, Any]]
+    errors: dict[str, str] = field(default_factory=dict)
+    unfinished: list[str] = field(default_factory=list)
+
+
+def check_inputs(experiment: Experiment) -> None:
+    """What can be known before any worker starts: the model, the layer, given checkpoints and cores.
+
+    Raises:
+        ConfigError, DataError: one line that names the field, its value and what is allowed.
+    """
+    d_model = check_model(experiment.model)
+    initial_sae(experiment, d_model)
+    transfer = experiment.transfer
+    if transfer is not None and set(transfer.arms) != {"baseline"}:
+        if transfer.core is None:
+            raise ConfigError(
+                f"transfer.core is missing; arms {list(transfer.arms)} need a core file: --core CORE, "
+                "or transfer.arms=[baseline]"
+            )
+        load_core(transfer.core, d_model)
+
+
+def harvest(experiment: Experiment, *, progress: Callable[[Progress], None] | None = None) -> Folders:
+    """Tokens and activations of an experiment, as far as they are not in its stores yet; needs a Ray session."""
+    folders = create_folders(experiment)
+    prepare(experiment, str(folders.stores), progress=progress)
+    return folders
+
+
+def run_sweep(
+    experiment: Experiment,
+    *,
+    callbacks: Sequence[ray.tune.Callback] = (),
+    progress: Callable[[Progress], None] | None = None,
+    verbose: bool = False,
+) -> SweepResult:
+    """Run every trial of `experiment` that has no summary yet; needs a Ray session.
+
+    The same call after an interruption goes on where it stopped: shards and cycles are found by what determines
+    them, trials by their summaries, and a cycle in the middle by Ray Train's last checkpoint.
+    """
+    folders = harvest(experiment, progress=progress)
+    specs = expand(experiment)
+    todo = [spec for spec in specs if not folders.summary(spec.trial_id).is_file()]
+    errors = _tune(experiment, folders, todo, callbacks, verbose) if todo else {}
+    summaries = {
+        spec.trial_id: json.loads(folders.summary(spec.trial_id).read_text())
+        for spec in specs
+        if folders.summary(spec.trial_id).is_file()
+    }
+    unfinished = [s.trial_id for s in specs if s.trial_id not in summaries and s.trial_id not in errors]
+    return SweepResult(folders, summaries, errors, unfinished)
+
+
+def _tune(
+    experiment: Experiment,
+    folders: Folders,
+    specs: list[TrialSpec],
+    callbacks: Sequence[ray.tune.Callback],
+    verbose: bool,
+) -> dict[str, str]:
+    """Run the trials under Ray Tune; the errors of those that failed, by trial."""
+    by_id = {spec.trial_id: spec for spec in specs}
+    claims = ray.remote(CycleClaims).options(num_cpus=DRIVER_CPUS, max_restarts=-1).remote()
+    model = start_model_service(experiment, str(folders.stores))
+    tree = experiment.model_dump(mode="json")
+    resources, storage = experiment.resources, str(folders.train)
+
+    def run_trial(config: dict[str, Any]) -> None:
+        from ray.tune.integration.ray_train import TuneReportCallback
+
+        spec = by_id[config["trial_id"]]
+        per_worker = {"CPU": resources.cpus_per_worker}
+        if resources.gpus_per_worker:
+            per_worker["GPU"] = resources.gpus_per_worker
+        result = TorchTrainer(
+            train_loop,
+            train_loop_config=asdict_shallow(TrialTask(tree, asdict(spec), claims, model)),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=resources.workers_per_trial,
+                use_gpu=resources.gpus_per_worker > 0,
+                resources_per_worker=per_worker,
+            ),
+            run_config=ray.train.RunConfig(
+                name=spec.trial_id,
+                storage_path=storage,
+                callbacks=[TuneReportCallback()],
+                failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            ),
+        ).fit()
+        for record in (result.metrics or {}).get("records", []):
+            if record["kind"] == "failed":
+                raise TrialFailed(record["message"])
+
+    # Tune's own experiment state holds pickles, and only repeats what stores, cycles and summaries say: start afresh.
+    shutil.rmtree(folders.tune, ignore_errors=True)
+    tuner = ray.tune.Tuner(
+        ray.tune.with_resources(run_trial, {"CPU": DRIVER_CPUS}),
+        param_space={
+            "trial_id": ray.tune.grid_search(list(by_id)),
+            "params": ray.tune.sample_from(lambda config: by_id[config["trial_id"]].params()),
+        },
+        tune_config=ray.tune.TuneConfig(
+            max_concurrent_trials=resources.max_concurrent_trials or _concurrent(experiment),
+            reuse_actors=True,
+            trial_name_creator=lambda trial: str(trial.config["trial_id"]),
+            trial_dirname_creator=lambda trial: str(trial.config["trial_id"]),
+        ),
+        run_config=ray.tune.RunConfig(
+            name=folders.tune.name,
+            storage_path=str(folders.tune.parent),
+            verbose=1 if verbose else 0,
+            callbacks=list(callbacks),
+        ),
+    )
+    results = tuner.fit()
+    return {r.config["trial_id"]: _reason(r.error) for r in results if r.error is not None and r.config}
+
+
+def asdict_shallow(task: TrialTask) -> dict[str, Any]:
+    """The fields of a task as they are: `dataclasses.asdict` would copy the actor handles."""
+    return dict(vars(task))
+
+
+def _concurrent(experiment: Experiment) -> int:
+    """As many trials as the cluster has room for beside the language model; one at least (it may still grow)."""
+    have = ray.cluster_resources()
+    resources = experiment.resources
+    cpus = resources.workers_per_trial * resources.cpus_per_worker + DRIVER_CPUS
+    room = [(have.get("CPU", 0.0) - resources.cpus_per_model_actor - DRIVER_CPUS) / cpus]
+    if resources.gpus_per_worker:
+        free = have.get("GPU", 0.0) - resources.gpus_per_model_actor
+        room.append(free / (resources.workers_per_trial * resources.gpus_per_worker))
+    return max(1, int(min(room)))
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of an error that has come through several processes."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

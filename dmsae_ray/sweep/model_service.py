@@ -1,0 +1,47 @@
+"""The language model that trials ask: one actor a sweep, so that Train workers never hold the model."""
+
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from dmsae_ray.activations.model import open_tap
+from dmsae_ray.activations.store import open_store
+from dmsae_ray.config import Experiment, parse_experiment
+from dmsae_ray.evaluation.loss_recovered import loss_recovered
+from dmsae_ray.sae import MatryoshkaSAE
+
+
+class LanguageModelService:
+    """Answers what needs the language model: how much of the next-token loss an SAE keeps.
+
+    The model is loaded at the first question, on the actor's device.
+    """
+
+    def __init__(self, experiment: dict[str, Any], stores: str) -> None:
+        self._experiment = parse_experiment(experiment)
+        self._stores = stores
+        self._tap: Any = None
+
+    def loss_recovered(self, sae: MatryoshkaSAE) -> dict[str, float]:
+        """Cross-entropies on the evaluation tokens, in nats a token, and the share of the loss recovered."""
+        if self._tap is None:
+            self._tap = open_tap(self._experiment.model, full=True)
+        tokens = open_store(self._stores, self._experiment).eval_tokens()
+        batch = max(1, self._experiment.resources.model_batch_tokens // self._experiment.corpus.context)
+        # Positions that no SAE was trained on stay as they are.
+        bos = self._tap.bos_id if self._experiment.activations.drop_bos else None
+        keep = None if bos is None else lambda tokens: tokens == bos
+        found = loss_recovered(self._tap, sae.to(self._tap.device), tokens, batch_contexts=batch, keep_mask=keep)
+        return {"loss_recovered": found.recovered, "ce_clean": found.clean, "ce_sae": found.spliced, "ce_zero": found.zero}
+
+
+def start_model_service(experiment: Experiment, stores: str) -> ActorHandle:
+    """Start the service; a lost one (a spot node) is started again by Ray and asked again."""
+    actor = ray.remote(LanguageModelService).options(
+        num_cpus=experiment.resources.cpus_per_model_actor,
+        num_gpus=experiment.resources.gpus_per_model_actor,
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+    return actor.remote(experiment.model_dump(mode="json"), stores)

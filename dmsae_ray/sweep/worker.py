@@ -1,0 +1,178 @@
+"""What a Train worker does in one trial: the plain loop of `distill`, with Ray around it for data, reports and restarts."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.actor import ActorHandle
+
+from dmsae_ray.activations.source import StoreSource
+from dmsae_ray.activations.store import open_store
+from dmsae_ray.config import Experiment, parse_experiment
+from dmsae_ray.distill.controls import gaussian_core
+from dmsae_ray.distill.core import Core, empty_core, load_core, save_core
+from dmsae_ray.distill.cycle import run_cycles
+from dmsae_ray.distill.records import CycleRecord, WindowRecord
+from dmsae_ray.distill.runner import CycleCheckpoint
+from dmsae_ray.distill.seeds import derive_seed
+from dmsae_ray.distill.transfer import transfer
+from dmsae_ray.errors import DmsaeError
+from dmsae_ray.evaluation.metrics import evaluate
+from dmsae_ray.sae import MatryoshkaSAE
+from dmsae_ray.sweep.checkpoint import load_checkpoint, save_checkpoint
+from dmsae_ray.sweep.claims import SharedCycleStore
+from dmsae_ray.sweep.folders import Folders, folders_of, write_text
+from dmsae_ray.sweep.grid import TrialSpec
+from dmsae_ray.sweep.settings import cycle_settings, initial_sae
+
+REPORTS_PER_CYCLE = 5
+"""Curves have more points than that; a report carries several, since each waits for the controller."""
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """All that a worker is told; plain data, but for the handles of the two services."""
+
+    experiment: dict[str, Any]
+    spec: dict[str, Any]
+    claims: ActorHandle
+    model: ActorHandle
+
+
+class Reporter:
+    """Collects records and sends them through Ray Train, every worker at the same steps as all the others."""
+
+    def __init__(self, windows_per_report: int) -> None:
+        self._per_report = windows_per_report
+        self._records: list[dict[str, Any]] = []
+
+    def window(self, record: WindowRecord) -> None:
+        """One point of the curves."""
+        self._records.append({"kind": "window", **asdict(record)})
+        if not record.cached and sum(r["kind"] == "window" for r in self._records) >= self._per_report:
+            self.send()
+
+    def cycle(self, record: CycleRecord) -> None:
+        """A finished cycle; sent at once."""
+        self._records.append({"kind": "cycle", **record.as_dict()})
+        self.send()
+
+    def failed(self, message: str) -> None:
+        """A trial that cannot go on for a reason that taking it up again would not mend."""
+        self._records.append({"kind": "failed", "message": message})
+        self.send()
+
+    def checkpoint(self, state: CycleCheckpoint) -> None:
+        """Hand Ray Train what resuming needs; it keeps the last two."""
+        if ray.train.get_context().get_world_rank() != 0:
+            self.send()
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            save_checkpoint(state, Path(folder))
+            self.send(ray.train.Checkpoint.from_directory(folder))
+
+    def send(self, checkpoint: ray.train.Checkpoint | None = None) -> None:
+        """Report what has been collected."""
+        records, self._records = self._records, []
+        ray.train.report({"records": records}, checkpoint=checkpoint)
+
+
+def train_loop(task: dict[str, Any]) -> None:
+    """Run one trial; each of its Train workers calls this with the same task."""
+    try:
+        _run(TrialTask(**task))
+    except DmsaeError as error:
+        Reporter(1).failed(str(error))
+
+
+def _run(task: TrialTask) -> None:
+    experiment = parse_experiment(task.experiment)
+    spec = TrialSpec(**task.spec)
+    folders = folders_of(experiment)
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    if world > 1 or not torch.cuda.is_available():
+        torch.set_num_threads(max(1, int(experiment.resources.cpus_per_worker)))
+
+    store = open_store(str(folders.stores), experiment)
+    source = StoreSource(store, experiment.recipe.batch_size, spec.data_seed, rank, world)
+    settings = cycle_settings(experiment, spec, source.d_model)
+    window = experiment.tracking.window_steps or max(1, settings.steps // 50)
+    reporter = Reporter(max(1, settings.steps // window // REPORTS_PER_CYCLE))
+    common: dict[str, Any] = {
+        "seed": spec.seed,
+        "store": SharedCycleStore(folders.cycles, task.claims),
+        "evaluate": _evaluation(source, task.model),
+        "checkpoint_every_steps": max(1, experiment.resources.checkpoint_every_tokens // settings.batch_size),
+        "save_checkpoint": reporter.checkpoint,
+        "resume": _last_checkpoint(),
+        "on_window": reporter.window,
+        "window_steps": window,
+        "on_cycle": reporter.cycle,
+        "process_group": dist.group.WORLD if world > 1 else None,
+        "device": ray.train.torch.get_device(),
+    }
+    core: Core | None
+    if spec.arm is None:
+        history = run_cycles(
+            settings,
+            source,
+            cycles=experiment.distill.cycles,
+            coverage=spec.coverage,
+            min_cycles=experiment.distill.min_cycles,
+            initial_sae=initial_sae(experiment, source.d_model),
+            controls=experiment.distill.controls,
+            **common,
+        )
+        summary, core = history.summary(), history.distilled
+    else:
+        around = _transfer_core(experiment, spec, source.d_model)
+        done = transfer(settings, source, around, arm=spec.arm, coverage=experiment.distill.coverage, **common)
+        summary, core = {"records": [done.record.as_dict()], "tokens": done.record.tokens, "flops": done.record.flops}, None
+    if rank == 0:
+        _write_result(folders, spec, summary, core)
+
+
+def _transfer_core(experiment: Experiment, spec: TrialSpec, d_model: int) -> Core:
+    """The rows that a transfer trial trains around: the given core, rows like it in norm only, or none."""
+    assert experiment.transfer is not None
+    if spec.arm == "baseline":
+        return empty_core(d_model)
+    assert experiment.transfer.core is not None  # controller.check_inputs refuses it
+    core = load_core(experiment.transfer.core, d_model)
+    return core if spec.arm == "distilled" else gaussian_core(core, derive_seed(spec.seed, "control", "gaussian"))
+
+
+def _evaluation(source: StoreSource, model: ActorHandle) -> Callable[[MatryoshkaSAE], dict[str, float]]:
+    """Held-out metrics of a trained SAE: reconstruction and L0 here, loss recovered where the language model is."""
+
+    def measure(sae: MatryoshkaSAE) -> dict[str, float]:
+        loss = model.loss_recovered.remote(ray.put(sae.cpu()))
+        metrics = evaluate(sae, source.evaluation())
+        return {**metrics.floats(), **ray.get(loss)}
+
+    return measure
+
+
+def _last_checkpoint() -> CycleCheckpoint | None:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        return load_checkpoint(Path(folder))
+
+
+def _write_result(folders: Folders, spec: TrialSpec, summary: dict[str, Any], core: Core | None) -> None:
+    """The summary is written last: it says that the trial is finished."""
+    folders.trial(spec.trial_id).mkdir(parents=True, exist_ok=True)
+    if core is not None:
+        save_core(core, folders.trial(spec.trial_id) / "core.safetensors")
+    result = {"trial_id": spec.trial_id, "params": spec.params(), **summary}
+    write_text(folders.summary(spec.trial_id), json.dumps(result, indent=1))
