@@ -3,9 +3,10 @@
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,9 @@ from dmsae_ray.distill.outcome import CycleOutcome, Health
 from dmsae_ray.distill.records import WindowRecord
 from dmsae_ray.errors import DataError
 from dmsae_ray.sae import load_sae, save_sae
+
+ABANDONED_SECONDS = 24 * 3600.0
+"""A half-written result not touched for so long was left by a killed process."""
 
 
 class CycleStore(Protocol):
@@ -66,7 +70,8 @@ class DirectoryCycleStore:
             raise DataError(f"cycle: {folder} is damaged ({reason}); delete it to train the cycle again") from None
 
     def save(self, key: str, outcome: CycleOutcome) -> None:
-        """Keeps `outcome` under `key`; takes the place of one that had not been evaluated."""
+        """Keeps `outcome` under `key`, in place of one that had not been evaluated; otherwise the first one stays."""
+        self._sweep(key)
         aside = self.root / f".{key[:16]}-{uuid.uuid4().hex}"
         aside.mkdir(parents=True)
         try:
@@ -78,7 +83,7 @@ class DirectoryCycleStore:
             fields["health"] = asdict(outcome.health)
             fields["windows"] = [asdict(w) for w in outcome.windows]
             (aside / "outcome.json").write_text(json.dumps(fields))
-            self._publish(aside, self.folder(key), replace=outcome.evaluated)
+            self._publish(aside, self.folder(key), evaluated=outcome.evaluated)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -87,10 +92,9 @@ class DirectoryCycleStore:
         """No claim: stores that are shared by concurrent trials override this."""
         yield
 
-    def _publish(self, aside: Path, final: Path, *, replace: bool) -> None:
-        if replace and final.is_dir():
-            old = aside / "replaced"
-            os.rename(final, old)
+    def _publish(self, aside: Path, final: Path, *, evaluated: bool) -> None:
+        if evaluated and final.is_dir() and not json.loads((final / "outcome.json").read_text())["evaluated"]:
+            os.rename(final, aside / "replaced")
         try:
             os.rename(aside, final)
         except OSError:
@@ -99,3 +103,10 @@ class DirectoryCycleStore:
             # Another trial finished the same cycle first; its result is the same.
             return
         shutil.rmtree(final / "replaced", ignore_errors=True)
+
+    def _sweep(self, key: str) -> None:
+        """Removes what a killed process left half-written for this key, once it is old enough to be nobody's."""
+        for left in self.root.glob(f".{key[:16]}-*"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                    shutil.rmtree(left)

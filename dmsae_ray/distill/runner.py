@@ -112,16 +112,14 @@ class Runner:
         """The stored outcome, scored and evaluated anew where this run asks for what it lacks."""
         if self.store is None:
             return Found(key, 0, False, None)
-        store, here = self.store, []
+        store = self.store
 
-        def look() -> bool:
+        def look() -> CycleOutcome | None:
             outcome = store.load(key)
-            if outcome is not None:
-                here.append(self._completed(key, outcome))
-            return outcome is not None
+            return None if outcome is None else self._completed(key, outcome)
 
-        cached = self.ranks.share(look)
-        return Found(key, 0, cached, here[0] if here else None)
+        outcome = self.ranks.wait_for(look)
+        return Found(key, 0, self.ranks.share(lambda: outcome is not None), outcome)
 
     def _completed(self, key: str, outcome: CycleOutcome) -> CycleOutcome:
         outcome.sae.to(self.device)
@@ -180,16 +178,14 @@ class Runner:
 
     def _conclude(self, key: str, measure: Callable[[], CycleOutcome]) -> CycleOutcome | None:
         """Measures and stores on the first rank; the others wait, and fail if it fails."""
-        here: list[CycleOutcome] = []
 
-        def conclude() -> None:
+        def conclude() -> CycleOutcome:
             outcome = measure()
             if self.store is not None:
                 self.store.save(key, outcome)
-            here.append(outcome)
+            return outcome
 
-        self.ranks.share(conclude)
-        return here[0] if here else None
+        return self.ranks.wait_for(conclude)
 
     def _measured(
         self, sae: MatryoshkaSAE, windows: tuple[WindowRecord, ...], tokens: int, began: float

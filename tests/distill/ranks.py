@@ -1,5 +1,6 @@
 """Runs a function on several processes joined in a gloo group, and returns what each returned or raised."""
 
+import os
 import traceback
 from pathlib import Path
 
@@ -16,7 +17,8 @@ def _work(rank, size, folder, function, arguments):
     except Exception as error:
         result = ("raised", f"{type(error).__name__}: {error}", traceback.format_exc())
     torch.save(result, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # a group still referenced (by a traceback) when the interpreter ends makes gloo abort the process
 
 
 def on_ranks(size, folder, function, *arguments):

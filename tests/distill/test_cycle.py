@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 
 import pytest
 import torch
@@ -346,3 +347,31 @@ def test_a_damaged_result_is_named(tmp_path):
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(DataError, match="delete it to train the cycle again"):
         run(store=store)
+
+
+def test_a_score_that_needs_more_than_the_attribution_set_is_brought_along(plain):
+    def scorer(sae):
+        return torch.arange(sae.pool_size(1), dtype=torch.float32)
+
+    with pytest.raises(ConfigError, match="score: 'ablation' is unknown"):
+        run(settings=small_settings(score="ablation"))
+    history = run(settings=small_settings(score="ablation"), scorer=scorer, coverage=0.2)
+    rows = plain.sae.W_enc.shape
+    assert len(history.cores[0]) == 2 and history.cores[0].rows.shape[1] == rows[1]
+    assert [i.latent for i in history.cores[0].lineage] == [11, 10]
+
+
+@pytest.mark.parametrize("score", ["mean", "trimmed_mean", "max", "frequency", "random"])
+def test_every_score_runs_and_repeats(score):
+    settings = small_settings(score=score)
+    same_cores(run(settings=settings, cycles=1), run(settings=settings, cycles=1))
+
+
+def test_half_written_results_of_killed_processes_are_swept_when_old(tmp_path, plain):
+    store, key = DirectoryCycleStore(tmp_path), plain.records[0].key
+    old, new = tmp_path / f".{key[:16]}-a", tmp_path / f".{key[:16]}-b"
+    for folder in (old, new):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    run(store=store)
+    assert not old.exists() and new.exists()
