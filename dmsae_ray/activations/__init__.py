@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dmsae_ray.activations.feed import Feed
-    from dmsae_ray.activations.prepare import prepare
+    from dmsae_ray.activations.preparation import prepare
     from dmsae_ray.activations.progress import Progress
     from dmsae_ray.activations.records import store_key
     from dmsae_ray.activations.source import StoreSource
@@ -19,7 +19,7 @@ _HOME = {
     "Store": "store",
     "StoreSource": "source",
     "open_store": "store",
-    "prepare": "prepare",
+    "prepare": "preparation",
     "store_key": "records",
 }
 

@@ -1,6 +1,7 @@
 """Ray Data's manners: ordered, quiet, and with one clear error at the driver."""
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,9 @@ def quiet_context(*, preserve_order: bool, **settings: Any) -> Iterator[DataCont
 
     Progress bars are off and Ray Data's log goes to its file only, unless the logger `dmsae_ray` is at DEBUG.
     """
-    context = DataContext.get_current().copy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # copying touches Ray's own deprecated fields
+        context = DataContext.get_current().copy()
     verbose = logging.getLogger("dmsae_ray").getEffectiveLevel() <= logging.DEBUG
     context.execution_options.preserve_order = preserve_order
     context.enable_progress_bars = verbose

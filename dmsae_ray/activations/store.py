@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dmsae_ray.activations.files import Folder
 from dmsae_ray.activations.heartbeat import SILENCE_SECONDS, Watch
-from dmsae_ray.activations.packing import join, loss_mask
+from dmsae_ray.activations.packing import Contexts, join, loss_mask
 from dmsae_ray.activations.records import (
     ACTIVATIONS,
     MANIFEST,
@@ -152,13 +152,17 @@ class Store:
             raise DataError(f"{place / name} holds x of shape {shape}; [{commit.rows}, {self.d_model}] was written")
         return tensors
 
-    def eval_tokens(self) -> tuple[Tensor, Tensor]:
-        """Held-out contexts: tokens int64 [n, context] and loss_mask bool [n, context] (positions with a target)."""
-        layout = self.layout
-        parts = [read_tokens(self.folder, layout, shard_name("eval", shard)) for shard in range(layout.shards("eval"))]
-        contexts = join(parts)
-        mask = loss_mask(contexts, layout.bos is not None)
-        return torch.from_numpy(contexts.tokens).long(), torch.from_numpy(mask)
+    def eval_tokens(self) -> Tensor:
+        """Held-out contexts: tokens int64 [n, context]."""
+        return torch.from_numpy(self._eval_contexts().tokens).long()
+
+    def eval_loss_mask(self) -> Tensor:
+        """Positions of `eval_tokens` with a target: bool [n, context], False before another document and at the end."""
+        return torch.from_numpy(loss_mask(self._eval_contexts(), self.layout.bos is not None))
+
+    def _eval_contexts(self) -> Contexts:
+        names = [shard_name("eval", shard) for shard in range(self.layout.shards("eval"))]
+        return join([read_tokens(self.folder, self.layout, name) for name in names])
 
     def verify(self) -> None:
         """Read every shard there is and compare it with its checksum; raises DataError for the first that differs."""

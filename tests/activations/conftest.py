@@ -1,0 +1,51 @@
+"""A small real store, made once: the embedded Gemma-2, the standard library's text, Ray Data."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmsae_ray.activations import Store, prepare
+from dmsae_ray.config import Experiment, parse_experiment
+
+TREE: dict[str, Any] = {
+    "name": "activations-test",
+    "model": {"name": "tiny", "layer": 1, "dtype": "float32"},
+    "corpus": {"source": "stdlib", "context": 64, "tokens": 20_000, "attribution_tokens": 2_000, "eval_tokens": 1_000},
+    "activations": {"shard_tokens": 2_048, "shuffle_shards": 3, "norm_tokens": 5_000, "dtype": "float32"},
+    "recipe": {"tokens": 4_096, "batch_size": 256, "warmup_steps": 1, "threshold_start_step": 1},
+    "resources": {"model_batch_tokens": 1_024, "model_actors_max": 2},
+}
+
+Make = Callable[..., Experiment]
+
+
+@pytest.fixture(scope="session")
+def make_experiment() -> Make:
+    """Builds an experiment from the small tree, with `section__field=value` changes."""
+
+    def make(**changes: Any) -> Experiment:
+        tree = copy.deepcopy(TREE)
+        for name, value in changes.items():
+            section, _, field = name.partition("__")
+            tree[section][field] = value
+        return parse_experiment(tree)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stores")
+
+
+@pytest.fixture(scope="session")
+def store(ray_cluster: Any, make_experiment: Make, stores: Path) -> Store:
+    return prepare(make_experiment(), str(stores))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file under a folder, by relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -1,0 +1,133 @@
+"""Readers of every kind of corpus, without Ray; and through Ray in order."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dmsae_ray.activations import corpus as corpus_module
+from dmsae_ray.activations.corpus import _retried, documents, list_units, read_unit
+from dmsae_ray.config import Corpus
+from dmsae_ray.errors import DataError
+
+TEXTS = [f"document {i} " + "word " * i for i in range(40)]
+
+
+def read_all(corpus: Corpus) -> list[str | None]:
+    return [text for unit in list_units(corpus) for text in read_unit(corpus, unit)]
+
+
+def corpus_at(source: str, path: Path, **more: Any) -> Corpus:
+    return Corpus.model_validate({"source": source, "path": str(path), **more})
+
+
+def write_jsonl(path: Path, lines: list[str]) -> None:
+    data = "\n".join(lines).encode() + b"\n"
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(data))
+    elif path.suffix == ".zst":
+        path.write_bytes(pa.compress(data, "zstd", asbytes=True))
+    else:
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "jsonl.zst"])
+def test_jsonl_counts_what_it_cannot_read(tmp_path: Path, suffix: str) -> None:
+    lines = [json.dumps({"body": text}) for text in TEXTS]
+    write_jsonl(tmp_path / f"a.{suffix}", lines[:20])
+    write_jsonl(tmp_path / f"b.{suffix}", ["{torn", '{"body": ""}', '{"body": 7}', "[]", *lines[20:]])
+    got = read_all(corpus_at("jsonl", tmp_path, text_field="body"))
+    assert [text for text in got if text] == TEXTS
+    assert got.count(None) == 4
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": [*TEXTS, None, ""], "n": range(42)}), tmp_path / "a.parquet")
+    got = read_all(corpus_at("parquet", tmp_path / "a.parquet"))
+    assert got == [*TEXTS, None, None]
+    with pytest.raises(DataError, match=r"corpus.text_field is 'body'; .* has the columns text, n"):
+        read_all(corpus_at("parquet", tmp_path, text_field="body"))
+
+
+def test_text_folder(tmp_path: Path) -> None:
+    for i, text in enumerate(TEXTS):
+        (tmp_path / f"{i:03}.txt").write_text(text)
+    (tmp_path / "zz.txt").write_bytes(b"\xff\xfe broken")
+    assert read_all(corpus_at("text", tmp_path)) == [*TEXTS, None]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"), [("jsonl", "a.jsonl.gz"), ("jsonl", "a.jsonl.zst"), ("parquet", "a.parquet")]
+)
+def test_truncated_file_is_named(tmp_path: Path, source: str, name: str) -> None:
+    path = tmp_path / name
+    if source == "parquet":
+        pq.write_table(pa.table({"text": TEXTS}), path)
+    else:
+        write_jsonl(path, [json.dumps({"text": text}) for text in TEXTS])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=rf"corpus file '.*{name}' is truncated"):
+        read_all(corpus_at(source, path))
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"corpus.path '.*' has no file of source 'parquet'"):
+        list_units(corpus_at("parquet", tmp_path))
+    with pytest.raises(DataError, match=r"^corpus.path '.*missing'[^\n]*$"):
+        list_units(corpus_at("text", tmp_path / "missing"))
+
+
+def test_ray_gives_the_documents_in_order(tmp_path: Path, ray_cluster: Any) -> None:
+    texts = [f"{i} " + "x" * 50_000 for i in range(100)]
+    for part in range(10):
+        write_jsonl(tmp_path / f"{part}.jsonl", [json.dumps({"text": t}) for t in texts[part * 10 : part * 10 + 10]])
+    from dmsae_ray.activations.ray_data import quiet_context
+
+    with quiet_context(preserve_order=True):
+        got = [row["text"] for row in documents(corpus_at("jsonl", tmp_path)).iter_rows()]
+    assert got == texts
+
+
+def test_stdlib_text_is_the_same_every_time() -> None:
+    first = read_all(Corpus(source="stdlib"))
+    assert len(first) > 1000 and first == read_all(Corpus(source="stdlib"))
+
+
+def test_outage_is_retried_past_what_was_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_module, "RETRY_DELAYS", (0.0, 0.0))
+    calls = 0
+
+    def flaky():  # type: ignore[no-untyped-def]
+        nonlocal calls
+        calls += 1
+        for i, text in enumerate(TEXTS):
+            if i == 10 * calls and calls < 3:
+                raise ConnectionError("lost")
+            yield text
+
+    assert list(_retried(flaky, "corpus.path 'x'")) == TEXTS
+    assert calls == 3
+
+
+def test_outage_that_stays_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_module, "RETRY_DELAYS", (0.0, 0.0))
+
+    def dead():  # type: ignore[no-untyped-def]
+        yield "one"
+        raise ConnectionError("no route\nto host")
+
+    with pytest.raises(DataError, match=r"^corpus.path 'x' cannot be read beyond document 1: no route to host$"):
+        list(_retried(dead, "corpus.path 'x'"))
+
+
+def test_unreachable_hub_names_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    corpus = Corpus(source="huggingface", path="nobody/has-this-dataset")
+    with pytest.raises(DataError, match=r"^corpus.path 'nobody/has-this-dataset' cannot be [^\n]*$"):
+        list_units(corpus)

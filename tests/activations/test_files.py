@@ -1,0 +1,62 @@
+"""Files that are whole or absent, on a local disk and (by URI) elsewhere."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dmsae_ray.activations.files import Folder, list_files, sweep_temporaries
+from dmsae_ray.errors import ConfigError
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_round_trip(tmp_path: Path, scheme: str) -> None:
+    folder = Folder(f"{scheme}{tmp_path}") / "a" / "b"
+    assert folder.read("x") is None and folder.size("x") is None and folder.sizes() == {}
+    folder.write("x", [b"one", memoryview(b"two")])
+    assert folder.read("x") == b"onetwo"
+    assert folder.sizes() == {"x": 6}
+    assert folder.local == tmp_path / "a" / "b"
+    folder.write("x", [b"new"])
+    assert folder.read("x") == b"new"
+    folder.delete("x")
+    folder.delete("x")
+    assert folder.read("x") is None
+
+
+def test_a_writer_that_dies_leaves_no_file(tmp_path: Path) -> None:
+    def pieces():  # type: ignore[no-untyped-def]
+        yield b"half"
+        raise KeyboardInterrupt
+
+    folder = Folder(str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        folder.write("x", pieces())
+    assert folder.sizes() == {}
+
+
+def test_leftovers_of_killed_writers_are_swept(tmp_path: Path) -> None:
+    (tmp_path / ".x.123.tmp").write_bytes(b"half")
+    (tmp_path / ".y.123.tmp").write_bytes(b"half")
+    sweep_temporaries(Folder(str(tmp_path)), "x")
+    assert os.listdir(tmp_path) == [".y.123.tmp"]
+
+
+def test_unwritable_place_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"^output: .*file/sub/x cannot be written: \S[^\n]*$"):
+        (Folder(str(tmp_path)) / "file" / "sub").write("x", [b""])
+
+
+def test_options_of_a_uri_stay_behind_the_path() -> None:
+    folder = Folder("s3://bucket/a?region=b") / "c"
+    assert folder.uri == "s3://bucket/a/c?region=b"
+    assert str(folder) == "s3://bucket/a/c"
+
+
+def test_listing_is_sorted_and_skips_hidden_files(tmp_path: Path) -> None:
+    for name in ("b.txt", "a/z.txt", ".hidden.txt", "_tmp/c.txt", "d.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert list_files(str(tmp_path), (".txt",)) == [str(tmp_path / "a/z.txt"), str(tmp_path / "b.txt")]
+    assert list_files(str(tmp_path / "d.json"), (".txt",)) == [str(tmp_path / "d.json")]

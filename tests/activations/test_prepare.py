@@ -1,0 +1,218 @@
+"""Harvests on a real Ray cluster: what they hold, and that no accident changes a byte."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dmsae_ray.activations import Progress, Store, prepare
+from dmsae_ray.activations import harvest as harvest_module
+from dmsae_ray.activations.files import Folder
+from dmsae_ray.activations.heartbeat import Heartbeat
+from dmsae_ray.activations.model import open_tap
+from dmsae_ray.activations.packing import loss_mask
+from dmsae_ray.activations.token_files import read_tokens
+from dmsae_ray.config import Experiment
+from dmsae_ray.errors import ConfigError, DataError
+from tests.activations.conftest import contents
+
+Make = Callable[..., Experiment]
+
+
+def test_shards_hold_the_models_own_activations_and_gradients(store: Store, make_experiment: Make) -> None:
+    """Every stored row against transformers' model run here, plainly, with full autograd."""
+    tap = open_tap(make_experiment().model, full=True)
+    tokens = read_tokens(store.folder, store.layout, "attribution-000000")
+    ids = torch.from_numpy(tokens.tokens).long()
+    mask = torch.from_numpy(loss_mask(tokens, True))
+    x, g, valid = tap.gradients(ids, mask)
+    shard = store.read("attribution", 0)
+    position = shard["position"].long()
+    assert torch.allclose(shard["x"], x.reshape(-1, 64)[position].float(), atol=1e-5)
+    assert torch.allclose(shard["g"], g.reshape(-1, 64)[position].float(), atol=1e-6)
+    left_out = torch.ones(ids.numel(), dtype=torch.bool).index_fill_(0, position, False)
+    norms = x.reshape(-1, 64).norm(dim=1)
+    not_bos = ids.reshape(-1) != tap.bos_id
+    high = norms > 10 * norms[not_bos].median()
+    assert torch.equal(left_out, ~(valid.reshape(-1) & not_bos & ~high))
+
+
+def test_the_same_request_again_is_found_complete(store: Store, stores: Path, make_experiment: Make) -> None:
+    before = {path: path.stat().st_mtime_ns for path in stores.rglob("*")}
+    assert prepare(make_experiment(), str(stores)).key == store.key
+    assert {path: path.stat().st_mtime_ns for path in stores.rglob("*")} == before
+
+
+def test_other_actors_and_batches_give_the_same_rows(store: Store, tmp_path: Path, make_experiment: Make) -> None:
+    other = prepare(make_experiment(resources__model_actors_max=1, resources__model_batch_tokens=64), str(tmp_path))
+    for split, shard in store.layout.all_shards():
+        mine, theirs = store.read(split, shard), other.read(split, shard)
+        assert torch.equal(mine["position"], theirs["position"])
+        assert torch.allclose(mine["x"], theirs["x"], atol=1e-5)
+
+
+def test_a_killed_actor_changes_nothing(store: Store, stores: Path, tmp_path: Path, make_experiment: Make) -> None:
+    """SIGKILL to the process that hosts the model, twice, in the middle of a harvest."""
+    experiment = make_experiment(resources__model_actors_max=1)
+    folder = tmp_path / store.key / "activations"
+    killed: list[int] = []
+
+    def kill() -> None:
+        for commits in (2, 6):
+            while len(list(folder.glob("*.json"))) < commits:
+                time.sleep(0.002)
+            with contextlib.suppress(ProcessLookupError):
+                for pid in _model_actors():
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    prepare(experiment, str(tmp_path))
+    killer.join(timeout=30)
+    assert killed
+    assert contents(tmp_path / store.key) == contents(stores / store.key)
+
+
+def _model_actors() -> list[int]:
+    """Processes of this cluster's harvesting actors."""
+    from ray.util.state import list_actors
+
+    actors = list_actors(filters=[("state", "=", "ALIVE")], detail=True)
+    return [actor.pid for actor in actors if "ShardWriter" in str(actor.class_name) and actor.pid]
+
+
+def test_a_harvest_goes_on_where_it_was_killed(
+    store: Store, stores: Path, tmp_path: Path, make_experiment: Make
+) -> None:
+    shutil.copytree(stores / store.key, tmp_path / store.key)
+    damaged = tmp_path / store.key
+    (damaged / "manifest.json").unlink()
+    for name in ("train-000002.json", "train-000005.safetensors", "eval-000000.json"):
+        (damaged / "activations" / name).unlink()
+    (damaged / "activations" / "train-000007.json").write_text('{"rows": 20')  # torn
+    torn = damaged / "activations" / "train-000008.safetensors"
+    torn.write_bytes(torn.read_bytes()[:1000])
+    (damaged / "activations" / ".train-000002.safetensors.0.tmp").write_bytes(b"half")
+    kept = (damaged / "activations" / "train-000003.safetensors").stat().st_mtime_ns
+    seen: list[Progress] = []
+    prepare(make_experiment(), str(tmp_path), progress=seen.append)
+    assert contents(damaged) == contents(stores / store.key)
+    assert (damaged / "activations" / "train-000003.safetensors").stat().st_mtime_ns == kept
+    first = next(state for state in seen if state.stage == "activations")
+    assert first.done == first.total - 4 * 2048 - 1024 and seen[-1].done == seen[-1].total
+
+
+def test_a_manifest_without_its_files_is_not_believed(
+    store: Store, stores: Path, tmp_path: Path, make_experiment: Make
+) -> None:
+    shutil.copytree(stores / store.key, tmp_path / store.key)
+    (tmp_path / store.key / "activations" / "train-000001.safetensors").unlink()
+    prepare(make_experiment(), str(tmp_path))
+    assert contents(tmp_path / store.key) == contents(stores / store.key)
+
+
+def test_a_second_harvest_follows_the_first(store: Store, stores: Path, tmp_path: Path, make_experiment: Make) -> None:
+    shutil.copytree(stores / store.key, tmp_path / store.key)
+    manifest = tmp_path / store.key / "manifest.json"
+    content = manifest.read_bytes()
+    manifest.unlink()
+    (tmp_path / store.key / "activations" / "train-000002.json").unlink()
+    timer = threading.Timer(4.0, manifest.write_bytes, [content])
+    with Heartbeat(Folder(str(tmp_path / store.key))):
+        timer.start()
+        shutil.copy(stores / store.key / "activations" / "train-000002.json", tmp_path / store.key / "activations")
+        mine = prepare(make_experiment(), str(tmp_path))
+        timer.join()
+    assert mine.complete
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"corpus__tokens": 5_000_000}, DataError, r"corpus.tokens 5000000 \+ .* = 5003000 tokens .* holds only \d+"),
+        ({"model__layer": 4}, ConfigError, r"layer.*4.*0\.\.3"),
+        ({"model__name": "/no/such/model"}, ConfigError, r"model.*'/no/such/model'"),
+        ({"corpus__source": "jsonl", "corpus__path": "/no/such/corpus"}, DataError, r"corpus.path '/no/such/corpus'"),
+    ],
+)
+def test_bad_requests_end_before_any_model_actor(
+    ray_cluster: Any, tmp_path: Path, make_experiment: Make, changes: dict[str, Any], error: type, message: str
+) -> None:
+    if "corpus__source" in changes:
+        experiment = make_experiment()
+        corpus = experiment.corpus.model_copy(update={"source": "jsonl", "path": changes["corpus__path"]})
+        experiment = experiment.model_copy(update={"corpus": corpus})
+    else:
+        experiment = make_experiment(**changes)
+    with pytest.raises(error, match=message) as caught:
+        prepare(experiment, str(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*/activations"))
+    (reason,) = tmp_path.glob("*/failed.json")
+    assert json.loads(reason.read_text())["reason"] == str(caught.value)
+
+
+def test_unwritable_output_is_named(tmp_path: Path, make_experiment: Make) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"^output: .* cannot be written"):
+        prepare(make_experiment(), str(tmp_path / "file"))
+
+
+def test_disk_that_is_too_small(
+    store: Store, tmp_path: Path, make_experiment: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Folder, "free_bytes", lambda self: 1_000_000)
+    with pytest.raises(DataError, match=r"^output .* needs 0.0 GB more .* 0.0 GB free"):
+        harvest_module.check_space(
+            Folder(str(tmp_path)), store.layout, make_experiment().activations, store.layout.all_shards()
+        )
+
+
+def test_nan_in_the_model_is_one_error(ray_cluster: Any, store: Store, tmp_path: Path, make_experiment: Make) -> None:
+    """A model whose weights hold NaN: the actor's error arrives at the driver as one line."""
+    from safetensors.torch import load_file, save_file
+
+    from dmsae_ray.lm.tiny import tiny_model
+
+    broken = tmp_path / "model"
+    shutil.copytree(tiny_model(), broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"].fill_(torch.nan)
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError, match=r"^\d+ of \d+ activations of model .* are NaN or infinite[^\n]*$"):
+        prepare(make_experiment(model__name=str(broken)), str(tmp_path / "stores"))
+
+
+def _prepare_alone(tree: dict[str, Any], root: str) -> None:
+    """A driver with a cluster of its own, to be killed."""
+    import ray
+
+    from dmsae_ray.config import parse_experiment
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    prepare(parse_experiment(tree), root)
+
+
+def test_a_killed_driver_changes_nothing(store: Store, stores: Path, tmp_path: Path, make_experiment: Make) -> None:
+    experiment = make_experiment()
+    context = multiprocessing.get_context("spawn")
+    driver = context.Process(target=_prepare_alone, args=(experiment.model_dump(mode="json"), str(tmp_path)))
+    driver.start()
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / store.key).glob("activations/*.json"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    driver.kill()
+    driver.join()
+    prepare(experiment, str(tmp_path))
+    assert contents(tmp_path / store.key) == contents(stores / store.key)
