@@ -1,0 +1,160 @@
+"""What a cluster can hold: its nodes, those that its autoscaler may still start, and whether bundles fit on them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dmsae_ray.errors import ConfigError
+
+_EPSILON = 1e-9
+"""Shares such as 0.05 CPU do not add up exactly in binary."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What one process (or several alike) is given, on one node each."""
+
+    what: str
+    cpus: float
+    gpus: float = 0.0
+    count: int = 1
+
+    def __str__(self) -> str:
+        each = f"{self.cpus:g} CPU" + (f" + {self.gpus:g} GPU" if self.gpus else "")
+        return f"{self.count} x {self.what} ({each})"
+
+
+@dataclass(frozen=True)
+class NodeKind:
+    """A kind of node; `running` of them are there, up to `most` may be."""
+
+    name: str
+    cpus: float
+    gpus: float
+    running: int
+    most: int
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The nodes of a cluster at its largest."""
+
+    name: str
+    kinds: tuple[NodeKind, ...]
+    most_nodes: float = inf
+    """Nodes of all kinds together, head included, that the autoscaler allows."""
+
+    def __str__(self) -> str:
+        limit = "" if self.most_nodes == inf else f", at most {self.most_nodes:g} nodes in all"
+        kinds = [
+            f"{kind.most} x {kind.name} ({kind.cpus:g} CPU" + (f" + {kind.gpus:g} GPU)" if kind.gpus else ")")
+            for kind in self.kinds
+            if kind.most
+        ]
+        return f"{self.name}: {', '.join(kinds) or 'no nodes'}{limit}"
+
+    def totals(self) -> tuple[float, float]:
+        """CPUs and GPUs at the cluster's largest: each as many as the allowed number of nodes can give."""
+        return self._most("cpus"), self._most("gpus")
+
+    def _most(self, resource: str) -> float:
+        running = [float(getattr(k, resource)) for k in self.kinds for _ in range(k.running)]
+        startable = sorted(
+            (float(getattr(k, resource)) for k in self.kinds for _ in range(k.most - k.running)), reverse=True
+        )
+        room = self.most_nodes - len(running)
+        return sum(running) + sum(value for place, value in enumerate(startable) if place < room)
+
+    def unplaced(self, bundles: Sequence[Bundle]) -> Bundle | None:
+        """A bundle that finds no room when all are placed, the largest first; None when all fit.
+
+        Best fit decreasing: a bundle goes to the node with the least GPUs, then CPUs to spare, and a node is started
+        only when no running one has room. Exact for bundles of equal size; for odd mixtures it errs on the safe side.
+        """
+        # What is left on each node that is up: [gpus, cpus].
+        up = [[k.gpus, k.cpus] for k in self.kinds for _ in range(k.running)]
+        left = {k.name: k.most - k.running for k in self.kinds}
+        single = [b for b in bundles for _ in range(b.count)]
+        for bundle in sorted(single, key=lambda b: (b.gpus, b.cpus), reverse=True):
+            fitting = [node for node in up if _fits(bundle, node[1], node[0])]
+            if not fitting:
+                kinds = [k for k in self.kinds if left[k.name] > 0 and _fits(bundle, k.cpus, k.gpus)]
+                if not kinds or len(up) >= self.most_nodes:
+                    return bundle
+                kind = min(kinds, key=lambda k: (k.gpus, k.cpus))
+                left[kind.name] -= 1
+                up.append([kind.gpus, kind.cpus])
+                fitting = [up[-1]]
+            node = min(fitting, key=lambda n: (n[0], n[1]))
+            node[0] -= bundle.gpus
+            node[1] -= bundle.cpus
+        return None
+
+
+def _fits(bundle: Bundle, cpus: float, gpus: float) -> bool:
+    return bundle.cpus <= cpus + _EPSILON and bundle.gpus <= gpus + _EPSILON
+
+
+def one_node(cpus: float, gpus: float = 0.0, name: str = "this machine") -> Cluster:
+    """A cluster of a single node."""
+    return Cluster(name, (NodeKind("node", cpus, gpus, 1, 1),))
+
+
+def cluster_of_yaml(path: str | Path) -> Cluster:
+    """The cluster of a Ray launcher file at its largest: its head, and every node type up to its max_workers.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no node types with resources.
+    """
+    try:
+        config = yaml.safe_load(Path(path).expanduser().read_text())
+        types, head = config["available_node_types"], config["head_node_type"]
+        limit = int(config.get("max_workers", 2))  # the launcher's default
+        kinds = []
+        for name, node in types.items():
+            resources = node.get("resources") or {}
+            if "CPU" not in resources:
+                raise ConfigError(f"cluster file '{path}': node type '{name}' has no resources.CPU")
+            running = 1 if name == head else 0
+            most = int(node.get("max_workers", 0 if running else limit)) + running
+            kinds.append(NodeKind(name, float(resources["CPU"]), float(resources.get("GPU", 0)), running, most))
+    except OSError as error:
+        raise ConfigError(f"cluster file '{path}' cannot be read: {error.strerror or error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"cluster file '{path}' is no file of Ray's cluster launcher with available_node_types and "
+            f"head_node_type ({' '.join(str(error).split())})"
+        ) from None
+    return Cluster(str(path), tuple(kinds), limit + 1)
+
+
+BOOTSTRAP = "~/ray_bootstrap_config.yaml"
+"""Where Ray's launcher leaves its file on the head node that it started."""
+LAUNCHER_PORT = 6379
+
+
+def cluster_of_ray() -> Cluster:
+    """The cluster of the current Ray session; on a head node that Ray's launcher started, at its largest."""
+    import ray
+
+    launched = Path(BOOTSTRAP).expanduser()
+    address = ray.get_runtime_context().gcs_address
+    # An embedded session on that machine has a port of its own.
+    if launched.is_file() and address.endswith(f":{LAUNCHER_PORT}"):
+        return cluster_of_yaml(launched)
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return cluster_of_nodes([node["Resources"] for node in nodes if node["Alive"]])
+
+
+def cluster_of_nodes(nodes: Sequence[dict[str, Any]]) -> Cluster:
+    """A cluster of running nodes, each by its resources as Ray gives them: `{"CPU": 8.0, "GPU": 1.0}`."""
+    shapes: dict[tuple[float, float], int] = {}
+    for node in nodes:
+        shape = (float(node.get("CPU", 0)), float(node.get("GPU", 0)))
+        shapes[shape] = shapes.get(shape, 0) + 1
+    kinds = [NodeKind(f"node {i}", *shape, count, count) for i, (shape, count) in enumerate(shapes.items())]
+    return Cluster("the cluster", tuple(kinds))

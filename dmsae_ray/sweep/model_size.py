@@ -1,0 +1,87 @@
+"""The sizes of a language model that its cost follows from, without loading it and without a network."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmsae_ray.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Sizes of a decoder-only transformer with grouped-query attention and a gated MLP (Gemma 2 and its like)."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    vocab: int
+
+    @property
+    def block_weights(self) -> int:
+        """Matrix weights of one block: q, o; k, v; gate, up, down."""
+        attention = 2 * self.hidden * self.heads * self.head_dim + 2 * self.hidden * self.kv_heads * self.head_dim
+        return attention + 3 * self.hidden * self.mlp
+
+
+# From the models' own config.json, for machines that have not downloaded them.
+KNOWN = {
+    "google/gemma-2-2b": ModelSize(2304, 26, 8, 4, 256, 9216, 256_000),
+    "google/gemma-2-9b": ModelSize(3584, 42, 16, 8, 256, 14_336, 256_000),
+    "tiny": ModelSize(64, 4, 4, 2, 16, 192, 1024),
+}
+
+
+def model_size(name: str, revision: str | None = None) -> ModelSize:
+    """Sizes of `model.name`: from a local folder or the Hub cache, else from the table of known models.
+
+    Raises:
+        ConfigError: the model is neither here nor known.
+    """
+    config = _config(name, revision)
+    if config is None:
+        if name not in KNOWN:
+            raise ConfigError(
+                f"model.name is '{name}'; its sizes are not known here: give a local folder with a config.json, "
+                f"download it once, or take one of {', '.join(KNOWN)}"
+            )
+        return KNOWN[name]
+    config = config.get("text_config", config)
+    try:
+        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        return ModelSize(
+            hidden=hidden,
+            layers=int(config["num_hidden_layers"]),
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or hidden // heads),
+            mlp=int(config["intermediate_size"]),
+            vocab=int(config["vocab_size"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"model.name is '{name}'; its config.json gives no usable {error}: a decoder-only transformer is needed"
+        ) from None
+
+
+def _config(name: str, revision: str | None) -> dict[str, Any] | None:
+    path = Path(name).expanduser() / "config.json"
+    if name != "tiny" and not path.is_file():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        except HFValidationError:
+            cached = None
+        path = Path(cached) if isinstance(cached, str) else path
+    if name == "tiny" or not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise ConfigError(f"model.name is '{name}'; {path.name} there is not readable JSON") from None
+    return config if isinstance(config, dict) else None
