@@ -1,0 +1,69 @@
+"""How long each latent has been silent, and which are dead."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LAG = 2
+
+
+class SilenceCounter:
+    """Tokens since each of n_latents last fired; dead at `dead_after` tokens.
+
+    On CUDA the host must know how many latents AuxK may have to deal with, but must not wait for this step's count. It
+    uses an upper bound that was computed two steps earlier: latents that would be dead by now had they stayed silent.
+    """
+
+    def __init__(self, n_latents: int, dead_after: int, device: torch.device) -> None:
+        self.tokens = torch.zeros(n_latents, dtype=torch.int64, device=device)
+        """[m] tokens since it last fired."""
+        self._dead_after = dead_after
+        self._largest = 0
+        self._steps = 0
+        self._bounds: dict[int, tuple[int, Tensor, Any]] = {}
+
+    def update(self, fired: Tensor, n_tokens: int) -> None:
+        """Adds a step of n_tokens; fired [m] bool."""
+        self.tokens.add_(n_tokens).masked_fill_(fired, 0)
+        self._steps += 1
+        self._largest = max(self._largest, n_tokens)
+        if self.tokens.is_cuda:
+            self._look_ahead()
+
+    def count(self) -> Tensor:
+        """[] dead latents."""
+        return (self.tokens >= self._dead_after).sum()
+
+    def dead(self) -> tuple[Tensor, Tensor] | None:
+        """(latents [a], dead [a] bool): candidates, ascending or dead first, and which are dead; None without any."""
+        is_dead = self.tokens >= self._dead_after
+        if not is_dead.is_cuda:
+            latents = is_dead.nonzero().view(-1)
+            return (latents, is_dead[latents]) if len(latents) else None
+        bound = self._bound(is_dead)
+        if not bound:
+            return None
+        latents = torch.sort(is_dead.to(torch.int8), descending=True, stable=True).indices[:bound]
+        return latents, is_dead[latents]
+
+    def load(self, tokens: Tensor) -> None:
+        """Goes on from saved counts [m]."""
+        self.tokens.copy_(tokens)
+        self._bounds.clear()
+
+    def _look_ahead(self) -> None:
+        horizon = self._largest * _LAG
+        bound = torch.empty((), dtype=torch.int64, pin_memory=True)
+        bound.copy_((self.tokens + horizon >= self._dead_after).sum(), non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self._bounds[self._steps] = (self._largest, bound, event)
+        self._bounds.pop(self._steps - _LAG - 1, None)
+
+    def _bound(self, is_dead: Tensor) -> int:
+        known = self._bounds.get(self._steps - _LAG)
+        if known is None or known[0] < self._largest:
+            return int(is_dead.sum())
+        known[2].synchronize()
+        return int(known[1])

@@ -1,0 +1,192 @@
+"""The Matryoshka dictionary with a frozen core (Eq. 1-4): weights, inference encoding, decoding."""
+
+import copy
+import math
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from dmsae_ray.errors import ConfigError
+
+CoreSparsity = Literal["dense", "sparse"]
+CoreDecoderInit = Literal["random", "tied"]
+
+UNSET_THRESHOLD = -1.0
+"""theta before it was first estimated: everything positive passes."""
+
+
+class MatryoshkaSAE(nn.Module):
+    """A sparse autoencoder whose latents form nested prefixes; the core's latents are rows 0..n_core-1.
+
+    Shapes, with m = n_latents and d = d_model: W_enc [m, d], b_enc [m], W_dec [m, d], b_dec [d]; both matrices keep a
+    latent in a row. x is [n, d], latents are the last axis: z [n, m].
+
+    Parameters do not require grad: `SAETrainer` differentiates by hand. `norm_factor` is 1 where the dictionary takes
+    raw activations; otherwise the weights live in the space of x / norm_factor (`folded` gives the one from the other).
+    """
+
+    W_enc: nn.Parameter
+    b_enc: nn.Parameter
+    W_dec: nn.Parameter
+    b_dec: nn.Parameter
+    theta: Tensor
+
+    def __init__(
+        self,
+        d_model: int,
+        n_latents: int,
+        group_sizes: Sequence[int],
+        k: int,
+        *,
+        core: Tensor | None = None,
+        core_sparsity: CoreSparsity = "dense",
+        core_decoder_init: CoreDecoderInit = "random",
+        seed: int = 0,
+    ) -> None:
+        """A fresh dictionary; random numbers come from a generator of its own, seeded by `seed`.
+
+        group_sizes: sizes of the non-core groups; they add up to n_latents (then the last gives up the core's latents)
+            or to n_latents - n_core.
+        core: [n_core, d] frozen encoder rows, or None.
+        Decoder rows start as SAEBench's (kaiming-uniform, unit norm), non-core encoder rows equal to them, biases 0.
+        Raises ConfigError for a combination that cannot work.
+        """
+        super().__init__()
+        for name, value in (("d_model", d_model), ("n_latents", n_latents), ("k", k)):
+            if value < 1:
+                raise ConfigError(f"{name}: {value!r} must be at least 1")
+        if core_sparsity not in ("dense", "sparse"):
+            raise ConfigError(f"core_sparsity: {core_sparsity!r} must be 'dense' or 'sparse'")
+        if core_decoder_init not in ("random", "tied"):
+            raise ConfigError(f"core_decoder_init: {core_decoder_init!r} must be 'random' or 'tied'")
+        if core is not None and (core.ndim != 2 or core.shape[1] != d_model):
+            raise ConfigError(f"core: shape {list(core.shape)} must be [n_core, d_model = {d_model}]")
+        self.d_model, self.n_latents, self.k, self.seed = d_model, n_latents, k, seed
+        self.n_core = 0 if core is None else len(core)
+        self.core_sparsity: CoreSparsity = core_sparsity
+        self.core_decoder_init: CoreDecoderInit = core_decoder_init
+        self.group_sizes = _non_core_groups(group_sizes, n_latents, self.n_core)
+        self.prefix_sizes = tuple(accumulate(self.group_sizes))
+        self.non_core_k = max(1, round(k * (n_latents - self.n_core) / n_latents))
+        if self.topk_budget > self.n_topk:
+            raise ConfigError(f"k: {k!r} must be at most {self.n_topk}, the latents under BatchTopK")
+        self.norm_factor = 1.0
+        decoder, encoder = _initial_weights(d_model, n_latents, core, core_decoder_init, seed)
+        self.W_enc = nn.Parameter(encoder, requires_grad=False)
+        self.b_enc = nn.Parameter(torch.zeros(n_latents), requires_grad=False)
+        self.W_dec = nn.Parameter(decoder, requires_grad=False)
+        self.b_dec = nn.Parameter(torch.zeros(d_model), requires_grad=False)
+        self.register_buffer("theta", torch.tensor(UNSET_THRESHOLD, dtype=torch.float32))
+
+    @property
+    def n_dense(self) -> int:
+        """Latents exempt from BatchTopK: the core where it is dense (Eq. 3), else none."""
+        return self.n_core if self.core_sparsity == "dense" else 0
+
+    @property
+    def n_topk(self) -> int:
+        """Latents under BatchTopK: rows n_dense..m-1."""
+        return self.n_latents - self.n_dense
+
+    @property
+    def topk_budget(self) -> int:
+        """Latents that BatchTopK keeps per token: k' = max(1, round(k (m - c) / m)) beside a dense core (Eq. 4)."""
+        return self.k if self.core_sparsity == "sparse" else self.non_core_k
+
+    @property
+    def threshold(self) -> Tensor:
+        """[m] float32, the inference threshold of each latent: 0 on a dense core, theta elsewhere."""
+        thresholds = self.theta.repeat(self.n_latents)
+        thresholds[: self.n_dense] = 0.0
+        return thresholds
+
+    def pool_size(self, groups: int = 1) -> int:
+        """Latents of the core and the first `groups` groups: rows 0..pool_size-1."""
+        if not 1 <= groups <= len(self.group_sizes):
+            raise ConfigError(f"groups: {groups!r} is not in 1..{len(self.group_sizes)}")
+        return self.n_core + self.prefix_sizes[groups - 1]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """z [n, m] of x [n, d] (Eq. 1, 2) with the inference mask u > threshold."""
+        return self._encode_first(x, self.n_latents)
+
+    def encode_pool(self, x: Tensor, groups: int = 1) -> Tensor:
+        """z [n, pool_size(groups)]: the same numbers as `encode`, computing only those columns."""
+        return self._encode_first(x, self.pool_size(groups))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """xhat [n, d] of z [n, m]."""
+        return z @ self.W_dec + self.b_dec
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The reconstruction [n, d] of x [n, d] from all latents."""
+        return self.decode(self.encode(x))
+
+    def prefix_reconstructions(self, x: Tensor) -> Tensor:
+        """[j, n, d]: xhat_j from the core and the first j + 1 groups (Eq. 5)."""
+        z, total, parts = self.encode(x), self.b_dec.expand(x.shape[0], -1), []
+        start = 0
+        for prefix in self.prefix_sizes:
+            stop = self.n_core + prefix
+            total = total + z[:, start:stop] @ self.W_dec[start:stop]
+            parts.append(total)
+            start = stop
+        return torch.stack(parts)
+
+    @torch.no_grad()
+    def folded(self) -> "MatryoshkaSAE":
+        """A copy that takes raw activations: biases and theta times norm_factor, weights unchanged."""
+        sae = copy.deepcopy(self)
+        sae.b_enc.mul_(self.norm_factor)
+        sae.b_dec.mul_(self.norm_factor)
+        if float(self.theta) >= 0:
+            sae.theta.mul_(self.norm_factor)
+        sae.norm_factor = 1.0
+        return sae
+
+    def _encode_first(self, x: Tensor, n: int) -> Tensor:
+        centred = x.to(self.W_enc.dtype) - self.b_dec
+        u = torch.relu(centred @ self.W_enc[:n].T + self.b_enc[:n])
+        return u * (u > self.threshold[:n])
+
+
+def _non_core_groups(group_sizes: Sequence[int], n_latents: int, n_core: int) -> tuple[int, ...]:
+    sizes = [int(size) for size in group_sizes]
+    if not sizes or min(sizes) < 1:
+        raise ConfigError(f"group_sizes: {sizes} must be positive numbers")
+    if n_core and sum(sizes) == n_latents:
+        sizes[-1] -= n_core
+        if sizes[-1] < 1:
+            raise ConfigError(
+                f"group_sizes: the last group, {sizes[-1] + n_core}, must be larger than the core's {n_core} latents"
+            )
+    if sum(sizes) != n_latents - n_core:
+        either = f"{n_latents}" + (f" or {n_latents - n_core}" if n_core else "")
+        raise ConfigError(f"group_sizes: {sizes} add up to {sum(sizes)}, not to {either}")
+    return tuple(sizes)
+
+
+def _initial_weights(
+    d_model: int, n_latents: int, core: Tensor | None, core_decoder_init: CoreDecoderInit, seed: int
+) -> tuple[Tensor, Tensor]:
+    """W_dec and W_enc [m, d]. With an empty core these are the peer's initial weights of the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    bound = math.sqrt(6.0 / d_model)
+    decoder = torch.empty(n_latents, d_model).uniform_(-bound, bound, generator=generator)
+    decoder = unit_rows(decoder)
+    encoder = decoder.clone()
+    if core is not None and len(core):
+        rows = core.detach().to(device="cpu", dtype=torch.float32)
+        encoder[: len(rows)] = rows
+        if core_decoder_init == "tied":
+            decoder[: len(rows)] = unit_rows(rows)
+    return decoder, encoder
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Rows [n, d] over their norms, as the peer normalises decoder rows: row / (norm + machine epsilon)."""
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / (norms + torch.finfo(rows.dtype).eps)

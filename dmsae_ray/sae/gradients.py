@@ -1,0 +1,51 @@
+"""Buffers of one step's gradients, reused from step to step; frozen rows have none."""
+
+import torch
+from torch import Tensor
+
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
+from dmsae_ray.sae.ranks import RankGroup
+
+
+class Gradients:
+    """Gradients of all that is trained: W_enc [m - c, d] without the core's rows, b_enc [m], W_dec [m, d], b_dec [d].
+
+    They are views of one buffer, so that ranks add them up in one collective.
+    """
+
+    def __init__(self, sae: MatryoshkaSAE) -> None:
+        trained = trainable(sae)
+        self._flat = torch.zeros(
+            sum(p.numel() for p in trained.values()), dtype=sae.W_dec.dtype, device=sae.W_dec.device
+        )
+        views, start = {}, 0
+        for name, parameter in trained.items():
+            views[name] = self._flat[start : start + parameter.numel()].view(parameter.shape)
+            start += parameter.numel()
+        self.W_enc, self.b_enc = views["W_enc"], views["b_enc"]
+        self.W_dec, self.b_dec = views["W_dec"], views["b_dec"]
+
+    def named(self) -> dict[str, Tensor]:
+        """By parameter name, in the order of `trainable`."""
+        return {"W_enc": self.W_enc, "W_dec": self.W_dec, "b_enc": self.b_enc, "b_dec": self.b_dec}
+
+    def sum_over(self, ranks: RankGroup) -> None:
+        """Adds up all ranks' gradients, in place."""
+        ranks.sum(self._flat)
+
+
+def trainable(sae: MatryoshkaSAE) -> dict[str, Tensor]:
+    """What an optimiser may touch: W_enc without the frozen rows 0..c-1, and the rest whole. Views, not copies."""
+    return {
+        "W_enc": sae.W_enc.data[sae.n_core :],
+        "W_dec": sae.W_dec.data,
+        "b_enc": sae.b_enc.data,
+        "b_dec": sae.b_dec.data,
+    }
+
+
+def row_blocks(rows: int, width: int, device: torch.device) -> list[tuple[int, int]]:
+    """Stretches of rows of a [rows, width] matrix that are passed over at a time: cache-sized on the CPU."""
+    elements = 1 << 19 if device.type == "cpu" else 1 << 27
+    size = max(1, elements // max(1, width))
+    return [(start, min(start + size, rows)) for start in range(0, rows, size)]

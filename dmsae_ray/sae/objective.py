@@ -1,0 +1,169 @@
+"""Loss of one batch (Eq. 5 with AuxK) and its gradients, differentiated by hand over the kept triples."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dmsae_ray.sae.auxk import AuxK, auxk
+from dmsae_ray.sae.dead import SilenceCounter
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
+from dmsae_ray.sae.gradients import Gradients, row_blocks
+from dmsae_ray.sae.kept import Kept, decode_bags, paired_dots, weighted_bags
+from dmsae_ray.sae.ranks import RankGroup
+from dmsae_ray.sae.selection import BatchTopK, product
+
+
+@dataclass(frozen=True)
+class BatchLoss:
+    """Figures of the global batch, all detached."""
+
+    total: Tensor
+    """[] mean over prefixes of weight * prefix_mse, plus alpha * aux."""
+    prefix_mse: Tensor
+    """[j]"""
+    aux: Tensor
+    """[]"""
+    l0_core: Tensor
+    """[]"""
+    l0_non_core: Tensor
+    """[]"""
+    smallest: Tensor
+    """[] smallest positive activation that BatchTopK kept; 0 if none."""
+
+
+class Objective:
+    """Computes a batch's loss and writes its gradients; `silence` is brought up to date in between, as AuxK needs it.
+
+    prefix_weights [j]: what the loss of each prefix is multiplied by; k_aux: dead latents a token in AuxK.
+    """
+
+    def __init__(
+        self,
+        sae: MatryoshkaSAE,
+        silence: SilenceCounter,
+        ranks: RankGroup,
+        *,
+        prefix_weights: tuple[float, ...],
+        auxk_alpha: float,
+        k_aux: int,
+    ) -> None:
+        self._sae, self._silence, self._ranks = sae, silence, ranks
+        self._prefix_weights, self._alpha, self._k_aux = prefix_weights, auxk_alpha, k_aux
+        self._select = BatchTopK(ranks)
+        boundaries = torch.tensor([sae.n_core + size for size in sae.prefix_sizes])
+        latents = torch.arange(sae.n_latents)
+        self._group_of = torch.bucketize(latents, boundaries, right=True).to(sae.W_enc.device)
+
+    def __call__(self, x: Tensor, n_tokens: int, gradients: Gradients) -> BatchLoss:
+        """x [b, d] is this rank's part of a batch of n_tokens; gradients get this rank's share."""
+        sae, b, groups = self._sae, len(x), len(self._prefix_weights)
+        centred = x - sae.b_dec
+        dense = torch.relu_(product(centred, sae.W_enc[: sae.n_dense]) + sae.b_enc[: sae.n_dense])
+        kept = self._select.select(centred, sae.W_enc, sae.b_enc, sae.n_dense, n_tokens * sae.topk_budget)
+        bags = self._group_of[kept.latents] * b + kept.rows
+        parts = decode_bags(kept.values, kept.latents, bags, groups * b, sae.W_dec).view(groups, b, sae.d_model)
+        if sae.n_dense:
+            parts[0].addmm_(dense, sae.W_dec[: sae.n_dense])
+        squared = _residuals(centred, parts)
+        counts = self._count(dense, kept, n_tokens)
+        aux = self._auxk(parts[-1], centred, n_tokens)
+        _push_back(parts, [2 * weight / n_tokens for weight in self._prefix_weights])
+        self._write(gradients, centred, dense, kept, bags, parts, aux)
+        return self._summary(squared, counts, aux, kept, n_tokens)
+
+    def _count(self, dense: Tensor, kept: Kept, n_tokens: int) -> Tensor:
+        """[2]: this rank's active core and other latents; brings `silence` up to date."""
+        sae = self._sae
+        active = (kept.values > 0).to(torch.int64)
+        fired = torch.zeros(sae.n_latents, dtype=torch.int64, device=active.device).index_add_(0, kept.latents, active)
+        fired[: sae.n_dense] = (dense > 0).sum(0)
+        core = fired[: sae.n_core].sum()
+        counts = torch.stack([core, fired.sum() - core])
+        self._silence.update(self._ranks.maximum((fired > 0).to(torch.uint8)).bool(), n_tokens)
+        return counts
+
+    def _auxk(self, residual: Tensor, centred: Tensor, n_tokens: int) -> AuxK | None:
+        candidates = self._silence.dead() if self._alpha > 0 else None
+        if candidates is None:
+            return None
+        latents, dead = candidates
+        weights = (self._sae.W_enc, self._sae.b_enc, self._sae.W_dec)
+        return auxk(residual, centred, dead, latents, self._k_aux, n_tokens, weights, self._ranks)
+
+    def _write(
+        self,
+        gradients: Gradients,
+        centred: Tensor,
+        dense: Tensor,
+        kept: Kept,
+        bags: Tensor,
+        pushes: Tensor,
+        aux: AuxK | None,
+    ) -> None:
+        """pushes [j, b, d]: derivative of the loss by what group j adds to the reconstruction."""
+        sae = self._sae
+        flat = pushes.view(-1, sae.d_model)
+        d_values = paired_dots(sae.W_dec, kept.latents, flat, bags)
+        d_values = torch.where(kept.values > 0, d_values, 0)
+        offsets = kept.latent_offsets(sae.n_latents)
+        _by_latent(gradients.W_dec, 0, flat, bags, kept.values, offsets)
+        _by_latent(gradients.W_enc, sae.n_core, centred, kept.rows, d_values, offsets)
+        one = torch.zeros_like(kept.rows)
+        gradients.b_enc.copy_(weighted_bags(d_values.new_ones(1, 1), one, offsets[:-1], d_values).view(-1))
+        if sae.n_dense:
+            d_dense = torch.where(dense > 0, pushes[0] @ sae.W_dec[: sae.n_dense].T, 0)
+            torch.mm(dense.T, pushes[0], out=gradients.W_dec[: sae.n_dense])
+            torch.sum(d_dense, 0, out=gradients.b_enc[: sae.n_dense])
+        if aux is not None:
+            self._add_aux(gradients, aux)
+        # b_dec reaches every prefix directly, and every pre-activation through x - b_dec.
+        torch.sum(pushes[0], 0, out=gradients.b_dec)
+        gradients.b_dec.sub_(gradients.b_enc @ sae.W_enc)
+
+    def _add_aux(self, gradients: Gradients, aux: AuxK) -> None:
+        n_core = self._sae.n_core
+        gradients.W_dec.index_add_(0, aux.latents, aux.W_dec, alpha=self._alpha)
+        gradients.b_enc.index_add_(0, aux.latents, aux.b_enc, alpha=self._alpha)
+        # Frozen rows have no gradient: theirs are turned into zeros for a row that has one.
+        frozen = aux.latents < n_core
+        rows = (aux.latents - n_core).clamp(min=0)
+        trained = torch.where(frozen[:, None], 0, aux.W_enc)
+        gradients.W_enc.index_add_(0, rows, trained, alpha=self._alpha)
+
+    def _summary(self, squared: Tensor, counts: Tensor, aux: AuxK | None, kept: Kept, n_tokens: int) -> BatchLoss:
+        own_aux = squared.new_zeros(1) if aux is None else aux.loss.reshape(1)
+        shares = self._ranks.sum(torch.cat([squared.double(), counts.double(), own_aux.double()]))
+        groups = len(squared)
+        prefix_mse = shares[:groups] / n_tokens
+        weighted = sum((w * mse for w, mse in zip(self._prefix_weights, prefix_mse, strict=True)), shares.new_zeros(()))
+        l0_core, l0_non_core = (shares[groups : groups + 2] / n_tokens).unbind()
+        total = weighted + self._alpha * shares[-1]
+        return BatchLoss(total, prefix_mse, shares[-1], l0_core, l0_non_core, kept.smallest)
+
+
+def _residuals(centred: Tensor, parts: Tensor) -> Tensor:
+    """Turns each group's contribution parts[j] [b, d] into the residual x - xhat_j; returns their squared norms [j]."""
+    residual, squared = centred, []
+    for part in parts:
+        residual = torch.sub(residual, part, out=part)
+        squared.append(torch.dot(residual.view(-1), residual.view(-1)))
+    return torch.stack(squared)
+
+
+def _push_back(residuals: Tensor, scales: list[float]) -> None:
+    """Turns residuals [j, b, d] into derivatives by the groups' contributions: group j is part of prefixes j, j+1, …"""
+    residuals[-1].mul_(-scales[-1])
+    for j in range(len(scales) - 2, -1, -1):
+        torch.add(residuals[j + 1], residuals[j], alpha=-scales[j], out=residuals[j])
+
+
+def _by_latent(out: Tensor, first: int, table: Tensor, index: Tensor, weights: Tensor, offsets: Tensor) -> None:
+    """out[i - first] = sum of weight * table[index] over the triples of latent i >= first; out [m - first, d]."""
+    for start, stop in row_blocks(len(out), out.shape[1], out.device):
+        edges = offsets[first + start : first + stop + 1]
+        # On the CPU a block reads only its own triples; on CUDA asking for their place would wait.
+        low, high = (int(edges[0]), int(edges[-1])) if not out.is_cuda else (0, len(index))
+        if out.is_cuda and (start, stop, first) != (0, len(out), 0):
+            edges = torch.cat([edges, edges.new_full((1,), len(index))])
+        out[start:stop] = weighted_bags(table, index[low:high], edges[: stop - start] - low, weights[low:high])

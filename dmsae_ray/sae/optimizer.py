@@ -1,0 +1,82 @@
+"""One pass of Adam: decoder gradient projected, global norm clipped, decoder rows brought back to unit norm."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
+from dmsae_ray.sae.gradients import Gradients, row_blocks, trainable
+from dmsae_ray.sae.recipe import Recipe
+
+_PROJECTION_EPS = 1e-6
+_CLIP_EPS = 1e-6
+
+
+class DecoderAdam:
+    """Adam over what `trainable` names, in the peer's order: project, clip, Adam, unit norm (RECIPE section 1, item 4).
+
+    Matrices are passed over in blocks of rows that fit the cache; clipping is folded into Adam's own pass.
+    """
+
+    def __init__(self, sae: MatryoshkaSAE, recipe: Recipe) -> None:
+        self._sae, self._recipe = sae, recipe
+        self.steps = 0
+        self._exp_avg = {name: torch.zeros_like(p) for name, p in trainable(sae).items()}
+        self._exp_avg_sq = {name: torch.zeros_like(p) for name, p in trainable(sae).items()}
+
+    def step(self, gradients: Gradients, lr: float) -> Tensor:
+        """Moves the parameters; returns the norm [] that was clipped. Overwrites the gradients."""
+        W_dec = self._sae.W_dec.data
+        squares = [project_out(gradients.W_dec[a:b], W_dec[a:b]) for a, b in self._blocks(W_dec)]
+        others = (gradients.W_enc, gradients.b_enc, gradients.b_dec)
+        squares += [torch.linalg.vector_norm(g).square() for g in others]
+        norm = torch.stack(squares).sum().sqrt()
+        divisor = ((norm + _CLIP_EPS) / self._recipe.clip_norm).clamp(min=1.0).float()
+        self.steps += 1
+        steps = torch.tensor(float(self.steps), device=W_dec.device)
+        for name, parameter in trainable(self._sae).items():
+            moments = (self._exp_avg[name], self._exp_avg_sq[name])
+            for a, b in self._blocks(parameter):
+                self._adam(parameter[a:b], gradients.named()[name][a:b], moments[0][a:b], moments[1][a:b], steps, lr, divisor)
+                if name == "W_dec":
+                    _normalise(parameter[a:b])
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        """Step count and moments (live tensors)."""
+        return {"steps": self.steps, "exp_avg": dict(self._exp_avg), "exp_avg_sq": dict(self._exp_avg_sq)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.steps = int(state["steps"])
+        for name in self._exp_avg:
+            self._exp_avg[name].copy_(state["exp_avg"][name])
+            self._exp_avg_sq[name].copy_(state["exp_avg_sq"][name])
+
+    def _adam(
+        self, p: Tensor, g: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, steps: Tensor, lr: float, divisor: Tensor
+    ) -> None:
+        beta1, beta2 = self._recipe.betas
+        torch._fused_adam_(
+            [p], [g], [exp_avg], [exp_avg_sq], [], [steps],
+            lr=lr, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=self._recipe.eps, amsgrad=False, maximize=False,
+            grad_scale=divisor, found_inf=None,
+        )  # fmt: skip
+
+    @staticmethod
+    def _blocks(matrix: Tensor) -> list[tuple[int, int]]:
+        return row_blocks(len(matrix), 1 if matrix.ndim == 1 else matrix.shape[1], matrix.device)
+
+
+def project_out(gradient: Tensor, rows: Tensor) -> Tensor:
+    """Removes, in place, what is parallel to the decoder rows [n, d] from their gradient; returns its squared norm."""
+    norms = torch.linalg.vector_norm(rows, dim=1) + _PROJECTION_EPS
+    parallel = torch.linalg.vecdot(gradient, rows) / norms.square()
+    gradient.addcmul_(rows, parallel[:, None], value=-1)
+    return torch.linalg.vector_norm(gradient).square()
+
+
+def _normalise(rows: Tensor) -> None:
+    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    rows.div_(norms.add_(torch.finfo(rows.dtype).eps))

@@ -1,0 +1,42 @@
+"""The k-th largest of positive numbers that lie on several ranks, without sorting and without a host read."""
+
+import torch
+from torch import Tensor
+
+from dmsae_ray.sae.ranks import RankGroup
+
+_DIGIT_BITS = 16
+
+
+def kth_largest(values: Tensor, k: int, ranks: RankGroup) -> tuple[Tensor, Tensor]:
+    """(cutoff [], ties []): the k-th largest of all ranks' `values`, and how many values equal to it are among the k.
+
+    values [n]: positive floats (their bits then sort as integers) of this rank; zeros count as numbers too.
+    Where there are fewer than k values in all, the cutoff is the smallest and all ties count.
+    One process on the CPU takes a partial selection; otherwise a radix selection of 16 bits a round: float32 needs two
+    sums of 65,536 counts over the ranks, whatever the number of values.
+    """
+    if ranks.size == 1 and values.device.type == "cpu":
+        if not len(values):
+            return values.new_zeros(()), torch.zeros((), dtype=torch.int64)
+        k = min(k, len(values))
+        cutoff = values.kthvalue(len(values) - k + 1).values
+        return cutoff, k - (values > cutoff).sum()
+    bits = torch.int32 if values.dtype == torch.float32 else torch.int64
+    keys = values.contiguous().view(bits).to(torch.int64)
+    total = ranks.sum(torch.tensor(len(values), device=values.device))
+    wanted = total.clamp(max=k)
+    prefix = torch.zeros((), dtype=torch.int64, device=values.device)
+    radix = 1 << _DIGIT_BITS
+    for shift in range(torch.iinfo(bits).bits - _DIGIT_BITS, -1, -_DIGIT_BITS):
+        digits = (keys >> shift) & (radix - 1)
+        # A shift by the full width is undefined; before the first digit everything is inside.
+        top = shift + _DIGIT_BITS == torch.iinfo(bits).bits
+        inside = torch.ones_like(keys, dtype=torch.bool) if top else (keys >> (shift + _DIGIT_BITS)) == prefix
+        counts = torch.zeros(radix, dtype=torch.int64, device=values.device)
+        ranks.sum(counts.index_add_(0, digits, inside.to(torch.int64)))
+        from_top = counts.flip(0).cumsum(0)
+        place = torch.searchsorted(from_top, wanted).clamp(max=radix - 1)
+        wanted = wanted - torch.where(place > 0, from_top[place - 1], 0)
+        prefix = (prefix << _DIGIT_BITS) | (radix - 1 - place)
+    return prefix.to(bits).reshape(1).view(values.dtype).reshape(()), wanted

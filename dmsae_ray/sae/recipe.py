@@ -1,0 +1,72 @@
+"""How one SAE is trained: SAEBench's Matryoshka recipe, every value a field."""
+
+from dataclasses import dataclass
+
+from dmsae_ray.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training. The defaults are SAEBench's (vintage A: lr, schedule, AuxK, threshold, clipping)."""
+
+    steps: int
+    """Optimiser steps."""
+    lr: float = 3e-4
+    """Peak learning rate of Adam."""
+    warmup_steps: int = 1000
+    """Linear warm-up from 0: the first step has lr 0 and moves nothing."""
+    decay_start: int | None = None
+    """Step from which lr falls linearly to 0 at `steps`; default int(0.8 * steps). `steps` means no decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates."""
+    eps: float = 1e-8
+    """Adam's epsilon."""
+    clip_norm: float = 1.0
+    """Global gradient norm, taken after the projection of the decoder's gradient."""
+    auxk_alpha: float = 1 / 32
+    """Weight of the AuxK loss on dead latents."""
+    k_aux: int | None = None
+    """Dead latents per token in the AuxK loss; default d_model // 2."""
+    dead_after_tokens: int = 10_000_000
+    """A latent silent for so many tokens is dead."""
+    threshold_beta: float = 0.999
+    """Decay of the running mean that estimates the inference threshold."""
+    threshold_start_step: int = 1000
+    """The threshold is estimated in steps after this one."""
+    group_weights: tuple[float, ...] | None = None
+    """Weight of each prefix's loss; the loss is the *mean* of weight * loss. Default 1 / groups, as the peer's."""
+
+    def __post_init__(self) -> None:
+        if self.group_weights is not None:
+            object.__setattr__(self, "group_weights", tuple(float(w) for w in self.group_weights))
+        object.__setattr__(self, "betas", (float(self.betas[0]), float(self.betas[1])))
+        for name, low in (("steps", 1), ("warmup_steps", 0), ("dead_after_tokens", 1), ("threshold_start_step", 0)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"recipe.{name}: {getattr(self, name)!r} must be at least {low}")
+        for name in ("lr", "clip_norm", "eps"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"recipe.{name}: {getattr(self, name)!r} must be above 0")
+        if not all(0 <= beta < 1 for beta in (*self.betas, self.threshold_beta)):
+            raise ConfigError(f"recipe.betas: {self.betas} and threshold_beta {self.threshold_beta} must be in [0, 1)")
+        if not self.auxk_alpha >= 0:
+            raise ConfigError(f"recipe.auxk_alpha: {self.auxk_alpha!r} must not be negative")
+        if self.k_aux is not None and self.k_aux < 1:
+            raise ConfigError(f"recipe.k_aux: {self.k_aux!r} must be at least 1")
+        if self.decay_start is not None and not 0 <= self.decay_start <= self.steps:
+            raise ConfigError(f"recipe.decay_start: {self.decay_start!r} is not in 0..{self.steps}")
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of step 0, 1, …: linear warm-up from 0, constant, linear to 0 at `steps`."""
+        if step < self.warmup_steps:
+            return self.lr * (step / self.warmup_steps)
+        decay_start = int(0.8 * self.steps) if self.decay_start is None else self.decay_start
+        if step >= decay_start and decay_start < self.steps:
+            return self.lr * (max(0, self.steps - step) / (self.steps - decay_start))
+        return self.lr
+
+    def prefix_weights(self, groups: int) -> tuple[float, ...]:
+        """What each prefix's loss is multiplied by in the total: group_weights[j] / groups."""
+        weights = (1 / groups,) * groups if self.group_weights is None else self.group_weights
+        if len(weights) != groups:
+            raise ConfigError(f"recipe.group_weights: {len(weights)} values for {groups} groups")
+        return tuple(weight / groups for weight in weights)

@@ -1,0 +1,131 @@
+"""BatchTopK over the global batch (Eq. 2): which pre-activations stay."""
+
+import torch
+from torch import Tensor
+
+from dmsae_ray.sae.kept import Kept
+from dmsae_ray.sae.order_statistic import kth_largest
+from dmsae_ray.sae.ranks import RankGroup
+
+_BLOCK_ELEMENTS = 1 << 20
+"""Pre-activations computed at a time on the CPU: few enough to be filtered while they are in the cache."""
+_HINT_MARGIN = 0.9
+
+
+class BatchTopK:
+    """Selects the B * budget largest positive pre-activations of a batch of B tokens that may lie on several ranks.
+
+    Where values tie at the cutoff, lower rows go first, then lower latents; rows of earlier ranks are lower.
+    It remembers the last cutoff: on the CPU a scan keeps only candidates near it and the [b, m] matrix never exists.
+    The memory changes how long a selection takes and nothing else.
+    """
+
+    def __init__(self, ranks: RankGroup) -> None:
+        self._ranks = ranks
+        self._hint: float | None = None
+
+    def select(self, centred: Tensor, W_enc: Tensor, b_enc: Tensor, first: int, n_keep: int) -> Kept:
+        """The kept triples of latents first..m-1.
+
+        centred [b, d] = x - b_dec, W_enc [m, d], b_enc [m]; n_keep counts over all ranks.
+        """
+        W, bias = W_enc[first:], b_enc[first:]
+        n_keep = max(n_keep, 1)
+        if centred.device.type == "cpu":
+            rows, latents, values = self._scan_until_enough(centred, W, bias, n_keep)
+        else:
+            rows, latents, values = _largest(centred, W, bias, n_keep)
+        cutoff, ties = kth_largest(values, n_keep, self._ranks)
+        keep = self._above_or_first_ties(rows * len(bias) + latents, values, cutoff, ties)
+        if centred.device.type == "cpu":
+            self._hint = float(cutoff)
+            if not bool(keep.all()):
+                rows, latents, values = rows[keep], latents[keep], values[keep]
+        else:
+            values = torch.where(keep, values, 0)
+        infinity = values.new_full((1,), torch.inf)
+        smallest = torch.cat([torch.where(values > 0, values, torch.inf), infinity]).amin()
+        smallest = torch.nan_to_num(self._ranks.minimum(smallest), posinf=0.0)
+        return Kept(rows, latents + first, values, smallest)
+
+    def _above_or_first_ties(self, place: Tensor, values: Tensor, cutoff: Tensor, ties: Tensor) -> Tensor:
+        """[n] bool; place [n] is the row-major position, by which ties are ordered."""
+        tied = values == cutoff
+        n_tied = tied.sum()
+        allowed = ties - self._ranks.before(n_tied)
+        if values.device.type == "cpu" and int(allowed) >= int(n_tied):
+            return values >= cutoff
+        order = torch.argsort(place)
+        counted = torch.empty_like(place)
+        counted[order] = tied[order].cumsum(0)
+        return (values > cutoff) | (tied & (counted <= allowed))
+
+    def _scan_until_enough(
+        self, centred: Tensor, W: Tensor, bias: Tensor, n_keep: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        floor = self._ranks_minimum(self._first_floor(centred, W, bias, n_keep))
+        tried = False
+        while True:
+            rows, latents, values = _scan(centred, W, bias, floor)
+            found = int(self._ranks.sum(torch.tensor(len(values))))
+            if floor == 0.0 or found >= n_keep:
+                return rows, latents, values
+            # A cutoff that fell a little is met on the second scan; anything else takes all that is positive.
+            floor, tried = (0.0, True) if tried or found < n_keep // 2 else (floor / 2, True)
+
+    def _first_floor(self, centred: Tensor, W: Tensor, bias: Tensor, n_keep: int) -> float:
+        if self._hint is not None:
+            return self._hint * _HINT_MARGIN
+        b, n_latents = len(centred), len(bias)
+        if not b:
+            return torch.inf
+        sample = max(1, min(n_latents, _BLOCK_ELEMENTS // b))
+        u = torch.addmm(bias[:sample, None], W[:sample], centred.T).flatten()
+        kept_share = n_keep / (b * n_latents)
+        place = max(1, min(len(u), len(u) - int(kept_share * len(u)) + 1))
+        return max(0.0, float(u.kthvalue(place).values)) * _HINT_MARGIN
+
+    def _ranks_minimum(self, floor: float) -> float:
+        lowest = float(self._ranks.minimum(torch.tensor(floor, dtype=torch.float64)))
+        return lowest if 0.0 < lowest < torch.inf else 0.0
+
+
+def _scan(centred: Tensor, W: Tensor, bias: Tensor, floor: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(rows, latents, values) of all pre-activations above `floor` >= 0, ordered by latent, then row."""
+    b, n_latents = len(centred), len(bias)
+    size = max(1, min(n_latents, _BLOCK_ELEMENTS // max(1, b)))
+    buffer = centred.new_empty(size, b)
+    transposed = centred.T
+    places, values = [], []
+    for start in range(0, n_latents if b else 0, size):
+        stop = min(start + size, n_latents)
+        u = torch.addmm(bias[start:stop, None], W[start:stop], transposed, out=buffer[: stop - start]).view(-1)
+        place = (u > floor).nonzero().view(-1)
+        values.append(u[place])
+        places.append(place.add_(start * b))
+    if not places:
+        nothing = torch.empty(0, dtype=torch.int64)
+        return nothing, nothing, centred.new_empty(0)
+    place = torch.cat(places)
+    latents = torch.div(place, b, rounding_mode="floor")
+    return place - latents * b, latents, torch.cat(values)
+
+
+def _largest(centred: Tensor, W: Tensor, bias: Tensor, n_keep: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(rows, latents, values) of this rank's n_keep largest, zeros for what is not positive, ordered by latent, row."""
+    b = len(centred)
+    u = torch.relu_(product(centred, W) + bias).flatten()
+    values, place = u.topk(min(n_keep, len(u)), sorted=False)
+    rows = torch.div(place, len(bias), rounding_mode="floor")
+    latents = place - rows * len(bias)
+    order = torch.argsort(latents * b + rows)
+    return rows[order], latents[order], values[order]
+
+
+def product(centred: Tensor, W: Tensor) -> Tensor:
+    """centred [b, d] @ W.T -> [b, n]: in bfloat16 with float32 results under CUDA autocast, else as they are."""
+    if centred.is_cuda and torch.is_autocast_enabled("cuda"):
+        low = torch.get_autocast_dtype("cuda")
+        with torch.autocast("cuda", enabled=False):
+            return torch.mm(centred.to(low), W.to(low).T, out_dtype=torch.float32)
+    return centred @ W.T
