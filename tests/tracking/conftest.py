@@ -1,6 +1,7 @@
-"""A real MLflow server on loopback that tests can stop and start again on the same port and data."""
+"""Real MLflow stores: a SQLite file, and a server on loopback that tests can kill and start again."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,6 +11,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
 
 
 def free_port() -> int:
@@ -51,6 +54,42 @@ class Server:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
+
+
+def runs(uri: str, experiment: str) -> tuple[list[Run], list[Run]]:
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    everything = client.search_runs([found.experiment_id])
+    parents = [r for r in everything if "dmsae.sweep_id" in r.data.tags]
+    children = [r for r in everything if "mlflow.parentRunId" in r.data.tags]
+    assert len(parents) + len(children) == len(everything)
+    return parents, sorted(children, key=lambda r: r.data.tags["dmsae.trial_id"])
+
+
+def history(uri: str, run: Run, key: str) -> list[tuple[int, float]]:
+    """All rows of a metric, by step."""
+    return sorted((m.step, m.value) for m in MlflowClient(uri).get_metric_history(run.info.run_id, key))
+
+
+@pytest.fixture
+def new_database(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("database") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path, new_database: str, empty_database: Path) -> str:
+    """A database whose tables are made already, which takes seconds."""
+    (tmp_path / "out").mkdir()
+    shutil.copy(empty_database, tmp_path / "out" / "mlflow.db")
+    return new_database
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run
+from mlflow.entities import Metric
 
 from dmsae_ray.config import parse_experiment
 from dmsae_ray.errors import ConfigError
@@ -18,7 +17,7 @@ from dmsae_ray.tracking.destination import Destination, destination_of
 from dmsae_ray.tracking.sink import MlflowSink
 from dmsae_ray.tracking.tracker import POSITIONS_FILE, SweepTracker
 
-from .conftest import Server, free_port
+from .conftest import Server, free_port, history, runs
 
 STEPS = 12
 FINALS = {"carryover": 0.5, "core_size": 16, "l0_core": 7.5, "l0_non_core": 4.0, "fvu": 0.2, "loss_recovered": math.nan}
@@ -35,22 +34,6 @@ def run_sweep(tracker: SweepTracker, trials: int = 2) -> int:
     return tracker.close()
 
 
-def runs(uri: str, experiment: str) -> tuple[list[Run], list[Run]]:
-    client = MlflowClient(uri)
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None
-    everything = client.search_runs([found.experiment_id])
-    parents = [r for r in everything if "dmsae.sweep_id" in r.data.tags]
-    children = [r for r in everything if "mlflow.parentRunId" in r.data.tags]
-    assert len(parents) + len(children) == len(everything)
-    return parents, sorted(children, key=lambda r: r.data.tags["dmsae.trial_id"])
-
-
-def history(uri: str, run: Run, key: str) -> list[tuple[int, float]]:
-    """All rows of a metric, by step."""
-    return sorted((m.step, m.value) for m in MlflowClient(uri).get_metric_history(run.info.run_id, key))
-
-
 def check(uri: str, experiment: str, trials: int = 2) -> None:
     """One parent, a child per trial, and every row exactly once."""
     parents, children = runs(uri, experiment)
@@ -65,26 +48,6 @@ def check(uri: str, experiment: str, trials: int = 2) -> None:
         assert math.isnan(finals.pop("loss_recovered"))
         assert finals == {name: value for name, value in FINALS.items() if name != "loss_recovered"}
         assert all(len(history(uri, child, name)) == 1 for name in FINALS)
-
-
-@pytest.fixture
-def new_database(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}"
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("database") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def sqlite(tmp_path: Path, new_database: str, empty_database: Path) -> str:
-    """A database whose tables are made already, which takes seconds."""
-    (tmp_path / "out").mkdir()
-    shutil.copy(empty_database, tmp_path / "out" / "mlflow.db")
-    return new_database
 
 
 def test_search_api_shows_one_parent_and_its_children(sqlite: str, tmp_path: Path, monkeypatch: Any) -> None:
