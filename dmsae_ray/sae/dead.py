@@ -56,7 +56,7 @@ class SilenceCounter:
         horizon = self._largest * _LAG
         bound = torch.empty((), dtype=torch.int64, pin_memory=True)
         bound.copy_((self.tokens + horizon >= self._dead_after).sum(), non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self._bounds[self._steps] = (self._largest, bound, event)
         self._bounds.pop(self._steps - _LAG - 1, None)

@@ -175,11 +175,12 @@ def _initial_weights(
     """W_dec and W_enc [m, d]. With an empty core these are the peer's initial weights of the same seed."""
     generator = torch.Generator().manual_seed(seed)
     bound = math.sqrt(6.0 / d_model)
-    decoder = torch.empty(n_latents, d_model).uniform_(-bound, bound, generator=generator)
+    decoder = torch.empty(n_latents, d_model)
+    decoder.uniform_(-bound, bound, generator=generator)
     decoder = unit_rows(decoder)
     encoder = decoder.clone()
     if core is not None and len(core):
-        rows = core.detach().to(device="cpu", dtype=torch.float32)
+        rows = core.detach().to(device=decoder.device, dtype=torch.float32)
         encoder[: len(rows)] = rows
         if core_decoder_init == "tied":
             decoder[: len(rows)] = unit_rows(rows)
@@ -188,5 +189,5 @@ def _initial_weights(
 
 def unit_rows(rows: Tensor) -> Tensor:
     """Rows [n, d] over their norms, as the peer normalises decoder rows: row / (norm + machine epsilon)."""
-    norms = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows / (norms + torch.finfo(rows.dtype).eps)

@@ -36,9 +36,9 @@ class DecoderAdam:
         self.steps += 1
         steps = torch.tensor(float(self.steps), device=W_dec.device)
         for name, parameter in trainable(self._sae).items():
-            moments = (self._exp_avg[name], self._exp_avg_sq[name])
+            whole = (parameter, gradients.named()[name], self._exp_avg[name], self._exp_avg_sq[name])
             for a, b in self._blocks(parameter):
-                self._adam(parameter[a:b], gradients.named()[name][a:b], moments[0][a:b], moments[1][a:b], steps, lr, divisor)
+                self._adam(*(tensor[a:b] for tensor in whole), steps=steps, lr=lr, divisor=divisor)
                 if name == "W_dec":
                     _normalise(parameter[a:b])
         return norm
@@ -55,7 +55,7 @@ class DecoderAdam:
             self._exp_avg_sq[name].copy_(state["exp_avg_sq"][name])
 
     def _adam(
-        self, p: Tensor, g: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, steps: Tensor, lr: float, divisor: Tensor
+        self, p: Tensor, g: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *, steps: Tensor, lr: float, divisor: Tensor
     ) -> None:
         beta1, beta2 = self._recipe.betas
         torch._fused_adam_(
@@ -74,7 +74,8 @@ def project_out(gradient: Tensor, rows: Tensor) -> Tensor:
     norms = torch.linalg.vector_norm(rows, dim=1) + _PROJECTION_EPS
     parallel = torch.linalg.vecdot(gradient, rows) / norms.square()
     gradient.addcmul_(rows, parallel[:, None], value=-1)
-    return torch.linalg.vector_norm(gradient).square()
+    norm: Tensor = torch.linalg.vector_norm(gradient)
+    return norm.square()
 
 
 def _normalise(rows: Tensor) -> None:

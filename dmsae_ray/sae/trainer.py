@@ -26,8 +26,8 @@ class SAETrainer:
 
     process_group: its ranks hold the same dictionary and pass different rows; selection, statistics and gradients are
         over all their rows, and all end with the same weights.
-    compute_dtype: dtype of the large products on CUDA (results and everything else are float32); default bfloat16 there.
-        The CPU computes in the dictionary's own dtype.
+    compute_dtype: dtype of the large products on CUDA; their results and everything else are float32. The CPU computes
+        in the dictionary's own dtype.
     """
 
     def __init__(

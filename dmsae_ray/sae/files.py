@@ -1,0 +1,148 @@
+"""Our own format: sae.safetensors and config.json in a folder, ready for raw activations."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
+
+FORMAT = "dmsae_ray.sae/1"
+WEIGHTS, CONFIG = "sae.safetensors", "config.json"
+_TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "theta")
+
+
+def save_sae(sae: MatryoshkaSAE, folder: str | os.PathLike[str], extra: dict[str, Any] | None = None) -> Path:
+    """Writes `sae`, folded so that it takes raw activations, and what `extra` says of it; returns the folder.
+
+    Each file appears whole or not at all.
+    """
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    if sae.norm_factor != 1.0:
+        sae = sae.folded()
+    config = {
+        "format": FORMAT,
+        "d_model": sae.d_model,
+        "n_latents": sae.n_latents,
+        "n_core": sae.n_core,
+        "group_sizes": list(sae.group_sizes),
+        "k": sae.k,
+        "core_sparsity": sae.core_sparsity,
+        "core_decoder_init": sae.core_decoder_init,
+        "seed": sae.seed,
+        "extra": extra or {},
+    }
+    state = sae.state_dict()
+    tensors = {name: state[name].detach().cpu().contiguous() for name in _TENSORS}
+    with replacing(path / WEIGHTS) as temporary:
+        save_file(tensors, temporary)
+    with replacing(path / CONFIG) as temporary:
+        temporary.write_text(json.dumps(config, indent=1))
+    return path
+
+
+def load_sae(folder: str | os.PathLike[str]) -> MatryoshkaSAE:
+    """The dictionary of `save_sae`; DataError where a file is missing, truncated or does not fit the other."""
+    path = Path(folder)
+    config = read_json(path / CONFIG)
+    if config.get("format") != FORMAT:
+        raise DataError(f"{path / CONFIG}: format is {config.get('format')!r}, must be {FORMAT!r}")
+    tensors = _read_tensors(path / WEIGHTS)
+    with naming(path / CONFIG), torch.device("meta"):
+        sae = MatryoshkaSAE(
+            config["d_model"],
+            config["n_latents"],
+            config["group_sizes"],
+            config["k"],
+            core=torch.zeros(config["n_core"], config["d_model"]) if config["n_core"] else None,
+            core_sparsity=config["core_sparsity"],
+            core_decoder_init=config["core_decoder_init"],
+            seed=config["seed"],
+        )
+    adopt(sae, tensors, path / WEIGHTS)
+    return sae
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: not a whole safetensors file ({one_line(error)})") from error
+
+
+def adopt(sae: MatryoshkaSAE, tensors: dict[str, Tensor], path: Path) -> None:
+    """Makes `tensors` (contiguous, by the names of the state dict) the weights of `sae` without copying them.
+
+    They may hold NaN: a training that diverged is a result like another.
+    """
+    expected = sae.state_dict()
+    if set(tensors) != set(expected):
+        raise DataError(f"{path}: holds {sorted(tensors)}, must hold {sorted(expected)}")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise DataError(f"{path}: {name} has shape {list(tensor.shape)}, must have {list(expected[name].shape)}")
+        if tensor.dtype != torch.float32:
+            raise DataError(f"{path}: {name} is {tensor.dtype}, must be float32")
+    sae.load_state_dict(tensors, assign=True)
+    sae.requires_grad_(False)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in the file; DataError where there is none."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a JSON file ({one_line(error)})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: holds a {type(value).__name__}, must hold an object")
+    return value
+
+
+def one_line(error: BaseException) -> str:
+    """The error's text on one line, at most 200 characters."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
+class naming:
+    """Turns a KeyError, TypeError, ValueError or ConfigError inside into a DataError that names the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyError):
+            raise DataError(f"{self._path}: {error} is missing") from error
+        if isinstance(error, (TypeError, ValueError, ConfigError)):
+            raise DataError(f"{self._path}: {one_line(error)}") from error
+
+
+class replacing:
+    """A temporary path beside `path` that takes its place if the block ends well, and vanishes otherwise."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Path:
+        return self._temporary
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is None:
+            os.replace(self._temporary, self._path)
+        else:
+            self._temporary.unlink(missing_ok=True)
