@@ -1,0 +1,79 @@
+"""Where the parts of a decoder-only transformers model are, whatever the architecture calls them."""
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from dmsae_ray.errors import ConfigError
+
+
+def blocks_of(decoder: nn.Module, n_layers: int) -> nn.ModuleList:
+    """The decoder's list of blocks: `layers` in most models, `h` in GPT-2.
+
+    Raises:
+        ConfigError: there is no list of `n_layers` blocks directly in the decoder.
+    """
+    for child in decoder.children():
+        if isinstance(child, nn.ModuleList) and len(child) == n_layers:
+            return child
+    raise ConfigError(
+        f"model.name: {type(decoder).__name__} has no list of {n_layers} blocks; decoder-only models are allowed"
+    )
+
+
+def truncated(config: PretrainedConfig, n_layers: int) -> PretrainedConfig:
+    """A copy of the configuration with the first `n_layers` layers only: weights above are then not even read."""
+    config = copy.deepcopy(config)
+    text: Any = config.get_text_config()
+    before = text.num_hidden_layers
+    per_layer = {
+        key: value for key, value in vars(text).items() if isinstance(value, list | tuple) and len(value) == before
+    }
+    # Lists first: some configurations check, when the number is set, that they agree.
+    for key, value in per_layer.items():
+        setattr(text, key, value[:n_layers])
+    text.num_hidden_layers = n_layers
+    return config
+
+
+def soft_caps_attention(config: PretrainedConfig) -> bool:
+    """Are attention logits soft-capped (Gemma 2)? Kernels without soft-capping then give another model."""
+    return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+
+
+class Head(nn.Module):
+    """From the decoder's last hidden states to logits, by the architecture's own code.
+
+    The same causal-LM module, sharing its weights, with the decoder replaced by one that returns what it is given. So
+    soft-capping (Gemma), logit scales (Cohere, Granite) and biases (GPT-J) are the architecture's business.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        head = copy.copy(model)
+        # nn.Module keeps submodules in a dictionary, which a shallow copy shares with the model.
+        head._modules = dict(model._modules)
+        head._modules[model.base_model_prefix] = _Given()
+        self.head = head
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits [1, n, vocab] of hidden states [1, n, d_model] that have passed the final norm."""
+        logits: Tensor = self.head(inputs_embeds=hidden, use_cache=False).logits
+        return logits
+
+
+class _Given(nn.Module):
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> "_Output":
+        return _Output(last_hidden_state=inputs_embeds)
+
+
+class _Output(BaseModelOutputWithPast):
+    """A decoder's output that knows no more than the hidden states."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None

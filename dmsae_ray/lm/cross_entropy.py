@@ -1,0 +1,85 @@
+"""Next-token cross-entropy over large vocabularies: a chunk of tokens at a time, in float32."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+CHUNK_LOGITS = 1 << 27
+"""Logits at a time. With a vocabulary of 256,000: 524 tokens, half a gigabyte in float32, about 2 GB with gradients."""
+
+_IGNORED = -100
+
+Head = Callable[[Tensor], Tensor]
+
+
+def targets_of(tokens: Tensor, loss_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What each position is to predict.
+
+    Args:
+        tokens: int64 [n, t].
+        loss_mask: bool [n, t], positions whose next token counts; None: all that have one.
+
+    Returns:
+        targets int64 [n, t], -100 where there is none, and valid bool [n, t].
+
+    Raises:
+        ValueError: the mask has another shape or is not bool.
+    """
+    valid = torch.ones_like(tokens, dtype=torch.bool)
+    if loss_mask is not None:
+        if loss_mask.shape != tokens.shape or loss_mask.dtype != torch.bool:
+            raise ValueError(
+                f"loss_mask is {loss_mask.dtype} {list(loss_mask.shape)}; it must be bool {list(tokens.shape)}"
+            )
+        valid = loss_mask.to(tokens.device).clone()
+    valid[:, -1] = False
+    targets = torch.roll(tokens, -1, dims=1).masked_fill(~valid, _IGNORED)
+    return targets, valid
+
+
+def summed(head: Head, hidden: Tensor, targets: Tensor, chunk_logits: int = CHUNK_LOGITS) -> Tensor:
+    """Sum of the cross-entropies in nats: float64, 0-d. No graph.
+
+    Args:
+        head: hidden states [1, m, d] -> logits [1, m, vocab].
+        hidden: [n, t, d].
+        targets: int64 [n, t], -100 where none.
+        chunk_logits: logits at a time.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=hidden.device)
+    with torch.no_grad():
+        for rows, target in _chunks(head, hidden, targets, chunk_logits):
+            total += cross_entropy(_wide(head(rows)), target, ignore_index=_IGNORED, reduction="none").double().sum()
+    return total
+
+
+def gradient(head: Head, hidden: Tensor, targets: Tensor, chunk_logits: int = CHUNK_LOGITS) -> Tensor:
+    """Gradient of the summed cross-entropy at the hidden states: [n, t, d], in their dtype.
+
+    Arguments as in `summed`. Logits of one chunk and their gradient exist at a time.
+    """
+    grads = []
+    for rows, target in _chunks(head, hidden.detach(), targets, chunk_logits):
+        with torch.enable_grad():
+            rows = rows.requires_grad_(True)
+            loss = cross_entropy(_wide(head(rows)), target, ignore_index=_IGNORED, reduction="sum")
+        grads.append(torch.autograd.grad(loss, rows)[0])
+    return torch.cat(grads, dim=1).view_as(hidden)
+
+
+def _chunks(head: Head, hidden: Tensor, targets: Tensor, chunk_logits: int) -> Iterator[tuple[Tensor, Tensor]]:
+    flat, target = hidden.reshape(1, -1, hidden.shape[-1]), targets.reshape(-1)
+    with torch.no_grad():
+        vocab = head(flat[:, :1]).shape[-1]
+    size = max(1, chunk_logits // vocab)
+    # Slices of a detached tensor: each chunk is a leaf of its own graph.
+    for rows, wanted in zip(torch.split(flat, size, dim=1), torch.split(target, size), strict=True):
+        yield rows.detach(), wanted
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """[1, m, vocab] -> [m, vocab], float32 (float64 stays)."""
+    logits = logits[0]
+    return logits if logits.dtype == torch.float64 else logits.float()

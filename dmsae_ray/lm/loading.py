@@ -1,0 +1,196 @@
+"""Find and load a language model: embedded, from the Hugging Face Hub, or from a local folder."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+
+from dmsae_ray.errors import ConfigError
+from dmsae_ray.lm.architecture import soft_caps_attention, truncated
+from dmsae_ray.lm.quiet import quiet
+from dmsae_ray.lm.tap import Tap
+from dmsae_ray.lm.tiny import tiny_model
+from dmsae_ray.lm.tiny_recipe import TinyRecipe
+
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
+_ALLOWED = "allowed: 'tiny' (embedded), a Hub id such as google/gemma-2-2b, or a local folder with config.json"
+# Kernels of transformers that know no soft-capping.
+_UNCAPPED = ("sdpa",)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the configuration alone tells of a model."""
+
+    d_model: int
+    n_layers: int
+    vocab_size: int
+    architecture: str
+
+
+def load_tap(
+    model: str,
+    layer: int,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "bfloat16",
+    *,
+    revision: str | None = None,
+    attention: str | None = None,
+    full: bool = True,
+) -> Tap:
+    """Load a language model and tap the residual stream after block `layer`.
+
+    A Hub token is read from the environment only (`HF_TOKEN`); `HF_HUB_OFFLINE=1` uses what is in the Hub's cache.
+    Code from the Hub is never run.
+
+    Args:
+        model: 'tiny', a Hub id, or a local folder.
+        layer: block, counted from 0.
+        device: 'auto' is CUDA where there is one, else the CPU.
+        dtype: dtype of weights and activations.
+        revision: commit or tag on the Hub.
+        attention: attention implementation of transformers; None or 'auto': eager where attention logits are
+            soft-capped (Gemma 2), else transformers' choice.
+        full: False for activations only: layers above the tap are neither read nor moved to the device.
+
+    Raises:
+        ConfigError: unknown or incomplete model, a layer that it does not have, an attention implementation that
+            would change it.
+    """
+    config = _config(model, revision)
+    info = _info(config)
+    _check_layer(model, layer, info.n_layers)
+    chosen = _attention(model, attention, config)
+    tokenizer = load_tokenizer(model, revision)
+    if not full:
+        config = truncated(config, layer + 1)
+    weights = _weights(model, revision, config, _dtype(dtype), chosen)
+    tap_model: Any = weights if full else _without_head(weights)
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    return Tap(tap_model.to(where), tokenizer, layer, name=model, n_layers=info.n_layers, full=full)
+
+
+def describe_model(model: str, layer: int | None = None, *, revision: str | None = None) -> ModelInfo:
+    """Read a model's configuration, no weights; a layer, if given, is checked against it.
+
+    Raises:
+        ConfigError: unknown model, or a layer that it does not have.
+    """
+    if model == "tiny":  # its training, where it is not made yet, can wait
+        recipe = TinyRecipe()
+        info = ModelInfo(recipe.hidden, recipe.layers, recipe.vocab_size, "gemma2")
+    else:
+        info = _info(_config(model, revision))
+    if layer is not None:
+        _check_layer(model, layer, info.n_layers)
+    return info
+
+
+def load_tokenizer(model: str, revision: str | None = None) -> Any:
+    """The model's tokenizer (transformers).
+
+    Raises:
+        ConfigError: unknown model, or one without a tokenizer.
+    """
+    with _one_line(model, "tokenizer"), quiet():
+        return AutoTokenizer.from_pretrained(_place(model), revision=revision, token=_token())
+
+
+def _config(model: str, revision: str | None) -> PretrainedConfig:
+    with _one_line(model, "configuration"), quiet():
+        config: PretrainedConfig = AutoConfig.from_pretrained(_place(model), revision=revision, token=_token())
+    return config
+
+
+def _weights(
+    model: str, revision: str | None, config: PretrainedConfig, dtype: torch.dtype, attention: str | None
+) -> Any:
+    with _one_line(model, "weights"), quiet():
+        auto: Any = AutoModelForCausalLM
+        loaded, report = auto.from_pretrained(
+            _place(model),
+            config=config,
+            revision=revision,
+            token=_token(),
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+        )
+    # transformers fills what a checkpoint lacks with random numbers.
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ConfigError(
+            f"model.name '{model}' lacks the weights of {len(missing)} tensors, as {missing[0]}; {_ALLOWED}"
+        )
+    return loaded
+
+
+def _without_head(model: Any) -> Any:
+    """The text decoder alone, so that heads and vision towers stay off the device."""
+    return model.get_decoder()
+
+
+def _info(config: PretrainedConfig) -> ModelInfo:
+    text: Any = config.get_text_config()
+    return ModelInfo(int(text.hidden_size), int(text.num_hidden_layers), int(text.vocab_size), config.model_type)
+
+
+def _check_layer(model: str, layer: int, n_layers: int) -> None:
+    if not 0 <= layer < n_layers:
+        raise ConfigError(f"model.layer is {layer}; '{model}' has the layers 0..{n_layers - 1}")
+
+
+def _attention(model: str, attention: str | None, config: PretrainedConfig) -> str | None:
+    capped = soft_caps_attention(config)
+    if attention in (None, "auto"):
+        return "eager" if capped else None
+    if capped and attention in _UNCAPPED:
+        raise ConfigError(
+            f"model.attention is '{attention}'; '{model}' soft-caps its attention logits, which '{attention}' leaves "
+            "out; allowed: 'auto', 'eager', 'flash_attention_2'"
+        )
+    return attention
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise ConfigError(f"model.dtype is '{dtype}'; allowed: {', '.join(DTYPES)}")
+    found: torch.dtype = DTYPES[dtype]
+    return found
+
+
+def _place(model: str) -> str:
+    """What transformers is given: a folder that is there, or a Hub id."""
+    if model == "tiny":
+        return str(tiny_model())
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"model.name '{model}' is a folder without config.json; {_ALLOWED}")
+        return str(folder)
+    if model.startswith((".", "~", os.sep)) or model.count("/") > 1 or not model:
+        raise ConfigError(f"model.name '{model}': there is no such folder; {_ALLOWED}")
+    return model
+
+
+def _token() -> str | bool:
+    """The Hub token of the environment; False: none, not even one that a login left on disk."""
+    return os.environ.get("HF_TOKEN") or False
+
+
+@contextmanager
+def _one_line(model: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) <= 240 else reason[:237] + "..."
+        raise ConfigError(f"model.name '{model}': its {what} cannot be loaded ({reason}); {_ALLOWED}") from None

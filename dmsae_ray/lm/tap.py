@@ -1,0 +1,173 @@
+"""A language model with a tap: read the residual stream after one block, differentiate there, replace it there."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dmsae_ray.errors import ConfigError
+from dmsae_ray.lm import cross_entropy
+from dmsae_ray.lm.architecture import Head, blocks_of
+
+Edit = Callable[[Tensor], Tensor]
+
+
+class Tap:
+    """A decoder-only model, its parameters frozen, tapped after block `layer` (counted from 0).
+
+    Positions of a context attend to all before them, across document boundaries if there are any, as in the
+    unmodified model; `loss_mask` only says which next-token losses count.
+
+    Attributes:
+        model_name: as it was asked for.
+        layer, n_layers: the tapped block, and the blocks of the whole model.
+        d_model, vocab_size: widths.
+        tokenizer: transformers' tokenizer, or None.
+        bos_id, eos_id: token ids, or None if the tokenizer has none.
+        special_ids: ids of all special tokens, ascending.
+        device, dtype: where and in what the model runs.
+        full: are the layers above the tap, and the head, there?
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, layer: int, *, name: str, n_layers: int, full: bool) -> None:
+        """Tap a loaded transformers model: a whole causal LM, or (not `full`) a decoder, its upper blocks left out.
+
+        Raises:
+            ConfigError: the model is no decoder-only model.
+        """
+        model.eval().requires_grad_(False)
+        config: Any = model.config.get_text_config()
+        decoder: Any = model.get_decoder()
+        blocks = blocks_of(decoder, config.num_hidden_layers)
+        if not 0 <= layer < len(blocks):
+            raise ConfigError(f"model.layer is {layer}; '{name}' has the layers 0..{n_layers - 1}")
+        self.model_name = name
+        self.layer = layer
+        self.n_layers = n_layers
+        self.d_model = int(config.hidden_size)
+        self.vocab_size = int(config.vocab_size)
+        self.tokenizer = tokenizer
+        self.bos_id: int | None = getattr(tokenizer, "bos_token_id", None)
+        self.eos_id: int | None = getattr(tokenizer, "eos_token_id", None)
+        self.special_ids: tuple[int, ...] = tuple(sorted(int(i) for i in getattr(tokenizer, "all_special_ids", ())))
+        self.full = full
+        self._decoder = decoder
+        self._block = blocks[layer]
+        self._head = Head(model) if full else None
+        parameter = next(decoder.parameters())
+        self.device: torch.device = parameter.device
+        self.dtype: torch.dtype = parameter.dtype
+
+    @torch.no_grad()
+    def activations(self, tokens: Tensor) -> Tensor:
+        """Residual stream after the tapped block; the blocks above are not run.
+
+        Args:
+            tokens: int64 [n, t].
+
+        Returns:
+            x [n, t, d_model] in the model's dtype: `hidden_states[layer + 1]` of transformers (where `layer` is the
+            last, transformers gives the stream after the final norm; here it is the block's output as elsewhere).
+        """
+
+        def stop(x: Tensor) -> Tensor:
+            raise _Reached(x)
+
+        try:
+            self._run(tokens, stop)
+        except _Reached as reached:
+            return reached.x
+        raise RuntimeError(f"block {self.layer} of '{self.model_name}' was never run")
+
+    def gradients(self, tokens: Tensor, loss_mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Residual stream at the tap and the gradient there of the summed next-token cross-entropy.
+
+        Blocks up to the tap build no graph. Each context is differentiated by its own losses; positions before the
+        last with a masked loss still influence later ones, so their g is not zero: leave them out by `valid`.
+
+        Args:
+            tokens: int64 [n, t].
+            loss_mask: bool [n, t], positions whose next token counts (False on padding and where a document ends);
+                None: all but the last.
+
+        Returns:
+            x [n, t, d_model] and g = dCE/dx [n, t, d_model] in the model's dtype, and valid bool [n, t], the
+            positions whose own next token counts.
+        """
+        head = self._whole()
+        targets, valid = cross_entropy.targets_of(tokens.to(self.device), loss_mask)
+        tapped: list[Tensor] = []
+
+        def leaf(x: Tensor) -> Tensor:
+            tapped.append(x.detach().requires_grad_(True))
+            return tapped[0]
+
+        with torch.enable_grad():
+            hidden = self._run(tokens, leaf)
+        at_hidden = cross_entropy.gradient(head, hidden, targets)
+        (g,) = torch.autograd.grad(hidden, tapped[0], at_hidden)
+        return tapped[0].detach(), g, valid
+
+    @torch.no_grad()
+    def loss(self, tokens: Tensor, edit: Edit | None = None, loss_mask: Tensor | None = None) -> tuple[Tensor, int]:
+        """Next-token cross-entropy with the residual stream at the tap replaced; `torch.zeros_like` ablates it.
+
+        Args:
+            tokens: int64 [n, t].
+            edit: x [n, t, d_model] -> its replacement, of the same shape; None: the unmodified model.
+            loss_mask: as in `gradients`.
+
+        Returns:
+            Sum in nats (float64, 0-d) and the number of targets.
+
+        Raises:
+            ValueError: the replacement has another shape.
+        """
+        head = self._whole()
+        targets, valid = cross_entropy.targets_of(tokens.to(self.device), loss_mask)
+
+        def replace(x: Tensor) -> Tensor:
+            edited = x if edit is None else edit(x)
+            if edited.shape != x.shape:
+                raise ValueError(f"edit returned shape {list(edited.shape)}; it must be {list(x.shape)}")
+            return edited.to(x.dtype)
+
+        hidden = self._run(tokens, replace)
+        return cross_entropy.summed(head, hidden, targets), int(valid.sum())
+
+    def _run(self, tokens: Tensor, at_tap: Edit) -> Tensor:
+        """The decoder's output, after the final norm, [n, t, d_model], with `at_tap` applied to the tapped stream."""
+        with _hooked(self._block, at_tap):
+            output: Tensor = self._decoder(input_ids=tokens.to(self.device), use_cache=False).last_hidden_state
+        return output
+
+    def _whole(self) -> Head:
+        if self._head is None:
+            raise ValueError(f"'{self.model_name}' was loaded with full=False: it has no layers above the tap")
+        return self._head
+
+
+class _Reached(Exception):
+    """Carries the tapped activations out of the forward pass, so that nothing above is run."""
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        self.x = x
+
+
+@contextmanager
+def _hooked(block: nn.Module, at_tap: Edit) -> Iterator[None]:
+    """Apply `at_tap` to the block's output: a tensor, or in some architectures a tuple that begins with it."""
+
+    def hook(_: nn.Module, __: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (at_tap(output[0]), *output[1:])
+        return at_tap(output)
+
+    handle = block.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,223 @@
+"""The embedded tiny Gemma-2: real architecture, real (small) training, on text that every Python carries.
+
+`python -m dmsae_ray.lm.tiny` says where it is and how good; `--rebuild FOLDER` makes it anew.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dmsae_ray.errors import ConfigError, DmsaeError
+from dmsae_ray.lm.text import corpus_sha256, split_documents, stdlib_documents, stdlib_fingerprint
+from dmsae_ray.lm.tiny_recipe import Progress, TinyRecipe, TrainingStep
+
+SHIPPED = Path(__file__).parent / "tiny_gemma2"
+WEIGHTS, TOKENIZER, META = "model.safetensors", "tokenizer.json", "meta.json"
+
+
+def tiny_model(cache_dir: str | Path | None = None, progress: Progress | None = None) -> Path:
+    """Folder of the tiny model for this Python's text: the shipped one, else the cached one, else trained now.
+
+    Args:
+        cache_dir: default `$DMSAE_CACHE`, else the user's cache folder.
+        progress: called while training (about 80 s), never otherwise.
+
+    Returns:
+        A folder that transformers' `AutoModelForCausalLM` and `AutoTokenizer` load, with `meta.json` beside.
+
+    Raises:
+        ConfigError: the cache cannot be written.
+        DataError: this Python has no source of its standard library.
+    """
+    cache = Path(cache_dir) if cache_dir is not None else default_cache()
+    corpus = _corpus(cache)
+    if is_whole(SHIPPED, corpus):
+        return SHIPPED
+    folder = cache / f"tiny-gemma2-{_key(corpus)}"
+    if is_whole(folder, corpus):
+        return folder
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with _alone(folder.with_suffix(".lock")):
+            if not is_whole(folder, corpus):  # another process may have made it meanwhile
+                build(folder, progress=progress)
+    except OSError as error:
+        raise ConfigError(
+            f"DMSAE_CACHE '{cache}' cannot be written: {error.strerror or error}; set it to a folder that can"
+        ) from None
+    return folder
+
+
+def default_cache() -> Path:
+    """`$DMSAE_CACHE`, else `dmsae` in the user's cache folder."""
+    if chosen := os.environ.get("DMSAE_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "dmsae"
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What `meta.json` says of a model; empty if there is none that can be read."""
+    try:
+        found = json.loads((folder / META).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_whole(folder: Path, corpus: str) -> bool:
+    """Is this the model of today's recipe and of this corpus (a sha256), and are its files as they were written?"""
+    meta = read_meta(folder)
+    return (
+        meta.get("corpus_sha256") == corpus
+        and meta.get("recipe") == _recipe_dict()
+        and _file_sha256(folder / WEIGHTS) == meta.get("weights_sha256")
+        and _file_sha256(folder / TOKENIZER) == meta.get("tokenizer_sha256")
+    )
+
+
+def build(folder: Path, recipe: TinyRecipe | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """Train the model and put it at `folder` in one move, replacing what was there; returns its meta data."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Permissions of mkdtemp are the owner's alone; the model inside is for whoever may read the parent.
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        made = temporary / folder.name
+        made.mkdir()
+        meta = _train_into(made, recipe, progress)
+        _replace(made, folder, temporary / "old")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return meta
+
+
+def _train_into(folder: Path, recipe: TinyRecipe | None, progress: Progress | None) -> dict[str, Any]:
+    import torch
+    import transformers
+
+    from dmsae_ray.lm import tiny_training as training
+    from dmsae_ray.lm.quiet import quiet
+
+    recipe = recipe or TinyRecipe()
+    documents = stdlib_documents()
+    train, held_out = split_documents(documents)
+    tokenizer = training.train_tokenizer(train, recipe.vocab_size)
+    train_tokens = training.token_stream(tokenizer, train)
+    held_out_tokens = training.token_stream(tokenizer, held_out)
+    library: Any = transformers
+    model: Any = training.train_model(train_tokens, recipe, progress)
+    model.to(torch.bfloat16)
+    with quiet():
+        model.save_pretrained(folder)
+    names = dict(zip(("pad_token", "eos_token", "bos_token", "unk_token"), training.SPECIAL_TOKENS, strict=True))
+    library.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    meta = {
+        "corpus_sha256": corpus_sha256(documents),
+        "recipe": asdict(recipe),
+        "steps": recipe.steps,
+        # Of the weights as they are saved, rounded to bfloat16.
+        "val_loss": round(training.held_out_loss(model.float(), held_out_tokens, recipe), 5),
+        "unigram_loss": round(training.unigram_loss(train_tokens, held_out_tokens, recipe.vocab_size), 5),
+        "train_tokens": len(train_tokens),
+        "val_tokens": len(held_out_tokens),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "weights_sha256": _file_sha256(folder / WEIGHTS),
+        "tokenizer_sha256": _file_sha256(folder / TOKENIZER),
+        "python": platform.python_version(),
+        "torch": torch.__version__.partition("+")[0],
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+    (folder / META).write_text(json.dumps(meta, indent=2) + "\n")
+    # safetensors writes for the owner alone; a cache may be shared.
+    (folder / WEIGHTS).chmod((folder / META).stat().st_mode & 0o777)
+    return meta
+
+
+def _replace(made: Path, folder: Path, old: Path) -> None:
+    if folder.exists():
+        if read_meta(folder) == read_meta(made) and is_whole(folder, read_meta(made)["corpus_sha256"]):
+            return  # another process was first, with the same
+        os.rename(folder, old)
+    os.rename(made, folder)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """One process at a time; others wait. Without file locks (some network disks) two may train, and the last stays."""
+    with lock.open("w") as file:
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _corpus(cache: Path) -> str:
+    """Hash of this Python's text; remembered in the cache, because reading the text takes seconds."""
+    memory = cache / f"stdlib-{stdlib_fingerprint()[:32]}.txt"
+    try:
+        found = memory.read_text().strip()
+        if len(found) == 64:
+            return found
+    except (OSError, ValueError):
+        pass
+    corpus = corpus_sha256(stdlib_documents())
+    with suppress(OSError):  # a cache that cannot be written only costs time here
+        cache.mkdir(parents=True, exist_ok=True)
+        temporary = memory.with_suffix(f".{os.getpid()}")
+        temporary.write_text(corpus)
+        os.replace(temporary, memory)
+    return corpus
+
+
+def _key(corpus: str) -> str:
+    recipe = json.dumps(_recipe_dict(), sort_keys=True)
+    return hashlib.sha256(f"{corpus} {recipe}".encode()).hexdigest()[:16]
+
+
+def _recipe_dict() -> dict[str, Any]:
+    return asdict(TinyRecipe())
+
+
+def _file_sha256(path: Path) -> str | None:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def _show(step: TrainingStep) -> None:
+    end = "\n" if step.step == step.steps else ""
+    print(f"\rstep {step.step}/{step.steps}  loss {step.loss:.3f}", end=end, file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(prog="python -m dmsae_ray.lm.tiny", description=__doc__)
+    parser.add_argument("--rebuild", metavar="FOLDER", type=Path, help="train the model anew into FOLDER")
+    folder: Path | None = parser.parse_args(arguments).rebuild
+    try:
+        if folder is None:
+            folder = tiny_model(progress=_show)
+        else:
+            build(folder.absolute(), progress=_show)
+    except DmsaeError as error:
+        print(error, file=sys.stderr)
+        return 2
+    meta = read_meta(folder)
+    print(f"{folder}: {meta['val_loss']:.3f} nats a token on held-out text (unigram: {meta['unigram_loss']:.3f})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
