@@ -48,8 +48,8 @@ class MatryoshkaSAE(nn.Module):
     ) -> None:
         """A fresh dictionary; random numbers come from a generator of its own, seeded by `seed`.
 
-        group_sizes: sizes of the non-core groups; they add up to n_latents (then the last gives up the core's latents)
-            or to n_latents - n_core.
+        group_sizes: sizes of the non-core groups; they add up to n_latents (then the last gives up the core's latents,
+            and when it is down to one latent those before it give up the rest) or to n_latents - n_core.
         core: [n_core, d] frozen encoder rows, or None.
         Decoder rows start as SAEBench's (kaiming-uniform, unit norm), non-core encoder rows equal to them, biases 0.
         Raises ConfigError for a combination that cannot work.
@@ -158,11 +158,13 @@ def _non_core_groups(group_sizes: Sequence[int], n_latents: int, n_core: int) ->
     if not sizes or min(sizes) < 1:
         raise ConfigError(f"group_sizes: {sizes} must be positive numbers")
     if n_core and sum(sizes) == n_latents:
-        sizes[-1] -= n_core
-        if sizes[-1] < 1:
-            raise ConfigError(
-                f"group_sizes: the last group, {sizes[-1] + n_core}, must be larger than the core's {n_core} latents"
-            )
+        if n_core > n_latents - len(sizes):
+            raise ConfigError(f"core: {n_core} latents leave fewer than 1 of {n_latents} to each of {len(sizes)} groups")
+        owed = n_core
+        for j in reversed(range(len(sizes))):
+            given = min(owed, sizes[j] - 1)
+            sizes[j] -= given
+            owed -= given
     if sum(sizes) != n_latents - n_core:
         either = f"{n_latents}" + (f" or {n_latents - n_core}" if n_core else "")
         raise ConfigError(f"group_sizes: {sizes} add up to {sum(sizes)}, not to {either}")
