@@ -54,7 +54,8 @@ def documents(corpus: Corpus) -> ray.data.Dataset:
 
     # Half a CPU: other resources than the next operator's keep Ray from fusing reading with tokenising, and the text of
     # one large file is then tokenised by many tasks.
-    return rows.map_batches(read, batch_size=1, batch_format="pyarrow", concurrency=_READERS, num_cpus=0.5)
+    readers = min(_READERS, len(units))
+    return rows.map_batches(read, batch_size=1, batch_format="pyarrow", concurrency=readers, num_cpus=0.5)
 
 
 def list_units(corpus: Corpus) -> list[dict[str, Any]]:

@@ -44,7 +44,7 @@ class Folder:
         try:
             with system.open_input_stream(f"{path}/{name}") as stream:
                 return bytes(stream.read())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise DataError(f"{self / name} cannot be read: {one_line(error)}") from error

@@ -48,10 +48,10 @@ def prepare(experiment: Experiment, root: str, *, progress: Callable[[Progress],
     while True:
         if _whole(folder):
             return open_store(root, experiment)
+        folder.write(REQUEST, [encode(request_of(experiment))])
         if not other_writer(folder):
             break
         _follow(folder, progress)
-    folder.write(REQUEST, [encode(request_of(experiment))])
     with Heartbeat(folder):
         layout = write_tokens(folder, experiment, progress=progress)
         commits = harvest(folder, experiment, layout, progress=progress)

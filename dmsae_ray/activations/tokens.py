@@ -14,7 +14,7 @@ import safetensors.numpy
 
 from dmsae_ray.activations.corpus import documents
 from dmsae_ray.activations.files import Folder
-from dmsae_ray.activations.model import check_model, load_tokenizer
+from dmsae_ray.activations.model import check_model, open_tokenizer
 from dmsae_ray.activations.packing import Contexts, Packer, join
 from dmsae_ray.activations.progress import Meter, Progress
 from dmsae_ray.activations.ray_data import first_error, quiet_context
@@ -53,7 +53,7 @@ def write_tokens(
         "attribution": _contexts(corpus.attribution_tokens, corpus),
         "train": _contexts(corpus.tokens, corpus),
     }
-    tokenizer = load_tokenizer(experiment.model.name, experiment.model.revision)
+    tokenizer = open_tokenizer(experiment.model.name, experiment.model.revision)
     packer = Packer(corpus.context, tokenizer.bos_token_id, tokenizer.eos_token_id)
     per_shard = max(1, experiment.activations.shard_tokens // corpus.context)
     plan = [
@@ -138,7 +138,7 @@ def _tokenised(experiment: Experiment) -> Generator[tuple[np.ndarray, np.ndarray
     def tokenise(batch: pa.Table) -> dict[str, list[bytes]]:
         texts = [text or "" for text in batch["text"].to_pylist()]
         # A document that spells a special token's name means the letters, not the token.
-        ids = load_tokenizer(model, revision)(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        ids = open_tokenizer(model, revision)(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         flat = np.fromiter((token for document in ids for token in document), np.int32)
         lengths = np.array([len(document) for document in ids], np.int32)
         return {"tokens": [flat.tobytes()], "lengths": [lengths.tobytes()]}

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
@@ -85,11 +86,13 @@ def test_a_killed_actor_changes_nothing(store: Store, stores: Path, tmp_path: Pa
 
 
 def _model_actors() -> list[int]:
-    """Processes of this cluster's harvesting actors."""
-    from ray.util.state import list_actors
-
-    actors = list_actors(filters=[("state", "=", "ALIVE")], detail=True)
-    return [actor.pid for actor in actors if "ShardWriter" in str(actor.class_name) and actor.pid]
+    """Processes of this test's own cluster that host the model."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "ShardWriter" in " ".join(process.cmdline()):
+                found.append(process.pid)
+    return found
 
 
 def test_a_harvest_goes_on_where_it_was_killed(
