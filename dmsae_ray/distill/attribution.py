@@ -23,8 +23,8 @@ from dmsae_ray.sae import MatryoshkaSAE
 Score = Literal["quantile", "mean", "trimmed_mean", "max", "frequency", "random"]
 SCORES: tuple[str, ...] = get_args(Score)
 
-CHUNK_ELEMENTS = 1 << 24
-"""Elements of one [tokens, latents] block while streaming: 64 MiB in float32."""
+CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
+"""Elements of one [tokens, latents] block while streaming: 4 MiB (a CPU's cache) and 256 MiB in float32."""
 TAIL_ELEMENTS = 1 << 27
 """Elements kept for exact quantiles (512 MiB in float32); a larger pool takes several passes over the tokens."""
 
@@ -54,7 +54,7 @@ def attribution_scores(
     """Scores of the candidate pool, float64 [pool] on the CPU (Eq. 6 with score="quantile").
 
     sae takes raw activations (folded); x, g [n, d] raw, of any float dtype and maybe memory-mapped: they are read in
-    chunks of `chunk` tokens (default: as many as fit CHUNK_ELEMENTS) and computed in float32 on the SAE's device.
+    chunks of `chunk` tokens (default: by CHUNK_ELEMENTS) and computed in float32 on the SAE's device.
 
     quantile      Quantile_q of a over all tokens, zeros included, exact, linear interpolation
     mean, max     of a over all tokens
@@ -72,7 +72,7 @@ def attribution_scores(
         check_finite(g, "g")
     if score == "random":
         return torch.rand(pool, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    chunk = chunk or max(1, CHUNK_ELEMENTS // max(pool, sae.d_model))
+    chunk = chunk or _chunk(sae, pool)
     if score == "frequency":
         return firing_frequency(sae, x, groups=groups, chunk=chunk)
     if score == "quantile":
@@ -92,7 +92,7 @@ def attribution_scores(
 def firing_frequency(sae: MatryoshkaSAE, x: Tensor, *, groups: int | None = None, chunk: int | None = None) -> Tensor:
     """Share of the tokens x [n, d] at which each latent fires: float64, [pool] for `groups` groups, [m] for None."""
     width = sae.n_latents if groups is None else sae.pool_size(groups)
-    chunk = chunk or max(1, CHUNK_ELEMENTS // max(width, sae.d_model))
+    chunk = chunk or _chunk(sae, width)
     count = torch.zeros(width, dtype=torch.float64)
     for start in range(0, len(x), chunk):
         part = x[start : start + chunk].to(sae.W_enc.device, torch.float32)
@@ -108,6 +108,11 @@ def check_finite(values: Tensor, name: str, chunk: int = 8192, first: int = 0) -
         if not bool(good.all()):
             row = first + start + int((~good).nonzero()[0])
             raise DataError(f"{name}: token {row} of the attribution set holds a value that is not finite")
+
+
+def _chunk(sae: MatryoshkaSAE, width: int) -> int:
+    elements = CHUNK_ELEMENTS.get(sae.W_enc.device.type, CHUNK_ELEMENTS["cpu"])
+    return max(16, elements // max(width, sae.d_model))
 
 
 def _check_shapes(sae: MatryoshkaSAE, x: Tensor, g: Tensor) -> None:

@@ -65,7 +65,7 @@ class DirectoryCycleStore:
                 windows=tuple(WindowRecord(**w) for w in fields.pop("windows")),
                 **fields,
             )
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError, DataError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(f"cycle: {folder} is damaged ({reason}); delete it to train the cycle again") from None
 

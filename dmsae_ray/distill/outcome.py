@@ -1,5 +1,6 @@
 """The result of one training and its scoring, as it is stored and shared between trials."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,11 @@ from dmsae_ray.distill.records import WindowRecord
 from dmsae_ray.sae import MatryoshkaSAE
 
 ALL_SCORES_ZERO = "all_scores_zero"
+"""No latent of the pool matters to the loss."""
 NOT_FINITE = "not_finite"
+"""The loss or a weight is NaN or infinite."""
+NO_LATENT_FIRES = "no_latent_fires"
+"""L0 was 0 throughout the last window of the training."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,11 @@ class CycleOutcome:
         return float(self.scores[: self.sae.n_core].sum()) / total if self.sae.n_core and total > 0 else None
 
 
-def health_of(sae: MatryoshkaSAE) -> Health:
-    """NOT_FINITE when the training diverged, else healthy."""
+def health_of(sae: MatryoshkaSAE, last_window: dict[str, float]) -> Health:
+    """Health at the end of a training whose last window had these means (empty when nothing was trained)."""
     finite = all(bool(torch.isfinite(p).all()) for p in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec))
-    return Health(None if finite else NOT_FINITE)
+    if not finite or not math.isfinite(last_window.get("loss", 0.0)):
+        return Health(NOT_FINITE)
+    if last_window and last_window["l0_core"] + last_window["l0_non_core"] == 0:
+        return Health(NO_LATENT_FIRES)
+    return Health()

@@ -86,6 +86,12 @@ class Ranks:
             dist.all_reduce(value, dist.ReduceOp.MAX, group=self.group)
         return value
 
+    def total(self, value: Tensor) -> Tensor:
+        """Sum of `value` over the ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(value, dist.ReduceOp.SUM, group=self.group)
+        return value
+
     def _broadcast(self, box: list[Any]) -> None:
         assert self.group is not None
         dist.broadcast_object_list(box, dist.get_global_rank(self.group, 0), group=self.group, device=self._device)

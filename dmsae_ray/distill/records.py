@@ -35,7 +35,7 @@ class CycleRecord:
     pool         size of the candidate pool
     carried, carryover, chance, new, jaccard     C_l against C_{l-1}, see lineage.Overlap; None in cycle 0
     core_share   share of the summed score held by the core's latents; None without a core or when all scores are 0
-    collapsed    None, or the collapse by name: "all_scores_zero", "not_finite"
+    collapsed    None, or the collapse by name: "all_scores_zero", "no_latent_fires", "not_finite"
     metrics      l0, l0_core, l0_non_core, dead_fraction on the attribution set, and those of `evaluate`
     tokens, flops, seconds   cost of the training and scoring (spent by whoever trained it, when `cached`)
     """

@@ -81,6 +81,7 @@ class Runner:
 
     def cycle(self, cycle: int, arm: str, core: Core, seed: int, start_step: int) -> Found:
         """The outcome of training around `core` from `start_step` of the feed, trained only if it is not stored."""
+        self._check_room(len(core), cycle, arm)
         key = cycle_key(self.settings, self.source.fingerprint, core.rows, seed, start_step)
         stored = self._stored(key)
         if stored.cached:
@@ -103,6 +104,14 @@ class Runner:
             return stored
         outcome = self._conclude(key, lambda: self._measured(sae.to(self.device), (), 0, time.monotonic()))
         return Found(key, 0, False, outcome)
+
+    def _check_room(self, n_core: int, cycle: int, arm: str) -> None:
+        last = self.settings.group_sizes[-1]
+        if n_core >= last and sum(self.settings.group_sizes) == self.settings.n_latents:
+            raise ConfigError(
+                f"coverage: it selects {n_core} latents to train cycle {cycle} ({arm}) around, but the last group, "
+                f"which gives them up, has {last}; lower the coverage or enlarge n_latents"
+            )
 
     @cached_property
     def _attribution_set(self) -> tuple[Tensor, Tensor]:
@@ -172,7 +181,7 @@ class Runner:
             settings, self.source, job, hooks, state=state, process_group=self.process_group, device=self.device
         )
         windows = tuple(window(step, stats) for step, stats in trained.windows)
-        tokens = settings.steps * settings.batch_size
+        tokens = trained.steps * settings.batch_size
         began = time.monotonic() - trained.seconds
         return self._conclude(key, lambda: self._measured(trained.sae, windows, tokens, began))
 
@@ -190,7 +199,7 @@ class Runner:
     def _measured(
         self, sae: MatryoshkaSAE, windows: tuple[WindowRecord, ...], tokens: int, began: float
     ) -> CycleOutcome:
-        health = health_of(sae)
+        health = health_of(sae, windows[-1].stats if windows else {})
         scores, frequency = self._scored(sae, health)
         sampled = len(self._attribution_set[0])
         seconds = time.monotonic() - began

@@ -1,5 +1,6 @@
 """Training of one SAE over its steps of the feed: windows, checkpoints, and the check that the feed is finite."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -17,10 +18,14 @@ from dmsae_ray.sae import MatryoshkaSAE, SAETrainer, StepStats
 
 @dataclass(frozen=True)
 class Trained:
-    """sae takes raw activations; windows are (finished steps, means); seconds include those before a resumption."""
+    """sae takes raw activations; windows are (finished steps, means); seconds include those before a resumption.
+
+    `steps` falls short of the settings' only where the loss ceased to be finite.
+    """
 
     sae: MatryoshkaSAE
     windows: list[tuple[int, dict[str, float]]]
+    steps: int
     seconds: float
 
 
@@ -66,9 +71,9 @@ class WindowMeans:
 
     def take(self) -> dict[str, float]:
         """The means by StepStats' own names; starts a new window."""
-        means = StepStats(**{name: total / self._count for name, total in self._sums.items()}).floats()
+        means: dict[str, Any] = {name: total / self._count for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
-        return means
+        return StepStats(**means).floats()
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -129,7 +134,8 @@ def train_sae(
     """Trains an SAE around `job.core_rows` for settings.steps steps; goes on from a checkpoint's `state` if given.
 
     Deterministic: the result is a function of settings, source and job; stopping and resuming does not change a bit of
-    it on one device. DataError for a feed that is not finite, has another width or ends early.
+    it on one device. Stops at the end of a window whose loss is not finite. DataError for a feed that is not finite,
+    has another width or ends early.
     """
     device = torch.device(device)
     ranks = Ranks(process_group, device)
@@ -153,10 +159,13 @@ def train_sae(
         means.restore(state["means"], device)
         windows = [(int(step), dict(stats)) for step, stats in state["windows"]]
         done, before = int(state["step"]), float(state["seconds"])
-    began = time.monotonic()
+    began, checked = time.monotonic(), False
     for x in _steps(source, job, done, settings.steps, device):
+        if ranks.size == 1 or not checked:
+            _check_rows(x, settings.batch_size, job.start_step + done, ranks, device)
+            checked = True
         feed.check(x, job.start_step + done)
-        means.add(trainer.step(x / source.norm_factor))
+        means.add(trainer.step(x / source.norm_factor, global_rows=settings.batch_size))
         done += 1
         last = done == settings.steps
         if last or done % hooks.window_steps == 0:
@@ -164,12 +173,14 @@ def train_sae(
             windows.append((done, means.take()))
             if hooks.on_window:
                 hooks.on_window(*windows[-1])
+            if not math.isfinite(windows[-1][1]["loss"]):
+                break
         every = hooks.checkpoint_every_steps
         if hooks.on_checkpoint and every and not last and done % every == 0:
             feed.settle()
             spent = before + time.monotonic() - began
             hooks.on_checkpoint(done, _state(trainer, means, windows, done, spent))
-    return Trained(sae.folded(), windows, before + time.monotonic() - began)
+    return Trained(sae.folded(), windows, done, before + time.monotonic() - began)
 
 
 def _steps(source: DataSource, job: TrainingJob, done: int, steps: int, device: torch.device) -> Iterator[Tensor]:
@@ -184,6 +195,15 @@ def _steps(source: DataSource, job: TrainingJob, done: int, steps: int, device: 
     if count < steps:
         needed = job.start_step + steps
         raise DataError(f"activations: the feed ends at step {job.start_step + count}, {job.where} needs {needed}")
+
+
+def _check_rows(x: Tensor, batch_size: int, step: int, ranks: Ranks, device: torch.device) -> None:
+    """DataError if the ranks' rows are not a whole batch; beyond one rank this waits, so it is done once a training."""
+    rows = int(ranks.total(torch.tensor(len(x), device=device)))
+    if rows != batch_size:
+        raise DataError(
+            f"activations: step {step} of the feed has {rows} rows over all ranks, batch_size is {batch_size}"
+        )
 
 
 def _state(

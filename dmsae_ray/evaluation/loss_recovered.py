@@ -72,7 +72,7 @@ def loss_recovered(
 
 def _batches(tokens: Tensor | Iterable[Tensor], contexts: int) -> Iterator[Tensor]:
     if isinstance(tokens, Tensor):
-        yield from tokens.split(contexts)
+        yield from torch.split(tokens, contexts)
     else:
         yield from tokens
 

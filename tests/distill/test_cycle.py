@@ -25,7 +25,7 @@ CONTROLS = ("gaussian", "random_latents", "lowest_score", "most_frequent")
 
 
 def run(source=None, settings=None, **changes):
-    arguments = {"cycles": 2, "coverage": 0.6, "seed": 3} | changes
+    arguments = {"cycles": 2, "coverage": 0.9, "seed": 3} | changes
     return run_cycles(settings or small_settings(), source or Synthetic(), **arguments)
 
 
@@ -73,7 +73,7 @@ def test_the_run_agrees_with_the_reference_on_scores_selection_and_lineage(tmp_p
         weights = (t.detach().double().numpy() for t in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.threshold))
         scores = reference.attribution(*weights, x, g, record.pool, 0.9)
         torch.testing.assert_close(outcome.scores, torch.tensor(scores, dtype=torch.float64), rtol=1e-4, atol=1e-6)
-        chosen = reference.select(outcome.scores.tolist(), 0.6)
+        chosen = reference.select(outcome.scores.tolist(), 0.9)
         assert torch.equal(core.rows, sae.W_enc.detach()[chosen])
         by_bytes.add(core.rows.numpy())
         if record.cycle:
@@ -82,6 +82,7 @@ def test_the_run_agrees_with_the_reference_on_scores_selection_and_lineage(tmp_p
             assert record.chance == record.n_core / record.pool
         assert record.tokens == STEPS * BATCH and record.flops > 0
         assert record.metrics["l0"] == pytest.approx(record.metrics["l0_core"] + record.metrics["l0_non_core"])
+    assert len(history.distilled) > 0
     assert [r.tobytes() for r in history.distilled.rows.numpy()] == by_bytes.distilled()
     survivors = history.survival()
     for birth in range(4):
@@ -92,13 +93,13 @@ def test_trials_that_differ_in_coverage_share_cycle_0(tmp_path):
     store = DirectoryCycleStore(tmp_path)
     first, second = Synthetic(), Synthetic()
     one = run(first, store=store)
-    two = run(second, store=store, coverage=0.9)
+    two = run(second, store=store, coverage=0.6)
     assert first.served == 3 * STEPS
     assert second.served == 2 * STEPS
     assert [r.cached for r in two.records] == [True, False, False]
     assert one.records[0].key == two.records[0].key
-    assert len(two.cores[0]) > len(one.cores[0])
-    same_cores(two, run(coverage=0.9))
+    assert 0 < len(two.cores[0]) < len(one.cores[0])
+    same_cores(two, run(coverage=0.6))
 
 
 def test_a_finished_run_is_found_and_told_again(tmp_path, plain):
@@ -118,11 +119,11 @@ def test_a_finished_run_is_found_and_told_again(tmp_path, plain):
 def test_a_stored_cycle_is_scored_again_when_only_the_scoring_differs(tmp_path):
     store, source = DirectoryCycleStore(tmp_path), Synthetic()
     run(source, store=store)
-    changed = small_settings(quantile=0.99, pool_groups=2)
-    history = run(source, changed, store=store)
+    changed = small_settings(quantile=0.95, pool_groups=2)
+    history = run(source, changed, store=store, coverage=0.4)
     assert history.records[0].cached
     assert history.records[0].pool == 32
-    same_cores(history, run(settings=changed))
+    same_cores(history, run(settings=changed, coverage=0.4))
 
 
 @pytest.mark.parametrize("stop", [(0, 7), (0, 39), (1, 16), (2, 25)])
@@ -193,13 +194,33 @@ def test_a_collapse_is_a_result_by_name():
     assert history.summary()["collapsed_at"] == 0
 
 
-def test_a_diverged_training_is_a_collapse_by_name():
+def test_a_diverged_training_is_a_collapse_by_name(tmp_path):
     class Huge(Synthetic):
         def batches(self, start, stop):
             return (x * 1e30 for x in super().batches(start, stop))
 
-    history = run(Huge())
+    source, store = Huge(), DirectoryCycleStore(tmp_path)
+    history = run(source, store=store, window_steps=10)
     assert (history.collapsed_at, history.collapse) == (0, "not_finite")
+    assert history.tokens < STEPS * BATCH and source.served == history.tokens / BATCH
+    again = run(source, store=store)
+    assert (again.collapse, again.records[0].cached) == ("not_finite", True)
+
+
+def test_an_sae_that_never_fires_is_a_collapse_by_name():
+    class Silent(Synthetic):
+        def sample(self, n, seed):
+            return torch.zeros(n, D)
+
+    assert run(Silent()).collapse == "no_latent_fires"
+
+
+def test_a_core_that_outgrows_the_last_group_is_named():
+    settings = small_settings(group_sizes=(50, 8, 6), pool_groups=1)
+    with pytest.raises(
+        ConfigError, match=r"coverage: it selects \d+ latents to train cycle 1 .* the last group.* has 6"
+    ):
+        run(settings=settings, coverage=1.0)
 
 
 @pytest.mark.parametrize("step", [0, 45])
@@ -262,7 +283,7 @@ def test_a_given_core_stands_for_cycle_0(plain):
 def test_transfer_trains_one_sae_around_a_fixed_core(plain, sparsity):
     settings = small_settings(core_sparsity=sparsity, k=8)
     result = transfer(settings, Synthetic(), plain.distilled, seed=1)
-    assert result.outcome.sae.n_core == len(plain.distilled)
+    assert result.outcome.sae.n_core == len(plain.distilled) > 0
     assert torch.equal(result.outcome.sae.W_enc[: len(plain.distilled)], plain.distilled.rows)
     assert result.record.arm == "transfer" and result.record.carryover is not None
 
