@@ -1,7 +1,6 @@
 """The command line: `dmsae COMMAND`. Errors a user can mend are one line and exit code 2."""
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
@@ -198,12 +197,15 @@ def _report(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from dmsae_ray.sweep.folders import experiment_of
-    from dmsae_ray.tracking.report import write_report
+    from dmsae_ray.tracking.figures import make_figures
+    from dmsae_ray.tracking.report import make_report, write_report
 
     experiment_of(args.folder)
-    report = write_report(Path(args.folder))
-    Console().print(report.table())
-    print(f"report: {Path(args.folder) / 'report.md'}")
+    folder = Path(args.folder).expanduser()
+    report = make_report(folder)
+    paths = write_report(report, folder, make_figures(folder))
+    Console().print(report.rich())
+    print(f"report: {paths[0]}")
     return 0
 
 
@@ -222,25 +224,21 @@ def _export(args: argparse.Namespace) -> int:
 
 def _ui(args: argparse.Namespace) -> int:
     from dmsae_ray.sweep.folders import experiment_of
-    from dmsae_ray.tracking.uri import artifact_root, default_uri, tracking_uri
+    from dmsae_ray.tracking.destination import Destination, destination_of
 
     folder = Path(args.folder).expanduser().absolute()
     if (folder / "config.yaml").is_file():
-        experiment = experiment_of(folder)
-        uri, output = tracking_uri(experiment), Path(experiment.output)
+        destination = destination_of(experiment_of(folder))
     elif (folder / "mlflow.db").is_file():
-        uri, output = default_uri(folder), folder
+        destination = Destination(f"sqlite:///{folder / 'mlflow.db'}")
     else:
         raise ConfigError(f"'{args.folder}' is neither a sweep folder nor an output folder with an mlflow.db")
-    if not uri.startswith("sqlite:"):
-        print(f"the runs are on the MLflow server at {uri}")
+    if destination.sqlite_file is None:
+        print(f"the runs are on the MLflow server at {destination.shown}")
         return 0
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(args.port)]
-    command += ["--default-artifact-root", artifact_root(output)]
     print(f"MLflow UI on http://127.0.0.1:{args.port} (Ctrl-C ends it)", flush=True)
-    with contextlib.suppress(KeyboardInterrupt):
-        os.execv(sys.executable, command)
-    return 0
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", destination.uri]
+    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(args.port)])
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from dmsae_ray.activations.progress import Progress as HarvestProgress
+from dmsae_ray.lm.tiny_recipe import TrainingStep
 
 
 class Screen:
@@ -36,7 +37,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """One line."""
-        self.console.print(text, soft_wrap=True)
+        self.console.print(text, soft_wrap=True, markup=False)
 
     def bar(self, name: str, done: float, total: float, unit: str = "", note: str = "") -> None:
         """Set a bar; a full one is taken away."""
@@ -45,6 +46,10 @@ class Screen:
         self._bars.update(self._tasks[name], completed=done, total=total, note=note, unit=unit)
         if done >= total:
             self._bars.remove_task(self._tasks.pop(name))
+
+    def tiny_training(self, step: TrainingStep) -> None:
+        """A listener for `lm.tiny_model`, where this Python's text asks for a model of its own."""
+        self.bar("training the tiny model", step.step, step.steps, "steps", f"{step.loss:.2f} nats a token")
 
     def harvest(self) -> Callable[[HarvestProgress], None]:
         """A listener for `activations.prepare`: a bar a stage, and a line when a stage is done."""

@@ -1,6 +1,5 @@
 """One run of an experiment as a person sees it: checks, cluster, activations, trials, records, report."""
 
-from pathlib import Path
 from typing import Any
 
 from dmsae_ray.config import Experiment
@@ -8,10 +7,11 @@ from dmsae_ray.console import Screen, TrialLines
 from dmsae_ray.sweep.cluster import ray_session
 from dmsae_ray.sweep.controller import SweepResult, check_inputs, run_sweep
 from dmsae_ray.sweep.folders import create_folders
-from dmsae_ray.sweep.plan import cluster_of_ray, check_fits, plan_experiment
+from dmsae_ray.sweep.plan import plan_experiment
 from dmsae_ray.tracking.callback import TrackingCallback, log_finished
-from dmsae_ray.tracking.report import Report, write_report
-from dmsae_ray.tracking.tracker import SweepTracker
+from dmsae_ray.tracking.figures import make_figures
+from dmsae_ray.tracking.report import Report, make_report, write_report
+from dmsae_ray.tracking.tracker import Status, SweepTracker
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -27,10 +27,9 @@ def run_and_report(experiment: Experiment, *, address: str | None = None, verbos
         plan = plan_experiment(experiment)
         tracker = SweepTracker.of(experiment, folders.sweep)
         tracker.start(plan.params())
-        status = "FAILED"
+        status: Status = "KILLED"
         try:
             with ray_session(address, verbose=verbose):
-                check_fits(plan, cluster_of_ray())
                 screen.say(f"sweep folder: {folders.sweep}")
                 screen.say(f"plan: {plan.line()}")
                 result = run_sweep(
@@ -39,7 +38,7 @@ def run_and_report(experiment: Experiment, *, address: str | None = None, verbos
                     progress=screen.harvest(),
                     verbose=verbose,
                 )
-            report = _report(experiment, result, tracker)
+            report = _report(result, tracker)
             status = "KILLED" if result.unfinished else "FAILED" if result.errors else "FINISHED"
         finally:
             tracker.close(status)
@@ -49,31 +48,25 @@ def run_and_report(experiment: Experiment, *, address: str | None = None, verbos
 def _check_model(experiment: Experiment, screen: Screen) -> None:
     """Check what is given; the embedded model is made here where this Python has other text than the shipped one."""
     if experiment.model.name == "tiny":
-        from dmsae_ray.lm import tiny_model
+        from dmsae_ray.lm.tiny import read_meta, tiny_model
 
-        found = tiny_model(progress=lambda step, steps: screen.bar("training the tiny model", step, steps, "steps"))
-        screen.say(_describe_tiny(found))
+        meta = read_meta(tiny_model(progress=screen.tiny_training))
+        screen.say(
+            f"language model: embedded tiny Gemma-2, {meta['val_loss']:.2f} nats a token on held-out text "
+            f"(unigram statistics: {meta['unigram_loss']:.2f})"
+        )
     check_inputs(experiment)
 
 
-def _describe_tiny(folder: Path) -> str:
-    import json
-
-    meta = json.loads((folder / "meta.json").read_text())
-    return (
-        f"language model: embedded tiny Gemma-2, {meta['val_loss']:.2f} nats a token on held-out text "
-        f"(unigram statistics: {meta['unigram_loss']:.2f})"
-    )
-
-
-def _report(experiment: Experiment, result: SweepResult, tracker: SweepTracker) -> Report | None:
+def _report(result: SweepResult, tracker: SweepTracker) -> Report | None:
     """Write the report, and log what trials found before an interruption that the tracker may have missed."""
     if not result.summaries:
         return None
     log_finished(tracker, result.folders.sweep)
-    report = write_report(result.folders.sweep)
-    tracker.metrics(None, report.metrics(), 0)
-    for path in report.files:
+    folder = result.folders.sweep
+    report = make_report(folder)
+    figures = make_figures(folder)
+    for path in (*figures, *write_report(report, folder, figures)):
         tracker.artifact(path)
     return report
 
@@ -81,9 +74,7 @@ def _report(experiment: Experiment, result: SweepResult, tracker: SweepTracker) 
 def _say(screen: Screen, tracker: SweepTracker, result: SweepResult, report: Report | None) -> int:
     if report is not None:
         screen.console.print()
-        screen.console.print(report.table())
-        for note in report.notes():
-            screen.say(note)
+        screen.console.print(report.rich())
         screen.say("")
     places: dict[str, Any] = {
         "report": result.folders.sweep / "report.md",

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ray.data import DataContext
+from ray.exceptions import RayError
 
 from dmsae_ray.activations.files import one_line
 from dmsae_ray.errors import DataError, DmsaeError
@@ -26,6 +27,7 @@ def quiet_context(*, preserve_order: bool, **settings: Any) -> Iterator[DataCont
     context.enable_progress_bars = verbose
     context.enable_operator_progress_bars = verbose
     context.print_on_execution_start = verbose
+    context.raise_original_map_exception = True  # UserCodeException would lose it on its way to the driver
     for name, value in settings.items():
         if not hasattr(context, name):
             raise AttributeError(f"this version of Ray Data has no setting {name}")
@@ -52,18 +54,21 @@ def first_error(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except DmsaeError as error:
-        raise type(error)(str(error)) from None
     except Exception as error:
         cause = _cause(error)
         if isinstance(cause, DmsaeError):
-            raise type(cause)(str(cause).splitlines()[-1]) from None
+            raise type(cause)(str(cause)) from None
         raise DataError(f"{what} failed: {type(cause).__name__}: {one_line(cause)}") from error
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The innermost exception that Ray wrapped."""
+    """The first exception of ours that Ray wrapped, else the innermost one.
+
+    Ray's wrapper of a task's error is an instance of the error's type as well, with a traceback as its text.
+    """
     for _ in range(16):
+        if isinstance(error, DmsaeError) and not isinstance(error, RayError):
+            break
         inner = getattr(error, "cause", None)
         if not isinstance(inner, BaseException):
             inner = error.__cause__

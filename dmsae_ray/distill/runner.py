@@ -81,7 +81,6 @@ class Runner:
 
     def cycle(self, cycle: int, arm: str, core: Core, seed: int, start_step: int) -> Found:
         """The outcome of training around `core` from `start_step` of the feed, trained only if it is not stored."""
-        self._check_room(len(core), cycle, arm)
         key = cycle_key(self.settings, self.source.fingerprint, core.rows, seed, start_step)
         stored = self._stored(key)
         if stored.cached:
@@ -104,14 +103,6 @@ class Runner:
             return stored
         outcome = self._conclude(key, lambda: self._measured(sae.to(self.device), (), 0, time.monotonic()))
         return Found(key, 0, False, outcome)
-
-    def _check_room(self, n_core: int, cycle: int, arm: str) -> None:
-        last = self.settings.group_sizes[-1]
-        if n_core >= last and sum(self.settings.group_sizes) == self.settings.n_latents:
-            raise ConfigError(
-                f"coverage: it selects {n_core} latents to train cycle {cycle} ({arm}) around, but the last group, "
-                f"which gives them up, has {last}; lower the coverage or enlarge n_latents"
-            )
 
     @cached_property
     def _attribution_set(self) -> tuple[Tensor, Tensor]:

@@ -192,5 +192,5 @@ def _one_line(model: str, what: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         reason = " ".join(str(error).split())
-        reason = reason if len(reason) <= 240 else reason[:237] + "..."
+        reason = reason if len(reason) <= 160 else reason[:157] + "..."
         raise ConfigError(f"model.name '{model}': its {what} cannot be loaded ({reason}); {_ALLOWED}") from None

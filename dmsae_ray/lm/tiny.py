@@ -25,12 +25,15 @@ SHIPPED = Path(__file__).parent / "tiny_gemma2"
 WEIGHTS, TOKENIZER, META = "model.safetensors", "tokenizer.json", "meta.json"
 
 
-def tiny_model(cache_dir: str | Path | None = None, progress: Progress | None = None) -> Path:
+def tiny_model(
+    cache_dir: str | Path | None = None, progress: Progress | None = None, recipe: TinyRecipe | None = None
+) -> Path:
     """Folder of the tiny model for this Python's text: the shipped one, else the cached one, else trained now.
 
     Args:
         cache_dir: default `$DMSAE_CACHE`, else the user's cache folder.
         progress: called while training (about 80 s), never otherwise.
+        recipe: another than the default's; such a model is in the cache only.
 
     Returns:
         A folder that transformers' `AutoModelForCausalLM` and `AutoTokenizer` load, with `meta.json` beside.
@@ -40,17 +43,17 @@ def tiny_model(cache_dir: str | Path | None = None, progress: Progress | None = 
         DataError: this Python has no source of its standard library.
     """
     cache = Path(cache_dir) if cache_dir is not None else default_cache()
+    recipe = recipe or TinyRecipe()
     corpus = _corpus(cache)
-    if is_whole(SHIPPED, corpus):
-        return SHIPPED
-    folder = cache / f"tiny-gemma2-{_key(corpus)}"
-    if is_whole(folder, corpus):
-        return folder
+    folder = cache / f"tiny-gemma2-{_key(corpus, recipe)}"
+    for place in (SHIPPED, folder):
+        if is_whole(place, corpus, recipe):
+            return place
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with _alone(folder.with_suffix(".lock")):
-            if not is_whole(folder, corpus):  # another process may have made it meanwhile
-                build(folder, progress=progress)
+            if not is_whole(folder, corpus, recipe):  # another process may have made it meanwhile
+                build(folder, recipe, progress)
     except OSError as error:
         raise ConfigError(
             f"DMSAE_CACHE '{cache}' cannot be written: {error.strerror or error}; set it to a folder that can"
@@ -75,18 +78,18 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def is_whole(folder: Path, corpus: str) -> bool:
-    """Is this the model of today's recipe and of this corpus (a sha256), and are its files as they were written?"""
+def is_whole(folder: Path, corpus: str, recipe: TinyRecipe) -> bool:
+    """Is this the model of this corpus (a sha256) and recipe, and are its files as they were written?"""
     meta = read_meta(folder)
     return (
         meta.get("corpus_sha256") == corpus
-        and meta.get("recipe") == _recipe_dict()
+        and meta.get("recipe") == asdict(recipe)
         and _file_sha256(folder / WEIGHTS) == meta.get("weights_sha256")
         and _file_sha256(folder / TOKENIZER) == meta.get("tokenizer_sha256")
     )
 
 
-def build(folder: Path, recipe: TinyRecipe | None = None, progress: Progress | None = None) -> dict[str, Any]:
+def build(folder: Path, recipe: TinyRecipe, progress: Progress | None = None) -> dict[str, Any]:
     """Train the model and put it at `folder` in one move, replacing what was there; returns its meta data."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Permissions of mkdtemp are the owner's alone; the model inside is for whoever may read the parent.
@@ -95,20 +98,22 @@ def build(folder: Path, recipe: TinyRecipe | None = None, progress: Progress | N
         made = temporary / folder.name
         made.mkdir()
         meta = _train_into(made, recipe, progress)
-        _replace(made, folder, temporary / "old")
+        if not is_whole(folder, meta["corpus_sha256"], recipe):  # another process may have been first
+            if folder.exists():
+                os.rename(folder, temporary / "old")
+            os.rename(made, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return meta
 
 
-def _train_into(folder: Path, recipe: TinyRecipe | None, progress: Progress | None) -> dict[str, Any]:
+def _train_into(folder: Path, recipe: TinyRecipe, progress: Progress | None) -> dict[str, Any]:
     import torch
     import transformers
 
     from dmsae_ray.lm import tiny_training as training
     from dmsae_ray.lm.quiet import quiet
 
-    recipe = recipe or TinyRecipe()
     documents = stdlib_documents()
     train, held_out = split_documents(documents)
     tokenizer = training.train_tokenizer(train, recipe.vocab_size)
@@ -143,14 +148,6 @@ def _train_into(folder: Path, recipe: TinyRecipe | None, progress: Progress | No
     return meta
 
 
-def _replace(made: Path, folder: Path, old: Path) -> None:
-    if folder.exists():
-        if read_meta(folder) == read_meta(made) and is_whole(folder, read_meta(made)["corpus_sha256"]):
-            return  # another process was first, with the same
-        os.rename(folder, old)
-    os.rename(made, folder)
-
-
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
     """One process at a time; others wait. Without file locks (some network disks) two may train, and the last stays."""
@@ -180,13 +177,9 @@ def _corpus(cache: Path) -> str:
     return corpus
 
 
-def _key(corpus: str) -> str:
-    recipe = json.dumps(_recipe_dict(), sort_keys=True)
-    return hashlib.sha256(f"{corpus} {recipe}".encode()).hexdigest()[:16]
-
-
-def _recipe_dict() -> dict[str, Any]:
-    return asdict(TinyRecipe())
+def _key(corpus: str, recipe: TinyRecipe) -> str:
+    settings = json.dumps(asdict(recipe), sort_keys=True)
+    return hashlib.sha256(f"{corpus} {settings}".encode()).hexdigest()[:16]
 
 
 def _file_sha256(path: Path) -> str | None:
@@ -201,6 +194,15 @@ def _show(step: TrainingStep) -> None:
     print(f"\rstep {step.step}/{step.steps}  loss {step.loss:.3f}", end=end, file=sys.stderr, flush=True)
 
 
+def _rebuild(folder: Path) -> None:
+    if folder.exists() and not (folder / META).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"--rebuild '{folder}' holds something else; a new folder, or one of a tiny model, is allowed"
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    build(folder, TinyRecipe(), _show)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="python -m dmsae_ray.lm.tiny", description=__doc__)
@@ -210,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
         if folder is None:
             folder = tiny_model(progress=_show)
         else:
-            build(folder.absolute(), progress=_show)
+            _rebuild(folder.absolute())
     except DmsaeError as error:
         print(error, file=sys.stderr)
         return 2

@@ -40,7 +40,7 @@ def auxk(
     residual [b, d] = x - xhat, a constant here; centred [b, d] = x - b_dec; n_tokens counts over all ranks.
     latents [a] candidates, dead [a] which of them are dead; weights = (W_enc [m, d], b_enc [m], W_dec [m, d]).
     Each row keeps its k_aux largest activations of dead latents; b_dec is not added. Where the residual has no
-    variance (a batch of one) the loss is 0.
+    variance but rounding (a batch of one, or of equal rows) the loss is 0.
     """
     W_enc, b_enc, W_dec = weights
     decoder = W_dec[latents]
@@ -52,7 +52,8 @@ def auxk(
     mean = ranks.sum(residual.sum(0)) / n_tokens
     variance = ranks.sum((residual - mean).square().sum()) / n_tokens
     error = residual - acts @ decoder
-    scale = torch.where(variance > 0, 1 / (variance * n_tokens), 0)
+    rounding = mean.square().sum() * torch.finfo(mean.dtype).eps ** 2
+    scale = torch.where(variance > rounding, 1 / (variance * n_tokens), 0)
     loss = torch.nan_to_num(error.square().sum() * scale)
     push = error * (-2 * scale)
     d_acts = torch.where(acts > 0, push @ decoder.T, 0)

@@ -32,6 +32,8 @@ _ALWAYS = {
     # A report waits for the next look at the workers' health: 2 s by default, as long as a small cycle takes.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Processes of a trial come in handfuls; Ray warns at four times this number.
+    "RAY_maximum_startup_concurrency": "16",
 }
 
 

@@ -12,16 +12,18 @@ import ray.tune
 from ray.train.torch import TorchTrainer
 
 from dmsae_ray.activations.model import check_model
-from dmsae_ray.activations.prepare import prepare
+from dmsae_ray.activations import prepare
 from dmsae_ray.activations.progress import Progress
 from dmsae_ray.config import Experiment
 from dmsae_ray.distill.core import load_core
 from dmsae_ray.errors import ConfigError, DmsaeError
+from dmsae_ray.sweep.callbacks import StayingCallbacks
 from dmsae_ray.sweep.claims import CycleClaims
 from dmsae_ray.sweep.cluster import DRIVER_CPUS
 from dmsae_ray.sweep.folders import Folders, create_folders
 from dmsae_ray.sweep.grid import TrialSpec, expand
 from dmsae_ray.sweep.model_service import start_model_service
+from dmsae_ray.sweep.plan import check_fits, cluster_of_ray, plan_experiment, trials_at_once
 from dmsae_ray.sweep.settings import initial_sae
 from dmsae_ray.sweep.worker import TrialTask, train_loop
 
@@ -74,13 +76,18 @@ def run_sweep(
 ) -> SweepResult:
     """Run every trial of `experiment` that has no summary yet; needs a Ray session.
 
+    Raises:
+        ConfigError: the cluster at its largest cannot hold the harvest or one trial.
+
     The same call after an interruption goes on where it stopped: shards and cycles are found by what determines
     them, trials by their summaries, and a cycle in the middle by Ray Train's last checkpoint.
     """
+    plan, cluster = plan_experiment(experiment), cluster_of_ray()
+    check_fits(plan, cluster)
     folders = harvest(experiment, progress=progress)
     specs = expand(experiment)
     todo = [spec for spec in specs if not folders.summary(spec.trial_id).is_file()]
-    errors = _tune(experiment, folders, todo, callbacks, verbose) if todo else {}
+    errors = _tune(experiment, folders, todo, trials_at_once(plan, cluster), callbacks, verbose) if todo else {}
     summaries = {
         spec.trial_id: json.loads(folders.summary(spec.trial_id).read_text())
         for spec in specs
@@ -94,6 +101,7 @@ def _tune(
     experiment: Experiment,
     folders: Folders,
     specs: list[TrialSpec],
+    at_once: int,
     callbacks: Sequence[ray.tune.Callback],
     verbose: bool,
 ) -> dict[str, str]:
@@ -140,7 +148,7 @@ def _tune(
             "params": ray.tune.sample_from(lambda config: by_id[config["trial_id"]].params()),
         },
         tune_config=ray.tune.TuneConfig(
-            max_concurrent_trials=resources.max_concurrent_trials or _concurrent(experiment),
+            max_concurrent_trials=at_once,
             reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.config["trial_id"]),
             trial_dirname_creator=lambda trial: str(trial.config["trial_id"]),
@@ -149,7 +157,7 @@ def _tune(
             name=folders.tune.name,
             storage_path=str(folders.tune.parent),
             verbose=1 if verbose else 0,
-            callbacks=list(callbacks),
+            callbacks=[StayingCallbacks(callbacks)],
         ),
     )
     results = tuner.fit()
@@ -159,18 +167,6 @@ def _tune(
 def asdict_shallow(task: TrialTask) -> dict[str, Any]:
     """The fields of a task as they are: `dataclasses.asdict` would copy the actor handles."""
     return dict(vars(task))
-
-
-def _concurrent(experiment: Experiment) -> int:
-    """As many trials as the cluster has room for beside the language model; one at least (it may still grow)."""
-    have = ray.cluster_resources()
-    resources = experiment.resources
-    cpus = resources.workers_per_trial * resources.cpus_per_worker + DRIVER_CPUS
-    room = [(have.get("CPU", 0.0) - resources.cpus_per_model_actor - DRIVER_CPUS) / cpus]
-    if resources.gpus_per_worker:
-        free = have.get("GPU", 0.0) - resources.gpus_per_model_actor
-        room.append(free / (resources.workers_per_trial * resources.gpus_per_worker))
-    return max(1, int(min(room)))
 
 
 def _reason(error: BaseException) -> str:

@@ -5,6 +5,7 @@ import torch
 
 from dmsae_ray.errors import DataError
 from dmsae_ray.evaluation import loss_recovered
+from dmsae_ray.lm import load_tap
 from dmsae_ray.sae import MatryoshkaSAE
 
 D, V, T = 8, 20, 6
@@ -89,3 +90,34 @@ def test_kept_positions_are_left_alone_by_both_edits(tokens):
 def test_nothing_to_predict_is_an_error():
     with pytest.raises(DataError, match="no targets"):
         loss_recovered(Bigram(), sae_of("perfect"), [])
+
+
+@pytest.fixture(scope="module")
+def tap():
+    return load_tap("tiny", 1, device="cpu", dtype="float32")
+
+
+def identity_sae(d):
+    sae = MatryoshkaSAE(d, 2 * d, [d, d], 2)
+    with torch.no_grad():
+        both = torch.cat([torch.eye(d), -torch.eye(d)])
+        sae.W_enc.copy_(both)
+        sae.W_dec.copy_(both)
+    return sae
+
+
+def test_on_the_tiny_gemma_an_identity_loses_nothing_and_a_worse_sae_loses_more(tap):
+    text = "The import statement combines two operations; it searches for the named module, then binds the results."
+    ids = tap.tokenizer(text)["input_ids"][:24]
+    tokens = torch.tensor([ids, ids[::-1]])
+    perfect = loss_recovered(tap, identity_sae(tap.d_model), tokens)
+    assert perfect.recovered == pytest.approx(1.0, abs=1e-4)
+    assert perfect.clean == pytest.approx(float(tap.loss(tokens)[0]) / perfect.targets)
+    blurred = identity_sae(tap.d_model)
+    with torch.no_grad():
+        blurred.W_dec[:, ::4] = 0
+    worse = loss_recovered(tap, blurred, tokens)
+    assert worse.clean < worse.spliced
+    assert worse.recovered < perfect.recovered
+    kept = loss_recovered(tap, blurred, tokens, keep_mask=lambda t: torch.ones_like(t, dtype=torch.bool))
+    assert kept.spliced == pytest.approx(kept.clean, rel=1e-6)

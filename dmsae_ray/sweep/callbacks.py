@@ -1,0 +1,41 @@
+"""Callbacks that stay in the controller's process."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ray.tune import Callback
+
+
+class StayingCallbacks(Callback):
+    """Passes Tune's trial events on to callbacks that hold threads, files or a terminal.
+
+    Tune pickles its callbacks into the experiment's state; of these nothing is kept, since that state is never read.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        self._callbacks = list(callbacks)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_callbacks": []}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial begins."""
+        for callback in self._callbacks:
+            callback.on_trial_start(iteration, trials, trial, **info)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """A trial reports."""
+        for callback in self._callbacks:
+            callback.on_trial_result(iteration, trials, trial, result, **info)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial ended well."""
+        for callback in self._callbacks:
+            callback.on_trial_complete(iteration, trials, trial, **info)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial ended with an error."""
+        for callback in self._callbacks:
+            callback.on_trial_error(iteration, trials, trial, **info)
