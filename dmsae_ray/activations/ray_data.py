@@ -56,9 +56,10 @@ def first_error(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         cause = _cause(error)
+        text = str(cause).partition("\nFailed to apply UDF")[0]  # Ray Data appends its advice to the exception
         if isinstance(cause, DmsaeError):
-            raise type(cause)(str(cause)) from None
-        raise DataError(f"{what} failed: {type(cause).__name__}: {one_line(cause)}") from error
+            raise type(cause)(text) from None
+        raise DataError(f"{what} failed: {type(cause).__name__}: {one_line(text)}") from error
 
 
 def _cause(error: BaseException) -> BaseException:
