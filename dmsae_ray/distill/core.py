@@ -42,6 +42,15 @@ class Core:
         """Width of the residual stream that the rows read."""
         return self.rows.shape[1]
 
+    def to_bytes(self) -> bytes:
+        """The content of a core file."""
+        header = {
+            "format": FORMAT,
+            "lineage": json.dumps([list(i) for i in self.lineage]),
+            "provenance": json.dumps(self.provenance, sort_keys=True),
+        }
+        return to_safetensors({"rows": self.rows}, metadata=header)
+
     def subset(self, ids: Lineage, **provenance: Any) -> "Core":
         """The rows of `ids`, in that order."""
         place = {i: n for n, i in enumerate(self.lineage)}
@@ -74,12 +83,7 @@ def distilled_core(cores: list[Core], min_cycles: int | None = None) -> Core:
 def save_core(core: Core, path: str | os.PathLike[str]) -> None:
     """Writes `core` to a safetensors file, atomically; lineage and provenance are JSON in its header."""
     path = Path(path)
-    header = {
-        "format": FORMAT,
-        "lineage": json.dumps([list(i) for i in core.lineage]),
-        "provenance": json.dumps(core.provenance, sort_keys=True),
-    }
-    data = to_safetensors({"rows": core.rows}, metadata=header)
+    data = core.to_bytes()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(data)

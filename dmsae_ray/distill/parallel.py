@@ -22,7 +22,8 @@ class Ranks:
         self.group = group
         self.size = dist.get_world_size(group) if group is not None else 1
         self.rank = dist.get_rank(group) if group is not None else 0
-        self._device = device if group is not None and dist.get_backend(group) == "nccl" else torch.device("cpu")
+        self.device = device
+        self._speaks_on = device if group is not None and dist.get_backend(group) == "nccl" else torch.device("cpu")
 
     @property
     def first(self) -> bool:
@@ -61,6 +62,8 @@ class Ranks:
 
         def work() -> None:
             try:
+                if self.device.type == "cuda":
+                    torch.cuda.set_device(self.device)  # the current device is a thread's own
                 result.append(enter())
             except Exception as error:  # handed to every rank below
                 failure.append(error)
@@ -94,7 +97,7 @@ class Ranks:
 
     def _broadcast(self, box: list[Any]) -> None:
         assert self.group is not None
-        dist.broadcast_object_list(box, dist.get_global_rank(self.group, 0), group=self.group, device=self._device)
+        dist.broadcast_object_list(box, dist.get_global_rank(self.group, 0), group=self.group, device=self._speaks_on)
 
 
 def _portable(error: Exception) -> Exception:

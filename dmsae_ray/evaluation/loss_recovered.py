@@ -66,7 +66,7 @@ def loss_recovered(
         targets += count
     if targets == 0:
         raise DataError("loss recovered: the tokens have no targets to predict")
-    recovered = (zero - spliced) / (zero - clean) if zero != clean else float("nan")
+    recovered = (zero - spliced) / (zero - clean) if zero > clean else float("nan")
     return LossRecovered(clean / targets, spliced / targets, zero / targets, recovered, targets)
 
 

@@ -1,4 +1,5 @@
 import math
+from pydoc_data.topics import topics
 
 import pytest
 import torch
@@ -107,9 +108,8 @@ def identity_sae(d):
 
 
 def test_on_the_tiny_gemma_an_identity_loses_nothing_and_a_worse_sae_loses_more(tap):
-    text = "The import statement combines two operations; it searches for the named module, then binds the results."
-    ids = tap.tokenizer(text)["input_ids"][:24]
-    tokens = torch.tensor([ids, ids[::-1]])
+    text = " ".join(topics[name] for name in ("if", "while", "import"))
+    tokens = torch.tensor(tap.tokenizer(text)["input_ids"][: 8 * 32]).reshape(8, 32)
     perfect = loss_recovered(tap, identity_sae(tap.d_model), tokens)
     assert perfect.recovered == pytest.approx(1.0, abs=1e-4)
     assert perfect.clean == pytest.approx(float(tap.loss(tokens)[0]) / perfect.targets)
