@@ -159,7 +159,9 @@ def _non_core_groups(group_sizes: Sequence[int], n_latents: int, n_core: int) ->
         raise ConfigError(f"group_sizes: {sizes} must be positive numbers")
     if n_core and sum(sizes) == n_latents:
         if n_core > n_latents - len(sizes):
-            raise ConfigError(f"core: {n_core} latents leave fewer than 1 of {n_latents} to each of {len(sizes)} groups")
+            raise ConfigError(
+                f"core: {n_core} latents leave fewer than 1 of {n_latents} to each of {len(sizes)} groups"
+            )
         owed = n_core
         for j in reversed(range(len(sizes))):
             given = min(owed, sizes[j] - 1)

@@ -1,0 +1,228 @@
+"""Files: our own, dictionary_learning's and SAELens's layouts, and what is wrong with a file in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dmsae_ray.errors import DataError
+from dmsae_ray.sae import (
+    MatryoshkaSAE,
+    export_dictionary_learning,
+    export_saelens,
+    load_dictionary_learning,
+    load_sae,
+    save_sae,
+)
+
+from .worlds import features, make_sae
+
+OPTIONS = [{}, {"n_core": 6}, {"n_core": 6, "core_sparsity": "sparse"}]
+
+
+def trained(**options: Any) -> MatryoshkaSAE:
+    """As after training: every number is something, and a norm factor waits to be folded in."""
+    sae = make_sae(**options)
+    g = torch.Generator().manual_seed(3)
+    sae.b_enc.data.uniform_(-0.1, 0.1, generator=g)
+    sae.b_dec.data.uniform_(-0.5, 0.5, generator=g)
+    sae.theta.fill_(0.15)
+    sae.norm_factor = 4.0
+    return sae
+
+
+X = features(200, 12, 0) * 4
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_own_round_trip_takes_raw_activations(options: dict[str, Any], tmp_path: Path) -> None:
+    sae = trained(**options)
+    save_sae(sae, tmp_path / "sae", {"cycle": 3})
+    loaded = load_sae(tmp_path / "sae")
+    for name, tensor in sae.folded().state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert (loaded.n_core, loaded.group_sizes, loaded.k) == (sae.n_core, sae.group_sizes, sae.k)
+    assert (loaded.core_sparsity, loaded.norm_factor) == (sae.core_sparsity, 1.0)
+    assert torch.equal(loaded.encode(X), sae.folded().encode(X))
+    assert json.loads((tmp_path / "sae" / "config.json").read_text())["extra"] == {"cycle": 3}
+    assert sorted(p.name for p in (tmp_path / "sae").iterdir()) == ["config.json", "sae.safetensors"]
+
+
+def peer_files(folder: Path, sae: MatryoshkaSAE, trainer_class: str, **changes: Any) -> None:
+    """ae.pt and config.json with the peer's layout (RECIPE section 2), W_enc a transposed view."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {
+        "W_enc": sae.W_enc.detach().T,
+        "b_enc": sae.b_enc.detach(),
+        "W_dec": sae.W_dec.detach(),
+        "b_dec": sae.b_dec.detach(),
+        "k": torch.tensor(sae.k, dtype=torch.int32),
+        "threshold": torch.tensor(0.15),
+        "group_sizes": torch.tensor(sae.group_sizes),
+    }
+    state.update(changes)
+    torch.save({name: value for name, value in state.items() if value is not None}, folder / "ae.pt")
+    config = {"trainer": {"trainer_class": trainer_class, "k": sae.k, "group_sizes": list(sae.group_sizes)}}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("spelling", ["MatryoshkaBatchTopKTrainer", "MatroyshkaBatchTopKTrainer"])
+def test_reads_dictionary_learning(spelling: str, tmp_path: Path) -> None:
+    sae = make_sae()
+    sae.theta.fill_(0.15)
+    peer_files(tmp_path, sae, spelling)
+    loaded = load_dictionary_learning(tmp_path)
+    assert torch.equal(loaded.encode(X), sae.encode(X))
+    assert (loaded.group_sizes, loaded.k, loaded.n_core) == ((8, 16, 40), 4, 0)
+    assert loaded.W_enc.is_contiguous() and not loaded.W_enc.requires_grad
+
+
+def test_reads_the_linear_layer_spelling(tmp_path: Path) -> None:
+    sae = make_sae()
+    sae.theta.fill_(0.15)
+    linear = {
+        "encoder.weight": sae.W_enc.detach(),
+        "encoder.bias": sae.b_enc.detach(),
+        "decoder.weight": sae.W_dec.detach().T,
+    }
+    gone = dict.fromkeys(("W_enc", "b_enc", "W_dec", "group_sizes"))
+    peer_files(tmp_path, sae, "MatryoshkaBatchTopKTrainer", **linear, **gone)
+    assert torch.equal(load_dictionary_learning(tmp_path).encode(X), sae.encode(X))
+
+
+@pytest.mark.parametrize("options", [{}, {"n_core": 6, "core_sparsity": "sparse"}], ids=str)
+def test_matryoshka_export_is_read_back(options: dict[str, Any], tmp_path: Path) -> None:
+    sae = trained(**options)
+    export_dictionary_learning(sae, tmp_path, "google/gemma-2-2b", 12)
+    assert torch.equal(load_dictionary_learning(tmp_path).encode(X), sae.folded().encode(X))
+    state = torch.load(tmp_path / "ae.pt", weights_only=True)
+    assert list(state) == ["W_enc", "b_enc", "W_dec", "b_dec", "k", "threshold", "group_sizes"]
+    assert state["threshold"].shape == () and state["k"].dtype == torch.int32
+    config = json.loads((tmp_path / "config.json").read_text())["trainer"]
+    assert (config["lm_name"], config["layer"]) == ("google/gemma-2-2b", 12)
+    assert config["trainer_class"] == "MatryoshkaBatchTopKTrainer"
+
+
+def test_dense_core_is_exported_as_jump_relu(tmp_path: Path) -> None:
+    sae = trained(n_core=6)
+    export_dictionary_learning(sae, tmp_path, "google/gemma-2-2b", 12)
+    state = torch.load(tmp_path / "ae.pt", weights_only=True)
+    # JumpReluAutoEncoder.encode of dictionary_learning: no b_dec before the encoder, strict >.
+    pre = X @ state["W_enc"] + state["b_enc"]
+    z = torch.relu(pre) * (pre > state["threshold"])
+    assert torch.allclose(z, sae.folded().encode(X), atol=1e-5)
+    assert torch.allclose(z @ state["W_dec"] + state["b_dec"], sae.folded()(X), atol=1e-5)
+    assert state["threshold"].shape == (64,) and bool((state["threshold"][:6] == 0).all())
+    with pytest.raises(DataError, match="JumpReluTrainer"):
+        load_dictionary_learning(tmp_path)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_saelens_export(options: dict[str, Any], tmp_path: Path) -> None:
+    sae = trained(**options)
+    export_saelens(sae, tmp_path, "gemma-2-2b", "blocks.12.hook_resid_post", context_size=128)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    tensors = load_file(tmp_path / "sae_weights.safetensors")
+    assert config["architecture"] == "jumprelu" and config["normalize_activations"] == "none"
+    assert config["apply_b_dec_to_input"] is True
+    assert config["metadata"]["sae_lens_version"] >= "6" and config["metadata"]["context_size"] == 128
+    shapes = {"W_enc": (12, 64), "b_enc": (64,), "W_dec": (64, 12), "b_dec": (12,), "threshold": (64,)}
+    assert {name: tuple(t.shape) for name, t in tensors.items()} == shapes
+    # JumpReLUSAE.encode and decode of sae_lens.
+    pre = (X - tensors["b_dec"]) @ tensors["W_enc"] + tensors["b_enc"]
+    z = torch.relu(pre) * (pre > tensors["threshold"])
+    assert torch.allclose(z, sae.folded().encode(X), atol=1e-6)
+    assert torch.allclose(z @ tensors["W_dec"] + tensors["b_dec"], sae.folded()(X), atol=1e-5)
+
+
+def test_saelens_itself_gives_the_same_latents(tmp_path: Path) -> None:
+    sae_lens = pytest.importorskip("sae_lens", reason="pip install sae-lens to compare with SAELens itself")
+    sae = trained(n_core=6)
+    export_saelens(sae, tmp_path, "gemma-2-2b", "blocks.12.hook_resid_post")
+    theirs = sae_lens.SAE.load_from_disk(str(tmp_path))
+    assert torch.allclose(theirs.encode(X), sae.folded().encode(X), atol=1e-6)
+    assert torch.allclose(theirs(X), sae.folded()(X), atol=1e-6)
+
+
+def damage(folder: Path, what: str) -> None:
+    weights = next(p for p in folder.iterdir() if p.suffix in (".safetensors", ".pt"))
+    config = folder / "config.json"
+    if what == "no weights":
+        weights.unlink()
+    elif what == "truncated weights":
+        weights.write_bytes(weights.read_bytes()[:-200])
+    elif what == "half of the weights":
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    elif what == "empty weights":
+        weights.write_bytes(b"")
+    elif what == "garbage weights":
+        weights.write_bytes(b"not a file of weights" * 100)
+    elif what == "no config":
+        config.unlink()
+    elif what == "truncated config":
+        config.write_text(config.read_text()[:20])
+    elif what == "config of something else":
+        config.write_text("[1, 2]")
+    elif what == "config without its fields":
+        format_only = {"format": "dmsae_ray.sae/1"}
+        config.write_text(json.dumps(format_only))
+
+
+DAMAGES = [
+    "no weights", "truncated weights", "half of the weights", "empty weights", "garbage weights",
+    "no config", "truncated config", "config of something else", "config without its fields",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+@pytest.mark.parametrize("kind", ["own", "dictionary_learning"])
+def test_a_damaged_file_is_a_one_line_error(kind: str, what: str, tmp_path: Path) -> None:
+    folder = tmp_path / "sae"
+    if kind == "own":
+        save_sae(trained(), folder)
+    else:
+        export_dictionary_learning(trained(), folder, "model", 1)
+    damage(folder, what)
+    with pytest.raises(DataError, match=str(folder)) as error:
+        (load_sae if kind == "own" else load_dictionary_learning)(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"b_enc": torch.zeros(63)}, "b_enc"),
+        ({"W_dec": torch.zeros(64, 11)}, "W_dec"),
+        ({"threshold": torch.zeros(64)}, "theta"),
+        ({"group_sizes": torch.tensor([8, 16, 41])}, "group_sizes"),
+        ({"k": torch.tensor(65)}, "k: 65"),
+        ({"W_dec": None}, "W_dec"),
+        ({"surplus": torch.zeros(1)}, "surplus"),
+        ({"optimizer": {"state": 1}}, "backup"),
+        ({"W_enc": torch.zeros(64)}, "W_enc"),
+    ],
+    ids=str,
+)
+def test_a_peer_file_of_another_shape_is_a_one_line_error(changes: dict[str, Any], named: str, tmp_path: Path) -> None:
+    peer_files(tmp_path, make_sae(), "MatryoshkaBatchTopKTrainer", **changes)
+    with pytest.raises(DataError, match=named) as error:
+        load_dictionary_learning(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_peer_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    peer_files(tmp_path, make_sae(), "MatryoshkaBatchTopKTrainer")
+    torch.save({"W_enc": pytest.raises}, tmp_path / "ae.pt")
+    with pytest.raises(DataError, match=r"ae\.pt"):
+        load_dictionary_learning(tmp_path)
+
+
+def test_tensors_of_another_dictionary_are_refused(tmp_path: Path) -> None:
+    save_sae(make_sae(), tmp_path / "a")
+    save_sae(make_sae(m=65, groups=(8, 57)), tmp_path / "b")
+    (tmp_path / "a" / "sae.safetensors").write_bytes((tmp_path / "b" / "sae.safetensors").read_bytes())
+    with pytest.raises(DataError, match=r"has shape \[65"):
+        load_sae(tmp_path / "a")

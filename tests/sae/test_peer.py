@@ -1,0 +1,87 @@
+"""Against dictionary_learning's own MatryoshkaBatchTopKTrainer, where that package is installed (--no-deps will do)."""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from dmsae_ray.sae import MatryoshkaSAE, Recipe, SAETrainer, export_dictionary_learning, load_dictionary_learning
+
+from .worlds import features
+
+
+@pytest.fixture(scope="module")
+def peer() -> Any:
+    """The module of the peer's trainer; its package's __init__ is passed by, which imports language-model tools."""
+    spec = importlib.util.find_spec("dictionary_learning")
+    if spec is None or spec.origin is None or importlib.util.find_spec("einops") is None:
+        pytest.skip("pip install --no-deps dictionary-learning einops to compare with dictionary_learning itself")
+    root = Path(spec.origin).parent
+    for name, folder in (("dictionary_learning", root), ("dictionary_learning.trainers", root / "trainers")):
+        if name not in sys.modules:
+            shell = ModuleType(name)
+            shell.__path__ = [str(folder)]
+            sys.modules[name] = shell
+    return importlib.import_module("dictionary_learning.trainers.matryoshka_batch_top_k")
+
+
+CASES = [
+    {"d": 24, "m": 160, "fractions": [1 / 16, 1 / 8, 1 / 4, 9 / 16], "k": 5, "batch": 64, "dead": 300},
+    {"d": 32, "m": 256, "fractions": [1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32], "k": 12, "batch": 33, "dead": 60},
+    {"d": 7, "m": 41, "fractions": [1.0], "k": 1, "batch": 128, "dead": 100},
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_fifty_steps_follow_dictionary_learning(peer: Any, case: dict[str, Any]) -> None:
+    schedule = {"lr": 1e-3, "warmup_steps": 5, "decay_start": 40, "threshold_start_step": 10}
+    theirs = peer.MatryoshkaBatchTopKTrainer(
+        steps=60,
+        activation_dim=case["d"],
+        dict_size=case["m"],
+        k=case["k"],
+        layer=0,
+        lm_name="none",
+        group_fractions=case["fractions"],
+        seed=3,
+        device="cpu",
+        **schedule,
+    )
+    theirs.dead_feature_threshold = case["dead"]
+    sae = MatryoshkaSAE(case["d"], case["m"], theirs.group_sizes, case["k"], seed=3)
+    assert torch.equal(sae.W_dec, theirs.ae.W_dec.detach()), "the same seed gives the peer's initial weights"
+    ours = SAETrainer(sae, Recipe(steps=60, dead_after_tokens=case["dead"], **schedule))
+    aux_steps = 0
+    for step in range(50):
+        x = features(case["batch"], case["d"], step)
+        their_loss, stats = theirs.update(step, x.clone()), ours.step(x)
+        assert float(stats.loss) == pytest.approx(their_loss, rel=1e-4)
+        aux_steps += float(stats.aux_loss) > 0
+    assert aux_steps > 5
+    for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+        weights = getattr(theirs.ae, name).detach()
+        error = (getattr(sae, name) - (weights.T if name == "W_enc" else weights)).abs().max()
+        assert error < 1e-4, f"{name} differs by {float(error)}"
+    assert float(sae.theta) == pytest.approx(float(theirs.ae.threshold), rel=1e-4)
+    assert torch.equal(ours.tokens_since_fired, theirs.num_tokens_since_fired)
+
+
+def test_the_peer_reads_what_we_write_and_we_read_what_it_writes(peer: Any, tmp_path: Path) -> None:
+    sae = MatryoshkaSAE(24, 160, [10, 50, 100], 5, seed=1)
+    sae.b_enc.data.uniform_(-0.1, 0.1)
+    sae.theta.fill_(0.05)
+    sae.norm_factor = 3.0
+    export_dictionary_learning(sae, tmp_path / "ours", "model", 3)
+    theirs = peer.MatryoshkaBatchTopKSAE.from_pretrained(tmp_path / "ours" / "ae.pt")
+    x = features(50, 24, 0) * 3
+    assert torch.allclose(theirs.encode(x), sae.folded().encode(x), atol=1e-6)
+    assert torch.allclose(theirs(x), sae.folded()(x), atol=1e-6)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "config.json").write_text((tmp_path / "ours" / "config.json").read_text())
+    torch.save(theirs.state_dict(), tmp_path / "theirs" / "ae.pt")
+    assert torch.equal(load_dictionary_learning(tmp_path / "theirs").encode(x), sae.folded().encode(x))

@@ -1,0 +1,62 @@
+"""Stopping and resuming changes no bit of the weights."""
+
+import io
+from typing import Any
+
+import pytest
+import torch
+
+from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.sae import SAETrainer
+
+from .worlds import features, make_sae, recipe
+
+OPTIONS = [{}, {"n_core": 7}, {"n_core": 7, "core_sparsity": "sparse"}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("stop", [0, 1, 9, 25])
+def test_resuming_at_any_step_is_bit_identical(options: dict[str, Any], stop: int) -> None:
+    straight = SAETrainer(make_sae(**options), recipe())
+    stopped = SAETrainer(make_sae(**options), recipe())
+    for step in range(stop):
+        straight.step(features(48, 12, step))
+        stopped.step(features(48, 12, step))
+    file = io.BytesIO()
+    torch.save(stopped.state_dict(), file)
+    file.seek(0)
+    resumed = SAETrainer(make_sae(seed=9, **options), recipe())
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert resumed.steps_done == stop
+    for step in range(stop, 30):
+        a, b = straight.step(features(48, 12, step)), resumed.step(features(48, 12, step))
+        assert a.floats() == b.floats()
+    for name, tensor in straight.sae.state_dict().items():
+        assert torch.equal(tensor, resumed.sae.state_dict()[name]), name
+    assert torch.equal(straight.tokens_since_fired, resumed.tokens_since_fired)
+
+
+def test_a_state_of_another_shape_is_a_one_line_error() -> None:
+    state = SAETrainer(make_sae(m=65, groups=(8, 57)), recipe()).state_dict()
+    with pytest.raises(DataError, match="does not fit") as error:
+        SAETrainer(make_sae(), recipe()).load_state_dict(state)
+    assert "\n" not in str(error.value)
+    with pytest.raises(DataError):
+        SAETrainer(make_sae(), recipe()).load_state_dict({})
+
+
+def test_a_batch_of_another_width_is_refused() -> None:
+    trainer = SAETrainer(make_sae(), recipe())
+    with pytest.raises(ConfigError, match="d_model = 12"):
+        trainer.step(torch.zeros(4, 13))
+    with pytest.raises(ConfigError, match="at least 1"):
+        trainer.step(torch.zeros(0, 12))
+
+
+def test_stats_become_named_floats() -> None:
+    stats = SAETrainer(make_sae(), recipe()).step(features(48, 12, 0))
+    assert set(stats.floats()) == {
+        "loss", "prefix_mse_0", "prefix_mse_1", "prefix_mse_2", "aux_loss", "l0_core", "l0_non_core",
+        "dead", "grad_norm", "lr", "threshold",
+    }  # fmt: skip
+    assert stats.floats()["l0_non_core"] == 4.0
