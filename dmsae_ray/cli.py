@@ -13,7 +13,8 @@ from dmsae_ray.errors import ConfigError, DmsaeError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
-DESCRIPTION = """Find the sparse-autoencoder features that always come back (Distilled Matryoshka SAEs, arXiv 2512.24975).
+DESCRIPTION = """Find the sparse-autoencoder features that always come back
+(Distilled Matryoshka SAEs, arXiv 2512.24975).
 
 A newcomer runs `dmsae demo`. An experiment is one YAML file: `dmsae plan FILE` says what it costs, `dmsae sweep FILE`
 runs it, the same command (or `dmsae resume FOLDER`) goes on after an interruption, `dmsae ui FOLDER` shows its runs.
@@ -40,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("dmsae", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "dmsae", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--version", action="version", version=f"dmsae_ray {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
@@ -197,13 +200,13 @@ def _report(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from dmsae_ray.sweep.folders import experiment_of
-    from dmsae_ray.tracking.figures import make_figures
+    from dmsae_ray.tracking.figures import write_figures
     from dmsae_ray.tracking.report import make_report, write_report
 
     experiment_of(args.folder)
     folder = Path(args.folder).expanduser()
     report = make_report(folder)
-    paths = write_report(report, folder, make_figures(folder))
+    paths = write_report(report, folder, write_figures(report, folder))
     Console().print(report.rich())
     print(f"report: {paths[0]}")
     return 0

@@ -9,7 +9,7 @@ from dmsae_ray.sweep.controller import SweepResult, check_inputs, run_sweep
 from dmsae_ray.sweep.folders import create_folders
 from dmsae_ray.sweep.plan import plan_experiment
 from dmsae_ray.tracking.callback import TrackingCallback, log_finished
-from dmsae_ray.tracking.figures import make_figures
+from dmsae_ray.tracking.figures import write_figures
 from dmsae_ray.tracking.report import Report, make_report, write_report
 from dmsae_ray.tracking.tracker import Status, SweepTracker
 
@@ -60,12 +60,12 @@ def _check_model(experiment: Experiment, screen: Screen) -> None:
 
 def _report(result: SweepResult, tracker: SweepTracker) -> Report | None:
     """Write the report, and log what trials found before an interruption that the tracker may have missed."""
-    if not result.summaries:
+    if not result.finished:
         return None
     log_finished(tracker, result.folders.sweep)
     folder = result.folders.sweep
     report = make_report(folder)
-    figures = make_figures(folder)
+    figures = write_figures(report, folder)
     for path in (*figures, *write_report(report, folder, figures)):
         tracker.artifact(path)
     return report

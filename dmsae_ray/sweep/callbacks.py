@@ -5,6 +5,8 @@ from typing import Any
 
 from ray.tune import Callback
 
+from dmsae_ray.sweep.folders import Folders
+
 
 class StayingCallbacks(Callback):
     """Passes Tune's trial events on to callbacks that hold threads, files or a terminal.
@@ -39,3 +41,14 @@ class StayingCallbacks(Callback):
         """A trial ended with an error."""
         for callback in self._callbacks:
             callback.on_trial_error(iteration, trials, trial, **info)
+
+
+class FetchSummaries(Callback):
+    """Brings a finished trial's result to the controller's machine, before other callbacks look for it."""
+
+    def __init__(self, folders: Folders) -> None:
+        self._folders = folders
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial ended well."""
+        self._folders.fetch(trial.config["trial_id"])

@@ -27,4 +27,6 @@ def load_checkpoint(folder: Path) -> CycleCheckpoint:
         return CycleCheckpoint(**torch.load(folder / FILE, map_location="cpu", weights_only=True))
     except Exception as error:  # torch.load raises half a dozen kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"checkpoint {folder / FILE} is damaged ({reason}); delete its folder to start the cycle again") from None
+        raise DataError(
+            f"checkpoint {folder / FILE} is damaged ({reason}); delete its folder to start the cycle again"
+        ) from None

@@ -5,12 +5,10 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-
-from dmsae_ray.distill.cycle_store import DirectoryCycleStore
 
 LEASE_SECONDS = 60.0
 """A claim not renewed for so long is free again: its holder was lost."""
@@ -38,30 +36,23 @@ class CycleClaims:
             del self._holders[key]
 
 
-class SharedCycleStore(DirectoryCycleStore):
-    """A cycle store whose claims hold across all trials of a cluster."""
+@contextmanager
+def claimed(claims: ActorHandle[Any], key: str, *, poll_seconds: float = 0.5) -> Iterator[None]:
+    """Wait until nobody else trains the cycle `key`, and hold it within the context."""
+    holder = uuid.uuid4().hex
+    while not ray.get(claims.acquire.remote(key, holder)):
+        time.sleep(poll_seconds)
+    done = threading.Event()
 
-    def __init__(self, root: str | Path, claims: ActorHandle, *, poll_seconds: float = 0.5) -> None:
-        super().__init__(root)
-        self._claims = claims
-        self._poll = poll_seconds
-
-    @contextmanager
-    def claim(self, key: str) -> Iterator[None]:
-        """Wait until no other trial trains the cycle `key`, and hold it within the context."""
-        holder = uuid.uuid4().hex
-        while not ray.get(self._claims.acquire.remote(key, holder)):
-            time.sleep(self._poll)
-        done = threading.Event()
-        renewal = threading.Thread(target=self._renew, args=(key, holder, done), daemon=True)
-        renewal.start()
-        try:
-            yield
-        finally:
-            done.set()
-            renewal.join()
-            ray.get(self._claims.release.remote(key, holder))
-
-    def _renew(self, key: str, holder: str, done: threading.Event) -> None:
+    def renew() -> None:
         while not done.wait(LEASE_SECONDS / 4):
-            ray.get(self._claims.acquire.remote(key, holder))
+            ray.get(claims.acquire.remote(key, holder))
+
+    renewal = threading.Thread(target=renew, daemon=True)
+    renewal.start()
+    try:
+        yield
+    finally:
+        done.set()
+        renewal.join()
+        ray.get(claims.release.remote(key, holder))

@@ -48,11 +48,8 @@ def set_environment(verbose: bool) -> None:
 
 
 @contextlib.contextmanager
-def ray_session(address: str | None, *, verbose: bool = False) -> Iterator[dict[str, float]]:
+def ray_session(address: str | None, *, verbose: bool = False) -> Iterator[None]:
     """Join the cluster at `address`, or start one on this machine for as long as the context lasts.
-
-    Yields:
-        The cluster's resources, e.g. `{"CPU": 8.0, "GPU": 1.0}`.
 
     Raises:
         ConfigError: nothing answers at `address`.
@@ -83,7 +80,7 @@ def ray_session(address: str | None, *, verbose: bool = False) -> Iterator[dict[
             ) from None
     _quiet_loggers(verbose)
     try:
-        yield dict(ray.cluster_resources())
+        yield
     finally:
         ray.shutdown()
 

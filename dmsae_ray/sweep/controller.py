@@ -1,6 +1,5 @@
 """The controller of a sweep: activations first, then every trial of the grid that is not finished yet."""
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,13 +10,13 @@ import ray.train
 import ray.tune
 from ray.train.torch import TorchTrainer
 
-from dmsae_ray.activations.model import check_model
 from dmsae_ray.activations import prepare
+from dmsae_ray.activations.model import check_model
 from dmsae_ray.activations.progress import Progress
 from dmsae_ray.config import Experiment
 from dmsae_ray.distill.core import load_core
 from dmsae_ray.errors import ConfigError, DmsaeError
-from dmsae_ray.sweep.callbacks import StayingCallbacks
+from dmsae_ray.sweep.callbacks import FetchSummaries, StayingCallbacks
 from dmsae_ray.sweep.claims import CycleClaims
 from dmsae_ray.sweep.cluster import DRIVER_CPUS
 from dmsae_ray.sweep.folders import Folders, create_folders
@@ -34,10 +33,10 @@ class TrialFailed(DmsaeError):
 
 @dataclass
 class SweepResult:
-    """What a sweep left: the summaries of its finished trials, and why others are not."""
+    """What a sweep left: which trials are finished, which failed and why, which were not ended."""
 
     folders: Folders
-    summaries: dict[str, dict[str, Any]]
+    finished: list[str]
     errors: dict[str, str] = field(default_factory=dict)
     unfinished: list[str] = field(default_factory=list)
 
@@ -63,7 +62,7 @@ def check_inputs(experiment: Experiment) -> None:
 def harvest(experiment: Experiment, *, progress: Callable[[Progress], None] | None = None) -> Folders:
     """Tokens and activations of an experiment, as far as they are not in its stores yet; needs a Ray session."""
     folders = create_folders(experiment)
-    prepare(experiment, str(folders.stores), progress=progress)
+    prepare(experiment, folders.stores, progress=progress)
     return folders
 
 
@@ -86,15 +85,11 @@ def run_sweep(
     check_fits(plan, cluster)
     folders = harvest(experiment, progress=progress)
     specs = expand(experiment)
-    todo = [spec for spec in specs if not folders.summary(spec.trial_id).is_file()]
+    todo = [spec for spec in specs if folders.fetch(spec.trial_id) is None]
     errors = _tune(experiment, folders, todo, trials_at_once(plan, cluster), callbacks, verbose) if todo else {}
-    summaries = {
-        spec.trial_id: json.loads(folders.summary(spec.trial_id).read_text())
-        for spec in specs
-        if folders.summary(spec.trial_id).is_file()
-    }
-    unfinished = [s.trial_id for s in specs if s.trial_id not in summaries and s.trial_id not in errors]
-    return SweepResult(folders, summaries, errors, unfinished)
+    finished = [spec.trial_id for spec in specs if folders.fetch(spec.trial_id) is not None]
+    unfinished = [s.trial_id for s in specs if s.trial_id not in finished and s.trial_id not in errors]
+    return SweepResult(folders, finished, errors, unfinished)
 
 
 def _tune(
@@ -107,14 +102,15 @@ def _tune(
 ) -> dict[str, str]:
     """Run the trials under Ray Tune; the errors of those that failed, by trial."""
     by_id = {spec.trial_id: spec for spec in specs}
-    claims = ray.remote(CycleClaims).options(num_cpus=DRIVER_CPUS, max_restarts=-1).remote()
-    model = start_model_service(experiment, str(folders.stores))
+    claims: Any = ray.remote(CycleClaims).options(num_cpus=DRIVER_CPUS, max_restarts=-1).remote()
+    model = start_model_service(experiment, folders.stores)
     tree = experiment.model_dump(mode="json")
-    resources, storage = experiment.resources, str(folders.train)
+    resources, storage = experiment.resources, folders.train
 
     def run_trial(config: dict[str, Any]) -> None:
         from ray.tune.integration.ray_train import TuneReportCallback
 
+        forward: Any = TuneReportCallback()  # type: ignore[no-untyped-call]
         spec = by_id[config["trial_id"]]
         per_worker = {"CPU": resources.cpus_per_worker}
         if resources.gpus_per_worker:
@@ -130,7 +126,7 @@ def _tune(
             run_config=ray.train.RunConfig(
                 name=spec.trial_id,
                 storage_path=storage,
-                callbacks=[TuneReportCallback()],
+                callbacks=[forward],
                 failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             ),
@@ -157,10 +153,11 @@ def _tune(
             name=folders.tune.name,
             storage_path=str(folders.tune.parent),
             verbose=1 if verbose else 0,
-            callbacks=[StayingCallbacks(callbacks)],
+            callbacks=[StayingCallbacks([FetchSummaries(folders), *callbacks])],
         ),
     )
-    results = tuner.fit()
+    grid = tuner.fit()
+    results = [grid[i] for i in range(len(grid))]
     return {r.config["trial_id"]: _reason(r.error) for r in results if r.error is not None and r.config}
 
 

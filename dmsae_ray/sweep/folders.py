@@ -1,37 +1,55 @@
-"""Where a run keeps what: stores and cycles are shared by all sweeps of one `output`, the rest is a sweep's own."""
+"""Where a run keeps what. Stores and cycles are shared by all sweeps of one `output`; the rest is a sweep's own.
 
-import os
-import uuid
+`output` is a local (or shared) folder, or a URI such as s3://bucket/runs. What workers write goes there. The
+controller's own files (config, journal, report, figures, MLflow's database) are local: in `output` itself, or, where
+that is a URI, in ./dmsae-runs of the machine that runs the controller.
+"""
+
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmsae_ray.activations.files import Folder
 from dmsae_ray.config import Experiment, load_experiment
 from dmsae_ray.errors import ConfigError
 
 CONFIG_FILE = "config.yaml"
+SUMMARY_FILE = "summary.json"
+CORE_FILE = "core.safetensors"
+HOME = "dmsae-runs"
 
 
 @dataclass(frozen=True)
 class Folders:
-    """The folders of one experiment, all below its `output`."""
+    """The folders of one experiment.
 
-    output: Path
-    sweep: Path
+    output    where workers write: an absolute path or a URI
+    home      where the controller writes; the same place if `output` is local
+    name      of the sweep's folder
+    """
+
+    output: Folder
+    home: Path
+    name: str
 
     @property
-    def stores(self) -> Path:
+    def stores(self) -> str:
         """Tokens and activations, by store key."""
-        return self.output / "stores"
+        return (self.output / "stores").uri
 
     @property
-    def cycles(self) -> Path:
+    def cycles(self) -> str:
         """Finished SAE trainings, by cycle key."""
-        return self.output / "cycles"
+        return (self.output / "cycles").uri
 
     @property
-    def train(self) -> Path:
+    def train(self) -> str:
         """Ray Train's checkpoints, one folder a trial."""
-        return self.sweep / "train"
+        return (self.output / "sweeps" / self.name / "train").uri
+
+    @property
+    def sweep(self) -> Path:
+        """The sweep's own folder, on the controller's machine."""
+        return self.home / "sweeps" / self.name
 
     @property
     def tune(self) -> Path:
@@ -39,18 +57,36 @@ class Folders:
         return self.sweep / "tune"
 
     def trial(self, trial_id: str) -> Path:
-        """What one trial found: summary.json and its distilled core."""
+        """What one trial found, on the controller's machine: summary.json and its distilled core."""
         return self.sweep / "trials" / trial_id
 
-    def summary(self, trial_id: str) -> Path:
-        """The file that says that a trial is finished, and with what."""
-        return self.trial(trial_id) / "summary.json"
+    def publish(self, trial_id: str, files: dict[str, bytes]) -> None:
+        """Write a trial's result where the controller finds it; called by a worker.
+
+        The summary comes last: it says that the trial is finished.
+        """
+        shared = self.output / "sweeps" / self.name / "trials" / trial_id
+        for name in sorted(files, key=lambda name: name == SUMMARY_FILE):
+            shared.write(name, [files[name]])
+
+    def fetch(self, trial_id: str) -> Path | None:
+        """A trial's summary on this machine, brought from `output` if need be; None if the trial is not finished."""
+        summary = self.trial(trial_id) / SUMMARY_FILE
+        if not summary.is_file() and self.output.local is None:
+            shared, here = self.output / "sweeps" / self.name / "trials" / trial_id, Folder(str(self.trial(trial_id)))
+            for name in (CORE_FILE, SUMMARY_FILE):
+                content = shared.read(name)
+                if content is not None:
+                    here.write(name, [content])
+        return summary if summary.is_file() else None
 
 
 def folders_of(experiment: Experiment) -> Folders:
     """The folders of an experiment; nothing is created."""
-    output = Path(experiment.output).expanduser().absolute()
-    return Folders(output, output / "sweeps" / f"{experiment.name}-{experiment.digest()[:8]}")
+    output = Folder(experiment.output)
+    local = output.local
+    output = output if local is None else Folder(str(local))
+    return Folders(output, local or Path(HOME).absolute(), f"{experiment.name}-{experiment.digest()[:8]}")
 
 
 def create_folders(experiment: Experiment) -> Folders:
@@ -61,21 +97,16 @@ def create_folders(experiment: Experiment) -> Folders:
     """
     folders = folders_of(experiment)
     try:
-        for folder in (folders.stores, folders.cycles, folders.sweep / "trials", folders.train, folders.tune):
+        for folder in (folders.sweep / "trials", folders.tune):
             folder.mkdir(parents=True, exist_ok=True)
-        write_text(folders.sweep / CONFIG_FILE, experiment.to_yaml())
     except OSError as error:
         raise ConfigError(
             f"output is '{experiment.output}'; it must be a folder that can be written ({error.strerror or error})"
         ) from None
+    config = experiment.to_yaml().encode()
+    Folder(str(folders.sweep)).write(CONFIG_FILE, [config])
+    (folders.output / "sweeps" / folders.name).write(CONFIG_FILE, [config])
     return folders
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 def experiment_of(sweep_folder: str | Path) -> Experiment:
@@ -84,11 +115,13 @@ def experiment_of(sweep_folder: str | Path) -> Experiment:
     Raises:
         ConfigError: the folder is none of a sweep.
     """
-    config = Path(sweep_folder).expanduser() / CONFIG_FILE
+    config = Path(sweep_folder).expanduser().absolute() / CONFIG_FILE
     if not config.is_file():
         raise ConfigError(
             f"'{sweep_folder}' is no sweep folder (it has no {CONFIG_FILE}); give one of <output>/sweeps/<name>-<hash>"
         )
     experiment = load_experiment(config)
+    if Folder(experiment.output).local is None:
+        return experiment
     # The folder may have been moved, or been named relative to another working directory.
-    return experiment.model_copy(update={"output": str(config.absolute().parent.parent.parent)})
+    return experiment.model_copy(update={"output": str(config.parent.parent.parent)})

@@ -33,15 +33,21 @@ class LanguageModelService:
         bos = self._tap.bos_id if self._experiment.activations.drop_bos else None
         keep = None if bos is None else lambda tokens: tokens == bos
         found = loss_recovered(self._tap, sae.to(self._tap.device), tokens, batch_contexts=batch, keep_mask=keep)
-        return {"loss_recovered": found.recovered, "ce_clean": found.clean, "ce_sae": found.spliced, "ce_zero": found.zero}
+        return {
+            "loss_recovered": found.recovered,
+            "ce_clean": found.clean,
+            "ce_sae": found.spliced,
+            "ce_zero": found.zero,
+        }
 
 
-def start_model_service(experiment: Experiment, stores: str) -> ActorHandle:
+def start_model_service(experiment: Experiment, stores: str) -> ActorHandle[Any]:
     """Start the service; a lost one (a spot node) is started again by Ray and asked again."""
-    actor = ray.remote(LanguageModelService).options(
+    actor: Any = ray.remote(LanguageModelService).options(
         num_cpus=experiment.resources.cpus_per_model_actor,
         num_gpus=experiment.resources.gpus_per_model_actor,
         max_restarts=-1,
         max_task_retries=-1,
     )
-    return actor.remote(experiment.model_dump(mode="json"), stores)
+    handle: ActorHandle[Any] = actor.remote(experiment.model_dump(mode="json"), stores)
+    return handle

@@ -55,7 +55,9 @@ def initial_sae(experiment: Experiment, d_model: int) -> MatryoshkaSAE | None:
     folder = Path(place).expanduser()
     config = folder / "config.json"
     if not config.is_file():
-        raise ConfigError(f"distill.initial_sae is '{place}'; it must be the folder of a trained SAE, with a config.json")
+        raise ConfigError(
+            f"distill.initial_sae is '{place}'; it must be the folder of a trained SAE, with a config.json"
+        )
     try:
         peer = "trainer" in json.loads(config.read_text())
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a Train worker does in one trial: the plain loop of `distill`, with Ray around it for data, reports and restarts."""
+"""What a Train worker does in one trial: the plain loop of `distill`; Ray brings data, reports and restarts."""
 
 import json
 import tempfile
@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 import ray.train
+import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
@@ -17,7 +18,7 @@ from dmsae_ray.activations.source import StoreSource
 from dmsae_ray.activations.store import open_store
 from dmsae_ray.config import Experiment, parse_experiment
 from dmsae_ray.distill.controls import gaussian_core
-from dmsae_ray.distill.core import Core, empty_core, load_core, save_core
+from dmsae_ray.distill.core import Core, empty_core, load_core
 from dmsae_ray.distill.cycle import run_cycles
 from dmsae_ray.distill.records import CycleRecord, WindowRecord
 from dmsae_ray.distill.runner import CycleCheckpoint
@@ -27,8 +28,8 @@ from dmsae_ray.errors import DmsaeError
 from dmsae_ray.evaluation.metrics import evaluate
 from dmsae_ray.sae import MatryoshkaSAE
 from dmsae_ray.sweep.checkpoint import load_checkpoint, save_checkpoint
-from dmsae_ray.sweep.claims import SharedCycleStore
-from dmsae_ray.sweep.folders import Folders, folders_of, write_text
+from dmsae_ray.sweep.cycles import SharedCycleStore
+from dmsae_ray.sweep.folders import CORE_FILE, SUMMARY_FILE, Folders, folders_of
 from dmsae_ray.sweep.grid import TrialSpec
 from dmsae_ray.sweep.settings import cycle_settings, initial_sae
 
@@ -42,8 +43,8 @@ class TrialTask:
 
     experiment: dict[str, Any]
     spec: dict[str, Any]
-    claims: ActorHandle
-    model: ActorHandle
+    claims: ActorHandle[Any]
+    model: ActorHandle[Any]
 
 
 class Reporter:
@@ -101,7 +102,7 @@ def _run(task: TrialTask) -> None:
     if world > 1 or not torch.cuda.is_available():
         torch.set_num_threads(max(1, int(experiment.resources.cpus_per_worker)))
 
-    store = open_store(str(folders.stores), experiment)
+    store = open_store(folders.stores, experiment)
     source = StoreSource(store, experiment.recipe.batch_size, spec.data_seed, rank, world)
     settings = cycle_settings(experiment, spec, source.d_model)
     window = experiment.tracking.window_steps or max(1, settings.steps // 50)
@@ -120,7 +121,7 @@ def _run(task: TrialTask) -> None:
         "device": ray.train.torch.get_device(),
     }
     core: Core | None
-    if spec.arm is None:
+    if spec.coverage is not None:
         history = run_cycles(
             settings,
             source,
@@ -133,9 +134,13 @@ def _run(task: TrialTask) -> None:
         )
         summary, core = history.summary(), history.distilled
     else:
+        assert spec.arm is not None  # a trial has the one or the other
         around = _transfer_core(experiment, spec, source.d_model)
         done = transfer(settings, source, around, arm=spec.arm, coverage=experiment.distill.coverage, **common)
-        summary, core = {"records": [done.record.as_dict()], "tokens": done.record.tokens, "flops": done.record.flops}, None
+        summary, core = (
+            {"records": [done.record.as_dict()], "tokens": done.record.tokens, "flops": done.record.flops},
+            None,
+        )
     if rank == 0:
         _write_result(folders, spec, summary, core)
 
@@ -150,11 +155,11 @@ def _transfer_core(experiment: Experiment, spec: TrialSpec, d_model: int) -> Cor
     return core if spec.arm == "distilled" else gaussian_core(core, derive_seed(spec.seed, "control", "gaussian"))
 
 
-def _evaluation(source: StoreSource, model: ActorHandle) -> Callable[[MatryoshkaSAE], dict[str, float]]:
+def _evaluation(source: StoreSource, model: ActorHandle[Any]) -> Callable[[MatryoshkaSAE], dict[str, float]]:
     """Held-out metrics of a trained SAE: reconstruction and L0 here, loss recovered where the language model is."""
 
     def measure(sae: MatryoshkaSAE) -> dict[str, float]:
-        loss = model.loss_recovered.remote(ray.put(sae.cpu()))
+        loss: Any = model.loss_recovered.remote(ray.put(sae.cpu()))
         metrics = evaluate(sae, source.evaluation())
         return {**metrics.floats(), **ray.get(loss)}
 
@@ -170,9 +175,8 @@ def _last_checkpoint() -> CycleCheckpoint | None:
 
 
 def _write_result(folders: Folders, spec: TrialSpec, summary: dict[str, Any], core: Core | None) -> None:
-    """The summary is written last: it says that the trial is finished."""
-    folders.trial(spec.trial_id).mkdir(parents=True, exist_ok=True)
-    if core is not None:
-        save_core(core, folders.trial(spec.trial_id) / "core.safetensors")
     result = {"trial_id": spec.trial_id, "params": spec.params(), **summary}
-    write_text(folders.summary(spec.trial_id), json.dumps(result, indent=1))
+    files = {SUMMARY_FILE: json.dumps(result, indent=1).encode()}
+    if core is not None:
+        files[CORE_FILE] = core.to_bytes()
+    folders.publish(spec.trial_id, files)
