@@ -99,7 +99,11 @@ def load_tokenizer(model: str, revision: str | None = None) -> Any:
         ConfigError: unknown model, or one without a tokenizer.
     """
     with _one_line(model, "tokenizer"), quiet():
-        return AutoTokenizer.from_pretrained(_place(model), revision=revision, token=_token())
+        tokenizer = AutoTokenizer.from_pretrained(_place(model), revision=revision, token=_token())
+        # Where there are no files, transformers makes a tokenizer of the right class that knows special tokens only.
+        if len(tokenizer) < 32:
+            raise ValueError(f"it has {len(tokenizer)} tokens; tokenizer.json is missing")
+    return tokenizer
 
 
 def _config(model: str, revision: str | None) -> PretrainedConfig:
@@ -125,9 +129,7 @@ def _weights(
     # transformers fills what a checkpoint lacks with random numbers.
     missing = sorted(report["missing_keys"])
     if missing:
-        raise ConfigError(
-            f"model.name '{model}' lacks the weights of {len(missing)} tensors, as {missing[0]}; {_ALLOWED}"
-        )
+        raise ConfigError(f"model.name '{model}' lacks weights of {len(missing)} tensors, as {missing[0]}; {_ALLOWED}")
     return loaded
 
 
