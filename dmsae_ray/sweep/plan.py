@@ -232,7 +232,7 @@ def _check(bundles: tuple[Bundle, ...], cluster: Cluster, what: str, settings: s
     scattered = sum(b.cpus * b.count for b in bundles) <= cpus and sum(b.gpus * b.count for b in bundles) <= gpus
     why = f"; in sum that is there, but no node has room left for {stuck.what}" if scattered else ""
     raise ConfigError(
-        f"{what} needs {_sum(bundles)} at once{why}; {cluster} has at most {cpus:g} CPU + {gpus:g} GPU; "
+        f"{what} needs {_sum(bundles)} at once{why}; {cluster}, together at most {cpus:g} CPU and {gpus:g} GPU; "
         f"lower {settings}, or take a larger cluster"
     )
 
