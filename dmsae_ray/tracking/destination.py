@@ -132,6 +132,7 @@ def _database(destination: Destination) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX)
+        open(path, "ab").close()  # says at once what is wrong with it; MLflow would try for a minute
         yield
 
 
@@ -162,6 +163,10 @@ def _reason(error: BaseException) -> str:
     for known in ("Connection refused", "Name or service not known", "No route to host", "timed out", "not a database"):
         if known.lower() in text.lower():
             return known.lower()
+    status = re.search(r"failed with error code (\d{3})", text)
+    if status:
+        meaning = {"401": ", it wants MLFLOW_TRACKING_USERNAME and _PASSWORD", "403": ", it refuses this user"}
+        return f"it answers {status[1]}{meaning.get(status[1], ', not as an MLflow server does')}"
     inner = re.search(r"\((?:sqlite3|psycopg2)\.\w+\) ([^\[(]+)", text)
     text = inner.group(1).strip() if inner else text
     text = re.sub(r"//([^/@:\s]*):[^/@\s]*@", r"//\1:***@", text)

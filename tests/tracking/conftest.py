@@ -31,6 +31,7 @@ class Server:
     def start(self) -> None:
         # PYTEST_CURRENT_TEST and MLFLOW_RUN_ID are ours, not the server's.
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "MLFLOW_"))}
+        environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # seven processes more, for what is not used here
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}", "--workers", "1"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
@@ -39,7 +40,7 @@ class Server:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=environment, cwd=self.folder, start_new_session=True
             )
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 120
         while True:
             try:
                 urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()

@@ -2,8 +2,10 @@
 
 import math
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -183,9 +185,12 @@ def test_destination_is_the_setting_then_the_environment_then_a_file(tmp_path: P
         destination_of(experiment(tmp_path, "mlruns"))
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:{port}", "sqlite:////proc/no/mlflow.db"])
+@pytest.mark.parametrize(
+    "uri", ["http://127.0.0.1:{port}", "sqlite:////proc/no/mlflow.db", "sqlite:///{folder}", "sqlite:///{text}"]
+)
 def test_an_unreachable_store_is_one_line_within_seconds(uri: str, tmp_path: Path) -> None:
-    uri = uri.format(port=free_port())
+    (tmp_path / "text").write_text("this is no database " * 100)
+    uri = uri.format(port=free_port(), folder=tmp_path, text=tmp_path / "text")
     begun = time.monotonic()
     with pytest.raises(ConfigError) as caught:
         SweepTracker(uri, "demo", tmp_path / "sweep", "demo-1").start()
@@ -203,6 +208,15 @@ def test_a_server_that_takes_the_call_and_says_nothing_is_given_up(tmp_path: Pat
         uri = f"http://127.0.0.1:{mute.getsockname()[1]}"
         with pytest.raises(ConfigError, match="no answer within 1 s"):
             SweepTracker(uri, "demo", tmp_path / "sweep", "demo-1", start_timeout=1).start()
+
+
+def test_a_server_that_is_not_mlflow_is_named_so(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{web.server_port}"
+        with pytest.raises(ConfigError, match="answers 404, not as an MLflow server does"):
+            SweepTracker(uri, "demo", tmp_path / "sweep", "demo-1").start()
+        web.shutdown()
 
 
 def test_an_outage_stops_nothing_and_all_arrives_once(server: Server, tmp_path: Path) -> None:
