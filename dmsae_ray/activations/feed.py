@@ -120,17 +120,21 @@ class _WindowReader:
         owner = np.searchsorted(self._ends, numbers, side="right")
         by_owner = np.argsort(owner, kind="stable")
         bounds = np.searchsorted(owner[by_owner], np.arange(len(self._ends) + 1))
+        stored = torch.empty(out.shape, dtype=self._shards[0].dtype)
         for i, shard in enumerate(self._shards):
             places = by_owner[bounds[i] : bounds[i + 1]]
-            if len(places) == 0:
-                continue
             local = numbers[places] - (self._ends[i - 1] if i else 0)
-            picked = shard[torch.from_numpy(local)].float()
-            if not bool(torch.isfinite(picked).all()):
-                assert self._window is not None
-                name = shard_name("train", self._window.shards[i])
-                raise DataError(f"NaN or infinity in activations: {self.store.folder / ACTIVATIONS / name}.safetensors")
-            out[torch.from_numpy(places)] = picked
+            stored.index_copy_(0, torch.from_numpy(places), shard.index_select(0, torch.from_numpy(local)))
+        out.copy_(stored)
+        # A sum is not finite if any of its terms is not; only then is it worth looking closer.
+        if not bool(torch.isfinite(out.sum())):
+            self._name_bad_shard(owner, out)
+
+    def _name_bad_shard(self, owner: NDArray[np.int64], rows: Tensor) -> None:
+        bad = (~torch.isfinite(rows).all(1)).nonzero()
+        if len(bad) and self._window is not None:
+            name = shard_name("train", self._window.shards[int(owner[int(bad[0])])])
+            raise DataError(f"NaN or infinity in activations: {self.store.folder / ACTIVATIONS / name}.safetensors")
 
 
 def _put(ready: "queue.Queue[Tensor | BaseException]", item: Tensor | BaseException, closed: threading.Event) -> bool:

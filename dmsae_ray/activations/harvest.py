@@ -5,7 +5,6 @@ the shard and then its commit; only the name and the commit's counts pass throug
 whoever writes it, and when: an actor that dies, or a second harvest of the same store, changes nothing.
 """
 
-import hashlib
 import json
 import math
 import threading
@@ -19,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dmsae_ray.activations.files import Folder, sweep_temporaries
+from dmsae_ray.activations.files import Folder, checksum, sweep_temporaries
 from dmsae_ray.activations.model import open_tap
 from dmsae_ray.activations.packing import loss_mask
 from dmsae_ray.activations.progress import Meter, Progress
@@ -75,6 +74,8 @@ def compute_shard(
     Raises:
         DataError: an activation is not finite.
     """
+    from dmsae_ray.lm.filters import keep_mask
+
     n, context = tokens.shape
     dtype = getattr(torch, settings.dtype)
     x = torch.empty(n, context, tap.d_model, dtype=dtype)
@@ -91,15 +92,17 @@ def compute_shard(
         h = h.to(dtype)
         x[rows] = h
         squares[rows] = h.double().square().sum(-1)
-    is_bos = tokens == tap.bos_id if settings.drop_bos and tap.bos_id is not None else torch.zeros_like(valid)
-    high = high_norm(squares.sqrt(), ~is_bos, settings.max_norm_multiple)
-    keep = ~is_bos & ~high & valid
-    dropped = {
-        "bos": int(is_bos.sum()),
-        "high_norm": int((high & ~is_bos).sum()),
-        "no_target": int((~valid & ~is_bos & ~high).sum()),
-    }
-    position = keep.reshape(-1).nonzero().squeeze(1)
+    # The norms stand for the rows: the rule is the same, and a shard is not read a second time.
+    kept_by_filters = keep_mask(
+        tokens.reshape(-1),
+        squares.sqrt().float().reshape(-1, 1),
+        bos_id=tap.bos_id if settings.drop_bos else None,
+        max_norm_multiple=settings.max_norm_multiple,
+    )
+    keep = kept_by_filters.mask & valid.reshape(-1)
+    dropped = {reason: round(share * tokens.numel()) for reason, share in kept_by_filters.dropped.items()}
+    dropped["no_target"] = int((kept_by_filters.mask & ~keep).sum())
+    position = keep.nonzero().squeeze(1)
     tensors = {"x": x.reshape(-1, tap.d_model)[position], "position": position.to(torch.int32)}
     if g is not None:
         tensors["g"] = g.reshape(-1, tap.d_model)[position]
@@ -113,13 +116,6 @@ def compute_shard(
             f"in activations.dtype '{settings.dtype}'"
         )
     return Shard(tensors, dropped, math.fsum(kept.tolist()))
-
-
-def high_norm(norms: Tensor, counted: Tensor, multiple: float | None) -> Tensor:
-    """Tokens whose norm exceeds `multiple` times the median of the `counted` ones; bool, of the shape of `norms`."""
-    if multiple is None or not bool(counted.any()):
-        return torch.zeros_like(counted)
-    return norms > multiple * norms[counted].median()
 
 
 @dataclass(frozen=True)
@@ -182,7 +178,7 @@ def write_shard(folder: Folder, name: str, shard: Shard, tokens: int) -> Commit:
         dropped=shard.dropped,
         sum_squares=shard.sum_squares,
         d_model=int(x.shape[1]),
-        sha256=hashlib.sha256(content).hexdigest(),
+        checksum=checksum(content),
         bytes=len(content),
     )
     folder.write(f"{name}.safetensors", [content])

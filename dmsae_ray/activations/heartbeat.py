@@ -93,6 +93,8 @@ class Heartbeat:
         self._thread.join()
         if error is not None:
             reason = one_line(error) if isinstance(error, DmsaeError) else f"{type(error).__name__}: {one_line(error)}"
+            if isinstance(error, KeyboardInterrupt):
+                reason = "it was interrupted"
             with suppress(DmsaeError, OSError):
                 self.folder.write(FAILED, [encode({"reason": reason})])
         with suppress(DmsaeError, OSError):

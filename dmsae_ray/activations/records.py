@@ -67,7 +67,7 @@ class Layout:
         contexts_per_shard: contexts of a shard; a split's last shard may hold fewer.
         contexts: contexts of each split.
         documents, skipped: documents packed, and passed over as empty or corrupt.
-        token_sha256: checksum of every token shard.
+        token_checksums: of every token shard.
     """
 
     d_model: int
@@ -79,7 +79,7 @@ class Layout:
     contexts: dict[str, int]
     documents: int
     skipped: int
-    token_sha256: dict[str, str]
+    token_checksums: dict[str, str]
 
     def shards(self, split: Split) -> int:
         """Number of shards of a split."""
@@ -105,7 +105,7 @@ class Commit:
         dropped: tokens left out, by reason.
         sum_squares: sum of the squared norms of the stored rows, float64.
         d_model: width.
-        sha256, bytes: checksum and size of the file.
+        checksum, bytes: of the file (`files.checksum`).
     """
 
     rows: int
@@ -113,7 +113,7 @@ class Commit:
     dropped: dict[str, int]
     sum_squares: float
     d_model: int
-    sha256: str
+    checksum: str
     bytes: int
 
 

@@ -7,9 +7,7 @@
              heartbeat.json, failed.json   while it is written, or when that failed (`heartbeat`)
 """
 
-import hashlib
 import math
-import mmap
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -17,11 +15,12 @@ from typing import TypeVar
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from dmsae_ray.activations.files import Folder
+from dmsae_ray.activations.files import Folder, checksum
 from dmsae_ray.activations.heartbeat import SILENCE_SECONDS, Watch
+from dmsae_ray.activations.mapped import map_file, tensors_in
 from dmsae_ray.activations.packing import Contexts, join, loss_mask
 from dmsae_ray.activations.records import (
     ACTIVATIONS,
@@ -176,26 +175,25 @@ class Store:
         path = place.local / name  # type: ignore[operator]
         if not path.exists():
             raise DataError(f"{path} is missing though its commit is there; harvest again to have it made")
+        size = path.stat().st_size
+        if size != commit.bytes:
+            raise DataError(f"{path} is truncated: {size} of {commit.bytes} bytes; harvest again to have it made")
+        content = map_file(path)
         if name not in self._verified:
-            size = path.stat().st_size
-            if size != commit.bytes:
-                raise DataError(f"{path} is truncated: {size} of {commit.bytes} bytes; harvest again to have it made")
-            with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                self._check(hashlib.sha256(content).hexdigest(), commit, place / name)
+            self._check(checksum(content), commit, place / name)
             self._verified.add(name)
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return tensors_in(content, place / name)
 
     def _load(self, place: Folder, name: str, commit: Commit) -> dict[str, Tensor]:
         content = place.read(name)
         if content is None:
             raise DataError(f"{place / name} is missing though its commit is there; harvest again to have it made")
-        self._check(hashlib.sha256(content).hexdigest(), commit, place / name)
+        self._check(checksum(content), commit, place / name)
         return safetensors.torch.load(content)
 
     @staticmethod
     def _check(found: str, commit: Commit, where: object) -> None:
-        if found != commit.sha256:
+        if found != commit.checksum:
             raise DataError(f"{where} does not have its checksum; delete it and harvest again to have it made")
 
     def _read_manifest(self) -> None:

@@ -1,11 +1,9 @@
 """Token shards as files: what tells readers how a store is cut."""
 
-import hashlib
-
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from dmsae_ray.activations.files import Folder
+from dmsae_ray.activations.files import Folder, checksum
 from dmsae_ray.activations.packing import Contexts
 from dmsae_ray.activations.records import LAYOUT, TOKENS, Layout, decode_layout
 from dmsae_ray.errors import DataError
@@ -23,7 +21,7 @@ def read_tokens(folder: Folder, layout: Layout, name: str) -> Contexts:
     content = (folder / TOKENS).read(f"{name}.safetensors")
     if content is None:
         raise DataError(f"{where} is missing; delete {folder / TOKENS / LAYOUT} to have the tokens made again")
-    if hashlib.sha256(content).hexdigest() != layout.token_sha256.get(name):
+    if checksum(content) != layout.token_checksums.get(name):
         raise DataError(f"{where} does not have its checksum; delete {folder / TOKENS / LAYOUT} to have it made again")
     try:
         tensors = safetensors.numpy.load(content)

@@ -4,7 +4,6 @@ One token shard belongs to each activation shard. Contexts go to the splits eval
 A token shard holds `tokens` int32 [contexts, context] and `starts` int32 [documents that start in it] (see `packing`).
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Generator
 
@@ -13,7 +12,7 @@ import pyarrow as pa
 import safetensors.numpy
 
 from dmsae_ray.activations.corpus import documents
-from dmsae_ray.activations.files import Folder
+from dmsae_ray.activations.files import Folder, checksum
 from dmsae_ray.activations.model import check_model, open_tokenizer
 from dmsae_ray.activations.packing import Contexts, Packer, join
 from dmsae_ray.activations.progress import Meter, Progress
@@ -99,7 +98,7 @@ def write_tokens(
         contexts=contexts,
         documents=used,
         skipped=skipped,
-        token_sha256=sums,
+        token_checksums=sums,
     )
     (folder / TOKENS).write(LAYOUT, [encode(layout)])
     return layout
@@ -127,7 +126,7 @@ def _write_shard(folder: Folder, name: str, contexts: Contexts) -> str:
         {"tokens": np.ascontiguousarray(contexts.tokens), "starts": np.ascontiguousarray(contexts.starts)}
     )
     folder.write(f"{name}.safetensors", [content])
-    return hashlib.sha256(content).hexdigest()
+    return checksum(content)
 
 
 def _tokenised(experiment: Experiment) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dmsae_ray.activations import Store, open_store, store_key
-from dmsae_ray.activations.files import Folder
+from dmsae_ray.activations.files import Folder, checksum
 from dmsae_ray.activations.heartbeat import Heartbeat, Watch, other_writer
 from dmsae_ray.activations.records import norm_factor
 from dmsae_ray.config import Experiment
@@ -92,11 +92,9 @@ def test_damage_is_found_and_the_file_named(copied: Path, make_experiment: Make,
 
 def _recommit(path: Path) -> None:
     """Make the checksum right again, so that only what the shard holds is wrong."""
-    import hashlib
-
     manifest = json.loads((path.parent.parent / "manifest.json").read_text())
     commit = manifest["shards"]["train"][1]
-    commit["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    commit["checksum"] = checksum(path.read_bytes())
     commit["bytes"] = path.stat().st_size
     (path.parent.parent / "manifest.json").write_text(json.dumps(manifest))
 

@@ -1,0 +1,51 @@
+"""Safetensors files as memory-mapped tensors: the bytes that were checked are the bytes that are used."""
+
+import json
+import math
+import mmap
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dmsae_ray.errors import DataError
+
+_DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I8": torch.int8,
+}
+
+
+def map_file(path: Path) -> mmap.mmap:
+    """A private mapping of a file that is not empty; writing to it changes no file."""
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+def tensors_in(content: mmap.mmap, where: object) -> dict[str, Tensor]:
+    """Tensors of a mapped safetensors file, without a copy; they keep the mapping alive.
+
+    Raises:
+        DataError: the header is not one of safetensors, or points outside the file; names `where`.
+    """
+    try:
+        begin = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:begin])
+        return {name: _tensor(content, begin, entry) for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        raise DataError(f"{where} is not a safetensors file that can be read: {' '.join(str(error).split())}") from None
+
+
+def _tensor(content: mmap.mmap, begin: int, entry: dict[str, object]) -> Tensor:
+    dtype, shape = _DTYPES[str(entry["dtype"])], [int(n) for n in entry["shape"]]  # type: ignore[attr-defined]
+    first, last = (int(n) for n in entry["data_offsets"])  # type: ignore[attr-defined]
+    count = math.prod(shape)
+    if last - first != count * dtype.itemsize or begin + last > len(content) or min(first, count) < 0:
+        raise ValueError("a tensor does not fit its place")
+    if count == 0:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(content, dtype=dtype, count=count, offset=begin + first).view(shape)
