@@ -1,6 +1,5 @@
 """One, two and four gloo processes do what one process does on the whole batch."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest

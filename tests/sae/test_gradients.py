@@ -91,7 +91,7 @@ def test_gradients_equal_autograd_of_the_reference(situation: Any) -> None:
 @settings(max_examples=60, deadline=None)
 @given(situations())
 def test_a_step_on_any_shape_equals_the_reference_step(situation: Any) -> None:
-    sae, x, how, silent = situation
+    sae, x, how, _ = situation
     how = Recipe(**{**vars(how), "warmup_steps": 0, "threshold_start_step": 0, "lr": 1e-3})
     reference, trainer = reference_of(sae, how, torch.float64), SAETrainer(sae, how)
     for scale in (1.0, 0.7, 1.3):
