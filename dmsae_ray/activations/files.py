@@ -32,7 +32,12 @@ class Folder:
         return Folder(f"{path.rstrip('/')}/{name}{mark}{options}")
 
     def __str__(self) -> str:
-        return self.uri.partition("?")[0] if "://" in self.uri else self.uri
+        """The place, without the options and credentials that a URI may carry."""
+        if "://" not in self.uri:
+            return self.uri
+        scheme, _, rest = self.uri.partition("?")[0].partition("://")
+        host, slash, path = rest.partition("/")
+        return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
     @property
     def local(self) -> Path | None:
@@ -131,7 +136,7 @@ def _fsspec(uri: str, reason: Exception) -> tuple[fs.FileSystem, str]:
 
         handler, path = fsspec.url_to_fs(uri)
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"'{uri.partition('?')[0]}' is not a place known here: {one_line(reason or error)}") from None
+        raise ConfigError(f"'{Folder(uri)}' is not a place known here: {one_line(reason or error)}") from None
     return fs.PyFileSystem(fs.FSSpecHandler(handler)), str(path)
 
 
