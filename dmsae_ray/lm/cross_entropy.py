@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-CHUNK_LOGITS = 1 << 27
+_CHUNK_LOGITS = 1 << 27
 """Logits at a time. With a vocabulary of 256,000: 524 tokens, half a gigabyte in float32, about 2 GB with gradients."""
 
 _IGNORED = -100
@@ -39,44 +39,46 @@ def targets_of(tokens: Tensor, loss_mask: Tensor | None = None) -> tuple[Tensor,
     return targets, valid
 
 
-def summed(head: Head, hidden: Tensor, targets: Tensor, chunk_logits: int = CHUNK_LOGITS) -> Tensor:
+def chunk_rows(vocab_size: int) -> int:
+    """Tokens whose logits are computed at a time."""
+    return max(1, _CHUNK_LOGITS // vocab_size)
+
+
+def summed(head: Head, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
     """Sum of the cross-entropies in nats: float64, 0-d. No graph.
 
     Args:
         head: hidden states [1, m, d] -> logits [1, m, vocab].
         hidden: [n, t, d].
         targets: int64 [n, t], -100 where none.
-        chunk_logits: logits at a time.
+        rows: tokens at a time.
     """
     total = torch.zeros((), dtype=torch.float64, device=hidden.device)
     with torch.no_grad():
-        for rows, target in _chunks(head, hidden, targets, chunk_logits):
-            total += cross_entropy(_wide(head(rows)), target, ignore_index=_IGNORED, reduction="none").double().sum()
+        for part, target in _chunks(hidden, targets, rows):
+            total += cross_entropy(_wide(head(part)), target, ignore_index=_IGNORED, reduction="none").double().sum()
     return total
 
 
-def gradient(head: Head, hidden: Tensor, targets: Tensor, chunk_logits: int = CHUNK_LOGITS) -> Tensor:
+def gradient(head: Head, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
     """Gradient of the summed cross-entropy at the hidden states: [n, t, d], in their dtype.
 
     Arguments as in `summed`. Logits of one chunk and their gradient exist at a time.
     """
     grads = []
-    for rows, target in _chunks(head, hidden.detach(), targets, chunk_logits):
+    for part, target in _chunks(hidden, targets, rows):
         with torch.enable_grad():
-            rows = rows.requires_grad_(True)
-            loss = cross_entropy(_wide(head(rows)), target, ignore_index=_IGNORED, reduction="sum")
-        grads.append(torch.autograd.grad(loss, rows)[0])
+            part.requires_grad_(True)
+            loss = cross_entropy(_wide(head(part)), target, ignore_index=_IGNORED, reduction="sum")
+        grads.append(torch.autograd.grad(loss, part)[0])
     return torch.cat(grads, dim=1).view_as(hidden)
 
 
-def _chunks(head: Head, hidden: Tensor, targets: Tensor, chunk_logits: int) -> Iterator[tuple[Tensor, Tensor]]:
-    flat, target = hidden.reshape(1, -1, hidden.shape[-1]), targets.reshape(-1)
-    with torch.no_grad():
-        vocab = head(flat[:, :1]).shape[-1]
-    size = max(1, chunk_logits // vocab)
-    # Slices of a detached tensor: each chunk is a leaf of its own graph.
-    for rows, wanted in zip(torch.split(flat, size, dim=1), torch.split(target, size), strict=True):
-        yield rows.detach(), wanted
+def _chunks(hidden: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pieces [1, up to rows, d] of the hidden states, each without a graph, and their targets."""
+    flat = hidden.detach().reshape(1, -1, hidden.shape[-1])
+    for part, target in zip(torch.split(flat, rows, dim=1), torch.split(targets.reshape(-1), rows), strict=True):
+        yield part.detach(), target
 
 
 def _wide(logits: Tensor) -> Tensor:

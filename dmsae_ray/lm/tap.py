@@ -18,7 +18,7 @@ class Tap:
     """A decoder-only model, its parameters frozen, tapped after block `layer` (counted from 0).
 
     Positions of a context attend to all before them, across document boundaries if there are any, as in the
-    unmodified model; `loss_mask` only says which next-token losses count.
+    unmodified model; `loss_mask` only says which next-token losses count. One call at a time: a call hooks the block.
 
     Attributes:
         model_name: as it was asked for.
@@ -56,6 +56,7 @@ class Tap:
         self._decoder = decoder
         self._block = blocks[layer]
         self._head = Head(model) if full else None
+        self._rows = cross_entropy.chunk_rows(self.vocab_size)
         parameter = next(decoder.parameters())
         self.device: torch.device = parameter.device
         self.dtype: torch.dtype = parameter.dtype
@@ -106,7 +107,7 @@ class Tap:
 
         with torch.enable_grad():
             hidden = self._run(tokens, leaf)
-        at_hidden = cross_entropy.gradient(head, hidden, targets)
+        at_hidden = cross_entropy.gradient(head, hidden, targets, self._rows)
         (g,) = torch.autograd.grad(hidden, tapped[0], at_hidden)
         return tapped[0].detach(), g, valid
 
@@ -135,7 +136,7 @@ class Tap:
             return edited.to(x.dtype)
 
         hidden = self._run(tokens, replace)
-        return cross_entropy.summed(head, hidden, targets), int(valid.sum())
+        return cross_entropy.summed(head, hidden, targets, self._rows), int(valid.sum())
 
     def _run(self, tokens: Tensor, at_tap: Edit) -> Tensor:
         """The decoder's output, after the final norm, [n, t, d_model], with `at_tap` applied to the tapped stream."""

@@ -58,6 +58,27 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+_TEXT = {**_GROUPED, "sliding_window": 8, "sliding_window_pattern": 2}
+CONFIGS["gemma3_multimodal"] = (
+    "Gemma3Config",
+    {
+        "text_config": _TEXT,
+        "vision_config": {
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 16,
+            "patch_size": 8,
+        },
+        "mm_tokens_per_image": 4,
+        "image_token_index": 900,
+        "boi_token_index": 901,
+        "eoi_token_index": 902,
+    },
+)
+
+
 def save_random_model(architecture: str, folder: Path, *, tokenizer: bool = True) -> Path:
     """Random weights, large enough that attention and the MLPs matter."""
     name, settings = CONFIGS[architecture]
