@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dmsae_ray import __version__
 from dmsae_ray.config import Experiment, load_experiment
+from dmsae_ray.environment import set_environment
 from dmsae_ray.errors import ConfigError, DmsaeError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     args = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = args.run
+    set_environment(verbose=getattr(args, "verbose", False))
     # A plain `kill` stops as Ctrl-C does: workers are ended, records are delivered.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
@@ -156,9 +158,6 @@ def _resume(args: argparse.Namespace) -> int:
 
 
 def _run(experiment: Experiment, args: argparse.Namespace) -> int:
-    from dmsae_ray.sweep.cluster import set_environment
-
-    set_environment(args.verbose)
     from dmsae_ray.session import run_and_report
 
     return run_and_report(experiment, address=args.address, verbose=args.verbose)
@@ -166,15 +165,16 @@ def _run(experiment: Experiment, args: argparse.Namespace) -> int:
 
 def _harvest(args: argparse.Namespace) -> int:
     experiment = load_experiment(args.file, args.overrides)
-    from dmsae_ray.sweep.cluster import ray_session, set_environment
-
-    set_environment(args.verbose)
+    from dmsae_ray.activations import prepare
     from dmsae_ray.console import Screen
-    from dmsae_ray.sweep.controller import check_inputs, harvest
+    from dmsae_ray.sweep.cluster import ray_session
+    from dmsae_ray.sweep.controller import check_inputs
+    from dmsae_ray.sweep.folders import create_folders
 
     check_inputs(experiment)
-    with ray_session(args.address, verbose=args.verbose), Screen() as screen:
-        folders = harvest(experiment, progress=screen.harvest())
+    folders = create_folders(experiment)
+    with ray_session(args.address, log=folders.sweep / "ray.log", verbose=args.verbose), Screen() as screen:
+        prepare(experiment, folders.stores, progress=screen.harvest())
         screen.say(f"activations are in {folders.stores}")
     return 0
 
@@ -200,15 +200,12 @@ def _report(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from dmsae_ray.sweep.folders import experiment_of
-    from dmsae_ray.tracking.figures import write_figures
-    from dmsae_ray.tracking.report import make_report, write_report
+    from dmsae_ray.tracking.publish import publish
 
     experiment_of(args.folder)
-    folder = Path(args.folder).expanduser()
-    report = make_report(folder)
-    paths = write_report(report, folder, write_figures(report, folder))
+    report, files = publish(Path(args.folder).expanduser())
     Console().print(report.rich())
-    print(f"report: {paths[0]}")
+    print(*files, sep="\n")
     return 0
 
 

@@ -9,8 +9,8 @@ from dmsae_ray.sweep.controller import SweepResult, check_inputs, run_sweep
 from dmsae_ray.sweep.folders import create_folders
 from dmsae_ray.sweep.plan import plan_experiment
 from dmsae_ray.tracking.callback import TrackingCallback, log_finished
-from dmsae_ray.tracking.figures import write_figures
-from dmsae_ray.tracking.report import Report, make_report, write_report
+from dmsae_ray.tracking.publish import publish
+from dmsae_ray.tracking.report import Report
 from dmsae_ray.tracking.tracker import Status, SweepTracker
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -29,11 +29,12 @@ def run_and_report(experiment: Experiment, *, address: str | None = None, verbos
         tracker.start(plan.params())
         status: Status = "KILLED"
         try:
-            with ray_session(address, verbose=verbose):
+            with ray_session(address, log=folders.sweep / "ray.log", verbose=verbose):
                 screen.say(f"sweep folder: {folders.sweep}")
                 screen.say(f"plan: {plan.line()}")
                 result = run_sweep(
                     experiment,
+                    folders,
                     callbacks=[TrackingCallback(tracker), TrialLines(screen, plan.trainings)],
                     progress=screen.harvest(),
                     verbose=verbose,
@@ -63,12 +64,7 @@ def _report(result: SweepResult, tracker: SweepTracker) -> Report | None:
     if not result.finished:
         return None
     log_finished(tracker, result.folders.sweep)
-    folder = result.folders.sweep
-    report = make_report(folder)
-    figures = write_figures(report, folder)
-    for path in (*figures, *write_report(report, folder, figures)):
-        tracker.artifact(path)
-    return report
+    return publish(result.folders.sweep, tracker)[0]
 
 
 def _say(screen: Screen, tracker: SweepTracker, result: SweepResult, report: Report | None) -> int:

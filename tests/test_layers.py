@@ -17,6 +17,7 @@ PACKAGE = ROOT / "dmsae_ray"
 # Lowest first; a room imports rooms with a lower number only (and itself).
 LEVELS = {
     "errors": 0,
+    "environment": 0,
     "config_text": 1,
     "config": 2,
     "sae": 3,
@@ -33,6 +34,7 @@ LEVELS = {
 CLUSTER = {"ray", "mlflow"}
 FORBIDDEN = {
     "errors": {*CLUSTER, "torch", "transformers"},
+    "environment": {*CLUSTER, "torch", "transformers"},
     "config": {*CLUSTER, "torch", "transformers"},
     "config_text": {*CLUSTER, "torch", "transformers"},
     "sae": {*CLUSTER, "transformers", "tokenizers", "datasets"},

@@ -3,9 +3,11 @@
 import contextlib
 import logging
 import os
-import warnings
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+from dmsae_ray.environment import NEEDED
 from dmsae_ray.errors import ConfigError
 
 NAMESPACE = "dmsae"
@@ -15,49 +17,31 @@ EMBEDDED_OBJECT_STORE_BYTES = 512 * 2**20
 # The part of a core that each of the light processes (a trial's driver, the claims) is booked with.
 DRIVER_CPUS = 0.05
 
-_QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; `verbose=0` silences the old output only
-    "RAY_DEDUP_LOGS": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONWARNINGS": "ignore",
-}
-_ALWAYS = {
-    "RAY_TRAIN_V2_ENABLED": "1",
-    # A report waits for the next look at the workers' health: 2 s by default, as long as a small cycle takes.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Processes of a trial come in handfuls; Ray warns at four times this number.
-    "RAY_maximum_startup_concurrency": "16",
-}
-
-
-def set_environment(verbose: bool) -> None:
-    """Set what Ray reads from the environment. Call it before the first `import ray`."""
-    for name, value in {**_ALWAYS, **({} if verbose else _QUIET)}.items():
-        os.environ.setdefault(name, value)
-    if not verbose:
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        for name in ("ray", "ray.data", "ray.tune", "ray.train", "transformers", "mlflow", "alembic", "datasets"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-
 
 @contextlib.contextmanager
-def ray_session(address: str | None, *, verbose: bool = False) -> Iterator[None]:
+def ray_session(address: str | None, *, log: Path, verbose: bool = False) -> Iterator[None]:
     """Join the cluster at `address`, or start one on this machine for as long as the context lasts.
+
+    What Ray's native code writes to the error stream goes to the file `log`, unless `verbose`.
 
     Raises:
         ConfigError: nothing answers at `address`.
     """
-    set_environment(verbose)
     import ray
 
     level = logging.INFO if verbose else logging.ERROR
+    with contextlib.nullcontext() if verbose else _native_errors_to(log):
+        _init(address, level, verbose)
+        _quiet_loggers(verbose)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _init(address: str | None, level: int, verbose: bool) -> None:
+    import ray
+
     if address is None:
         # One logical core more than there are: drivers and the idle language model are booked on it.
         ray.init(
@@ -71,18 +55,37 @@ def ray_session(address: str | None, *, verbose: bool = False) -> Iterator[None]
         )
     else:
         try:
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=verbose, logging_level=level)
+            ray.init(
+                address=address,
+                namespace=NAMESPACE,
+                log_to_driver=verbose,
+                logging_level=level,
+                runtime_env={"env_vars": NEEDED},
+            )
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise ConfigError(
                 f"--address is '{address}'; no Ray cluster answers there ({reason[:200]}); "
                 "leave it out to use this machine, or give 'auto' on the head node"
             ) from None
-    _quiet_loggers(verbose)
+
+
+@contextlib.contextmanager
+def _native_errors_to(log: Path) -> Iterator[None]:
+    """Send file descriptor 2 to a file; Python's own sys.stderr stays where it was."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    original, python_stderr = os.dup(2), sys.stderr
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 2)
+    sys.stderr = os.fdopen(os.dup(original), "w", buffering=1)
     try:
         yield
     finally:
-        ray.shutdown()
+        sys.stderr.close()
+        sys.stderr = python_stderr
+        os.dup2(original, 2)
+        os.close(original)
 
 
 def _quiet_loggers(verbose: bool) -> None:

@@ -19,7 +19,7 @@ from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.sweep.callbacks import FetchSummaries, StayingCallbacks
 from dmsae_ray.sweep.claims import CycleClaims
 from dmsae_ray.sweep.cluster import DRIVER_CPUS
-from dmsae_ray.sweep.folders import Folders, create_folders
+from dmsae_ray.sweep.folders import Folders
 from dmsae_ray.sweep.grid import TrialSpec, expand
 from dmsae_ray.sweep.model_service import start_model_service
 from dmsae_ray.sweep.plan import check_fits, cluster_of_ray, plan_experiment, trials_at_once
@@ -59,15 +59,9 @@ def check_inputs(experiment: Experiment) -> None:
         load_core(transfer.core, d_model)
 
 
-def harvest(experiment: Experiment, *, progress: Callable[[Progress], None] | None = None) -> Folders:
-    """Tokens and activations of an experiment, as far as they are not in its stores yet; needs a Ray session."""
-    folders = create_folders(experiment)
-    prepare(experiment, folders.stores, progress=progress)
-    return folders
-
-
 def run_sweep(
     experiment: Experiment,
+    folders: Folders,
     *,
     callbacks: Sequence[ray.tune.Callback] = (),
     progress: Callable[[Progress], None] | None = None,
@@ -83,7 +77,7 @@ def run_sweep(
     """
     plan, cluster = plan_experiment(experiment), cluster_of_ray()
     check_fits(plan, cluster)
-    folders = harvest(experiment, progress=progress)
+    prepare(experiment, folders.stores, progress=progress)
     specs = expand(experiment)
     todo = [spec for spec in specs if folders.fetch(spec.trial_id) is None]
     errors = _tune(experiment, folders, todo, trials_at_once(plan, cluster), callbacks, verbose) if todo else {}

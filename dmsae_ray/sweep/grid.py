@@ -26,7 +26,7 @@ class TrialSpec:
     @property
     def trial_id(self) -> str:
         """A name that says the setting, the same in every run of the sweep."""
-        middle = f"tau{self.coverage:g}" if self.arm is None else f"{self.core_sparsity}-{self.arm}"
+        middle = f"tau{self.coverage!r}" if self.arm is None else f"{self.core_sparsity}-{self.arm}"
         return f"k{self.k}-{middle}-seed{self.seed}"
 
     @property

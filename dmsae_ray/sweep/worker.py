@@ -1,5 +1,6 @@
 """What a Train worker does in one trial: the plain loop of `distill`; Ray brings data, reports and restarts."""
 
+import copy
 import json
 import tempfile
 from collections.abc import Callable
@@ -159,7 +160,7 @@ def _evaluation(source: StoreSource, model: ActorHandle[Any]) -> Callable[[Matry
     """Held-out metrics of a trained SAE: reconstruction and L0 here, loss recovered where the language model is."""
 
     def measure(sae: MatryoshkaSAE) -> dict[str, float]:
-        loss: Any = model.loss_recovered.remote(ray.put(sae.cpu()))
+        loss: Any = model.loss_recovered.remote(ray.put(copy.deepcopy(sae).cpu()))
         metrics = evaluate(sae, source.evaluation())
         return {**metrics.floats(), **ray.get(loss)}
 
