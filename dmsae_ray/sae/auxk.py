@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dmsae_ray.sae.product import product
 from dmsae_ray.sae.ranks import RankGroup
-from dmsae_ray.sae.selection import product
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,19 @@ def auxk(
     n_tokens: int,
     weights: tuple[Tensor, Tensor, Tensor],
     ranks: RankGroup,
+    low: torch.dtype | None = None,
 ) -> AuxK:
     """Loss and gradients, this rank's share of both (they add up over the ranks).
 
     residual [b, d] = x - xhat, a constant here; centred [b, d] = x - b_dec; n_tokens counts over all ranks.
-    latents [a] candidates, dead [a] which of them are dead; weights = (W_enc [m, d], b_enc [m], W_dec [m, d]).
+    latents [a] candidates, dead [a] which of them are dead; weights = (W_enc [m, d], b_enc [m], W_dec [m, d]);
+    low: see `product`.
     Each row keeps its k_aux largest activations of dead latents; b_dec is not added. Where the residual has no
     variance but rounding (a batch of one, or of equal rows) the loss is 0.
     """
     W_enc, b_enc, W_dec = weights
     decoder = W_dec[latents]
-    acts = torch.relu_(product(centred, W_enc[latents]) + b_enc[latents])
+    acts = torch.relu_(product(centred, W_enc[latents], low) + b_enc[latents])
     acts = torch.where(dead, acts, 0)
     if k_aux < len(latents):
         top = acts.topk(k_aux, sorted=False)

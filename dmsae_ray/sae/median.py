@@ -15,7 +15,7 @@ def geometric_median(points: Tensor, ranks: RankGroup) -> Tensor:
     Starts at the mean; stops after 100 iterations or when it moves less than 1e-5, as the peer's. A point that the
     guess falls on has distance 0 and would divide by it: distances are kept above the least normal number.
     """
-    count = ranks.sum(torch.tensor(float(len(points)), dtype=points.dtype, device=points.device))
+    count = ranks.sum(torch.full((), len(points), dtype=points.dtype, device=points.device))
     guess = ranks.sum(points.sum(0)) / count
     least = torch.finfo(points.dtype).tiny * 1e12
     done = torch.zeros((), dtype=torch.bool, device=points.device)

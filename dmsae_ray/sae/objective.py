@@ -10,8 +10,9 @@ from dmsae_ray.sae.dead import SilenceCounter
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.gradients import Gradients, row_blocks
 from dmsae_ray.sae.kept import Kept, decode_bags, paired_dots, weighted_bags
+from dmsae_ray.sae.product import product
 from dmsae_ray.sae.ranks import RankGroup
-from dmsae_ray.sae.selection import BatchTopK, product
+from dmsae_ray.sae.selection import BatchTopK
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class BatchLoss:
 class Objective:
     """Computes a batch's loss and writes its gradients; `silence` is brought up to date in between, as AuxK needs it.
 
-    prefix_weights [j]: what the loss of each prefix is multiplied by; k_aux: dead latents a token in AuxK.
+    prefix_weights [j]: what the loss of each prefix is multiplied by; k_aux: dead latents a token in AuxK;
+    low: dtype of the products with the encoder on CUDA (see `product`).
     """
 
     def __init__(
@@ -47,10 +49,12 @@ class Objective:
         prefix_weights: tuple[float, ...],
         auxk_alpha: float,
         k_aux: int,
+        low: torch.dtype | None = None,
     ) -> None:
         self._sae, self._silence, self._ranks = sae, silence, ranks
         self._prefix_weights, self._alpha, self._k_aux = prefix_weights, auxk_alpha, k_aux
-        self._select = BatchTopK(ranks)
+        self._low = low
+        self._select = BatchTopK(ranks, sae.W_enc.device, low)
         boundaries = torch.tensor([sae.n_core + size for size in sae.prefix_sizes])
         latents = torch.arange(sae.n_latents)
         self._group_of = torch.bucketize(latents, boundaries, right=True).to(sae.W_enc.device)
@@ -59,7 +63,7 @@ class Objective:
         """x [b, d] is this rank's part of a batch of n_tokens; gradients get this rank's share."""
         sae, b, groups = self._sae, len(x), len(self._prefix_weights)
         centred = x - sae.b_dec
-        dense = torch.relu_(product(centred, sae.W_enc[: sae.n_dense]) + sae.b_enc[: sae.n_dense])
+        dense = torch.relu_(product(centred, sae.W_enc[: sae.n_dense], self._low) + sae.b_enc[: sae.n_dense])
         kept = self._select.select(centred, sae.W_enc, sae.b_enc, sae.n_dense, n_tokens * sae.topk_budget)
         bags = self._group_of[kept.latents] * b + kept.rows
         parts = decode_bags(kept.values, kept.latents, bags, groups * b, sae.W_dec).view(groups, b, sae.d_model)
@@ -89,7 +93,7 @@ class Objective:
             return None
         latents, dead = candidates
         weights = (self._sae.W_enc, self._sae.b_enc, self._sae.W_dec)
-        return auxk(residual, centred, dead, latents, self._k_aux, n_tokens, weights, self._ranks)
+        return auxk(residual, centred, dead, latents, self._k_aux, n_tokens, weights, self._ranks, self._low)
 
     def _write(
         self,
@@ -160,10 +164,11 @@ def _push_back(residuals: Tensor, scales: list[float]) -> None:
 
 def _by_latent(out: Tensor, first: int, table: Tensor, index: Tensor, weights: Tensor, offsets: Tensor) -> None:
     """out[i - first] = sum of weight * table[index] over the triples of latent i >= first; out [m - first, d]."""
+    if out.is_cuda:
+        # Asking where a block's triples lie would wait for the device; rows before `first` are computed and left out.
+        out.copy_(weighted_bags(table, index, offsets[:-1], weights)[first:])
+        return
     for start, stop in row_blocks(len(out), out.shape[1], out.device):
         edges = offsets[first + start : first + stop + 1]
-        # On the CPU a block reads only its own triples; on CUDA asking for their place would wait.
-        low, high = (int(edges[0]), int(edges[-1])) if not out.is_cuda else (0, len(index))
-        if out.is_cuda and (start, stop, first) != (0, len(out), 0):
-            edges = torch.cat([edges, edges.new_full((1,), len(index))])
-        out[start:stop] = weighted_bags(table, index[low:high], edges[: stop - start] - low, weights[low:high])
+        low, high = int(edges[0]), int(edges[-1])
+        out[start:stop] = weighted_bags(table, index[low:high], edges[:-1] - low, weights[low:high])

@@ -34,7 +34,7 @@ class DecoderAdam:
         norm = torch.stack(squares).sum().sqrt()
         divisor = ((norm + _CLIP_EPS) / self._recipe.clip_norm).clamp(min=1.0).float()
         self.steps += 1
-        steps = torch.tensor(float(self.steps), device=W_dec.device)
+        steps = torch.full((), float(self.steps), device=W_dec.device)
         for name, parameter in trainable(self._sae).items():
             whole = (parameter, gradients.named()[name], self._exp_avg[name], self._exp_avg_sq[name])
             for a, b in self._blocks(parameter):

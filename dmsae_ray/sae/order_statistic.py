@@ -24,7 +24,7 @@ def kth_largest(values: Tensor, k: int, ranks: RankGroup) -> tuple[Tensor, Tenso
         return cutoff, k - (values > cutoff).sum()
     bits = torch.int32 if values.dtype == torch.float32 else torch.int64
     keys = values.contiguous().view(bits).to(torch.int64)
-    total = ranks.sum(torch.tensor(len(values), device=values.device))
+    total = ranks.sum(torch.full((), len(values), dtype=torch.int64, device=values.device))
     wanted = total.clamp(max=k)
     prefix = torch.zeros((), dtype=torch.int64, device=values.device)
     radix = 1 << _DIGIT_BITS
@@ -37,6 +37,8 @@ def kth_largest(values: Tensor, k: int, ranks: RankGroup) -> tuple[Tensor, Tenso
         ranks.sum(counts.index_add_(0, digits, inside.to(torch.int64)))
         from_top = counts.flip(0).cumsum(0)
         place = torch.searchsorted(from_top, wanted).clamp(max=radix - 1)
-        wanted = wanted - torch.where(place > 0, from_top[place - 1], 0)
+        # gather, because indexing with a tensor of one number would ask the device for it.
+        above = from_top.gather(0, (place - 1).clamp(min=0).reshape(1)).reshape(())
+        wanted = wanted - torch.where(place > 0, above, 0)
         prefix = (prefix << _DIGIT_BITS) | (radix - 1 - place)
     return prefix.to(bits).reshape(1).view(values.dtype).reshape(()), wanted

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from dmsae_ray.sae.kept import Kept
 from dmsae_ray.sae.order_statistic import kth_largest
+from dmsae_ray.sae.product import product
 from dmsae_ray.sae.ranks import RankGroup
 
 _BLOCK_ELEMENTS = 1 << 20
@@ -20,11 +21,16 @@ class BatchTopK:
 
     Where values tie at the cutoff, lower rows go first, then lower latents; rows of earlier ranks are lower.
     It remembers the last cutoff: on the CPU a scan keeps only candidates near it and the [b, m] matrix never exists.
-    The memory changes how long a selection takes and nothing else.
+    The memory changes how long a selection takes and nothing else. On CUDA the matrix exists, a fixed number of triples
+    is taken from it, and nothing waits for the device.
+
+    low: dtype that the product with the encoder is computed in on CUDA, if it is not the weights' own.
     """
 
-    def __init__(self, ranks: RankGroup) -> None:
+    def __init__(self, ranks: RankGroup, device: torch.device, low: torch.dtype | None = None) -> None:
         self._ranks = ranks
+        self._scans = device.type == "cpu"
+        self._low = low
         self._hint: float | None = None
 
     def select(self, centred: Tensor, W_enc: Tensor, b_enc: Tensor, first: int, n_keep: int) -> Kept:
@@ -34,13 +40,13 @@ class BatchTopK:
         """
         W, bias = W_enc[first:], b_enc[first:]
         n_keep = max(n_keep, 1)
-        if centred.device.type == "cpu":
+        if self._scans:
             rows, latents, values = self._scan_until_enough(centred, W, bias, n_keep)
         else:
-            rows, latents, values = _largest(centred, W, bias, n_keep)
+            rows, latents, values = _largest(product(centred, W, self._low) + bias, n_keep)
         cutoff, ties = kth_largest(values, n_keep, self._ranks)
         keep = self._above_or_first_ties(rows * len(bias) + latents, values, cutoff, ties)
-        if centred.device.type == "cpu":
+        if self._scans:
             self._hint = float(cutoff)
             if not bool(keep.all()):
                 rows, latents, values = rows[keep], latents[keep], values[keep]
@@ -56,7 +62,7 @@ class BatchTopK:
         tied = values == cutoff
         n_tied = tied.sum()
         allowed = ties - self._ranks.before(n_tied)
-        if values.device.type == "cpu" and int(allowed) >= int(n_tied):
+        if self._scans and int(allowed) >= int(n_tied):
             return values >= cutoff
         order = torch.argsort(place)
         counted = torch.empty_like(place)
@@ -128,21 +134,12 @@ def _above(u: Tensor, floor: float) -> Tensor:
     return stripe * stripes.shape[1] + column[candidate]
 
 
-def _largest(centred: Tensor, W: Tensor, bias: Tensor, n_keep: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(rows, latents, values) of this rank's n_keep largest, zeros for what is not positive, ordered by latent, row."""
-    b = len(centred)
-    u = torch.relu_(product(centred, W) + bias).flatten()
-    values, place = u.topk(min(n_keep, len(u)), sorted=False)
-    rows = torch.div(place, len(bias), rounding_mode="floor")
-    latents = place - rows * len(bias)
+def _largest(u: Tensor, n_keep: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(rows, latents, values) of the n_keep largest of u [b, n], by latent, then row; 0 for what is not positive."""
+    b, n_latents = u.shape
+    flat = torch.relu_(u).flatten()
+    values, place = flat.topk(min(n_keep, len(flat)), sorted=False)
+    rows = torch.div(place, n_latents, rounding_mode="floor")
+    latents = place - rows * n_latents
     order = torch.argsort(latents * b + rows)
     return rows[order], latents[order], values[order]
-
-
-def product(centred: Tensor, W: Tensor) -> Tensor:
-    """centred [b, d] @ W.T -> [b, n]: in bfloat16 with float32 results under CUDA autocast, else as they are."""
-    if centred.is_cuda and torch.is_autocast_enabled("cuda"):
-        low = torch.get_autocast_dtype("cuda")
-        with torch.autocast("cuda", enabled=False):
-            return torch.mm(centred.to(low), W.to(low).T, out_dtype=torch.float32)
-    return centred @ W.T

@@ -26,8 +26,8 @@ class SAETrainer:
 
     process_group: its ranks hold the same dictionary and pass different rows; selection, statistics and gradients are
         over all their rows, and all end with the same weights.
-    compute_dtype: dtype of the large products on CUDA; their results and everything else are float32. The CPU computes
-        in the dictionary's own dtype.
+    compute_dtype: dtype that the factors of the encoder's products are rounded to on CUDA; their sums and everything
+        else are float32. The CPU computes in the dictionary's own dtype.
     """
 
     def __init__(
@@ -41,7 +41,6 @@ class SAETrainer:
         self.sae, self.recipe = sae, recipe
         self._ranks = RankGroup(process_group)
         self._device = sae.W_enc.device
-        self._compute_dtype = compute_dtype
         self._silence = SilenceCounter(sae.n_latents, recipe.dead_after_tokens, self._device)
         self._objective = Objective(
             sae,
@@ -50,6 +49,7 @@ class SAETrainer:
             prefix_weights=recipe.prefix_weights(len(sae.group_sizes)),
             auxk_alpha=recipe.auxk_alpha,
             k_aux=sae.d_model // 2 if recipe.k_aux is None else recipe.k_aux,
+            low=None if compute_dtype == torch.float32 else compute_dtype,
         )
         self._gradients = Gradients(sae)
         self._adam = DecoderAdam(sae, recipe)
@@ -79,8 +79,7 @@ class SAETrainer:
             raise ConfigError("x: no rows on any rank; a batch needs at least 1")
         if step == 0:
             sae.b_dec.data.copy_(geometric_median(x, self._ranks))
-        with torch.autocast("cuda", self._compute_dtype, enabled=self._mixed):
-            loss = self._objective(x, n_tokens, self._gradients)
+        loss = self._objective(x, n_tokens, self._gradients)
         if step > self.recipe.threshold_start_step:
             self._update_threshold(loss.smallest)
         self._gradients.sum_over(self._ranks)
@@ -117,14 +116,10 @@ class SAETrainer:
             first = " ".join(str(error).split())
             raise DataError(f"trainer state: does not fit this dictionary ({first})") from error
 
-    @property
-    def _mixed(self) -> bool:
-        return self._device.type == "cuda" and self._compute_dtype != torch.float32
-
     def _count_rows(self, rows: int) -> int:
         if self._ranks.size == 1:
             return rows
-        return int(self._ranks.sum(torch.tensor(rows, device=self._device)))
+        return int(self._ranks.sum(torch.full((), rows, dtype=torch.int64, device=self._device)))
 
     def _update_threshold(self, smallest: Tensor) -> None:
         """theta: running mean of the smallest positive kept activation; the first value is taken as it is."""

@@ -53,7 +53,7 @@ def train(rank: int | None, size: int, options: dict[str, Any], rows: int, group
 def selected(rank: int | None, size: int, group: Any = None) -> list[set[tuple[int, int, float]]]:
     """Selections over batches with many ties: {(global row, latent, value)}."""
     found = []
-    select = BatchTopK(RankGroup(group))
+    select = BatchTopK(RankGroup(group), torch.device("cpu"))
     for seed in range(12):
         g = torch.Generator().manual_seed(seed)
         rows = 1 + seed * 5
