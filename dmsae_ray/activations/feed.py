@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Iterator
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -88,6 +89,9 @@ class _WindowReader:
         self._shards: list[Tensor] = []
         self._order: NDArray[np.int64] = np.empty(0, np.int64)
         self._ends: NDArray[np.int64] = np.empty(0, np.int64)
+        # Room for one batch as it is stored, in order, and for one shard's part of it: used again and again.
+        self._stored = torch.empty(0)
+        self._scratch: NDArray[np.signedinteger[Any]] = np.empty(0, np.int16)
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Rows at places `start`..`stop`-1: float32 [stop - start, d_model]."""
@@ -120,11 +124,19 @@ class _WindowReader:
         owner = np.searchsorted(self._ends, numbers, side="right")
         by_owner = np.argsort(owner, kind="stable")
         bounds = np.searchsorted(owner[by_owner], np.arange(len(self._ends) + 1))
-        stored = torch.empty(out.shape, dtype=self._shards[0].dtype)
+        # Rows are moved as integers by numpy, which is faster at it than torch, and widened in one pass.
+        if len(self._stored) < len(out):
+            self._stored = torch.empty(out.shape, dtype=self._shards[0].dtype)
+            self._scratch = np.empty_like(_integers(self._stored))
+        stored, scratch = self._stored[: len(out)], self._scratch
+        target = _integers(stored)
         for i, shard in enumerate(self._shards):
             places = by_owner[bounds[i] : bounds[i + 1]]
+            if len(places) == 0:
+                continue
             local = numbers[places] - (self._ends[i - 1] if i else 0)
-            stored.index_copy_(0, torch.from_numpy(places), shard.index_select(0, torch.from_numpy(local)))
+            picked = np.take(_integers(shard), local, axis=0, out=scratch[: len(places)], mode="clip")
+            target[places] = picked
         out.copy_(stored)
         # A sum is not finite if any of its terms is not; only then is it worth looking closer.
         if not bool(torch.isfinite(out.sum())):
@@ -135,6 +147,12 @@ class _WindowReader:
         if len(bad) and self._window is not None:
             name = shard_name("train", self._window.shards[int(owner[int(bad[0])])])
             raise DataError(f"NaN or infinity in activations: {self.store.folder / ACTIVATIONS / name}.safetensors")
+
+
+def _integers(rows: Tensor) -> NDArray[np.signedinteger[Any]]:
+    """A floating tensor's memory [n, d] as integers of the same size."""
+    size = {2: torch.int16, 4: torch.int32}[rows.element_size()]
+    return cast("NDArray[np.signedinteger[Any]]", rows.view(size).numpy())
 
 
 def _put(ready: "queue.Queue[Tensor | BaseException]", item: Tensor | BaseException, closed: threading.Event) -> bool:

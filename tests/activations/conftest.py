@@ -1,6 +1,7 @@
 """A small real store, made once: the embedded Gemma-2, the standard library's text, Ray Data."""
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from dmsae_ray.activations import Store, prepare
+from dmsae_ray.activations.files import checksum
 from dmsae_ray.config import Experiment, parse_experiment
 
 TREE: dict[str, Any] = {
@@ -49,3 +51,12 @@ def store(ray_cluster: Any, make_experiment: Make, stores: Path) -> Store:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file under a folder, by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def recommit(path: Path) -> None:
+    """Make the checksum right again, so that only what the shard holds is wrong."""
+    manifest = json.loads((path.parent.parent / "manifest.json").read_text())
+    commit = manifest["shards"]["train"][int(path.stem.rpartition("-")[2])]
+    commit["checksum"] = checksum(path.read_bytes())
+    commit["bytes"] = path.stat().st_size
+    (path.parent.parent / "manifest.json").write_text(json.dumps(manifest))

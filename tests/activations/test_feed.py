@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dmsae_ray.activations import Feed, Store, StoreSource, open_store
 from dmsae_ray.activations.order import row_order, windows_from
 from dmsae_ray.config import Experiment
 from dmsae_ray.errors import DataError
+from tests.activations.conftest import recommit
 
 Make = Callable[..., Experiment]
 BATCH = 300
@@ -93,6 +95,20 @@ def test_damage_reaches_the_consumer(store: Store, stores: Path, tmp_path: Path,
     damaged = open_store(str(tmp_path), make_experiment())
     with pytest.raises(DataError, match=r"train-000000.safetensors does not have its checksum"):
         list(Feed(damaged, BATCH, 1).batches(0, 3))
+
+
+def test_nan_reaches_the_consumer_by_the_name_of_its_shard(
+    store: Store, stores: Path, tmp_path: Path, make_experiment: Make
+) -> None:
+    shutil.copytree(stores / store.key, tmp_path / store.key)
+    path = tmp_path / store.key / "activations" / "train-000002.safetensors"
+    tensors = load_file(path)
+    tensors["x"][7, 3] = torch.nan
+    save_file(tensors, path)
+    recommit(path)
+    damaged = open_store(str(tmp_path), make_experiment())
+    with pytest.raises(DataError, match=r"^NaN or infinity in activations: \S*train-000002.safetensors$"):
+        list(Feed(damaged, BATCH, 1).batches(0, 30))
 
 
 def test_source_gives_pairs_and_held_out_rows(store: Store) -> None:

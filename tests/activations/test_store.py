@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dmsae_ray.activations import Store, open_store, store_key
-from dmsae_ray.activations.files import Folder, checksum
+from dmsae_ray.activations.files import Folder
 from dmsae_ray.activations.heartbeat import Heartbeat, Watch, other_writer
 from dmsae_ray.activations.records import norm_factor
 from dmsae_ray.config import Experiment
 from dmsae_ray.errors import DataError
+from tests.activations.conftest import recommit
 
 Make = Callable[..., Experiment]
 
@@ -85,18 +86,9 @@ def test_damage_is_found_and_the_file_named(copied: Path, make_experiment: Make,
             x[:, :-1].contiguous() if damage == "other_width" else x.index_fill(0, torch.tensor([5]), torch.nan)
         )
         save_file(tensors, path)
-        _recommit(path)
+        recommit(path)
     with pytest.raises(DataError, match=r"^[^\n]*train-000001\.safetensors[^\n]*$"):
         reopen(copied, make_experiment).verify()
-
-
-def _recommit(path: Path) -> None:
-    """Make the checksum right again, so that only what the shard holds is wrong."""
-    manifest = json.loads((path.parent.parent / "manifest.json").read_text())
-    commit = manifest["shards"]["train"][1]
-    commit["checksum"] = checksum(path.read_bytes())
-    commit["bytes"] = path.stat().st_size
-    (path.parent.parent / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_token_damage_is_found(copied: Path, make_experiment: Make) -> None:
