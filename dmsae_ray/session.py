@@ -5,7 +5,7 @@ from typing import Any
 from dmsae_ray.config import Experiment
 from dmsae_ray.console import Screen, TrialLines
 from dmsae_ray.sweep.cluster import ray_session
-from dmsae_ray.sweep.controller import SweepResult, check_inputs, run_sweep
+from dmsae_ray.sweep.controller import SweepResult, check_inputs, run_sweep, state_of
 from dmsae_ray.sweep.folders import create_folders
 from dmsae_ray.sweep.plan import plan_experiment
 from dmsae_ray.tracking.callback import TrackingCallback, log_finished
@@ -29,16 +29,20 @@ def run_and_report(experiment: Experiment, *, address: str | None = None, verbos
         tracker.start(plan.params())
         status: Status = "KILLED"
         try:
-            with ray_session(address, log=folders.sweep / "ray.log", verbose=verbose):
-                screen.say(f"sweep folder: {folders.sweep}")
+            screen.say(f"sweep folder: {folders.sweep}")
+            result = state_of(experiment, folders)
+            if result.unfinished:
                 screen.say(f"plan: {plan.line()}")
-                result = run_sweep(
-                    experiment,
-                    folders,
-                    callbacks=[TrackingCallback(tracker), TrialLines(screen, plan.trainings)],
-                    progress=screen.harvest(),
-                    verbose=verbose,
-                )
+                with ray_session(address, log=folders.sweep / "ray.log", verbose=verbose):
+                    result = run_sweep(
+                        experiment,
+                        folders,
+                        callbacks=[TrackingCallback(tracker), TrialLines(screen, plan.trainings)],
+                        progress=screen.harvest(),
+                        verbose=verbose,
+                    )
+            else:
+                screen.say(f"all {len(result.finished)} trials are finished: nothing to run")
             report = _report(result, tracker)
             status = "KILLED" if result.unfinished else "FAILED" if result.errors else "FINISHED"
         finally:

@@ -16,7 +16,7 @@ Edit = Callable[[Tensor], Tensor]
 class HasLoss(Protocol):
     """What is needed of lm.Tap."""
 
-    def loss(self, tokens: Tensor, edit: Edit | None = None) -> tuple[Tensor, int]:
+    def loss(self, tokens: Tensor, edit: Edit | None = None, loss_mask: Tensor | None = None) -> tuple[Tensor, int]:
         """(sum of next-token cross-entropies in nats, targets), the residual stream x [n, t, d] replaced by edit(x)."""
 
 
@@ -45,22 +45,24 @@ def loss_recovered(
     *,
     batch_contexts: int = 8,
     keep_mask: Callable[[Tensor], Tensor] | None = None,
+    loss_mask: Tensor | None = None,
 ) -> LossRecovered:
     """Measures `sae` (takes raw activations, on the tap's device) at `tap`.
 
     tokens: int64 [n, t], cut into batches of `batch_contexts` contexts; or an iterable of batches as they are.
     keep_mask(tokens) -> bool [n, t]: positions that neither the SAE nor the zero ablation may touch, such as BOS
-    positions that the SAE never saw in training. DataError when there is nothing to predict.
+    positions that the SAE never saw in training. loss_mask: bool [n, t] beside a tensor of tokens, False where the next
+    token is not to be predicted (it begins another document). DataError when there is nothing to predict.
     """
     if batch_contexts < 1:
         raise ConfigError(f"batch_contexts: {batch_contexts!r} must be at least 1")
     clean = spliced = zero = 0.0
     targets = 0
-    for batch in _batches(tokens, batch_contexts):
+    for batch, mask in _batches(tokens, loss_mask, batch_contexts):
         keep = keep_mask(batch) if keep_mask is not None else None
         sums = []
         for edit in (None, _reconstruction(sae, keep), _nothing(keep)):
-            total, count = tap.loss(batch, edit)
+            total, count = tap.loss(batch, edit, mask)
             sums.append(float(total))
         clean, spliced, zero = clean + sums[0], spliced + sums[1], zero + sums[2]
         targets += count
@@ -70,11 +72,17 @@ def loss_recovered(
     return LossRecovered(clean / targets, spliced / targets, zero / targets, recovered, targets)
 
 
-def _batches(tokens: Tensor | Iterable[Tensor], contexts: int) -> Iterator[Tensor]:
-    if isinstance(tokens, Tensor):
-        yield from torch.split(tokens, contexts)
+def _batches(
+    tokens: Tensor | Iterable[Tensor], loss_mask: Tensor | None, contexts: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    if not isinstance(tokens, Tensor):
+        if loss_mask is not None:
+            raise ConfigError("loss_mask: goes with tokens as one tensor, not with batches")
+        yield from ((batch, None) for batch in tokens)
+    elif loss_mask is None:
+        yield from ((batch, None) for batch in torch.split(tokens, contexts))
     else:
-        yield from tokens
+        yield from zip(torch.split(tokens, contexts), torch.split(loss_mask, contexts), strict=True)
 
 
 def _reconstruction(sae: MatryoshkaSAE, keep: Tensor | None) -> Edit:

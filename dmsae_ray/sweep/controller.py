@@ -78,11 +78,17 @@ def run_sweep(
     plan, cluster = plan_experiment(experiment), cluster_of_ray()
     check_fits(plan, cluster)
     prepare(experiment, folders.stores, progress=progress)
-    specs = expand(experiment)
-    todo = [spec for spec in specs if folders.fetch(spec.trial_id) is None]
+    todo = [spec for spec in expand(experiment) if folders.fetch(spec.trial_id) is None]
     errors = _tune(experiment, folders, todo, trials_at_once(plan, cluster), callbacks, verbose) if todo else {}
-    finished = [spec.trial_id for spec in specs if folders.fetch(spec.trial_id) is not None]
-    unfinished = [s.trial_id for s in specs if s.trial_id not in finished and s.trial_id not in errors]
+    return state_of(experiment, folders, errors)
+
+
+def state_of(experiment: Experiment, folders: Folders, errors: dict[str, str] | None = None) -> SweepResult:
+    """Which trials are finished, failed with one of `errors`, or neither."""
+    errors = errors or {}
+    trials = [spec.trial_id for spec in expand(experiment)]
+    finished = [trial for trial in trials if folders.fetch(trial) is not None]
+    unfinished = [trial for trial in trials if trial not in finished and trial not in errors]
     return SweepResult(folders, finished, errors, unfinished)
 
 

@@ -27,12 +27,19 @@ class LanguageModelService:
         """Cross-entropies on the evaluation tokens, in nats a token, and the share of the loss recovered."""
         if self._tap is None:
             self._tap = open_tap(self._experiment.model, full=True)
-        tokens = open_store(self._stores, self._experiment).eval_tokens()
+        store = open_store(self._stores, self._experiment)
         batch = max(1, self._experiment.resources.model_batch_tokens // self._experiment.corpus.context)
         # Positions that no SAE was trained on stay as they are.
         bos = self._tap.bos_id if self._experiment.activations.drop_bos else None
         keep = None if bos is None else lambda tokens: tokens == bos
-        found = loss_recovered(self._tap, sae.to(self._tap.device), tokens, batch_contexts=batch, keep_mask=keep)
+        found = loss_recovered(
+            self._tap,
+            sae.to(self._tap.device),
+            store.eval_tokens(),
+            batch_contexts=batch,
+            keep_mask=keep,
+            loss_mask=store.eval_loss_mask(),
+        )
         return {
             "loss_recovered": found.recovered,
             "ce_clean": found.clean,

@@ -4,7 +4,7 @@ from pydoc_data.topics import topics
 import pytest
 import torch
 
-from dmsae_ray.errors import DataError
+from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.evaluation import loss_recovered
 from dmsae_ray.lm import load_tap
 from dmsae_ray.sae import MatryoshkaSAE
@@ -20,7 +20,7 @@ class Bigram:
         self.embed = torch.randn(V, D, generator=generator)
         self.unembed = torch.randn(D, V, generator=generator)
 
-    def loss(self, tokens, edit=None):
+    def loss(self, tokens, edit=None, loss_mask=None):
         x = self.embed[tokens]
         x = x if edit is None else edit(x)
         logits = (x @ self.unembed)[:, :-1].double()
@@ -121,3 +121,17 @@ def test_on_the_tiny_gemma_an_identity_loses_nothing_and_a_worse_sae_loses_more(
     assert worse.recovered < perfect.recovered
     kept = loss_recovered(tap, blurred, tokens, keep_mask=lambda t: torch.ones_like(t, dtype=torch.bool))
     assert kept.spliced == pytest.approx(kept.clean, rel=1e-6)
+
+
+def test_masked_targets_are_left_out_whatever_the_batching() -> None:
+    tap = load_tap("tiny", 1, "cpu", "float32")
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(4, tap.vocab_size, (6, 16), generator=generator)
+    mask = torch.rand(6, 16, generator=generator) > 0.4
+    sae = MatryoshkaSAE(tap.d_model, 128, [64, 64], 8)
+    one = loss_recovered(tap, sae, tokens, batch_contexts=2, loss_mask=mask)
+    clean, targets = tap.loss(tokens, None, mask)
+    assert one.targets == targets == int(mask[:, :-1].sum())
+    assert one.clean == pytest.approx(float(clean) / targets, rel=1e-6)
+    with pytest.raises(ConfigError, match="loss_mask"):
+        loss_recovered(tap, sae, [tokens], loss_mask=mask)

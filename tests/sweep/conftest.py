@@ -65,6 +65,6 @@ def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sweep_folder(run: Path) -> Path:
-    """The only sweep folder below a test's folder."""
-    (found,) = (run / "runs" / "sweeps").iterdir()
+    """The folder of the small sweep below a test's folder."""
+    (found,) = (run / "runs" / "sweeps").glob("small-*")
     return found

@@ -103,13 +103,19 @@ def test_another_grid_finds_the_cycles_that_it_shares(finished_sweep: Path) -> N
     assert sum("[found]" in line for line in lines) == 4, done.stdout
     (single,) = (finished_sweep / "runs" / "sweeps").glob("single-*")
     core = load_core(single / "trials" / TRIALS[0] / "core.safetensors")
-    (small,) = (finished_sweep / "runs" / "sweeps").glob("small-*")
-    assert core.rows.equal(load_core(small / "trials" / TRIALS[0] / "core.safetensors").rows)
+    assert core.rows.equal(load_core(sweep_folder(finished_sweep) / "trials" / TRIALS[0] / "core.safetensors").rows)
 
 
 def start(config: Path) -> "subprocess.Popen[str]":
     command = [sys.executable, "-u", "-m", "dmsae_ray.cli", "sweep", str(config)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment())
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        start_new_session=True,  # a terminal's foreground group
+    )
 
 
 def wait_for_line(process: "subprocess.Popen[str]", pattern: str) -> str:
@@ -125,7 +131,7 @@ def wait_for_line(process: "subprocess.Popen[str]", pattern: str) -> str:
 def test_ctrl_c_and_resume_give_the_undisturbed_cores(finished_sweep: Path, tmp_path: Path) -> None:
     process = start(write_config(tmp_path))
     wait_for_line(process, r"cycle 1 ")
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
     rest, _ = process.communicate(timeout=120)
     assert process.returncode == 130, rest
     assert f"dmsae resume {sweep_folder(tmp_path)}" in rest
@@ -170,16 +176,14 @@ def test_two_workers_share_a_training(finished_sweep: Path, tmp_path: Path) -> N
     done = dmsae("distill", config, "--set", "distill.coverage=0.3")
     assert done.returncode == 0, done.stdout + done.stderr
     two = json.loads((sweep_folder(tmp_path) / "trials" / TRIALS[0] / "summary.json").read_text())
-    (small,) = (finished_sweep / "runs" / "sweeps").glob("small-*")
-    one = json.loads((small / "trials" / TRIALS[0] / "summary.json").read_text())
+    one = json.loads((sweep_folder(finished_sweep) / "trials" / TRIALS[0] / "summary.json").read_text())
     for name in ("fvu", "l0", "loss_recovered"):
         assert two["records"][0]["metrics"][name] == pytest.approx(one["records"][0]["metrics"][name], rel=0.02)
     assert {tuple(i) for i in two["lineage"][0]} == {tuple(i) for i in one["lineage"][0]}
 
 
 def test_transfer_trains_around_a_core_with_its_controls(finished_sweep: Path, tmp_path: Path) -> None:
-    (small,) = (finished_sweep / "runs" / "sweeps").glob("small-*")
-    core = small / "trials" / TRIALS[1] / "core.safetensors"
+    core = sweep_folder(finished_sweep) / "trials" / TRIALS[1] / "core.safetensors"
     config = finished_sweep / "experiment.yaml"
     done = dmsae("transfer", config, "--core", core, "--set", "name=moved", "--set", "sweep.coverage=null")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,44 @@
+"""What README.md says can be done, can be done."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from dmsae_ray.cli import main
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.S)
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = blocks("python")
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), scope)
+    assert (tmp_path / "my-sae" / "config.json").is_file()
+    again = scope["again"]
+    assert getattr(again, "n_core") == len(scope["core"]) > 0  # type: ignore[arg-type]  # noqa: B009
+
+
+def test_every_command_of_the_table_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    named = re.findall(r"^\| `dmsae (\w+)", README, flags=re.M)
+    assert len(named) > 8
+    for name in named:
+        with pytest.raises(SystemExit, match="0"):
+            main([name, "--help"])
+        assert name in capsys.readouterr().out
+
+
+def test_every_link_and_picture_is_in_the_repository() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).is_file(), target
+
+
+def test_every_sweep_file_is_named() -> None:
+    for path in (ROOT / "sweeps").glob("figure*.yaml"):
+        assert path.name in README
