@@ -1,7 +1,5 @@
 """One run of an experiment as a person sees it: checks, cluster, activations, trials, records, report."""
 
-from typing import Any
-
 from dmsae_ray.config import Experiment
 from dmsae_ray.console import Screen, TrialLines
 from dmsae_ray.sweep.cluster import ray_session
@@ -76,14 +74,9 @@ def _say(screen: Screen, tracker: SweepTracker, result: SweepResult, report: Rep
         screen.console.print()
         screen.console.print(report.rich())
         screen.say("")
-    places: dict[str, Any] = {
-        "report": result.folders.sweep / "report.md",
-        "figures": result.folders.sweep / "figures",
-        "cores": result.folders.sweep / "trials",
-        "MLflow UI": tracker.destination.ui_command,
-    }
-    for name, place in places.items():
-        screen.say(f"{name + ':':<11}{place}")
+        for name, place in (("report", "report.md"), ("figures", "figures"), ("cores", "trials")):
+            screen.say(f"{name + ':':<11}{result.folders.sweep / place}")
+    screen.say(f"MLflow UI: {tracker.destination.ui_command}")
     for trial_id, reason in result.errors.items():
         screen.say(f"error: trial {trial_id}: {reason}")
     if result.unfinished:
