@@ -46,6 +46,6 @@ def trainable(sae: MatryoshkaSAE) -> dict[str, Tensor]:
 
 def row_blocks(rows: int, width: int, device: torch.device) -> list[tuple[int, int]]:
     """Stretches of rows of a [rows, width] matrix that are passed over at a time: cache-sized on the CPU."""
-    elements = 1 << 19 if device.type == "cpu" else 1 << 27
+    elements = 1 << 20 if device.type == "cpu" else 1 << 27
     size = max(1, elements // max(1, width))
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]

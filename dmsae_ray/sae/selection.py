@@ -8,7 +8,7 @@ from dmsae_ray.sae.order_statistic import kth_largest
 from dmsae_ray.sae.product import product
 from dmsae_ray.sae.ranks import RankGroup
 
-_BLOCK_ELEMENTS = 1 << 20
+_BLOCK_ELEMENTS = 1 << 21
 """Pre-activations computed at a time on the CPU: few enough to be filtered while they are in the cache."""
 _HINT_MARGIN = 0.9
 """Candidates are pre-activations above this share of the last cutoff."""
