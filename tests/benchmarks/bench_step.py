@@ -190,7 +190,10 @@ def plot(points: list[dict[str, Any]], path: Path) -> None:
         mine = [p for p in points if p["varied"] == name]
         for series, label in (("ours", "ours"), ("floor: product", "encoder product alone")):
             axis.plot([p["value"] for p in mine], [p["cpu_ms"][series] for p in mine], marker="o", label=label)
+        values = [p["value"] for p in mine]
         axis.set(xscale="log", xlabel=title, ylim=(0, None))
+        axis.set_xticks(values, [str(v) for v in values], minor=False)
+        axis.set_xticks([], minor=True)
     axes[0].set_ylabel("CPU ms a step")
     axes[0].legend()
     figure.suptitle("One step, float32; other settings: d=256, m=4096, k=32, B=1024, 5 groups")
