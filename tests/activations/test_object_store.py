@@ -1,10 +1,5 @@
 """A store in S3, through a server on loopback: written by model actors, read by a feed."""
 
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +12,7 @@ from dmsae_ray.activations.files import Folder, filesystem
 from dmsae_ray.config import Experiment
 from dmsae_ray.errors import ConfigError, DataError
 from tests.activations.conftest import contents
+from tests.s3_server import s3_server
 
 pytest.importorskip("moto.server", reason="needs moto[server]")
 
@@ -26,36 +22,11 @@ Make = Callable[..., Experiment]
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """URI of an empty bucket."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        _await(f"http://127.0.0.1:{port}/moto-api/")
-        place = f"?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
-        uri = f"s3://key:secret@stores{place}"
+    with s3_server() as options:
+        uri = f"s3://key:secret@stores?{options}"
         system, path = filesystem(uri)
         system.create_dir(path)
         yield uri
-    finally:
-        server.kill()
-        server.wait()
-
-
-def _await(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=1).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
 
 
 def test_files(bucket: str) -> None:
