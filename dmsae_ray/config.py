@@ -123,7 +123,10 @@ class Activations(_Section):
     """How activations are filtered and kept."""
 
     mode: Literal["store"] = Field("store", description="'store': shards on disk that all trials of all sweeps read")
-    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="dtype of stored activations")
+    dtype: Literal["bfloat16", "float16", "float32", "int8"] = Field(
+        "bfloat16",
+        description="dtype of stored activations; 'int8' (a scale a token) is for training rows, others are bfloat16",
+    )
     shard_tokens: int = Field(262_144, ge=64, description="tokens of a shard, before filters")
     shuffle_shards: int = Field(16, ge=1, description="rows are shuffled within windows of this many shards")
     norm_tokens: int = Field(1_000_000, ge=16, description="first training tokens used for the norm factor, float64")

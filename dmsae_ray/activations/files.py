@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from pyarrow import fs
@@ -18,6 +19,7 @@ from dmsae_ray.errors import ConfigError, DataError
 
 Buffer = bytes | bytearray | memoryview
 _BLOCK = 1 << 16
+_PIECE = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,19 @@ class Folder:
             return None
         except OSError as error:
             raise DataError(f"{self / name} cannot be read: {one_line(error)}") from error
+
+    def copy_to(self, name: str, target: IO[bytes]) -> bool:
+        """Append a file's bytes to an open one, piece by piece; False if it does not exist."""
+        system, path = filesystem(self.uri)
+        try:
+            with system.open_input_stream(f"{path}/{name}") as stream:
+                while piece := stream.read(_PIECE):
+                    target.write(piece)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise DataError(f"{self / name} cannot be read: {one_line(error)}") from error
+        return True
 
     def size(self, name: str) -> int | None:
         """Size of a file in bytes, None if it does not exist."""

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from dmsae_ray.activations.files import Folder, checksum, sweep_temporaries
 from dmsae_ray.activations.model import open_tap
+from dmsae_ray.activations.order import stored_order
 from dmsae_ray.activations.packing import loss_mask
 from dmsae_ray.activations.progress import Meter, Progress
+from dmsae_ray.activations.quantised import quantise
 from dmsae_ray.activations.ray_data import first_error, quiet_context
 from dmsae_ray.activations.records import ACTIVATIONS, Commit, Layout, Split, decode_commit, encode, shard_name
 from dmsae_ray.activations.token_files import read_tokens
@@ -40,9 +42,10 @@ class Shard:
 
     Attributes:
         tensors: `x` [rows, d_model] and `position` int32 [rows], flat index into the shard's tokens; in the
-            attribution split `g` [rows, d_model] too, the gradient of the summed next-token loss at x.
+            attribution split `g` [rows, d_model] too, the gradient of the summed next-token loss at x; for int8
+            `quantised.quantise`'s scales.
         dropped: tokens left out, by reason.
-        sum_squares: sum of the stored rows' squared norms, float64.
+        sum_squares: sum of the rows' squared norms (before they become int8), float64.
     """
 
     tensors: dict[str, Tensor]
@@ -56,7 +59,7 @@ def gradient_dtype(stored: torch.dtype) -> torch.dtype:
 
 
 def compute_shard(
-    tap: "Tap", tokens: Tensor, mask: Tensor, settings: Activations, *, batch_tokens: int, gradients: bool
+    tap: "Tap", tokens: Tensor, mask: Tensor, settings: Activations, *, batch_tokens: int, split: str, shard: int
 ) -> Shard:
     """Run the model over a shard's contexts and filter the rows.
 
@@ -69,7 +72,9 @@ def compute_shard(
         mask: bool [n, context], positions with a target (`packing.loss_mask`).
         settings: filters and dtype.
         batch_tokens: tokens of one forward pass, at least one context.
-        gradients: also give g; rows without a target are then left out.
+        split: 'attribution' also gives g, and leaves out rows without a target; only 'train' becomes int8, so that all
+            SAEs are scored and evaluated on the same rows.
+        shard: its index; training rows are stored in a random order of their own (`order.stored_order`).
 
     Raises:
         DataError: an activation is not finite.
@@ -77,7 +82,8 @@ def compute_shard(
     from dmsae_ray.lm.filters import keep_mask
 
     n, context = tokens.shape
-    dtype = getattr(torch, settings.dtype)
+    gradients = split == "attribution"
+    dtype = torch.bfloat16 if settings.dtype == "int8" else getattr(torch, settings.dtype)
     x = torch.empty(n, context, tap.d_model, dtype=dtype)
     g = torch.empty(n, context, tap.d_model, dtype=gradient_dtype(dtype)) if gradients else None
     valid = torch.ones(n, context, dtype=torch.bool)
@@ -103,6 +109,8 @@ def compute_shard(
     dropped = {reason: round(share * tokens.numel()) for reason, share in kept_by_filters.dropped.items()}
     dropped["no_target"] = int((kept_by_filters.mask & ~keep).sum())
     position = keep.nonzero().squeeze(1)
+    if split == "train":
+        position = position[torch.from_numpy(stored_order(len(position), shard))]
     tensors = {"x": x.reshape(-1, tap.d_model)[position], "position": position.to(torch.int32)}
     if g is not None:
         tensors["g"] = g.reshape(-1, tap.d_model)[position]
@@ -115,6 +123,8 @@ def compute_shard(
             f"{bad} of {len(kept)} activations of model '{tap.model_name}' at layer {tap.layer} are NaN or infinite "
             f"in activations.dtype '{settings.dtype}'"
         )
+    if settings.dtype == "int8" and split == "train":
+        tensors.update(quantise(tensors["x"]))
     return Shard(tensors, dropped, math.fsum(kept.tolist()))
 
 
@@ -147,16 +157,16 @@ class ShardWriter:
         name = shard_name(split, shard)
         tokens = read_tokens(self.job.folder, self.job.layout, name)
         mask = loss_mask(tokens, self.job.layout.bos is not None)
-        gradients = split == "attribution"
         # One shard at a time on the model; another thread of the actor writes the shard before meanwhile.
         with self._lock:
             computed = compute_shard(
-                self._model(gradients),
+                self._model(split == "attribution"),
                 torch.from_numpy(tokens.tokens.astype(np.int64)),
                 torch.from_numpy(mask),
                 self.job.activations,
                 batch_tokens=self.job.batch_tokens,
-                gradients=gradients,
+                split=split,
+                shard=shard,
             )
         return write_shard(self.job.folder / ACTIVATIONS, name, computed, tokens.tokens.size)
 
@@ -214,11 +224,12 @@ def check_space(folder: Folder, layout: Layout, settings: Activations, missing: 
     """
     free = folder.free_bytes()
     x_bytes = 4 if settings.dtype == "float32" else 2
-    g_bytes = 2 if settings.dtype == "bfloat16" else 4
-    need = sum(
-        layout.shard_tokens(split, shard) * (layout.d_model * (x_bytes + (split == "attribution") * g_bytes) + 4)
-        for split, shard in missing
-    )
+    bytes_of = {
+        "eval": x_bytes,
+        "attribution": x_bytes + (2 if settings.dtype in ("bfloat16", "int8") else 4),
+        "train": 1 if settings.dtype == "int8" else x_bytes,
+    }
+    need = sum(layout.shard_tokens(split, shard) * (layout.d_model * bytes_of[split] + 8) for split, shard in missing)
     if free is not None and need > free:
         raise DataError(
             f"output {folder} needs {need / 1e9:.1f} GB more for activations, the disk has {free / 1e9:.1f} GB free; "

@@ -3,7 +3,6 @@
 import json
 import math
 import mmap
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,10 +19,9 @@ _DTYPES = {
 }
 
 
-def map_file(path: Path) -> mmap.mmap:
-    """A private mapping of a file that is not empty; writing to it changes no file."""
-    with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+def map_file(descriptor: int) -> mmap.mmap:
+    """A private mapping of an open file that is not empty; writing to it changes no file."""
+    return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
 
 
 def tensors_in(content: mmap.mmap, where: object) -> dict[str, Tensor]:

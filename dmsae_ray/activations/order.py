@@ -1,9 +1,14 @@
 """Which row is at which place of the training stream: arithmetic on (rows of shards, window, seed, position) alone.
 
-Epoch 0 walks the shards in index order, in windows of `window` shards, with the rows of a window permuted, so that a
-reader can follow a harvest that is still going on. Later epochs permute the shards as well. The stream of epochs is
-endless and batches are cut from it without regard to windows or epochs: rows t·B to (t+1)·B-1 are batch t, for any
-number of readers. (The idea of order as pure arithmetic is MosaicML streaming's.)
+The rows of a shard are stored in a random order (`stored_order`), so that any run of them is a random sample of it:
+BLOCK rows that lie together stay together, and a reader copies runs of memory instead of single rows, several times
+faster. Epoch 0 walks the shards in index order, in windows of `window` shards, with the blocks of a window permuted, so
+that a reader can follow a harvest that is still going on. Later epochs permute the shards as well. The stream of epochs
+is endless and batches are cut from it without regard to blocks, windows or epochs: rows t·B to (t+1)·B-1 are batch t,
+for any number of readers. Within a batch (its part in each window) rows are in rising order, so that of several readers
+each needs a share of the shards only.
+
+The idea of order as pure arithmetic is MosaicML streaming's.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +19,12 @@ from numpy.typing import NDArray
 
 from dmsae_ray.errors import DataError
 
-_SHARDS, _ROWS = 0, 1  # what a Philox stream is used for
+ORDER_VERSION = 3
+"""Raised when the same seed comes to mean another order, so that results of the older one are not taken for its."""
+
+_SHARDS, _BLOCKS, _STORED = 0, 1, 2  # what a Philox stream is used for
+BLOCK = 16
+"""Rows that stay together in every order; 74 kB at Gemma-2-2B's width in bfloat16."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +69,29 @@ def shard_order(n_shards: int, seed: int, epoch: int) -> tuple[int, ...]:
     return tuple(int(i) for i in permutation(n_shards, seed, epoch, 0, _SHARDS))
 
 
+def stored_order(n: int, shard: int) -> NDArray[np.int64]:
+    """In which order a training shard's rows [n] are written; the same for every store and seed."""
+    return permutation(n, 0, 0, shard, _STORED)
+
+
 def row_order(window: Window, seed: int) -> NDArray[np.int64]:
-    """Order of a window's rows [sum(rows)]: numbers from 0 through the window's shards, one after the other."""
-    return permutation(sum(window.rows), seed, window.epoch, window.index, _ROWS)
+    """Order of a window's rows [sum(rows)]: numbers from 0 through the window's shards, one after the other.
+
+    Blocks of BLOCK rows (a shard's last one may be shorter) are permuted.
+    """
+    rows = np.array(window.rows, np.int64)
+    ends = np.cumsum(rows)
+    starts = np.concatenate([np.arange(end - n, end, BLOCK) for n, end in zip(rows, ends, strict=True)])
+    stops = np.minimum(starts + BLOCK, ends[np.searchsorted(ends, starts, side="right")])
+    order = permutation(len(starts), seed, window.epoch, window.index, _BLOCKS)
+    starts, lengths = starts[order], (stops - starts)[order]
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(int(rows.sum()))
+
+
+def batch_rows(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows of one batch that lie in one window, in the order in which the batch holds them."""
+    return np.sort(numbers)
 
 
 def windows_from(

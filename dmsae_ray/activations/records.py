@@ -10,7 +10,7 @@ from typing import Any, Literal
 from dmsae_ray.config import Experiment
 from dmsae_ray.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 Split = Literal["eval", "attribution", "train"]
 SPLITS: tuple[Split, ...] = ("eval", "attribution", "train")
 """Splits in the order in which they take the corpus's contexts."""

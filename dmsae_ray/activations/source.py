@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dmsae_ray.activations.feed import Feed
+from dmsae_ray.activations.order import ORDER_VERSION
 from dmsae_ray.activations.records import ACTIVATIONS, Split, shard_name
 from dmsae_ray.activations.store import Store, check_finite
 from dmsae_ray.errors import DataError
@@ -23,7 +24,7 @@ class StoreSource:
     def __init__(self, store: Store, batch_size: int, seed: int, rank: int = 0, world: int = 1):
         self.store, self.batch_size = store, batch_size
         self.feed = Feed(store, batch_size, seed, rank, world)
-        identity = [store.key, store.shuffle_shards, batch_size, seed]
+        identity = [ORDER_VERSION, store.key, store.shuffle_shards, batch_size, seed]
         self.fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     @property
@@ -37,7 +38,7 @@ class StoreSource:
         return self.store.norm_factor
 
     def batches(self, start: int, stop: int) -> Iterator[Tensor]:
-        """This worker's share of steps `start`..`stop`-1: raw float32 [share, d_model]."""
+        """This worker's share of steps `start`..`stop`-1: raw [share, d_model], in the store's dtype (see `Feed`)."""
         return self.feed.batches(start, stop)
 
     def attribution(self) -> tuple[Tensor, Tensor]:

@@ -8,16 +8,16 @@
 """
 
 import math
+import tempfile
 import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import TypeVar
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
+from dmsae_ray.activations.ahead import Stopped
 from dmsae_ray.activations.files import Folder, checksum
 from dmsae_ray.activations.heartbeat import SILENCE_SECONDS, Watch
 from dmsae_ray.activations.mapped import map_file, tensors_in
@@ -36,7 +36,7 @@ from dmsae_ray.activations.records import (
     store_key,
 )
 from dmsae_ray.activations.token_files import read_layout, read_tokens
-from dmsae_ray.config import Experiment
+from dmsae_ray.config import Activations, Experiment
 from dmsae_ray.errors import DataError
 
 T = TypeVar("T")
@@ -51,13 +51,15 @@ class Store:
         key: its address.
         shuffle_shards: shards in a window of the training order.
         norm_tokens: training tokens behind the norm factor, rounded up to whole shards.
+        quantised: training rows are int8 (see `quantised`).
+        batch_dtype: of training rows as `Feed` gives them.
     """
 
-    def __init__(
-        self, folder: Folder, key: str, shuffle_shards: int, norm_tokens: int, *, silence: float = SILENCE_SECONDS
-    ):
+    def __init__(self, folder: Folder, key: str, settings: Activations, *, silence: float = SILENCE_SECONDS):
         self.folder, self.key = folder, key
-        self.shuffle_shards, self.norm_tokens = shuffle_shards, norm_tokens
+        self.shuffle_shards, self.norm_tokens = settings.shuffle_shards, settings.norm_tokens
+        self.quantised = settings.dtype == "int8"
+        self.batch_dtype: torch.dtype = torch.float32 if self.quantised else getattr(torch, settings.dtype)
         self._silence = silence
         self._commits: dict[tuple[Split, int], Commit] = {}
         self._verified: set[str] = set()
@@ -133,7 +135,9 @@ class Store:
         return {reason: sum(commit.dropped.get(reason, 0) for commit in commits) / total for reason in reasons}
 
     def read(self, split: Split, shard: int, stopped: Callable[[], bool] | None = None) -> dict[str, Tensor]:
-        """Tensors of a shard (see `harvest.Shard`), memory-mapped from a local disk; checked at first read.
+        """Tensors of a shard (see `harvest.Shard`), memory-mapped; checked at first read.
+
+        From an object store they come by way of a temporary file ($TMPDIR).
 
         Raises:
             DataError: the file is missing, truncated, or not what was written; names it.
@@ -142,8 +146,8 @@ class Store:
         name = f"{shard_name(split, shard)}.safetensors"
         place = self.folder / ACTIVATIONS
         try:
-            tensors = self._map(place, name, commit) if place.local is not None else self._load(place, name, commit)
-        except (SafetensorError, OSError, ValueError) as error:
+            tensors = self._map(place, name, commit) if place.local is not None else self._fetch(place, name, commit)
+        except (OSError, ValueError) as error:
             raise DataError(f"{place / name} is not a readable shard: {' '.join(str(error).split())}") from None
         x = tensors.get("x")
         if x is None or x.shape != (commit.rows, self.d_model):
@@ -178,18 +182,22 @@ class Store:
         size = path.stat().st_size
         if size != commit.bytes:
             raise DataError(f"{path} is truncated: {size} of {commit.bytes} bytes; harvest again to have it made")
-        content = map_file(path)
+        with open(path, "rb") as file:
+            content = map_file(file.fileno())
         if name not in self._verified:
             self._check(checksum(content), commit, place / name)
             self._verified.add(name)
         return tensors_in(content, place / name)
 
-    def _load(self, place: Folder, name: str, commit: Commit) -> dict[str, Tensor]:
-        content = place.read(name)
-        if content is None:
-            raise DataError(f"{place / name} is missing though its commit is there; harvest again to have it made")
+    def _fetch(self, place: Folder, name: str, commit: Commit) -> dict[str, Tensor]:
+        """Bring a shard to an unnamed temporary file, which lives as long as its tensors: memory can be reclaimed."""
+        with tempfile.TemporaryFile(prefix="dmsae-") as file:
+            if not place.copy_to(name, file):
+                raise DataError(f"{place / name} is missing though its commit is there; harvest again to have it made")
+            file.flush()
+            content = map_file(file.fileno())
         self._check(checksum(content), commit, place / name)
-        return safetensors.torch.load(content)
+        return tensors_in(content, place / name)
 
     @staticmethod
     def _check(found: str, commit: Commit, where: object) -> None:
@@ -230,10 +238,6 @@ class Store:
             delay = min(2 * delay, longest)
 
 
-class Stopped(Exception):
-    """A wait was given up because its reader was closed."""
-
-
 def check_finite(tensors: dict[str, Tensor], where: object) -> None:
     """Raise DataError if a floating tensor holds NaN or an infinity."""
     for name, tensor in tensors.items():
@@ -250,5 +254,4 @@ def open_store(root: str, experiment: Experiment) -> Store:
     It can be opened before and while the store is written; what is not there yet is waited for.
     """
     key = store_key(experiment)
-    settings = experiment.activations
-    return Store(Folder(str(root)) / key, key, settings.shuffle_shards, settings.norm_tokens)
+    return Store(Folder(str(root)) / key, key, experiment.activations)

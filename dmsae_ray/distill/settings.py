@@ -33,7 +33,10 @@ class DataSource(Protocol):
         """sqrt(mean ||x||^2): activations are divided by it before training."""
 
     def batches(self, start: int, stop: int) -> Iterator[Tensor]:
-        """This rank's rows of the global batches start..stop-1: raw float32 [b_local, d_model], one tensor a step."""
+        """This rank's rows of the global batches start..stop-1: raw [b_local, d_model], one tensor a step.
+
+        Of any float dtype: widening a stored bfloat16 to float32 is exact, and half the bytes go to the device.
+        """
 
     def attribution(self) -> tuple[Tensor, Tensor]:
         """The attribution set (x, g), each [n, d_model], raw, of any float dtype, maybe memory-mapped."""

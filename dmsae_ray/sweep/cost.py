@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dmsae_ray.config import Experiment
 from dmsae_ray.sweep.model_size import ModelSize
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 TOKEN_BYTES = 4
 """Bytes of a stored token id, and of a stored row's position."""
 
@@ -107,10 +107,13 @@ class Storage:
 def experiment_storage(experiment: Experiment, size: ModelSize, trainings: int, at_once: int) -> Storage:
     """Bytes that an experiment writes when `at_once` trials run together."""
     corpus, d, m = experiment.corpus, size.hidden, experiment.sae.n_latents
-    x = d * _BYTES[experiment.activations.dtype]
+    dtype = experiment.activations.dtype
+    train = d * _BYTES[dtype]
+    held_out = max(train, 2 * d)  # never int8
     # bfloat16 has float32's range; float16 would lose small gradients.
-    g = d * (2 if experiment.activations.dtype == "bfloat16" else 4)
+    g = d * (2 if dtype in ("bfloat16", "int8") else 4)
     tokens = corpus.tokens + corpus.attribution_tokens + corpus.eval_tokens
-    activations = tokens * (2 * TOKEN_BYTES + x) + corpus.attribution_tokens * g
+    activations = tokens * 2 * TOKEN_BYTES + corpus.tokens * train
+    activations += (tokens - corpus.tokens) * held_out + corpus.attribution_tokens * g
     weights = 4 * (2 * m * d + 2 * m + d)
     return Storage(activations, trainings * weights, at_once * 2 * 3 * weights)

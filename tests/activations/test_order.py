@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dmsae_ray.activations.order import permutation, row_order, shard_order, share, windows_from
+from dmsae_ray.activations.order import BLOCK, permutation, row_order, shard_order, share, stored_order, windows_from
 from dmsae_ray.errors import DataError
 
-shards = st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(lambda rows: sum(rows) > 0)
+shards = st.lists(st.integers(0, 70), min_size=1, max_size=12).filter(lambda rows: sum(rows) > 0)
 
 
 def stream(rows: list[int], window: int, seed: int, epochs: int) -> list[tuple[int, int]]:
@@ -19,9 +19,13 @@ def stream(rows: list[int], window: int, seed: int, epochs: int) -> list[tuple[i
     for epoch in range(epochs):
         order = list(shard_order(len(rows), seed, epoch))
         for index in range(0, -(-len(order) // window)):
-            members = [(s, r) for s in order[index * window : (index + 1) * window] for r in range(rows[s])]
-            mixed = permutation(len(members), seed, epoch, index, 1)
-            out += [members[i] for i in mixed]
+            blocks = [
+                [(s, r) for r in range(first, min(first + BLOCK, rows[s]))]
+                for s in order[index * window : (index + 1) * window]
+                for first in range(0, rows[s], BLOCK)
+            ]
+            for i in permutation(len(blocks), seed, epoch, index, 1):
+                out += blocks[i]
     return out
 
 
@@ -74,6 +78,12 @@ def test_epochs_windows_and_seeds_have_different_orders() -> None:
 def test_order_is_pinned_to_these_numbers() -> None:
     """A store read by another numpy, or next year, must give the same batches."""
     assert permutation(10, seed=7, epoch=1, index=2, purpose=1).tolist() == PINNED
+
+
+def test_neighbours_in_the_text_are_no_neighbours_in_a_shard() -> None:
+    order = stored_order(10_000, shard=3)
+    assert sorted(order) == list(range(10_000)) and not np.array_equal(order, stored_order(10_000, shard=4))
+    assert (np.abs(np.diff(order)) < 100).mean() == pytest.approx(0.02, abs=0.01)
 
 
 PINNED = [7, 1, 2, 4, 8, 6, 5, 3, 9, 0]

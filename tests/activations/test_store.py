@@ -98,8 +98,8 @@ def test_token_damage_is_found(copied: Path, make_experiment: Make) -> None:
         reopen(copied, make_experiment).eval_tokens()
 
 
-def test_no_store_and_nobody_writing_is_an_error(tmp_path: Path) -> None:
-    store = Store(Folder(str(tmp_path / "none")), "none", 2, 100, silence=0.2)
+def test_no_store_and_nobody_writing_is_an_error(tmp_path: Path, make_experiment: Make) -> None:
+    store = Store(Folder(str(tmp_path / "none")), "none", make_experiment().activations, silence=0.2)
     with pytest.raises(DataError, match="is not there and no harvest is writing it"):
         store.layout  # noqa: B018
 

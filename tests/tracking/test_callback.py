@@ -23,17 +23,7 @@ def reports_of(summary: dict[str, Any]) -> list[list[dict[str, Any]]]:
     return reports
 
 
-@pytest.fixture
-def ray_session(monkeypatch: Any) -> Any:
-    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80 * 2**20)
-    yield
-    ray.shutdown()
-
-
-def test_tune_trials_become_child_runs(ray_session: None, sqlite: str, tmp_path: Path) -> None:
+def test_tune_trials_become_child_runs(ray_cluster: Any, sqlite: str, tmp_path: Path) -> None:
     from ray import tune
 
     summaries = {f"k4-tau0.9-seed{seed}": make_summary(4, 0.9, seed) for seed in range(2)}
