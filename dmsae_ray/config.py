@@ -28,6 +28,7 @@ from dmsae_ray.errors import ConfigError
 Score = Literal["quantile", "mean", "trimmed_mean", "max", "frequency", "random"]
 Control = Literal["gaussian", "random_latents", "lowest_score", "most_frequent"]
 CoreSparsity = Literal["dense", "sparse"]
+Trouble = Literal["not_finite", "no_latent_fires", "all_dead", "spike"]
 Coverage = Annotated[float, Field(gt=0, le=1)]
 K = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
@@ -190,6 +191,10 @@ class Recipe(_Section):
     threshold_beta: float = Field(0.999, ge=0, lt=1, description="decay of the running inference threshold")
     threshold_start_step: int = Field(1000, ge=0, description="the threshold is estimated after this step")
     group_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(None, description="default: uniform")
+    stop_on: tuple[Trouble, ...] = Field(
+        ("not_finite", "no_latent_fires", "all_dead"),
+        description="troubles that end a training; others are reported only",
+    )
 
     @property
     def steps(self) -> int:

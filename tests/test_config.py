@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from dmsae_ray.config import Experiment, Score, load_experiment, parse_experiment
+from dmsae_ray.config import Experiment, Score, Trouble, load_experiment, parse_experiment
 from dmsae_ray.errors import ConfigError
 
 SWEEPS = sorted((Path(__file__).parent.parent / "sweeps").glob("*.yaml"))
@@ -28,6 +28,14 @@ def refused(tree: dict[str, Any]) -> str:
     message = str(error.value)
     assert "\n" not in message and message.strip() == message
     return message
+
+
+def test_names_of_troubles_are_those_of_the_sae_room() -> None:
+    from dmsae_ray.sae import TROUBLES, Recipe
+
+    assert set(get_args(Trouble)) == set(TROUBLES)
+    assert parse_experiment({"name": "test"}).recipe.stop_on == Recipe(steps=1).stop_on
+    assert "recipe.stop_on" in refused({"recipe": {"stop_on": ["spikes"]}})
 
 
 # --- files of the repository ---
@@ -394,6 +402,7 @@ OTHER: dict[str, Any] = {
     "recipe.dead_after_tokens": 1000,
     "recipe.threshold_beta": 0.9,
     "recipe.threshold_start_step": 10,
+    "recipe.stop_on": ["spike"],
     "recipe.group_weights": [1, 1, 1, 1, 2],
     "distill.cycles": 7,
     "distill.coverage": 0.5,

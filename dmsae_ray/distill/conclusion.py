@@ -99,4 +99,5 @@ def _record(found: Found, outcome: CycleOutcome, cycle: int, arm: str, trained_w
         seconds=outcome.seconds,
         cached=found.cached,
         metrics=outcome.metrics,
+        troubles=outcome.health.troubles,
     )

@@ -1,13 +1,14 @@
 """The result of one training and its scoring, as it is stored and shared between trials."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dmsae_ray.distill.records import WindowRecord
+from dmsae_ray.distill.training import Trained
 from dmsae_ray.sae import MatryoshkaSAE
 
 ALL_SCORES_ZERO = "all_scores_zero"
@@ -20,9 +21,14 @@ NO_LATENT_FIRES = "no_latent_fires"
 
 @dataclass(frozen=True)
 class Health:
-    """How the training ended: `collapsed` is None, or the reason by name."""
+    """How the training went.
+
+    collapsed    None, or why there is nothing to select from: the trouble that ended the training or that it ended in
+    troubles     all that sae.HealthMonitor noticed, whether the training went on or not: first step by name
+    """
 
     collapsed: str | None = None
+    troubles: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +69,16 @@ class CycleOutcome:
         return float(self.scores[: self.sae.n_core].sum()) / total if self.sae.n_core and total > 0 else None
 
 
-def health_of(sae: MatryoshkaSAE, last_window: dict[str, float]) -> Health:
-    """Health at the end of a training whose last window had these means (empty when nothing was trained)."""
+def health_of(trained: Trained) -> Health:
+    """Health of a training, or of an SAE that was not trained here (no windows)."""
+    sae = trained.sae
+    last = trained.windows[-1][1] if trained.windows else {}
     finite = all(bool(torch.isfinite(p).all()) for p in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec))
-    if not finite or not math.isfinite(last_window.get("loss", 0.0)):
-        return Health(NOT_FINITE)
-    if last_window and last_window["l0_core"] + last_window["l0_non_core"] == 0:
-        return Health(NO_LATENT_FIRES)
-    return Health()
+    collapsed = None
+    if not finite or not math.isfinite(last.get("loss", 0.0)):
+        collapsed = NOT_FINITE
+    elif trained.stopped is not None:
+        collapsed = trained.stopped.trouble
+    elif last and last["l0_core"] + last["l0_non_core"] == 0:
+        collapsed = NO_LATENT_FIRES
+    return Health(collapsed, {d.trouble: d.step for d in trained.troubles})

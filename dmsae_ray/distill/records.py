@@ -35,7 +35,9 @@ class CycleRecord:
     pool         size of the candidate pool
     carried, carryover, chance, new, jaccard     C_l against C_{l-1}, see lineage.Overlap; None in cycle 0
     core_share   share of the summed score held by the core's latents; None without a core or when all scores are 0
-    collapsed    None, or the collapse by name: "all_scores_zero", "no_latent_fires", "not_finite"
+    collapsed    None, or why nothing was selected, by name: "all_scores_zero", or a trouble of the training that ended
+                 it (sae.TROUBLES)
+    troubles     what went wrong in training, ended or not: the first step it was seen in, by name
     metrics      l0, l0_core, l0_non_core, dead_fraction on the attribution set, and those of `evaluate`
     tokens, flops, seconds   cost of the training and scoring (spent by whoever trained it, when `cached`)
     """
@@ -59,6 +61,7 @@ class CycleRecord:
     seconds: float
     cached: bool
     metrics: dict[str, float] = field(default_factory=dict)
+    troubles: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, JSON-serialisable."""
@@ -66,6 +69,6 @@ class CycleRecord:
 
     def floats(self) -> dict[str, float]:
         """The numbers alone, flat, without those that are None: what a tracker logs for this cycle."""
-        skip = ("cycle", "arm", "key", "seed", "collapsed", "cached", "metrics")
+        skip = ("cycle", "arm", "key", "seed", "collapsed", "cached", "metrics", "troubles")
         numbers = {k: float(v) for k, v in asdict(self).items() if k not in skip and v is not None}
         return {**numbers, "collapsed": float(self.collapsed is not None), **self.metrics}

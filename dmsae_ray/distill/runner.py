@@ -19,7 +19,7 @@ from dmsae_ray.distill.parallel import Ranks
 from dmsae_ray.distill.records import WindowRecord
 from dmsae_ray.distill.seeds import derive_seed
 from dmsae_ray.distill.settings import CycleSettings, DataSource, cycle_key, given_key
-from dmsae_ray.distill.training import TrainingHooks, TrainingJob, train_sae, training_flops
+from dmsae_ray.distill.training import Trained, TrainingHooks, TrainingJob, train_sae, training_flops
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.sae import MatryoshkaSAE
 
@@ -101,7 +101,7 @@ class Runner:
         stored = self._stored(key)
         if stored.cached:
             return stored
-        outcome = self._conclude(key, lambda: self._measured(sae.to(self.device), (), 0, time.monotonic()))
+        outcome = self._conclude(key, lambda: self._measured(Trained(sae.to(self.device), [], 0, 0.0), ()))
         return Found(key, 0, False, outcome)
 
     @cached_property
@@ -172,9 +172,7 @@ class Runner:
             settings, self.source, job, hooks, state=state, process_group=self.process_group, device=self.device
         )
         windows = tuple(window(step, stats) for step, stats in trained.windows)
-        tokens = trained.steps * settings.batch_size
-        began = time.monotonic() - trained.seconds
-        return self._conclude(key, lambda: self._measured(trained.sae, windows, tokens, began))
+        return self._conclude(key, lambda: self._measured(trained, windows))
 
     def _conclude(self, key: str, measure: Callable[[], CycleOutcome]) -> CycleOutcome | None:
         """Measures and stores on the first rank; the others wait, and fail if it fails."""
@@ -187,13 +185,12 @@ class Runner:
 
         return self.ranks.wait_for(conclude)
 
-    def _measured(
-        self, sae: MatryoshkaSAE, windows: tuple[WindowRecord, ...], tokens: int, began: float
-    ) -> CycleOutcome:
-        health = health_of(sae, windows[-1].stats if windows else {})
+    def _measured(self, trained: Trained, windows: tuple[WindowRecord, ...]) -> CycleOutcome:
+        began, health = time.monotonic(), health_of(trained)
+        sae, tokens = trained.sae, trained.steps * self.settings.batch_size
         scores, frequency = self._scored(sae, health)
         sampled = len(self._attribution_set[0])
-        seconds = time.monotonic() - began
+        seconds = trained.seconds + time.monotonic() - began
         metrics = {
             "l0": float(frequency.sum()),
             "l0_core": float(frequency[: sae.n_core].sum()),

@@ -1,6 +1,5 @@
-"""Training of one SAE over its steps of the feed: windows, checkpoints, and the check that the feed is finite."""
+"""Training of one SAE over its steps of the feed: windows, checkpoints, health, and that the feed is finite."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -13,20 +12,26 @@ from torch import Tensor
 from dmsae_ray.distill.parallel import Ranks
 from dmsae_ray.distill.settings import CycleSettings, DataSource
 from dmsae_ray.errors import ConfigError, DataError
-from dmsae_ray.sae import MatryoshkaSAE, SAETrainer, StepStats
+from dmsae_ray.sae import Diagnosis, HealthMonitor, MatryoshkaSAE, SAETrainer, StepStats
+
+HEALTH_EVERY_STEPS = 100
+"""The host looks at the training's health this often, and at least ten times a training."""
 
 
 @dataclass(frozen=True)
 class Trained:
     """sae takes raw activations; windows are (finished steps, means); seconds include those before a resumption.
 
-    `steps` falls short of the settings' only where the loss ceased to be finite.
+    troubles    what HealthMonitor found, each with the first step it was seen in
+    stopped     the trouble that ended the training before its last step, or None
     """
 
     sae: MatryoshkaSAE
     windows: list[tuple[int, dict[str, float]]]
     steps: int
     seconds: float
+    troubles: tuple[Diagnosis, ...] = ()
+    stopped: Diagnosis | None = None
 
 
 @dataclass(frozen=True)
@@ -134,8 +139,8 @@ def train_sae(
     """Trains an SAE around `job.core_rows` for settings.steps steps; goes on from a checkpoint's `state` if given.
 
     Deterministic: the result is a function of settings, source and job; stopping and resuming does not change a bit of
-    it on one device. Stops at the end of a window whose loss is not finite. DataError for a feed that is not finite,
-    has another width or ends early.
+    it on one device. Ends early on a trouble of recipe.stop_on. DataError for a feed that is not finite, has another
+    width or ends early.
     """
     device = torch.device(device)
     ranks = Ranks(process_group, device)
@@ -152,11 +157,14 @@ def train_sae(
     sae.norm_factor = source.norm_factor
     trainer = SAETrainer(sae, settings.recipe, process_group=process_group)
     means, feed = WindowMeans(), FiniteFeed(job.where, ranks, device)
+    looks = min(HEALTH_EVERY_STEPS, max(1, settings.steps // 10))
+    health = HealthMonitor(sae, stop_on=settings.recipe.stop_on, every=looks)
     windows: list[tuple[int, dict[str, float]]] = []
     done, before = 0, 0.0
     if state is not None:
         trainer.load_state_dict(state["trainer"])
         means.restore(state["means"], device)
+        health.restore(state["health"], device)
         windows = [(int(step), dict(stats)) for step, stats in state["windows"]]
         done, before = int(state["step"]), float(state["seconds"])
     began, checked = time.monotonic(), False
@@ -165,22 +173,27 @@ def train_sae(
             _check_rows(x, settings.batch_size, job.start_step + done, ranks, device)
             checked = True
         feed.check(x, job.start_step + done)
-        means.add(trainer.step(x / source.norm_factor, global_rows=settings.batch_size))
+        stats = trainer.step(x / source.norm_factor, global_rows=settings.batch_size)
+        means.add(stats)
+        # Every rank has the same figures, so all stop at the same step.
+        health.observe(stats)
         done += 1
-        last = done == settings.steps
+        last = done == settings.steps or health.stopped is not None
         if last or done % hooks.window_steps == 0:
             feed.settle()
             windows.append((done, means.take()))
             if hooks.on_window:
                 hooks.on_window(*windows[-1])
-            if not math.isfinite(windows[-1][1]["loss"]):
-                break
+        if health.stopped is not None:
+            break
         every = hooks.checkpoint_every_steps
         if hooks.on_checkpoint and every and not last and done % every == 0:
             feed.settle()
             spent = before + time.monotonic() - began
-            hooks.on_checkpoint(done, _state(trainer, means, windows, done, spent))
-    return Trained(sae.folded(), windows, done, before + time.monotonic() - began)
+            hooks.on_checkpoint(done, _state(trainer, means, health, windows, done, spent))
+    health.look()
+    seconds = before + time.monotonic() - began
+    return Trained(sae.folded(), windows, done, seconds, tuple(health.diagnoses), health.stopped)
 
 
 def _steps(source: DataSource, job: TrainingJob, done: int, steps: int, device: torch.device) -> Iterator[Tensor]:
@@ -207,11 +220,17 @@ def _check_rows(x: Tensor, batch_size: int, step: int, ranks: Ranks, device: tor
 
 
 def _state(
-    trainer: SAETrainer, means: WindowMeans, windows: list[tuple[int, dict[str, float]]], step: int, seconds: float
+    trainer: SAETrainer,
+    means: WindowMeans,
+    health: HealthMonitor,
+    windows: list[tuple[int, dict[str, float]]],
+    step: int,
+    seconds: float,
 ) -> dict[str, Any]:
     return {
         "trainer": trainer.state_dict(),
         "means": means.state(),
+        "health": health.state(),
         "windows": [[s, dict(stats)] for s, stats in windows],
         "step": step,
         "seconds": seconds,

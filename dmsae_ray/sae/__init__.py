@@ -6,20 +6,21 @@ if TYPE_CHECKING:
     from dmsae_ray.sae.dictionary import MatryoshkaSAE
     from dmsae_ray.sae.dictionary_learning import export_dictionary_learning, load_dictionary_learning
     from dmsae_ray.sae.files import load_sae, save_sae
-    from dmsae_ray.sae.health import Diagnosis, HealthMonitor, UnhealthyTraining
+    from dmsae_ray.sae.health import TROUBLES, Diagnosis, HealthMonitor, Trouble
     from dmsae_ray.sae.recipe import Recipe
     from dmsae_ray.sae.saelens import export_saelens
     from dmsae_ray.sae.stats import StepStats
     from dmsae_ray.sae.trainer import SAETrainer
 
 _WHERE = {
+    "TROUBLES": "health",
     "Diagnosis": "health",
     "HealthMonitor": "health",
     "MatryoshkaSAE": "dictionary",
     "Recipe": "recipe",
     "SAETrainer": "trainer",
     "StepStats": "stats",
-    "UnhealthyTraining": "health",
+    "Trouble": "health",
     "export_dictionary_learning": "dictionary_learning",
     "export_saelens": "saelens",
     "load_dictionary_learning": "dictionary_learning",
@@ -28,13 +29,14 @@ _WHERE = {
 }
 
 __all__ = [
+    "TROUBLES",
     "Diagnosis",
     "HealthMonitor",
     "MatryoshkaSAE",
     "Recipe",
     "SAETrainer",
     "StepStats",
-    "UnhealthyTraining",
+    "Trouble",
     "export_dictionary_learning",
     "export_saelens",
     "load_dictionary_learning",

@@ -1,108 +1,123 @@
 """Recognises by name, within a bounded number of steps, that a training has gone wrong."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from dmsae_ray.errors import ConfigError, DmsaeError
+from dmsae_ray.errors import ConfigError
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.stats import StepStats
 
-Trouble = Literal["not_finite", "spike", "no_latent_fires", "all_dead"]
-"""not_finite: loss or gradient is NaN or infinite. spike: the loss left its running mean far below.
-no_latent_fires: L0 is 0. all_dead: every latent is dead. The last two are what METHOD.md calls collapse."""
+Trouble = Literal["not_finite", "no_latent_fires", "all_dead", "spike"]
+"""not_finite: loss or gradient is NaN or infinite (the trainer leaves such a step out). no_latent_fires: L0 is below a
+hundredth of what BatchTopK may keep. all_dead: every latent is dead. spike: the reconstruction loss is far above its
+running mean. no_latent_fires and all_dead are what METHOD.md calls collapse."""
+TROUBLES: tuple[Trouble, ...] = get_args(Trouble)
 
-_NAMES: tuple[Trouble, ...] = ("not_finite", "no_latent_fires", "all_dead", "spike")
+_LEAST_SHARE_OF_BUDGET = 0.01
+_SPIKE_AFTER_STEPS = 20
+_MEAN_STEPS = 100
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What went wrong first, and in which step (counted from 0, by observations)."""
+    """What went wrong, and in which step (counted from 0) it was first seen."""
 
     trouble: Trouble
     step: int
-
-    @property
-    def collapsed(self) -> bool:
-        """Whether this is a collapse: a result to report, not an error of the numbers."""
-        return self.trouble in ("no_latent_fires", "all_dead")
 
     def __str__(self) -> str:
         return f"{self.trouble} at step {self.step}"
 
 
-class UnhealthyTraining(DmsaeError):
-    """Raised by a monitor whose action is 'stop'."""
-
-    def __init__(self, diagnosis: Diagnosis) -> None:
-        super().__init__(f"training: {diagnosis}")
-        self.diagnosis = diagnosis
-
-
 class HealthMonitor:
-    """Watches StepStats. On the device it looks at every step; the host reads what it saw every `every` steps.
+    """Watches StepStats: figures of each step stay on the device, and the host reads them every `every` steps.
 
-    So trouble is reported at most `every` steps late, with the step it began at, and no step waits for the device
-    otherwise. A spike is a loss above `spike_factor` times its running mean (decay 0.99, after 20 steps).
-    action 'report' returns the diagnosis, once, and goes on; 'stop' raises UnhealthyTraining.
+    So trouble is known at most `every` steps after it began, and no other step waits for the device. A spike is a
+    mean over prefixes of prefix_mse above `spike_factor` times its own mean over about the last 100 steps.
+    `stop_on` names the troubles that should end the training: `stopped` is the first of them, once it was seen.
     """
 
     def __init__(
         self,
-        n_latents: int,
+        sae: MatryoshkaSAE,
         *,
+        stop_on: Sequence[Trouble] = (),
         every: int = 100,
         spike_factor: float = 10.0,
-        action: Literal["report", "stop"] = "report",
     ) -> None:
         if every < 1:
             raise ConfigError(f"every: {every!r} must be at least 1")
         if not spike_factor > 1:
             raise ConfigError(f"spike_factor: {spike_factor!r} must be above 1")
-        if action not in ("report", "stop"):
-            raise ConfigError(f"action: {action!r} must be 'report' or 'stop'")
-        self._n_latents, self._every, self._factor, self._action = n_latents, every, spike_factor, action
-        self._step = 0
-        self._mean: Tensor | None = None
-        self._first: Tensor | None = None
+        self._n_latents = sae.n_latents
+        self._least_l0 = _LEAST_SHARE_OF_BUDGET * sae.topk_budget
+        self._stop_on, self._every, self._factor = tuple(stop_on), every, spike_factor
+        self._looked_at = 0
+        self._mean = math.nan
+        self._unread: list[Tensor] = []
         self.diagnoses: list[Diagnosis] = []
-        """All that was found so far: each trouble once, with the first step it was seen at."""
+        """Each trouble that was found, once, with the first step it was seen in."""
+
+    @property
+    def stopped(self) -> Diagnosis | None:
+        """The first trouble found of those that should end the training."""
+        return next((d for d in self.diagnoses if d.trouble in self._stop_on), None)
 
     def observe(self, stats: StepStats) -> Diagnosis | None:
         """Takes in one step. A new diagnosis, if the host looked and there is one (the earliest of several)."""
-        loss = stats.loss.detach().double()
-        if self._mean is None or self._first is None:
-            self._mean = loss.clone()
-            self._first = torch.full((len(_NAMES),), -1, dtype=torch.int64, device=loss.device)
-        fine = torch.isfinite(loss) & torch.isfinite(stats.grad_norm)
-        seen = torch.stack(
-            [
-                ~fine,
-                fine & (stats.l0_core + stats.l0_non_core == 0),
-                stats.dead >= self._n_latents,
-                fine & (loss > self._factor * self._mean) & (self._step >= 20),
-            ]
-        )
-        self._first = torch.where(seen & (self._first < 0), self._step, self._first)
-        # A spike must not raise the mean that it is measured by, nor may a NaN ever enter it.
-        usual = torch.where(fine, torch.minimum(loss, self._factor * self._mean), self._mean)
-        self._mean = torch.where(torch.isfinite(self._mean), 0.99 * self._mean + 0.01 * usual, usual)
-        self._step += 1
-        return self.look() if self._step % self._every == 0 else None
+        l0 = stats.l0_core + stats.l0_non_core
+        figures = (stats.loss, stats.grad_norm, stats.prefix_mse.mean(), l0, stats.dead)
+        self._unread.append(torch.stack([figure.double() for figure in figures]))
+        due = (self._looked_at + len(self._unread)) % self._every == 0
+        return self.look() if due else None
 
     def look(self) -> Diagnosis | None:
-        """Reads what was seen, now: the earliest new diagnosis, or None."""
-        if self._first is None:
-            return None
+        """Reads what was not yet read, now: the earliest new diagnosis, or None."""
         known = {d.trouble for d in self.diagnoses}
-        new = [
-            Diagnosis(name, step)
-            for name, step in zip(_NAMES, self._first.tolist(), strict=True)
-            if step >= 0 and name not in known
-        ]
-        new.sort(key=lambda d: d.step)
+        new: list[Diagnosis] = []
+        for figures in torch.stack(self._unread).tolist() if self._unread else ():
+            for trouble in self._troubles(*figures):
+                if trouble not in known:
+                    known.add(trouble)
+                    new.append(Diagnosis(trouble, self._looked_at))
+            self._looked_at += 1
+        self._unread = []
         self.diagnoses += new
-        if new and self._action == "stop":
-            raise UnhealthyTraining(new[0])
         return new[0] if new else None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps; reads nothing that was not due, so that checkpoints change no diagnosis."""
+        return {
+            "looked_at": self._looked_at,
+            "mean": self._mean,
+            "unread": list(self._unread),
+            "diagnoses": [[d.trouble, d.step] for d in self.diagnoses],
+        }
+
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """The inverse of `state`."""
+        self._looked_at, self._mean = int(state["looked_at"]), float(state["mean"])
+        self._unread = [figures.to(device) for figures in state["unread"]]
+        self.diagnoses = [Diagnosis(trouble, int(step)) for trouble, step in state["diagnoses"]]
+
+    def _troubles(self, loss: float, grad_norm: float, mse: float, l0: float, dead: float) -> list[Trouble]:
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            return ["not_finite"]
+        found: list[Trouble] = []
+        if l0 < self._least_l0:
+            found.append("no_latent_fires")
+        if dead >= self._n_latents:
+            found.append("all_dead")
+        if math.isnan(self._mean):
+            self._mean = mse
+        limit = self._factor * self._mean
+        if mse > limit and self._looked_at >= _SPIKE_AFTER_STEPS:
+            found.append("spike")
+        # A spike must not raise the mean that it is measured by.
+        self._mean += (min(mse, limit) - self._mean) / min(self._looked_at + 1, _MEAN_STEPS)
+        return found

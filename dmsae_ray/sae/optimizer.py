@@ -26,19 +26,23 @@ class DecoderAdam:
         self._exp_avg_sq = {name: torch.zeros_like(p) for name, p in trainable(sae).items()}
 
     def step(self, gradients: Gradients, lr: float) -> Tensor:
-        """Moves the parameters; returns the norm [] that was clipped. Overwrites the gradients."""
+        """Moves the parameters; returns the norm [] that was clipped. Overwrites the gradients.
+
+        Where the norm is not finite, parameters and moments stay as they are: a NaN would never leave them again.
+        """
         W_dec = self._sae.W_dec.data
         squares = [project_out(gradients.W_dec[a:b], W_dec[a:b]) for a, b in self._blocks(W_dec)]
         others = (gradients.W_enc, gradients.b_enc, gradients.b_dec)
         squares += [torch.linalg.vector_norm(g).square() for g in others]
         norm = torch.stack(squares).sum().sqrt()
         divisor = ((norm + _CLIP_EPS) / self._recipe.clip_norm).clamp(min=1.0).float()
+        skip = (~torch.isfinite(norm)).float()
         self.steps += 1
         steps = torch.full((), float(self.steps), device=W_dec.device)
         for name, parameter in trainable(self._sae).items():
             whole = (parameter, gradients.named()[name], self._exp_avg[name], self._exp_avg_sq[name])
             for a, b in self._blocks(parameter):
-                self._adam(*(tensor[a:b] for tensor in whole), steps=steps, lr=lr, divisor=divisor)
+                self._adam(*(tensor[a:b] for tensor in whole), steps=steps, lr=lr, divisor=divisor, skip=skip)
                 if name == "W_dec":
                     _normalise(parameter[a:b])
         return norm
@@ -55,13 +59,22 @@ class DecoderAdam:
             self._exp_avg_sq[name].copy_(state["exp_avg_sq"][name])
 
     def _adam(
-        self, p: Tensor, g: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, *, steps: Tensor, lr: float, divisor: Tensor
+        self,
+        p: Tensor,
+        g: Tensor,
+        exp_avg: Tensor,
+        exp_avg_sq: Tensor,
+        *,
+        steps: Tensor,
+        lr: float,
+        divisor: Tensor,
+        skip: Tensor,
     ) -> None:
         beta1, beta2 = self._recipe.betas
         torch._fused_adam_(
             [p], [g], [exp_avg], [exp_avg_sq], [], [steps],
             lr=lr, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=self._recipe.eps, amsgrad=False, maximize=False,
-            grad_scale=divisor, found_inf=None,
+            grad_scale=divisor, found_inf=skip,
         )  # fmt: skip
 
     @staticmethod

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dmsae_ray.errors import ConfigError
+from dmsae_ray.sae.health import TROUBLES, Trouble
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,13 @@ class Recipe:
     group_weights: tuple[float, ...] | None = None
     """Weight of each prefix's loss; the loss is the *mean* of weight * loss. Default 1 / groups, as the peer's."""
 
+    stop_on: tuple[Trouble, ...] = ("not_finite", "no_latent_fires", "all_dead")
+    """Troubles that end a training (see HealthMonitor); of others it is only told that they were seen."""
+
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop_on", tuple(self.stop_on))
+        if not set(self.stop_on) <= set(TROUBLES):
+            raise ConfigError(f"recipe.stop_on: {list(self.stop_on)} must be names of {list(TROUBLES)}")
         if self.group_weights is not None:
             object.__setattr__(self, "group_weights", tuple(float(w) for w in self.group_weights))
         object.__setattr__(self, "betas", (float(self.betas[0]), float(self.betas[1])))

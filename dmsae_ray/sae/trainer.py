@@ -68,6 +68,8 @@ class SAETrainer:
     def step(self, x: Tensor, *, global_rows: int | None = None) -> StepStats:
         """One update from x [b, d], this rank's rows of the batch, already divided by the norm factor.
 
+        Where x holds NaN or infinity, or the numbers overflow, the figures say so (loss and grad_norm are not finite)
+        and the weights stay as they are; HealthMonitor recognises it.
         global_rows: rows of all ranks together; where it is not given and there are several, they are counted.
         """
         sae, step = self.sae, self.steps_done
@@ -78,10 +80,11 @@ class SAETrainer:
         if n_tokens < 1:
             raise ConfigError("x: no rows on any rank; a batch needs at least 1")
         if step == 0:
-            sae.b_dec.data.copy_(geometric_median(x, self._ranks))
+            median = geometric_median(x, self._ranks)
+            sae.b_dec.data.copy_(torch.where(torch.isfinite(median).all(), median, 0))
         loss = self._objective(x, n_tokens, self._gradients)
         if step > self.recipe.threshold_start_step:
-            self._update_threshold(loss.smallest)
+            self._update_threshold(loss.smallest, torch.isfinite(loss.total))
         self._gradients.sum_over(self._ranks)
         lr = self.recipe.lr_at(step)
         grad_norm = self._adam.step(self._gradients, lr)
@@ -121,8 +124,9 @@ class SAETrainer:
             return rows
         return int(self._ranks.sum(torch.full((), rows, dtype=torch.int64, device=self._device)))
 
-    def _update_threshold(self, smallest: Tensor) -> None:
+    def _update_threshold(self, smallest: Tensor, finite: Tensor) -> None:
         """theta: running mean of the smallest positive kept activation; the first value is taken as it is."""
         theta, beta = self.sae.theta, self.recipe.threshold_beta
         smallest = smallest.to(theta.dtype)
-        theta.copy_(torch.where(theta < 0, smallest, beta * theta + (1 - beta) * smallest))
+        moved = torch.where(theta < 0, smallest, beta * theta + (1 - beta) * smallest)
+        theta.copy_(torch.where(finite, moved, theta))

@@ -33,6 +33,7 @@ def cycle_settings(experiment: Experiment, spec: TrialSpec, d_model: int) -> Cyc
             threshold_beta=recipe.threshold_beta,
             threshold_start_step=recipe.threshold_start_step,
             group_weights=recipe.group_weights,
+            stop_on=recipe.stop_on,
         ),
         batch_size=recipe.batch_size,
         steps=steps,

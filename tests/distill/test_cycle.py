@@ -207,12 +207,57 @@ def test_a_diverged_training_is_a_collapse_by_name(tmp_path):
     assert (again.collapse, again.records[0].cached) == ("not_finite", True)
 
 
-def test_an_sae_that_never_fires_is_a_collapse_by_name():
-    class Silent(Synthetic):
-        def sample(self, n, seed):
-            return torch.zeros(n, D)
+def unhealthy(stop_on, **recipe):
+    settings = small_settings()
+    return dataclasses.replace(settings, recipe=dataclasses.replace(settings.recipe, stop_on=stop_on, **recipe))
 
-    assert run(Silent()).collapse == "no_latent_fires"
+
+class Silent(Synthetic):
+    """Nothing to encode."""
+
+    def sample(self, n, seed):
+        return torch.zeros(n, D)
+
+
+class Jumping(Synthetic):
+    """One batch is far from all others."""
+
+    def batches(self, start, stop):
+        return (x * 8 if start + i == 32 else x for i, x in enumerate(super().batches(start, stop)))
+
+
+def test_an_sae_that_never_fires_is_a_collapse_by_name(tmp_path):
+    source, store = Silent(), DirectoryCycleStore(tmp_path)
+    history = run(source, store=store)
+    assert history.collapse == "no_latent_fires"
+    assert source.served == STEPS // 10, "it ends when the host first looks"
+    assert history.records[0].troubles == {"no_latent_fires": 0}
+    assert store.load(history.records[0].key).health.troubles == {"no_latent_fires": 0}
+    assert history.summary()["records"][0]["troubles"] == {"no_latent_fires": 0}
+
+
+def test_all_dead_is_a_collapse_by_name():
+    history = run(Silent(), unhealthy(("all_dead",), dead_after_tokens=10 * BATCH))
+    assert history.collapse == "all_dead"
+    assert history.records[0].troubles == {"no_latent_fires": 0, "all_dead": 9}
+
+
+def test_a_training_may_go_on_whatever_is_seen():
+    source = Silent()
+    history = run(source, unhealthy((), dead_after_tokens=10 * BATCH))
+    assert source.served == STEPS and history.collapse == "no_latent_fires"
+    assert set(history.records[0].troubles) == {"no_latent_fires", "all_dead"}
+
+
+def test_a_spike_is_reported_and_ends_a_training_only_if_it_should(tmp_path):
+    store = DirectoryCycleStore(tmp_path)
+    history = run(Jumping(), store=store, cycles=1)
+    assert history.collapse is None and len(history.records) == 2
+    assert history.records[0].troubles == {"spike": 32} and history.records[1].troubles == {}
+    assert run(Jumping(), store=store, cycles=1).records[0].troubles == {"spike": 32}, "and is told again"
+    stopped = run(Jumping(), unhealthy(("spike",)), cycles=1)
+    assert (stopped.collapsed_at, stopped.collapse) == (0, "spike")
+    assert stopped.records[0].tokens == 36 * BATCH
 
 
 def test_a_core_may_outgrow_the_last_group():
