@@ -38,23 +38,28 @@ _CHUNK_CHARACTERS = 1_000_000
 _STDLIB_ORDER = 0x57D11B
 
 
-def documents(corpus: Corpus) -> ray.data.Dataset:
-    """The corpus as a Ray Dataset with the column `text` (null for a document to be skipped).
+def documents(corpus: Corpus, units: list[dict[str, Any]], first: int = 0, skip: int = 0) -> ray.data.Dataset:
+    """The corpus as a Ray Dataset with the columns `text` (null for a document to be skipped) and `unit` (its index).
 
-    Raises:
-        DataError: there is nothing at `corpus.path`, or the Hub cannot be reached.
+    Args:
+        corpus: what to read.
+        units: `list_units` of it.
+        first: the unit to begin with; those before it are not touched.
+        skip: documents of that unit to leave out.
     """
-    units = list_units(corpus)
-    rows = ray.data.from_items([{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units))
+    items = [{"unit": i, "spec": json.dumps(units[i])} for i in range(first, len(units))]
+    rows = ray.data.from_items(items, override_num_blocks=len(items))
 
     def read(batch: pa.Table) -> Iterator[pa.Table]:
-        for unit in batch["unit"].to_pylist():
-            for texts in _chunks(read_unit(corpus, json.loads(unit))):
-                yield pa.table({"text": pa.array(texts, pa.string())})
+        for row in batch.to_pylist():
+            texts = islice(read_unit(corpus, json.loads(row["spec"])), skip if row["unit"] == first else 0, None)
+            for chunk in _chunks(texts):
+                unit = pa.array([row["unit"]] * len(chunk), pa.int32())
+                yield pa.table({"text": pa.array(chunk, pa.string()), "unit": unit})
 
     # Half a CPU: other resources than the next operator's keep Ray from fusing reading with tokenising, and the text of
     # one large file is then tokenised by many tasks.
-    readers = min(_READERS, len(units))
+    readers = min(_READERS, len(items))
     return rows.map_batches(read, batch_size=1, batch_format="pyarrow", concurrency=readers, num_cpus=0.5)
 
 

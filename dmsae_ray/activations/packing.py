@@ -59,11 +59,13 @@ class Packer:
         context: tokens of a context, BOS included.
         bos: token at the start of every context, if the tokenizer has one.
         eos: token after every document, if the tokenizer has one.
+        skip: tokens (EOS tokens included) to leave out before the first context; they end within the first document.
     """
 
     context: int
     bos: int | None
     eos: int | None
+    skip: int = 0
     documents: int = 0
     _rest: Tokens = field(default_factory=lambda: np.empty(0, np.int32))
     _starts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
@@ -85,6 +87,9 @@ class Packer:
         if self.eos is not None:
             tokens = np.insert(tokens, begins + lengths, self.eos)
             begins = begins + np.arange(len(lengths))
+        if self.skip and len(lengths):
+            tokens, begins = tokens[self.skip :], begins[1:] - self.skip
+            self.skip = 0
         starts = np.concatenate([self._starts, begins + len(self._rest)])
         stream = np.concatenate([self._rest, tokens]).astype(np.int32, copy=False)
         has_bos = self.bos is not None

@@ -1,20 +1,24 @@
 """The corpus as token shards: tokenised by Ray Data tasks, packed and written in order by the driver.
 
-One token shard belongs to each activation shard. Contexts go to the splits eval, attribution and train in this order.
-A token shard holds `tokens` int32 [contexts, context] and `starts` int32 [documents that start in it] (see `packing`).
+One token shard belongs to each activation shard, and behind each a `position.Draft` says where it ends. Contexts go to
+the splits eval, attribution and train in this order. A shard holds `tokens` int32 [contexts, context] and `starts`
+int32 [documents that start in it] (see `packing`).
 """
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import safetensors.numpy
+from numpy.typing import NDArray
 
-from dmsae_ray.activations.corpus import documents
-from dmsae_ray.activations.files import Folder, checksum
+from dmsae_ray.activations.corpus import documents, list_units
+from dmsae_ray.activations.files import Folder, checksum, sweep_temporaries
 from dmsae_ray.activations.model import check_model, open_tokenizer
 from dmsae_ray.activations.packing import Contexts, Packer, join
+from dmsae_ray.activations.position import DRAFT, Draft, Position, Trail, read_draft, text_digest, write_draft
 from dmsae_ray.activations.progress import Meter, Progress
 from dmsae_ray.activations.ray_data import first_error, quiet_context
 from dmsae_ray.activations.records import LAYOUT, SPLITS, TOKENS, Layout, encode, shard_name
@@ -26,13 +30,17 @@ log = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 4 << 20
 
+Group = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+"""Documents: their tokens [sum(lengths)], the tokens of each [documents], 0 for one without text, the unit of each."""
+
 
 def write_tokens(
     folder: Folder, experiment: Experiment, *, progress: Callable[[Progress], None] | None = None
 ) -> Layout:
     """Tokenise what the experiment asks for, as far as it is not there, and return the layout.
 
-    Reading stops when there are enough tokens. The same corpus gives the same bytes.
+    Reading stops when there are enough tokens. The same corpus gives the same bytes, whether a killed call went on
+    (behind its last whole shard) or not.
 
     Args:
         folder: the store's folder.
@@ -42,8 +50,10 @@ def write_tokens(
     Raises:
         DataError: the corpus is empty, too short or cannot be read.
     """
+    place = folder / TOKENS
     done = read_layout(folder)
     if done is not None:
+        place.delete(DRAFT)
         return done
     d_model = check_model(experiment.model)
     corpus = experiment.corpus
@@ -52,85 +62,137 @@ def write_tokens(
         "attribution": _contexts(corpus.attribution_tokens, corpus),
         "train": _contexts(corpus.tokens, corpus),
     }
-    tokenizer = open_tokenizer(experiment.model.name, experiment.model.revision)
-    packer = Packer(corpus.context, tokenizer.bos_token_id, tokenizer.eos_token_id)
     per_shard = max(1, experiment.activations.shard_tokens // corpus.context)
-    plan = [
-        (shard_name(split, i), min(per_shard, contexts[split] - i * per_shard))
+    plan = {
+        shard_name(split, i): min(per_shard, contexts[split] - i * per_shard)
         for split in SPLITS
         for i in range(-(-contexts[split] // per_shard))
-    ]
-    wanted = sum(contexts.values())
-    meter = Meter("tokens", wanted * corpus.context, progress)
-    waiting: list[Contexts] = []
-    have = packed = used = 0
-    sums: dict[str, str] = {}
-    skips: list[np.ndarray] = []  # for every document passed over, how many good ones came before it
-    groups = _tokenised(experiment)
-    for tokens, lengths in groups:
-        skips.append(packer.documents + np.cumsum(lengths > 0)[lengths == 0])
-        full = packer.add(tokens, lengths[lengths > 0])
-        waiting.append(full)
-        have, packed = have + len(full), packed + len(full)
-        meter.add(min(len(full), wanted - (packed - len(full))) * corpus.context, full.tokens.nbytes)
-        while len(sums) < len(plan) and have >= plan[len(sums)][1]:
-            name, need = plan[len(sums)]
-            merged = join(waiting)
-            shard = merged[slice(0, need)]
-            sums[name], used = _write_shard(folder / TOKENS, name, shard), used + len(shard.starts)
-            waiting, have = [merged[slice(need, None)]], have - need
-        if len(sums) == len(plan):
-            break
+    }
+    tokenizer = open_tokenizer(experiment.model.name, experiment.model.revision)
+    sweep_temporaries(place, "*")
+    units = list_units(corpus)
+    draft = read_draft(place, text_digest(units, corpus.model_dump(mode="json")), list(plan))
+    if draft.token_checksums:
+        log.info("tokens: going on behind shard %d of %d", len(draft.token_checksums), len(plan))
+    groups = _tokenised(experiment, units, draft.position)
+    packing = Packing(place, plan, draft, corpus.context, tokenizer.bos_token_id, tokenizer.eos_token_id, progress)
+    draft = packing.run(groups)
     groups.close()
-    passed_over = np.concatenate([np.empty(0, np.int64), *skips])
-    if len(sums) < len(plan):
-        raise _too_short(corpus, packer, packed, len(passed_over))
-    skipped = int((passed_over < used).sum())  # not those behind the last document that was needed
-    if skipped:
-        log.info("corpus: %d empty or corrupt documents were skipped", skipped)
+    if len(draft.token_checksums) < len(plan):
+        raise _too_short(corpus, packing.tokens_seen, packing.documents_seen, packing.skipped_seen)
+    if draft.position.skipped:
+        log.info("corpus: %d empty or corrupt documents were skipped", draft.position.skipped)
     layout = Layout(
         d_model=d_model,
         context=corpus.context,
-        bos=packer.bos,
-        eos=packer.eos,
+        bos=tokenizer.bos_token_id,
+        eos=tokenizer.eos_token_id,
         special=tuple(sorted(int(i) for i in tokenizer.all_special_ids)),
         contexts_per_shard=per_shard,
         contexts=contexts,
-        documents=used,
-        skipped=skipped,
-        token_checksums=sums,
+        documents=draft.position.documents,
+        skipped=draft.position.skipped,
+        token_checksums=draft.token_checksums,
     )
-    (folder / TOKENS).write(LAYOUT, [encode(layout)])
+    place.write(LAYOUT, [encode(layout)])
+    place.delete(DRAFT)
     return layout
+
+
+class Packing:
+    """Packs documents into contexts and contexts into token shards, in order, from where a draft ends.
+
+    Args:
+        folder: of the token shards.
+        plan: contexts of each shard, by name, in order.
+        draft: what is there already.
+        context, bos, eos: see `Packer`.
+        progress: told of the tokens packed.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        plan: dict[str, int],
+        draft: Draft,
+        context: int,
+        bos: int | None,
+        eos: int | None,
+        progress: Callable[[Progress], None] | None = None,
+    ):
+        self._folder, self._plan, self._draft, self._context = folder, plan, draft, context
+        written = sum(plan[name] for name in draft.token_checksums)
+        self._body = context - (bos is not None)
+        self._packer = Packer(context, bos, eos, skip=draft.position.offset)
+        self._trail = Trail(draft.position, written * self._body, eos is not None)
+        self._written = self._packed = written
+        self._meter = Meter("tokens", sum(plan.values()) * context, progress, done=written * context)
+        # A document that a shard ends in is read, and counted, a second time.
+        self._documents_before = draft.position.documents - (draft.position.offset > 0)
+        self.skipped_seen = draft.position.skipped
+
+    @property
+    def documents_seen(self) -> int:
+        """Documents with text so far."""
+        return self._documents_before + self._packer.documents
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens so far, those that fill no context yet included."""
+        return self._packed * self._context + self._packer.pending
+
+    def run(self, groups: Iterable[Group]) -> Draft:
+        """Write shards until the plan is done or the groups end; returns what is there then."""
+        names = list(self._plan)
+        waiting: list[Contexts] = []
+        have, wanted = 0, sum(self._plan.values())
+        for tokens, lengths, units in groups:
+            self.skipped_seen += int((lengths == 0).sum())
+            self._trail.add(lengths, units)
+            full = self._packer.add(tokens, lengths[lengths > 0])
+            waiting.append(full)
+            self._meter.add(max(0, min(len(full), wanted - self._packed)) * self._context, full.tokens.nbytes)
+            have, self._packed = have + len(full), self._packed + len(full)
+            while (done := len(self._draft.token_checksums)) < len(names) and have >= self._plan[names[done]]:
+                need = self._plan[names[done]]
+                merged = join(waiting)
+                self._write(names[done], merged[slice(0, need)])
+                waiting, have = [merged[slice(need, None)]], have - need
+            if len(self._draft.token_checksums) == len(names):
+                break
+        return self._draft
+
+    def _write(self, name: str, shard: Contexts) -> None:
+        """Write a shard and, after it, where it ends."""
+        content = safetensors.numpy.save(
+            {"tokens": np.ascontiguousarray(shard.tokens), "starts": np.ascontiguousarray(shard.starts)}
+        )
+        self._folder.write(f"{name}.safetensors", [content])
+        self._written += len(shard)
+        position = self._trail.cut(self._written * self._body)
+        sums = {**self._draft.token_checksums, name: checksum(content)}
+        self._draft = Draft(self._draft.units, position, sums)
+        write_draft(self._folder, self._draft)
 
 
 def _contexts(tokens: int, corpus: Corpus) -> int:
     return -(-tokens // corpus.context)
 
 
-def _too_short(corpus: Corpus, packer: Packer, packed: int, skipped: int) -> DataError:
+def _too_short(corpus: Corpus, tokens: int, documents: int, skipped: int) -> DataError:
     place = "the standard library's text" if corpus.source == "stdlib" else f"'{corpus.path}'"
-    have = packed * corpus.context + packer.pending
     bad = f" ({skipped} empty or corrupt documents skipped)" if skipped else ""
-    if packer.documents == 0:
+    if documents == 0:
         return DataError(f"corpus.path {place} holds no text in '{corpus.text_field}'{bad}")
     asked = corpus.tokens + corpus.attribution_tokens + corpus.eval_tokens
     return DataError(
         f"corpus.tokens {corpus.tokens} + attribution_tokens {corpus.attribution_tokens} + eval_tokens "
-        f"{corpus.eval_tokens} = {asked} tokens were asked of {place}, which holds only {have}{bad}"
+        f"{corpus.eval_tokens} = {asked} tokens were asked of {place}, which holds only {tokens}{bad}"
     )
 
 
-def _write_shard(folder: Folder, name: str, contexts: Contexts) -> str:
-    content = safetensors.numpy.save(
-        {"tokens": np.ascontiguousarray(contexts.tokens), "starts": np.ascontiguousarray(contexts.starts)}
-    )
-    folder.write(f"{name}.safetensors", [content])
-    return checksum(content)
-
-
-def _tokenised(experiment: Experiment) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-    """Groups of documents in order: tokens int32 [sum(lengths)], lengths int32 [documents], 0 for one without text."""
+def _tokenised(experiment: Experiment, units: list[dict[str, Any]], start: Position) -> Generator[Group, None, None]:
+    """Groups of documents in order, from a position on."""
     model, corpus = experiment.model.name, experiment.corpus
     revision = experiment.model.revision
 
@@ -140,9 +202,12 @@ def _tokenised(experiment: Experiment) -> Generator[tuple[np.ndarray, np.ndarray
         ids = open_tokenizer(model, revision)(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         flat = np.fromiter((token for document in ids for token in document), np.int32)
         lengths = np.array([len(document) for document in ids], np.int32)
-        return {"tokens": [flat.tobytes()], "lengths": [lengths.tobytes()]}
+        unit = batch["unit"].to_numpy().astype(np.int32)
+        return {"tokens": [flat.tobytes()], "lengths": [lengths.tobytes()], "units": [unit.tobytes()]}
 
     with quiet_context(preserve_order=True, target_max_block_size=_BLOCK_BYTES), first_error("tokenising"):
-        rows = documents(corpus).map_batches(tokenise, batch_size=None, batch_format="pyarrow", num_cpus=1)
+        texts = documents(corpus, units, start.unit, start.document)
+        rows = texts.map_batches(tokenise, batch_size=None, batch_format="pyarrow", num_cpus=1)
         for row in rows.iter_rows():
-            yield np.frombuffer(row["tokens"], np.int32), np.frombuffer(row["lengths"], np.int32)
+            tokens, lengths, unit = (np.frombuffer(row[name], np.int32) for name in ("tokens", "lengths", "units"))
+            yield tokens, lengths, unit

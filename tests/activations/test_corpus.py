@@ -87,9 +87,16 @@ def test_ray_gives_the_documents_in_order(tmp_path: Path, ray_cluster: Any) -> N
         write_jsonl(tmp_path / f"{part}.jsonl", [json.dumps({"text": t}) for t in texts[part * 10 : part * 10 + 10]])
     from dmsae_ray.activations.ray_data import quiet_context
 
+    corpus = corpus_at("jsonl", tmp_path)
+    units = list_units(corpus)
     with quiet_context(preserve_order=True):
-        got = [row["text"] for row in documents(corpus_at("jsonl", tmp_path)).iter_rows()]
-    assert got == texts
+        assert [row["text"] for row in documents(corpus, units).iter_rows()] == texts
+        # From within the eighth unit on: those before it are not read, its first three documents are left out.
+        for part in range(7):
+            (tmp_path / f"{part}.jsonl").unlink()
+        rows = list(documents(corpus, units, first=7, skip=3).iter_rows())
+    assert [row["text"] for row in rows] == texts[73:]
+    assert [row["unit"] for row in rows] == [7] * 7 + [8] * 10 + [9] * 10
 
 
 def test_stdlib_text_is_the_same_every_time() -> None:
