@@ -146,9 +146,8 @@ def _transfer(args: argparse.Namespace) -> int:
     experiment = load_experiment(args.file, args.overrides)
     transfer = experiment.transfer or Transfer()
     if args.core is not None:
-        core = str(Path(args.core).expanduser().absolute())
-        transfer = transfer.model_copy(update={"core": core})
-    return _run(experiment.model_copy(update={"transfer": transfer}), args)
+        transfer = transfer.model_copy(update={"core": args.core})
+    return _run(experiment.model_copy(update={"transfer": transfer}).located(), args)
 
 
 def _resume(args: argparse.Namespace) -> int:

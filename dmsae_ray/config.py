@@ -123,7 +123,11 @@ class Corpus(_Section):
 class Activations(_Section):
     """How activations are filtered and kept."""
 
-    mode: Literal["store"] = Field("store", description="'store': shards on disk that all trials of all sweeps read")
+    mode: Literal["store", "stream"] = Field(
+        "store",
+        description="'store': the model runs once, shards on disk serve all trials of all sweeps; 'stream': nothing but "
+        "the held-out splits is kept, each training has its own model actors; the batches are the same",
+    )
     dtype: Literal["bfloat16", "float16", "float32", "int8"] = Field(
         "bfloat16",
         description="dtype of stored activations; 'int8' (a scale a token) is for training rows, others are bfloat16",
@@ -402,14 +406,29 @@ class Experiment(_Section):
         return self.sweep.coverage or (self.distill.coverage,)
 
     def digest(self) -> str:
-        """Hash of all that results depend on: not of `output`, `resources` or `tracking`."""
-        tree = self.model_dump(mode="json", exclude={"output", "resources", "tracking"})
+        """Hash of all that results depend on: not of `output`, `resources`, `tracking` or `activations.mode`."""
+        apart = {"output": True, "resources": True, "tracking": True, "activations": {"mode"}}
+        tree = self.model_dump(mode="json", exclude=apart)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
     def single(self) -> "Experiment":
         """The one setting that `dmsae distill` runs: sae.k, distill.coverage, seed."""
         grid = self.sweep.model_copy(update={"k": None, "coverage": None, "seeds": (self.seed,)})
         return self.model_copy(update={"sweep": grid})
+
+    def located(self) -> "Experiment":
+        """The same with local paths made absolute: workers run in other folders than the command did."""
+        update: dict[str, Any] = {"output": _located(self.output)}
+        if self.corpus.source not in ("stdlib", "huggingface"):
+            update["corpus"] = self.corpus.model_copy(update={"path": _located(str(self.corpus.path))})
+        if self.model.name != "tiny" and Path(self.model.name).expanduser().is_dir():
+            update["model"] = self.model.model_copy(update={"name": _located(self.model.name)})
+        if self.distill.initial_sae:
+            initial_sae = _located(self.distill.initial_sae)
+            update["distill"] = self.distill.model_copy(update={"initial_sae": initial_sae})
+        if self.transfer and self.transfer.core:
+            update["transfer"] = self.transfer.model_copy(update={"core": _located(self.transfer.core)})
+        return self.model_copy(update=update)
 
     def to_yaml(self) -> str:
         """The whole tree, defaults included, as a YAML file that loads to an equal experiment."""
@@ -419,13 +438,19 @@ class Experiment(_Section):
 def load_experiment(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
     """Read an experiment from a YAML file and apply overrides `dotted.path=value` (value in YAML).
 
+    Local paths in it are relative to the working directory, and come out absolute.
+
     Raises:
         ConfigError: one line that names the field, its value and what is allowed.
     """
     tree = read_yaml(path)
     for override in overrides:
         apply_override(tree, override)
-    return parse_experiment(tree)
+    return parse_experiment(tree).located()
+
+
+def _located(path: str) -> str:
+    return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def parse_experiment(tree: dict[str, Any]) -> Experiment:

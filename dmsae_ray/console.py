@@ -1,6 +1,7 @@
 """What a person sees while something runs: one line a step, bars where there is a terminal, no log spam."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
@@ -9,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from dmsae_ray.activations.progress import Progress as HarvestProgress
 from dmsae_ray.lm.tiny_recipe import TrainingStep
+from dmsae_ray.sweep.controller import reason_of
 
 
 class Screen:
@@ -87,13 +89,13 @@ class TrialLines(Callback):
             if record["kind"] == "cycle":
                 self._done += 1
                 self._screen.say("  " + cycle_line(trial.config["trial_id"], record))
-            elif record["kind"] == "failed":
-                self._screen.say(f"  {trial.config['trial_id']}: failed: {record['message']}")
         self._screen.bar("training", min(self._done, self._total), self._total, "trainings")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Tell of a trial that ended with an error."""
-        self._screen.say(f"  {trial.config['trial_id']}: ended with an error")
+        error = Path(trial.error_file) if trial.error_file else None
+        reason = reason_of(error.read_text(errors="replace") if error and error.is_file() else "")
+        self._screen.say(f"  {trial.config['trial_id']}: failed: {reason}")
 
 
 def cycle_line(trial_id: str, record: dict[str, Any]) -> str:

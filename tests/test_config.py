@@ -97,6 +97,25 @@ def test_the_demo_has_two_of_everything_and_a_core_that_can_mean_something() -> 
     assert "gaussian" in demo.distill.controls
 
 
+# --- places ---
+
+
+def test_local_paths_come_out_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    text = """{name: test, output: runs, model: {name: model}, corpus: {source: text, path: ~/texts},
+      distill: {initial_sae: sae}, transfer: {core: ../core.safetensors}}"""
+    loaded = load_text(tmp_path, text)
+    assert (loaded.output, loaded.model.name) == (f"{tmp_path}/runs", f"{tmp_path}/model")
+    assert loaded.corpus.path == f"{tmp_path}/home/texts" and loaded.distill.initial_sae == f"{tmp_path}/sae"
+    assert loaded.transfer and loaded.transfer.core == f"{tmp_path}/../core.safetensors"
+    far = "{name: test, output: 's3://b/o', model: {name: google/gemma-2-2b}, corpus: {path: monology/pile}}"
+    loaded = load_text(tmp_path, far)
+    assert (loaded.output, loaded.model.name) == ("s3://b/o", "google/gemma-2-2b")
+    assert loaded.corpus.path == "monology/pile"
+
+
 # --- defaults and short forms ---
 
 
@@ -111,13 +130,13 @@ def test_saebench_recipe_by_its_name_turns_the_token_filters_off(tmp_path: Path)
     short = parse_experiment({"name": "test", "recipe": "saebench"})
     assert short.activations.drop_bos is False and short.activations.max_norm_multiple is None
     assert short == parse_experiment({"name": "test", "recipe": {"name": "saebench"}})
-    assert short == load_text(tmp_path, short.to_yaml())
+    assert short.located() == load_text(tmp_path, short.to_yaml())
     assert parse_experiment({"name": "test"}).activations.drop_bos is True
 
 
 def test_a_section_of_comments_is_an_empty_section(tmp_path: Path) -> None:
     text = "name: test\nsweep:\n  # k: [1]\nrecipe:\n"
-    assert load_text(tmp_path, text) == parse_experiment({"name": "test"})
+    assert load_text(tmp_path, text) == parse_experiment({"name": "test"}).located()
 
 
 def test_whole_numbers_may_be_written_with_an_exponent(tmp_path: Path) -> None:

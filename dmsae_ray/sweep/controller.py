@@ -1,5 +1,6 @@
 """The controller of a sweep: activations first, then every trial of the grid that is not finished yet."""
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -115,9 +116,10 @@ def _tune(
         per_worker = {"CPU": resources.cpus_per_worker}
         if resources.gpus_per_worker:
             per_worker["GPU"] = resources.gpus_per_worker
-        result = TorchTrainer(
+        trainer: Any = TorchTrainer  # Train V2 hands on what the loop returns; its types do not say so
+        result = trainer(
             train_loop,
-            train_loop_config=asdict_shallow(TrialTask(tree, asdict(spec), claims, model)),
+            train_loop_config=vars(TrialTask(tree, asdict(spec), claims, model)),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=resources.workers_per_trial,
                 use_gpu=resources.gpus_per_worker > 0,
@@ -131,9 +133,8 @@ def _tune(
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             ),
         ).fit()
-        for record in (result.metrics or {}).get("records", []):
-            if record["kind"] == "failed":
-                raise TrialFailed(record["message"])
+        if result.return_value is not None:
+            raise TrialFailed(result.return_value)
 
     # Tune's own experiment state holds pickles, and only repeats what stores, cycles and summaries say: start afresh.
     shutil.rmtree(folders.tune, ignore_errors=True)
@@ -158,15 +159,10 @@ def _tune(
     )
     grid = tuner.fit()
     results = [grid[i] for i in range(len(grid))]
-    return {r.config["trial_id"]: _reason(r.error) for r in results if r.error is not None and r.config}
+    return {r.config["trial_id"]: reason_of(str(r.error)) for r in results if r.error is not None and r.config}
 
 
-def asdict_shallow(task: TrialTask) -> dict[str, Any]:
-    """The fields of a task as they are: `dataclasses.asdict` would copy the actor handles."""
-    return dict(vars(task))
-
-
-def _reason(error: BaseException) -> str:
-    """The last line of an error that has come through several processes."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def reason_of(trace: str) -> str:
+    """What an error says that has come through several processes: the last line of its trace, without the type."""
+    lines = [line.strip() for line in trace.splitlines() if line.strip()]
+    return re.sub(r"^(\w+\.)+\w+: ", "", lines[-1]) if lines else "no reason given"

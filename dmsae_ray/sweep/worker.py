@@ -66,11 +66,6 @@ class Reporter:
         self._records.append({"kind": "cycle", **record.as_dict()})
         self.send()
 
-    def failed(self, message: str) -> None:
-        """A trial that cannot go on for a reason that taking it up again would not mend."""
-        self._records.append({"kind": "failed", "message": message})
-        self.send()
-
     def checkpoint(self, state: CycleCheckpoint) -> None:
         """Hand Ray Train what resuming needs; it keeps the last two."""
         if ray.train.get_context().get_world_rank() != 0:
@@ -86,12 +81,20 @@ class Reporter:
         ray.train.report({"records": records}, checkpoint=checkpoint)
 
 
-def train_loop(task: dict[str, Any]) -> None:
-    """Run one trial; each of its Train workers calls this with the same task."""
+def train_loop(task: dict[str, Any]) -> str | None:
+    """Run one trial; each of its Train workers calls this with the same task.
+
+    Returns:
+        Why it cannot go on, if taking it up again would not mend that. Of several workers one alone may have met the
+        reason while the others wait for it: it then ends them all by raising.
+    """
     try:
         _run(TrialTask(**task))
     except DmsaeError as error:
-        Reporter(1).failed(str(error))
+        if ray.train.get_context().get_world_size() > 1:
+            raise
+        return str(error)
+    return None
 
 
 def _run(task: TrialTask) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dmsae_ray.config import Experiment
 from dmsae_ray.errors import ConfigError, DmsaeError
+from dmsae_ray.sweep.folders import folders_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,12 +37,10 @@ class Destination:
 
     uri         http(s)://host:port, sqlite:////path/mlflow.db or another database URI that MLflow takes
     origin      what named it, for error messages
-    artifacts   folder or URI where a new MLflow experiment keeps artifacts; None: the server decides
     """
 
     uri: str
     origin: str = "tracking.uri"
-    artifacts: str | None = None
 
     @property
     def shown(self) -> str:
@@ -55,6 +54,11 @@ class Destination:
         return Path(path).absolute() if path != self.uri and path else None
 
     @property
+    def artifacts(self) -> str | None:
+        """Where a new MLflow experiment keeps artifacts: beside a database file; None: the server decides."""
+        return None if self.sqlite_file is None else (self.sqlite_file.parent / "mlartifacts").as_uri()
+
+    @property
     def ui_command(self) -> str:
         """The command that shows the records in a browser, or the server's address."""
         if self.uri.startswith("http"):
@@ -63,26 +67,23 @@ class Destination:
 
 
 def destination_of(experiment: Experiment) -> Destination:
-    """`tracking.uri`, else MLFLOW_TRACKING_URI, else `<output>/mlflow.db` with artifacts in `<output>/mlartifacts`.
+    """`tracking.uri`, else MLFLOW_TRACKING_URI, else `mlflow.db` where the controller writes (see `Folders.home`).
 
     Raises:
         ConfigError: the URI is of a kind that is not supported.
     """
-    output = Path(experiment.output).expanduser().absolute()
     environment = os.environ.get("MLFLOW_TRACKING_URI")
     if experiment.tracking.uri:
         found = Destination(experiment.tracking.uri)
     elif environment:
         found = Destination(environment, "tracking.uri (from MLFLOW_TRACKING_URI)")
     else:
-        found = Destination(f"sqlite:///{output / 'mlflow.db'}")
+        found = Destination(f"sqlite:///{folders_of(experiment).home / 'mlflow.db'}")
     scheme = found.uri.partition(":")[0].partition("+")[0]
     if scheme not in _SCHEMES:
         raise ConfigError(f"{found.origin} is '{found.shown}'; give {_ALLOWED}")
-    if scheme == "sqlite":
-        if found.sqlite_file is None:
-            raise ConfigError(f"{found.origin} is '{found.shown}'; it names no file: give sqlite:////path/mlflow.db")
-        found = Destination(found.uri, found.origin, (found.sqlite_file.parent / "mlartifacts").as_uri())
+    if scheme == "sqlite" and found.sqlite_file is None:
+        raise ConfigError(f"{found.origin} is '{found.shown}'; it names no file: give sqlite:////path/mlflow.db")
     return found
 
 

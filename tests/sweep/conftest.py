@@ -31,8 +31,11 @@ SMALL: dict[str, Any] = {
 
 
 def write_config(folder: Path, **sections: Any) -> Path:
-    """SMALL as a YAML file in `folder`, its output there too; `sections` replace values within sections."""
-    tree = {**SMALL, "output": str(folder / "runs")}
+    """SMALL as a YAML file in `folder`, its output there too; `sections` replace values within sections.
+
+    The output is named relative to the folder: `dmsae` runs there.
+    """
+    tree = {**SMALL, "output": "runs"}
     for name, values in sections.items():
         tree[name] = {**tree[name], **values} if isinstance(values, dict) else values
     path = folder / "experiment.yaml"
@@ -47,10 +50,17 @@ def environment() -> dict[str, str]:
 
 
 def dmsae(*arguments: object, timeout: float = 400) -> "subprocess.CompletedProcess[str]":
-    """Run `dmsae` as a user would."""
+    """Run `dmsae` as a user would: in the folder of the file that is named."""
+    (*_, folder) = [Path.cwd(), *(a.parent for a in arguments if isinstance(a, Path) and a.suffix == ".yaml")]
     command = [sys.executable, "-m", "dmsae_ray.cli", *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, env=environment(), stdin=subprocess.DEVNULL
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
     )
 
 

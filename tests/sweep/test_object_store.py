@@ -52,6 +52,8 @@ def test_a_sweep_into_a_bucket(finished_sweep: Path, tmp_path: Path, monkeypatch
         config = write_config(tmp_path, output=uri, name="small-again", distill={"coverage": 0.3})
         assert machine("third").count("[found]") == 4
 
+    assert (tmp_path / "first" / "dmsae-runs" / "mlflow.db").is_file()
+    assert [path.name for path in (tmp_path / "first").iterdir() if path.name.startswith("s3")] == []
     summaries = list(tmp_path.glob("*/dmsae-runs/sweeps/small-*/trials/*/summary.json"))
     assert len(summaries) == 3
     for summary in summaries:

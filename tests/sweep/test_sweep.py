@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,20 @@ def test_another_grid_finds_the_cycles_that_it_shares(finished_sweep: Path) -> N
     assert core.rows.equal(load_core(sweep_folder(finished_sweep) / "trials" / TRIALS[0] / "core.safetensors").rows)
 
 
+def test_a_trial_that_cannot_go_on_says_why(finished_sweep: Path, tmp_path: Path) -> None:
+    """A shard that was damaged after its harvest is found by the reader, in the middle of a training."""
+    config = write_config(tmp_path, name="damaged")
+    shutil.copytree(finished_sweep / "runs" / "stores", tmp_path / "runs" / "stores")
+    shard = sorted((tmp_path / "runs" / "stores").glob("*/activations/train-*.safetensors"))[-1]
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    done = dmsae("distill", config, "--set", "distill.coverage=0.3")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert re.search(rf"error: trial k8-tau0.3-seed0: .*{shard.name} does not have its checksum", done.stdout)
+    assert "unfinished" not in done.stdout and "Traceback" not in done.stdout + done.stderr
+
+
 def start(config: Path) -> "subprocess.Popen[str]":
     command = [sys.executable, "-u", "-m", "dmsae_ray.cli", "sweep", str(config)]
     return subprocess.Popen(
@@ -114,6 +129,7 @@ def start(config: Path) -> "subprocess.Popen[str]":
         stderr=subprocess.STDOUT,
         text=True,
         env=environment(),
+        cwd=config.parent,
         start_new_session=True,  # a terminal's foreground group
     )
 
