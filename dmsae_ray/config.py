@@ -125,8 +125,8 @@ class Activations(_Section):
 
     mode: Literal["store", "stream"] = Field(
         "store",
-        description="'store': the model runs once, shards on disk serve all trials of all sweeps; 'stream': nothing but "
-        "the held-out splits is kept, each training has its own model actors; the batches are the same",
+        description="'store': the model runs once, shards on disk serve all trials of all sweeps; 'stream': training "
+        "rows are kept nowhere, each training has model actors of its own; the batches are the same",
     )
     dtype: Literal["bfloat16", "float16", "float32", "int8"] = Field(
         "bfloat16",
@@ -407,7 +407,7 @@ class Experiment(_Section):
 
     def digest(self) -> str:
         """Hash of all that results depend on: not of `output`, `resources`, `tracking` or `activations.mode`."""
-        apart = {"output": True, "resources": True, "tracking": True, "activations": {"mode"}}
+        apart: dict[str, Any] = {"output": True, "resources": True, "tracking": True, "activations": {"mode"}}
         tree = self.model_dump(mode="json", exclude=apart)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 

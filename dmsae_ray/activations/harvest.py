@@ -8,7 +8,7 @@ whoever writes it, and when: an actor that dies, or a second harvest of the same
 import json
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import ray.data
 import safetensors.torch
 import torch
+from ray.data.context import AutoscalingConfig
 from torch import Tensor
 
 from dmsae_ray.activations.files import Folder, checksum, sweep_temporaries
@@ -27,11 +28,14 @@ from dmsae_ray.activations.quantised import quantise
 from dmsae_ray.activations.ray_data import first_error, quiet_context
 from dmsae_ray.activations.records import ACTIVATIONS, Commit, Layout, Split, decode_commit, encode, shard_name
 from dmsae_ray.activations.token_files import read_tokens
-from dmsae_ray.config import Activations, Experiment, LanguageModel
+from dmsae_ray.config import Activations, Experiment, LanguageModel, Resources
 from dmsae_ray.errors import DataError
 
 if TYPE_CHECKING:
     from dmsae_ray.lm import Tap
+
+GROWING = AutoscalingConfig(actor_pool_util_upscaling_threshold=1.0)
+"""A pool grows when each of its actors has a shard on the model and one being packed; by default it never would."""
 
 _ROUNDS = 3  # times that shards which were reported but cannot be found are made again
 
@@ -154,10 +158,14 @@ class ShardWriter:
         return {"commit": [json.dumps(asdict(commit)) for commit in done]}
 
     def _make(self, split: str, shard: int) -> Commit:
-        name = shard_name(split, shard)
-        tokens = read_tokens(self.job.folder, self.job.layout, name)
+        content, commit = self.compute(split, shard)
+        return write_shard(self.job.folder / ACTIVATIONS, shard_name(split, shard), content, commit)
+
+    def compute(self, split: str, shard: int) -> tuple[bytes, Commit]:
+        """A shard as the bytes of its file, and its commit."""
+        tokens = read_tokens(self.job.folder, self.job.layout, shard_name(split, shard))
         mask = loss_mask(tokens, self.job.layout.bos is not None)
-        # One shard at a time on the model; another thread of the actor writes the shard before meanwhile.
+        # One shard at a time on the model; another thread of the actor packs and writes the shard before meanwhile.
         with self._lock:
             computed = compute_shard(
                 self._model(split == "attribution"),
@@ -168,7 +176,7 @@ class ShardWriter:
                 split=split,
                 shard=shard,
             )
-        return write_shard(self.job.folder / ACTIVATIONS, name, computed, tokens.tokens.size)
+        return pack_shard(computed, tokens.tokens.size)
 
     def _model(self, gradients: bool) -> "Tap":
         """The model: whole for gradients, without the layers above the tap for activations."""
@@ -178,11 +186,11 @@ class ShardWriter:
         return self._tap
 
 
-def write_shard(folder: Folder, name: str, shard: Shard, tokens: int) -> Commit:
-    """Write a shard and, after it, its commit."""
+def pack_shard(shard: Shard, tokens: int) -> tuple[bytes, Commit]:
+    """A shard of so many tokens before filters as the bytes of its file, and its commit."""
     content = safetensors.torch.save(shard.tensors)
     x = shard.tensors["x"]
-    commit = Commit(
+    return content, Commit(
         rows=int(x.shape[0]),
         tokens=tokens,
         dropped=shard.dropped,
@@ -191,6 +199,10 @@ def write_shard(folder: Folder, name: str, shard: Shard, tokens: int) -> Commit:
         checksum=checksum(content),
         bytes=len(content),
     )
+
+
+def write_shard(folder: Folder, name: str, content: bytes, commit: Commit) -> Commit:
+    """Write a shard and, after it, its commit."""
     folder.write(f"{name}.safetensors", [content])
     folder.write(f"{name}.json", [encode(commit)])
     sweep_temporaries(folder, f"{name}.safetensors")
@@ -240,7 +252,7 @@ def check_space(folder: Folder, layout: Layout, settings: Activations, missing: 
 def harvest(
     folder: Folder, experiment: Experiment, layout: Layout, *, progress: Callable[[Progress], None] | None = None
 ) -> dict[tuple[Split, int], Commit]:
-    """Make the shards that are missing; returns the commits of all.
+    """Make the shards to be stored that are missing; returns the commits of all that are there.
 
     Raises:
         DataError: disk too small, non-finite activations, or an actor's error in one line.
@@ -248,17 +260,17 @@ def harvest(
     """
     job = Job(folder, layout, experiment.model, experiment.activations, experiment.resources.model_batch_tokens)
     # The split that needs the whole model comes first, so that an actor changes models once.
-    wanted = sorted(layout.all_shards(), key=lambda item: item[0] != "attribution")
+    wanted = sorted(layout.stored_shards(experiment.activations), key=lambda item: item[0] != "attribution")
     done = read_commits(folder, layout)
     total = sum(layout.shard_tokens(*item) for item in wanted)
-    meter = Meter("activations", total, progress, done=sum(commit.tokens for commit in done.values()))
+    meter = Meter("activations", total, progress, done=sum(done[item].tokens for item in wanted if item in done))
     for _ in range(_ROUNDS):
         missing = [item for item in wanted if item not in done]
         if not missing:
             return done
         check_space(folder, layout, experiment.activations, missing)
-        with quiet_context(preserve_order=False), first_error("harvest"):
-            for row in _dataset(job, experiment, missing).iter_rows():
+        with quiet_context(preserve_order=False, autoscaling_config=GROWING), first_error("harvest"):
+            for row in computed_by_actors(ShardWriter, job, experiment.resources, missing).iter_rows():
                 commit = json.loads(row["commit"])
                 meter.add(commit["tokens"], commit["bytes"])
         done = read_commits(folder, layout)
@@ -268,11 +280,13 @@ def harvest(
     )
 
 
-def _dataset(job: Job, experiment: Experiment, missing: list[tuple[Split, int]]) -> ray.data.Dataset:
-    resources = experiment.resources
-    rows: list[dict[str, Any]] = [{"split": split, "shard": shard} for split, shard in missing]
+def computed_by_actors(
+    actor: type[ShardWriter], job: Job, resources: Resources, shards: Sequence[tuple[Split, int]]
+) -> ray.data.Dataset:
+    """What a pool of `actor` gives for each of the shards; a shard is one row of a block of its own."""
+    rows: list[dict[str, Any]] = [{"split": split, "shard": shard} for split, shard in shards]
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        ShardWriter,
+        actor,
         fn_constructor_args=(job,),
         batch_size=1,
         batch_format="numpy",

@@ -10,6 +10,7 @@ from dmsae_ray.activations.progress import Meter, Progress
 from dmsae_ray.activations.records import (
     ACTIVATIONS,
     MANIFEST,
+    PARTIAL,
     SPLITS,
     TOKENS,
     Commit,
@@ -22,14 +23,16 @@ from dmsae_ray.activations.records import (
 from dmsae_ray.activations.store import Store, open_store
 from dmsae_ray.activations.token_files import read_layout
 from dmsae_ray.activations.tokens import write_tokens
-from dmsae_ray.config import Experiment
+from dmsae_ray.config import Activations, Experiment
 from dmsae_ray.errors import DataError
 
 REQUEST = "request.json"
 
 
 def prepare(experiment: Experiment, root: str, *, progress: Callable[[Progress], None] | None = None) -> Store:
-    """Tokenise and harvest what the experiment asks for, as far as it is missing; returns the complete store.
+    """Tokenise and harvest what the experiment asks for, as far as it is missing; returns the store.
+
+    In mode 'stream' it then holds the held-out splits, and no more training shards than the norm factor needs.
 
     Needs a Ray cluster (`ray.init`) unless the store is complete. A killed call goes on where it stopped. While another
     process writes the same store, this one follows it, and takes over if it dies.
@@ -46,21 +49,32 @@ def prepare(experiment: Experiment, root: str, *, progress: Callable[[Progress],
     store = open_store(root, experiment)
     folder = store.folder
     while True:
-        if _whole(folder):
+        if _whole(folder, experiment.activations):
             return open_store(root, experiment)
-        folder.write(REQUEST, [encode(request_of(experiment))])
+        folder.write(REQUEST, [encode({**request_of(experiment), "read_from": _names(experiment)})])
         if not other_writer(folder):
             break
         _follow(folder, progress)
     with Heartbeat(folder):
         layout = write_tokens(folder, experiment, progress=progress)
         commits = harvest(folder, experiment, layout, progress=progress)
-        folder.write(MANIFEST, [encode(_manifest(experiment, layout, commits))])
+        partial = len(commits) < len(layout.all_shards())
+        folder.write(PARTIAL if partial else MANIFEST, [encode(_manifest(experiment, layout, commits))])
+        if not partial:
+            folder.delete(PARTIAL)
     return open_store(root, experiment)
 
 
+def _names(experiment: Experiment) -> dict[str, str | None]:
+    """What a person calls the model and the text."""
+    return {"model": experiment.model.name, "corpus": experiment.corpus.path or experiment.corpus.source}
+
+
 def _manifest(experiment: Experiment, layout: Layout, commits: dict[tuple[Split, int], Commit]) -> dict[str, object]:
-    shards = {split: [commits[split, shard] for shard in range(layout.shards(split))] for split in SPLITS}
+    shards = {
+        split: [commits[item] for item in layout.all_shards() if item[0] == split and item in commits]
+        for split in SPLITS
+    }
     widths = sorted({commit.d_model for commit in commits.values()} | {layout.d_model})
     if len(widths) > 1:
         raise DataError(f"the store's shards have different widths {widths}: delete it and harvest again")
@@ -73,17 +87,23 @@ def _manifest(experiment: Experiment, layout: Layout, commits: dict[tuple[Split,
     }
 
 
-def _whole(folder: Folder) -> bool:
-    """Whether the store has its manifest and every file that it lists; a manifest that lies is removed."""
-    if folder.size(MANIFEST) is None:
+def _whole(folder: Folder, settings: Activations) -> bool:
+    """Whether the store has a manifest that will do and every file that it lists; a manifest that lies is removed."""
+    manifests = (MANIFEST, PARTIAL) if settings.mode == "stream" else (MANIFEST,)
+    return any(_holds(folder, manifest, settings) for manifest in manifests)
+
+
+def _holds(folder: Folder, manifest: str, settings: Activations) -> bool:
+    if folder.size(manifest) is None:
         return False
     layout = read_layout(folder)
     if layout is not None:
+        wanted = layout.all_shards() if manifest == MANIFEST else layout.stored_shards(settings)
         token_files = (folder / TOKENS).sizes()
         tokens_there = all(f"{shard_name(*item)}.safetensors" in token_files for item in layout.all_shards())
-        if tokens_there and len(read_commits(folder, layout)) == len(layout.all_shards()):
+        if tokens_there and read_commits(folder, layout).keys() >= set(wanted):
             return True
-    folder.delete(MANIFEST)
+    folder.delete(manifest)
     return False
 
 

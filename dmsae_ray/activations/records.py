@@ -7,7 +7,8 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from dmsae_ray.config import Experiment
+from dmsae_ray.config import Activations, Experiment
+from dmsae_ray.activations.identity import corpus_content, model_content
 from dmsae_ray.errors import DataError
 
 FORMAT = 2
@@ -15,11 +16,13 @@ Split = Literal["eval", "attribution", "train"]
 SPLITS: tuple[Split, ...] = ("eval", "attribution", "train")
 """Splits in the order in which they take the corpus's contexts."""
 
-TOKENS, ACTIVATIONS = "tokens", "activations"
-"""Subfolders of a store."""
+TOKENS, ACTIVATIONS, STREAMED = "tokens", "activations", "streamed"
+"""Subfolders of a store. `streamed` has the commits of training shards that mode 'stream' computed and did not keep."""
 
 LAYOUT = "layout.json"
 MANIFEST = "manifest.json"
+PARTIAL = "partial.json"
+"""Manifest of a store that was prepared for mode 'stream': few of the training shards are in it."""
 
 
 def shard_name(split: str, shard: int) -> str:
@@ -30,8 +33,8 @@ def shard_name(split: str, shard: int) -> str:
 def request_of(experiment: Experiment) -> dict[str, Any]:
     """All that decides the content of a store.
 
-    The text that every Python carries, and so the embedded model trained on it, differ between versions of Python.
-    `shuffle_shards` and `mode` say how a store is read.
+    The text that every Python carries, and so the embedded model trained on it, differ between versions of Python. A
+    local model or corpus stands there by its content (`identity`), and not by its path. `shuffle_shards` and `mode` say how a store is read.
     """
     request: dict[str, Any] = {
         "format": FORMAT,
@@ -39,6 +42,12 @@ def request_of(experiment: Experiment) -> dict[str, Any]:
         "corpus": experiment.corpus.model_dump(mode="json"),
         "activations": experiment.activations.model_dump(mode="json", exclude={"mode", "shuffle_shards"}),
     }
+    for section, name, content in (
+        ("model", "name", model_content(experiment.model.name)),
+        ("corpus", "path", corpus_content(experiment.corpus)),
+    ):
+        if content is not None:
+            request[section] = {**request[section], name: None, "content": content}
     if experiment.corpus.source == "stdlib":
         request["corpus"] = {k: v for k, v in request["corpus"].items() if k in _STDLIB_FIELDS}
     if experiment.corpus.source == "stdlib" or experiment.model.name == "tiny":
@@ -93,6 +102,17 @@ class Layout:
     def all_shards(self) -> list[tuple[Split, int]]:
         """Every (split, shard), in the order in which they are harvested."""
         return [(split, shard) for split in SPLITS for shard in range(self.shards(split))]
+
+    def norm_shards(self, norm_tokens: int) -> int:
+        """Number of training shards that the norm factor is taken from: the first `norm_tokens`, rounded up."""
+        return min(math.ceil(norm_tokens / (self.contexts_per_shard * self.context)), self.shards("train"))
+
+    def stored_shards(self, settings: Activations) -> list[tuple[Split, int]]:
+        """Every (split, shard) that is stored: all, or in mode 'stream' no more training shards than the norm needs."""
+        if settings.mode == "store":
+            return self.all_shards()
+        kept = self.norm_shards(settings.norm_tokens)
+        return [(split, shard) for split, shard in self.all_shards() if split != "train" or shard < kept]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@
              heartbeat.json, failed.json   while it is written, or when that failed (`heartbeat`)
 """
 
-import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -119,9 +118,7 @@ class Store:
     @cached_property
     def norm_factor(self) -> float:
         """Root mean square norm of the first training rows, float64; waits for their shards."""
-        per_shard = self.layout.contexts_per_shard * self.layout.context
-        first = min(math.ceil(self.norm_tokens / per_shard), self.layout.shards("train"))
-        return norm_factor([self.wait("train", shard) for shard in range(first)])
+        return norm_factor([self.wait("train", i) for i in range(self.layout.norm_shards(self.norm_tokens))])
 
     def rows(self, split: Split) -> int:
         """Activations of a split."""
@@ -248,10 +245,11 @@ def check_finite(tensors: dict[str, Tensor], where: object) -> None:
                 raise DataError(f"NaN or infinity in activations: tensor '{name}' of {where}")
 
 
-def open_store(root: str, experiment: Experiment) -> Store:
+def open_store(root: str, experiment: Experiment, key: str | None = None) -> Store:
     """Reader of the store that the experiment asks for, in the folder of stores `root` (path or URI).
 
-    It can be opened before and while the store is written; what is not there yet is waited for.
+    It can be opened before and while the store is written; what is not there yet is waited for. Its `key` is found
+    where a local model and corpus can be looked at, on the driver's machine; elsewhere it has to be given.
     """
-    key = store_key(experiment)
+    key = key or store_key(experiment)
     return Store(Folder(str(root)) / key, key, experiment.activations)

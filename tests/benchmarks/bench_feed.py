@@ -24,7 +24,7 @@ from machine import interleaved, machine, save
 
 from dmsae_ray.activations import Feed, Store
 from dmsae_ray.activations.files import Folder
-from dmsae_ray.activations.harvest import Shard, write_shard
+from dmsae_ray.activations.harvest import Shard, pack_shard, write_shard
 from dmsae_ray.activations.quantised import quantise
 from dmsae_ray.activations.records import ACTIVATIONS, LAYOUT, MANIFEST, TOKENS, Layout, encode
 from dmsae_ray.config import Activations
@@ -55,7 +55,8 @@ def make_store(root: Path, dtype: str, shards: int, rows: int) -> Store:
         tensors = {"x": x, "position": torch.arange(rows, dtype=torch.int32)}
         if dtype == "int8":
             tensors.update(quantise(x))
-        commits.append(write_shard(folder / ACTIVATIONS, f"train-{i:06d}", Shard(tensors, {}, float(rows)), rows))
+        packed = pack_shard(Shard(tensors, {}, float(rows)), rows)
+        commits.append(write_shard(folder / ACTIVATIONS, f"train-{i:06d}", *packed))
     (folder / TOKENS).write(LAYOUT, [encode(layout)])
     listed = {"eval": [], "attribution": [], "train": [vars(commit) for commit in commits]}
     folder.write(MANIFEST, [encode({"shards": listed})])
