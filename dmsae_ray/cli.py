@@ -165,6 +165,7 @@ def _run(experiment: Experiment, args: argparse.Namespace) -> int:
 def _harvest(args: argparse.Namespace) -> int:
     experiment = load_experiment(args.file, args.overrides)
     from dmsae_ray.activations import prepare
+    from dmsae_ray.activations.identity import unpinned
     from dmsae_ray.console import Screen
     from dmsae_ray.sweep.cluster import ray_session
     from dmsae_ray.sweep.controller import check_inputs
@@ -173,6 +174,8 @@ def _harvest(args: argparse.Namespace) -> int:
     check_inputs(experiment)
     folders = create_folders(experiment)
     with ray_session(args.address, log=folders.sweep / "ray.log", verbose=args.verbose), Screen() as screen:
+        for note in unpinned(experiment):
+            screen.say(f"note: {note}")
         prepare(experiment, folders.stores, progress=screen.harvest())
         screen.say(f"activations are in {folders.stores}")
     return 0

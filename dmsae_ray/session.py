@@ -31,6 +31,8 @@ def run_and_report(experiment: Experiment, *, address: str | None = None, verbos
             result = state_of(experiment, folders)
             if result.unfinished:
                 screen.say(f"plan: {plan.line()}")
+                for note in plan.notes:
+                    screen.say(f"note: {note}")
                 with ray_session(address, log=folders.sweep / "ray.log", verbose=verbose):
                     result = run_sweep(
                         experiment,

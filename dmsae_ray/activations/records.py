@@ -34,7 +34,8 @@ def request_of(experiment: Experiment) -> dict[str, Any]:
     """All that decides the content of a store.
 
     The text that every Python carries, and so the embedded model trained on it, differ between versions of Python. A
-    local model or corpus stands there by its content (`identity`), and not by its path. `shuffle_shards` and `mode` say how a store is read.
+    local model or corpus stands there by its content (`identity`), and not by its path. `shuffle_shards` and `mode` say
+    how a store is read.
     """
     request: dict[str, Any] = {
         "format": FORMAT,

@@ -11,7 +11,7 @@ import ray.train
 import ray.tune
 from ray.train.torch import TorchTrainer
 
-from dmsae_ray.activations import prepare
+from dmsae_ray.activations import prepare, store_key
 from dmsae_ray.activations.model import check_model
 from dmsae_ray.activations.progress import Progress
 from dmsae_ray.config import Experiment
@@ -71,16 +71,19 @@ def run_sweep(
     """Run every trial of `experiment` that has no summary yet; needs a Ray session.
 
     Raises:
-        ConfigError: the cluster at its largest cannot hold the harvest or one trial.
+        ConfigError: the cluster at its largest cannot hold the harvest or one trial; or the sweep was begun with
+            another model or text.
 
     The same call after an interruption goes on where it stopped: shards and cycles are found by what determines
     them, trials by their summaries, and a cycle in the middle by Ray Train's last checkpoint.
     """
     plan, cluster = plan_experiment(experiment), cluster_of_ray()
     check_fits(plan, cluster)
+    key = store_key(experiment)
+    folders.keep_to(key)
     prepare(experiment, folders.stores, progress=progress)
     todo = [spec for spec in expand(experiment) if folders.fetch(spec.trial_id) is None]
-    errors = _tune(experiment, folders, todo, trials_at_once(plan, cluster), callbacks, verbose) if todo else {}
+    errors = _tune(experiment, folders, key, todo, trials_at_once(plan, cluster), callbacks, verbose) if todo else {}
     return state_of(experiment, folders, errors)
 
 
@@ -96,6 +99,7 @@ def state_of(experiment: Experiment, folders: Folders, errors: dict[str, str] | 
 def _tune(
     experiment: Experiment,
     folders: Folders,
+    store: str,
     specs: list[TrialSpec],
     at_once: int,
     callbacks: Sequence[ray.tune.Callback],
@@ -104,7 +108,7 @@ def _tune(
     """Run the trials under Ray Tune; the errors of those that failed, by trial."""
     by_id = {spec.trial_id: spec for spec in specs}
     claims: Any = ray.remote(CycleClaims).options(num_cpus=DRIVER_CPUS, max_restarts=-1).remote()
-    model = start_model_service(experiment, folders.stores)
+    model = start_model_service(experiment, folders.stores, store)
     tree = experiment.model_dump(mode="json")
     resources, storage = experiment.resources, folders.train
 
@@ -119,7 +123,7 @@ def _tune(
         trainer: Any = TorchTrainer  # Train V2 hands on what the loop returns; its types do not say so
         result = trainer(
             train_loop,
-            train_loop_config=vars(TrialTask(tree, asdict(spec), claims, model)),
+            train_loop_config=vars(TrialTask(tree, asdict(spec), store, claims, model)),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=resources.workers_per_trial,
                 use_gpu=resources.gpus_per_worker > 0,

@@ -5,6 +5,7 @@ controller's own files (config, journal, report, figures, MLflow's database) are
 that is a URI, in ./dmsae-runs of the machine that runs the controller.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from dmsae_ray.errors import ConfigError
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
 CORE_FILE = "core.safetensors"
+STORE_FILE = "store.json"
 HOME = "dmsae-runs"
 
 
@@ -59,6 +61,24 @@ class Folders:
     def trial(self, trial_id: str) -> Path:
         """What one trial found, on the controller's machine: summary.json and its distilled core."""
         return self.sweep / "trials" / trial_id
+
+    def keep_to(self, store: str) -> None:
+        """Note the key of the activations that the sweep's trials read; all of them must read the same.
+
+        Raises:
+            ConfigError: the sweep was begun with those of another store: what the config names has changed since.
+        """
+        shared = self.output / "sweeps" / self.name
+        content = shared.read(STORE_FILE)
+        if content is None:
+            shared.write(STORE_FILE, [json.dumps({"store": store}).encode()])
+            return
+        begun = json.loads(content)["store"]
+        if begun != store:
+            raise ConfigError(
+                f"name is '{self.name.rpartition('-')[0]}'; this sweep was begun with the activations {begun}, and its "
+                f"config stands for {store} now: the model, the text or Python's version has changed; give another name"
+            )
 
     def publish(self, trial_id: str, files: dict[str, bytes]) -> None:
         """Write a trial's result where the controller finds it; called by a worker.

@@ -18,16 +18,16 @@ class LanguageModelService:
     The model is loaded at the first question, on the actor's device.
     """
 
-    def __init__(self, experiment: dict[str, Any], stores: str) -> None:
+    def __init__(self, experiment: dict[str, Any], stores: str, key: str) -> None:
         self._experiment = parse_experiment(experiment)
-        self._stores = stores
+        self._stores, self._key = stores, key
         self._tap: Any = None
 
     def loss_recovered(self, sae: MatryoshkaSAE) -> dict[str, float]:
         """Cross-entropies on the evaluation tokens, in nats a token, and the share of the loss recovered."""
         if self._tap is None:
             self._tap = open_tap(self._experiment.model, full=True)
-        store = open_store(self._stores, self._experiment)
+        store = open_store(self._stores, self._experiment, self._key)
         batch = max(1, self._experiment.resources.model_batch_tokens // self._experiment.corpus.context)
         # Positions that no SAE was trained on stay as they are.
         bos = self._tap.bos_id if self._experiment.activations.drop_bos else None
@@ -48,13 +48,13 @@ class LanguageModelService:
         }
 
 
-def start_model_service(experiment: Experiment, stores: str) -> ActorHandle[Any]:
-    """Start the service; a lost one (a spot node) is started again by Ray and asked again."""
+def start_model_service(experiment: Experiment, stores: str, key: str) -> ActorHandle[Any]:
+    """Start the service on the store `key`; a lost one (a spot node) is started again by Ray and asked again."""
     actor: Any = ray.remote(LanguageModelService).options(
         num_cpus=experiment.resources.cpus_per_model_actor,
         num_gpus=experiment.resources.gpus_per_model_actor,
         max_restarts=-1,
         max_task_retries=-1,
     )
-    handle: ActorHandle[Any] = actor.remote(experiment.model_dump(mode="json"), stores)
+    handle: ActorHandle[Any] = actor.remote(experiment.model_dump(mode="json"), stores, key)
     return handle

@@ -7,6 +7,7 @@ fit a cluster; `check_fits` says so before anything starts.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dmsae_ray.activations.identity import unpinned
 from dmsae_ray.config import Experiment
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.sweep.capacity import Bundle, Cluster, cluster_of_ray, cluster_of_yaml
@@ -66,6 +67,8 @@ class Plan:
     """What is there for as long as trials run."""
     trial_needs: tuple[Bundle, ...]
     """What one trial needs at once."""
+    notes: tuple[str, ...] = ()
+    """What a person should know before paying, in one sentence each."""
 
     @property
     def training_tokens(self) -> int:
@@ -126,6 +129,7 @@ class Plan:
             f"  harvest     needs at once {_sum(self.harvest_needs)}",
             f"  one trial   needs at once {_sum(self.needs(1))}",
             f"  at once     at most {_many(self.at_once, 'trial')}, with {_totals(self.needs(self.at_once))}",
+            *(f"  note        {note}" for note in self.notes),
         ]
         return "\n".join(lines)
 
@@ -166,6 +170,7 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
         storage=experiment_storage(experiment, size, trainings, at_once),
         rate=rate or (GPU_RATE if resources.gpus_per_worker else CPU_RATE),
         at_once=at_once,
+        notes=unpinned(experiment),
         **_needs(experiment),
     )
 

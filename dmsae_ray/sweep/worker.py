@@ -44,6 +44,8 @@ class TrialTask:
 
     experiment: dict[str, Any]
     spec: dict[str, Any]
+    store: str
+    """Its key."""
     claims: ActorHandle[Any]
     model: ActorHandle[Any]
 
@@ -106,7 +108,7 @@ def _run(task: TrialTask) -> None:
     if world > 1 or not torch.cuda.is_available():
         torch.set_num_threads(max(1, int(experiment.resources.cpus_per_worker)))
 
-    store = open_store(folders.stores, experiment)
+    store = open_store(folders.stores, experiment, task.store)
     source = StoreSource(store, experiment.recipe.batch_size, spec.data_seed, rank, world)
     settings = cycle_settings(experiment, spec, source.d_model)
     window = experiment.tracking.window_steps or max(1, settings.steps // 50)
