@@ -70,11 +70,6 @@ def _names(experiment: Experiment) -> dict[str, str | None]:
     return {"model": experiment.model.name, "corpus": experiment.corpus.path or experiment.corpus.source}
 
 
-def _names(experiment: Experiment) -> dict[str, str | None]:
-    """What a person calls the model and the text."""
-    return {"model": experiment.model.name, "corpus": experiment.corpus.path or experiment.corpus.source}
-
-
 def _manifest(experiment: Experiment, layout: Layout, commits: dict[tuple[Split, int], Commit]) -> dict[str, object]:
     shards = {
         split: [commits[item] for item in layout.all_shards() if item[0] == split and item in commits]

@@ -7,8 +7,8 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from dmsae_ray.config import Activations, Experiment
 from dmsae_ray.activations.identity import corpus_content, model_content
+from dmsae_ray.config import Activations, Experiment
 from dmsae_ray.errors import DataError
 
 FORMAT = 2
