@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from dmsae_ray.config_text import allowed, apply_override, one_line, read_yaml
+from dmsae_ray.credentials import refuse_secrets
 from dmsae_ray.errors import ConfigError
 
 Score = Literal["quantile", "mean", "trimmed_mean", "max", "frequency", "random"]
@@ -319,13 +320,6 @@ class Tracking(_Section):
     experiment: str | None = Field(None, description="MLflow experiment; default: the experiment's name")
     window_steps: int | None = Field(None, ge=1, description="steps between two points of a curve; default: steps / 50")
 
-    @field_validator("uri")
-    @classmethod
-    def _no_password(cls, uri: str | None) -> str | None:
-        if uri and re.search(r"//[^/@]+:[^/@]+@", uri):
-            raise ValueError("must not hold a password; give MLFLOW_TRACKING_USERNAME and _PASSWORD in the environment")
-        return uri
-
 
 class Experiment(_Section):
     """One experiment, whole."""
@@ -455,6 +449,7 @@ def _located(path: str) -> str:
 
 def parse_experiment(tree: dict[str, Any]) -> Experiment:
     """Validate a mapping as an experiment; a `ConfigError` of one line says what is wrong."""
+    refuse_secrets(tree)
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:

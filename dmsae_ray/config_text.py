@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from dmsae_ray.credentials import redacted
 from dmsae_ray.errors import ConfigError
 
 
@@ -43,11 +44,18 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"config file '{path}' cannot be read: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"config file '{path}' is not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"config file '{path}' is not YAML: {_where(error)}") from None
     if not isinstance(tree, dict):
         found = "nothing" if tree is None else type(tree).__name__
         raise ConfigError(f"config file '{path}' holds {found}; it must be a mapping with 'name' and sections")
     return tree
+
+
+def _where(error: Exception) -> str:
+    """What is wrong in which line, without quoting the file."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+    return " ".join(f"{problem}{place}".split()) if problem else redacted(" ".join(str(error).split()))
 
 
 def apply_override(tree: dict[str, Any], text: str) -> None:
@@ -57,6 +65,7 @@ def apply_override(tree: dict[str, Any], text: str) -> None:
         ConfigError: `text` is not of that form, or goes through a value as if it were a section.
     """
     path, equals, value = text.partition("=")
+    text = redacted(text)
     keys = path.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(f"--set '{text}' is not of the form path=value, as in --set sweep.seeds=[0,1,2]")

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "dmsae_ray"
 LEVELS = {
     "errors": 0,
     "environment": 0,
+    "credentials": 0.5,
     "config_text": 1,
     "config": 2,
     "sae": 3,
@@ -36,6 +37,7 @@ FORBIDDEN = {
     "errors": {*CLUSTER, "torch", "transformers"},
     "environment": {*CLUSTER, "torch", "transformers"},
     "config": {*CLUSTER, "torch", "transformers"},
+    "credentials": {*CLUSTER, "torch", "transformers"},
     "config_text": {*CLUSTER, "torch", "transformers"},
     "sae": {*CLUSTER, "transformers", "tokenizers", "datasets"},
     "distill": {*CLUSTER, "transformers", "tokenizers", "datasets"},

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dmsae_ray.config import Experiment
+from dmsae_ray.credentials import redacted
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.sweep.folders import folders_of
 
@@ -45,7 +46,7 @@ class Destination:
     @property
     def shown(self) -> str:
         """The URI without a password."""
-        return re.sub(r"//([^/@:]*):[^/@]*@", r"//\1:***@", self.uri)
+        return redacted(self.uri)
 
     @property
     def sqlite_file(self) -> Path | None:
@@ -170,5 +171,5 @@ def _reason(error: BaseException) -> str:
         return f"it answers {status[1]}{meaning.get(status[1], ', not as an MLflow server does')}"
     inner = re.search(r"\((?:sqlite3|psycopg2)\.\w+\) ([^\[(]+)", text)
     text = inner.group(1).strip() if inner else text
-    text = re.sub(r"//([^/@:\s]*):[^/@\s]*@", r"//\1:***@", text)
+    text = redacted(text)
     return text if len(text) <= 160 else text[:157] + "..."
