@@ -10,9 +10,7 @@ from pathlib import Path
 from dmsae_ray import __version__
 from dmsae_ray.config import Experiment, load_experiment
 from dmsae_ray.environment import set_environment
-from dmsae_ray.errors import ConfigError, DmsaeError
-
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+from dmsae_ray.errors import EXIT_INTERRUPTED, EXIT_USAGE, ConfigError, DmsaeError
 
 DESCRIPTION = """Find the sparse-autoencoder features that always come back
 (Distilled Matryoshka SAEs, arXiv 2512.24975).

@@ -32,7 +32,7 @@ CoreSparsity = Literal["dense", "sparse"]
 Trouble = Literal["not_finite", "no_latent_fires", "all_dead", "spike"]
 Coverage = Annotated[float, Field(gt=0, le=1)]
 K = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 SAEBENCH_FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)
 """SAEBench's Matryoshka group fractions; the last group takes what rounding leaves."""
@@ -321,6 +321,20 @@ class Tracking(_Section):
     window_steps: int | None = Field(None, ge=1, description="steps between two points of a curve; default: steps / 50")
 
 
+_SECTIONS = (
+    "model",
+    "corpus",
+    "activations",
+    "sae",
+    "recipe",
+    "distill",
+    "transfer",
+    "sweep",
+    "resources",
+    "tracking",
+)
+
+
 class Experiment(_Section):
     """One experiment, whole."""
 
@@ -350,8 +364,8 @@ class Experiment(_Section):
         """`recipe: saebench` is short for `recipe: {name: saebench}` and turns both token filters off."""
         if not isinstance(data, dict):
             return data
-        # A section of which every line is commented out is an empty section.
-        data = {name: value for name, value in data.items() if value is not None}
+        # A section of which every line is commented out is an empty section (an empty `transfer` is none).
+        data = {name: value for name, value in data.items() if value is not None or name not in _SECTIONS}
         if isinstance(data.get("recipe"), str):
             data["recipe"] = {"name": data["recipe"]}
         recipe = data.get("recipe")
@@ -406,9 +420,25 @@ class Experiment(_Section):
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
     def single(self) -> "Experiment":
-        """The one setting that `dmsae distill` runs: sae.k, distill.coverage, seed."""
-        grid = self.sweep.model_copy(update={"k": None, "coverage": None, "seeds": (self.seed,)})
-        return self.model_copy(update={"sweep": grid})
+        """The one setting that `dmsae distill` runs: sae.k, distill.coverage and seed.
+
+        Where a file gives only a grid for k or the coverage, the grid must have one value.
+
+        Raises:
+            ConfigError: it has several.
+        """
+        tree = self.model_dump(mode="json")
+        for section, name in (("sae", "k"), ("distill", "coverage")):
+            grid = tree["sweep"][name]
+            if grid and name not in getattr(self, section).model_fields_set:
+                if len(grid) > 1:
+                    raise ConfigError(
+                        f"sweep.{name} is {grid}; one setting is run here: --set {section}.{name}={grid[0]} would say which"
+                    )
+                tree[section][name] = grid[0]
+            tree["sweep"][name] = None
+        tree["sweep"]["seeds"] = [self.seed]
+        return parse_experiment(tree)
 
     def located(self) -> "Experiment":
         """The same with local paths made absolute: workers run in other folders than the command did."""

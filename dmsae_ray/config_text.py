@@ -45,6 +45,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"config file '{path}' cannot be read: {error.strerror or error}") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(f"config file '{path}' is not YAML: {_where(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"config file '{path}' is nested too deeply; sections hold values, one level deep") from None
     if not isinstance(tree, dict):
         found = "nothing" if tree is None else type(tree).__name__
         raise ConfigError(f"config file '{path}' holds {found}; it must be a mapping with 'name' and sections")

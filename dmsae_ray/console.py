@@ -101,7 +101,9 @@ class TrialLines(Callback):
 def cycle_line(trial_id: str, record: dict[str, Any]) -> str:
     """One cycle in one line."""
     metrics = record["metrics"]
-    what = f"cycle {record['cycle']}" if record["arm"] == "distilled" else f"control {record['arm']}"
+    what = {"distilled": f"cycle {record['cycle']}", "baseline": "baseline"}.get(
+        record["arm"], f"control {record['arm']}"
+    )
     parts = [f"core {record['n_core_in']} -> {record['n_core']}"]
     if record["collapsed"]:
         parts.append(f"collapsed: {record['collapsed']}")

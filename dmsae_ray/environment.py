@@ -2,7 +2,11 @@
 
 import logging
 import os
+import shlex
+import shutil
+import sys
 import warnings
+from pathlib import Path
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; `verbose=0` silences the old output only
@@ -25,6 +29,15 @@ NEEDED = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 """What every process of a run needs, on every node."""
+
+
+def shell_command(program: str, *arguments: object) -> str:
+    """A line to be pasted into a shell; a program of this virtual environment is named so that it is found."""
+    beside = Path(sys.executable).with_name(program)
+    if shutil.which(program) is None and beside.is_file():
+        folder = Path.cwd()
+        program = str(beside.relative_to(folder) if beside.is_relative_to(folder) else beside)
+    return shlex.join([program, *map(str, arguments)])
 
 
 def set_environment(verbose: bool) -> None:

@@ -2,6 +2,8 @@
 
 from dmsae_ray.config import Experiment
 from dmsae_ray.console import Screen, TrialLines
+from dmsae_ray.environment import shell_command
+from dmsae_ray.errors import EXIT_FAILED, EXIT_INTERRUPTED, DmsaeError
 from dmsae_ray.sweep.cluster import ray_session
 from dmsae_ray.sweep.controller import SweepResult, check_inputs, run_sweep, state_of
 from dmsae_ray.sweep.folders import create_folders
@@ -11,13 +13,12 @@ from dmsae_ray.tracking.publish import publish
 from dmsae_ray.tracking.report import Report
 from dmsae_ray.tracking.tracker import Status, SweepTracker
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-
 
 def run_and_report(experiment: Experiment, *, address: str | None = None, verbose: bool = False) -> int:
     """Run an experiment, or go on with it, and say what it found; the exit code of the command.
 
-    Nothing is started before the inputs, the output folder, the tracking server and the cluster's size are checked.
+    Ray is started when the inputs, the output folder and the tracking server are checked, workers when the cluster's
+    size is.
     """
     with Screen() as screen:
         _check_model(experiment, screen)
@@ -37,7 +38,7 @@ def run_and_report(experiment: Experiment, *, address: str | None = None, verbos
                     result = run_sweep(
                         experiment,
                         folders,
-                        callbacks=[TrackingCallback(tracker), TrialLines(screen, plan.trainings)],
+                        callbacks=[TrackingCallback(tracker), TrialLines(screen, plan.trainings_unshared)],
                         progress=screen.harvest(),
                         verbose=verbose,
                     )
@@ -45,6 +46,9 @@ def run_and_report(experiment: Experiment, *, address: str | None = None, verbos
                 screen.say(f"all {len(result.finished)} trials are finished: nothing to run")
             report = _report(result, tracker)
             status = "KILLED" if result.unfinished else "FAILED" if result.errors else "FINISHED"
+        except DmsaeError:
+            status = "FAILED"
+            raise
         finally:
             tracker.close(status)
         return _say(screen, tracker, result, report)
@@ -82,6 +86,7 @@ def _say(screen: Screen, tracker: SweepTracker, result: SweepResult, report: Rep
     for trial_id, reason in result.errors.items():
         screen.say(f"error: trial {trial_id}: {reason}")
     if result.unfinished:
-        screen.say(f"{len(result.unfinished)} trials are unfinished; go on with: dmsae resume {result.folders.sweep}")
+        command = shell_command("dmsae", "resume", result.folders.sweep)
+        screen.say(f"{len(result.unfinished)} trials are unfinished; go on with: {command}")
         return EXIT_INTERRUPTED
     return EXIT_FAILED if result.errors else 0

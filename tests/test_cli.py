@@ -24,8 +24,9 @@ Refuse = Callable[..., str]
 
 
 @pytest.fixture
-def refuse(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Refuse:
-    """Run a command that must be refused before Ray starts; its error line."""
+def refuse(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Refuse:
+    """Run a command, in the test's folder, that must be refused before Ray starts; its error line."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
     def started(*_: object, **__: object) -> None:
@@ -57,6 +58,10 @@ def refuse(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -
         ("recipe.lrr=1", ["recipe.lrr", "lr"]),
         ("recipe.lr=fast", ["recipe.lr", "fast"]),
         ("resources.cpus_per_worker=0", ["resources.cpus_per_worker", "0"]),
+        ("sweep.seeds=[18446744073709551616]", ["sweep.seeds", "18446744073709551616"]),
+        ("corpus.context=4096", ["corpus.context", "4096", "tiny", "64"]),
+        ("output=", ["output"]),
+        ("corpus={source: text, path: nowhere, context: 64}", ["corpus.path", "nowhere"]),
     ],
 )
 def test_a_bad_setting_is_refused(override: str, said: list[str], tmp_path: Path, refuse: Refuse) -> None:
@@ -77,6 +82,21 @@ def test_an_initial_sae_of_another_width(tmp_path: Path, refuse: Refuse) -> None
     assert "distill.initial_sae" in line and "32" in line and "64" in line
 
 
+@pytest.mark.parametrize("content", ["5", "null", "[", '{"trainer": 3}', '{"n_core": -1}'])
+def test_an_initial_sae_that_is_none(content: str, tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "sae").mkdir()
+    (tmp_path / "sae" / "config.json").write_text(content)
+    line = refuse("sweep", write_config(tmp_path), "--set", "distill.initial_sae=sae")
+    assert line.startswith("distill.initial_sae is ") and "config.json" in line
+
+
+def test_an_initial_sae_with_fewer_groups_than_the_pool(tmp_path: Path, refuse: Refuse) -> None:
+    save_sae(MatryoshkaSAE(64, 64, [64], 4), tmp_path / "sae")
+    settings = ("--set", "distill.initial_sae=sae", "--set", "distill.pool_groups=2")
+    line = refuse("sweep", write_config(tmp_path), *settings)
+    assert "distill.pool_groups is 2" in line and "1 groups" in line
+
+
 def test_a_core_that_is_missing_or_of_another_width(tmp_path: Path, refuse: Refuse) -> None:
     config = write_config(tmp_path)
     assert "transfer.core" in refuse("transfer", config)
@@ -84,6 +104,11 @@ def test_a_core_that_is_missing_or_of_another_width(tmp_path: Path, refuse: Refu
     save_core(Core(torch.ones(2, 32), (LineageId(0, 0), LineageId(0, 1))), tmp_path / "core.safetensors")
     line = refuse("transfer", config, "--core", tmp_path / "core.safetensors")
     assert "32" in line and "64" in line
+    for rows in (0, 300):
+        lineage = tuple(LineageId(0, i) for i in range(rows))
+        save_core(Core(torch.ones(rows, 64), lineage), tmp_path / "core.safetensors")
+        line = refuse("transfer", config, "--core", tmp_path / "core.safetensors")
+        assert "transfer.core" in line and f"{rows} rows" in line and "1 to 248" in line
     (tmp_path / "core.safetensors").write_bytes(b"\x80\x04not a core")
     assert "core.safetensors" in refuse("transfer", config, "--core", tmp_path / "core.safetensors")
 

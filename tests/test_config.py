@@ -150,10 +150,23 @@ def test_text_that_looks_like_an_exponent_stays_text(tmp_path: Path) -> None:
 
 
 def test_a_single_setting_keeps_everything_but_the_grid() -> None:
-    experiment = parse_experiment({"name": "test", "seed": 5, "sweep": {"k": [1, 2], "coverage": [0.1], "seeds": [7]}})
+    tree: dict[str, Any] = {"name": "test", "seed": 5, "sae": {"k": 3}, "sweep": {"k": [1, 2], "seeds": [7]}}
+    experiment = parse_experiment(tree)
     single = experiment.single()
-    assert (single.ks, single.coverages, single.sweep.seeds) == ((80,), (0.9,), (5,))
+    assert (single.ks, single.coverages, single.sweep.seeds) == ((3,), (0.9,), (5,))
     assert single.model_dump(exclude={"sweep"}) == experiment.model_dump(exclude={"sweep"})
+
+
+def test_a_single_setting_is_one_that_was_given() -> None:
+    """Not a default that nobody chose, and one that is checked as any other."""
+    tree: dict[str, Any] = {"name": "test", "sweep": {"k": [4], "coverage": [0.1]}}
+    single = parse_experiment(tree).single()
+    assert (single.ks, single.coverages) == ((4,), (0.1,))
+    with pytest.raises(ConfigError, match=r"^sweep\.k is \[4, 8\]; one setting is run here"):
+        parse_experiment({"name": "test", "sweep": {"k": [4, 8]}}).single()
+    small = {"name": "test", "sae": {"k": 80, "n_latents": 64, "group_sizes": [64]}, "sweep": {"k": [4]}}
+    with pytest.raises(ConfigError, match=r"^sae\.k is 80; it must be below sae\.n_latents = 64"):
+        parse_experiment(small).single()
 
 
 # --- what is refused ---
@@ -175,8 +188,11 @@ REFUSED = {
     "k 0": ({"sae": {"k": 0}}, "sae.k is 0; it must be a whole number of at least 1"),
     "k fraction": ({"sae": {"k": 2.5}}, "sae.k is 2.5; it must be a whole number of at least 1"),
     "k true": ({"sae": {"k": True}}, "sae.k is true; it must be a whole number of at least 1"),
-    "seeds no list": ({"sweep": {"seeds": 3}}, "sweep.seeds is 3; it must be a list of whole numbers of at least 0"),
-    "seed": ({"sweep": {"seeds": [-1]}}, "sweep.seeds.0 is -1; it must be a whole number of at least 0"),
+    "seeds no list": (
+        {"sweep": {"seeds": 3}},
+        "sweep.seeds is 3; it must be a list of whole numbers from 0 to 4294967295",
+    ),
+    "seed": ({"sweep": {"seeds": [-1]}}, "sweep.seeds.0 is -1; it must be a whole number from 0 to 4294967295"),
     "choice": ({"model": {"dtype": "int8"}}, 'model.dtype is "int8"; it must be one of float32, bfloat16, float16'),
     "control": (
         {"distill": {"controls": ["x"]}},

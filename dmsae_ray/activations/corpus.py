@@ -63,6 +63,16 @@ def documents(corpus: Corpus, units: list[dict[str, Any]], first: int = 0, skip:
     return rows.map_batches(read, batch_size=1, batch_format="pyarrow", concurrency=readers, num_cpus=0.5)
 
 
+def check_corpus(corpus: Corpus) -> None:
+    """See that there is something at `corpus.path`; a Hub dataset is not asked for, since that takes a network.
+
+    Raises:
+        DataError: there is nothing.
+    """
+    if corpus.source != "huggingface":
+        list_units(corpus)
+
+
 def list_units(corpus: Corpus) -> list[dict[str, Any]]:
     """What can be read independently, in order: groups of files, or shards of a Hub dataset."""
     if corpus.source == "stdlib":

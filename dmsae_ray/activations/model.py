@@ -4,6 +4,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from dmsae_ray.config import LanguageModel
+from dmsae_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from dmsae_ray.lm import Tap
@@ -32,12 +33,15 @@ def open_tokenizer(name: str, revision: str | None) -> Any:
     return load_tokenizer(name, revision)
 
 
-def check_model(model: LanguageModel) -> int:
+def check_model(model: LanguageModel, context: int) -> int:
     """Width of the model's residual stream, from its configuration only.
 
     Raises:
-        ConfigError: unknown model, or a layer that it does not have.
+        ConfigError: unknown model, a layer that it does not have, or a `context` longer than it can read.
     """
     from dmsae_ray.lm import describe_model
 
-    return describe_model(model.name, model.layer, revision=model.revision).d_model
+    info = describe_model(model.name, model.layer, revision=model.revision)
+    if info.max_context is not None and context > info.max_context:
+        raise ConfigError(f"corpus.context is {context}; model.name '{model.name}' reads at most {info.max_context}")
+    return info.d_model

@@ -55,7 +55,7 @@ def write_tokens(
     if done is not None:
         place.delete(DRAFT)
         return done
-    d_model = check_model(experiment.model)
+    d_model = check_model(experiment.model, experiment.corpus.context)
     corpus = experiment.corpus
     contexts = {
         "eval": _contexts(corpus.eval_tokens, corpus),

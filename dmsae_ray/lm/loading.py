@@ -32,6 +32,8 @@ class ModelInfo:
     n_layers: int
     vocab_size: int
     architecture: str
+    max_context: int | None
+    """Tokens that its positions are made for, where the configuration says so."""
 
 
 def load_tap(
@@ -46,7 +48,8 @@ def load_tap(
 ) -> Tap:
     """Load a language model and tap the residual stream after block `layer`.
 
-    A Hub token is read from the environment only (`HF_TOKEN`); `HF_HUB_OFFLINE=1` uses what is in the Hub's cache.
+    The Hub's own rules give a token: `HF_TOKEN`, or what `hf auth login` left on this machine. `HF_HUB_OFFLINE=1` uses
+    what is in the Hub's cache.
     Code from the Hub is never run.
 
     Args:
@@ -84,7 +87,7 @@ def describe_model(model: str, layer: int | None = None, *, revision: str | None
     """
     if model == "tiny":  # its training, where it is not made yet, can wait
         recipe = TinyRecipe()
-        info = ModelInfo(recipe.hidden, recipe.layers, recipe.vocab_size, "gemma2")
+        info = ModelInfo(recipe.hidden, recipe.layers, recipe.vocab_size, "gemma2", recipe.context)
     else:
         info = _info(_config(model, revision))
     if layer is not None:
@@ -99,7 +102,7 @@ def load_tokenizer(model: str, revision: str | None = None) -> Any:
         ConfigError: unknown model, or one without a tokenizer.
     """
     with _one_line(model, "tokenizer"), quiet():
-        tokenizer = AutoTokenizer.from_pretrained(_place(model), revision=revision, token=_token())
+        tokenizer = AutoTokenizer.from_pretrained(_place(model), revision=revision)
         # Where there are no files, transformers makes a tokenizer of the right class that knows special tokens only.
         if len(tokenizer) < 32:
             raise ValueError(f"it has {len(tokenizer)} tokens; tokenizer.json is missing")
@@ -108,7 +111,7 @@ def load_tokenizer(model: str, revision: str | None = None) -> Any:
 
 def _config(model: str, revision: str | None) -> PretrainedConfig:
     with _one_line(model, "configuration"), quiet():
-        config: PretrainedConfig = AutoConfig.from_pretrained(_place(model), revision=revision, token=_token())
+        config: PretrainedConfig = AutoConfig.from_pretrained(_place(model), revision=revision)
     return config
 
 
@@ -121,7 +124,6 @@ def _weights(
             _place(model),
             config=config,
             revision=revision,
-            token=_token(),
             dtype=dtype,
             attn_implementation=attention,
             output_loading_info=True,
@@ -140,7 +142,8 @@ def _without_head(model: Any) -> Any:
 
 def _info(config: PretrainedConfig) -> ModelInfo:
     text: Any = config.get_text_config()
-    return ModelInfo(int(text.hidden_size), int(text.num_hidden_layers), int(text.vocab_size), config.model_type)
+    sizes = int(text.hidden_size), int(text.num_hidden_layers), int(text.vocab_size)
+    return ModelInfo(*sizes, config.model_type, getattr(text, "max_position_embeddings", None))
 
 
 def _check_layer(model: str, layer: int, n_layers: int) -> None:
@@ -181,11 +184,6 @@ def _place(model: str) -> str:
     if model.startswith((".", "~", os.sep)) or model.count("/") > 1 or not model:
         raise ConfigError(f"model.name '{model}': there is no such folder; {_ALLOWED}")
     return model
-
-
-def _token() -> str | bool:
-    """The Hub token of the environment; False: none, not even one that a login left on disk."""
-    return os.environ.get("HF_TOKEN") or False
 
 
 @contextmanager

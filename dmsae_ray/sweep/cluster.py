@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,8 +32,11 @@ def ray_session(address: str | None, *, log: Path, verbose: bool = False) -> Ite
     import ray
 
     level = logging.INFO if verbose else logging.ERROR
+    on_terminate = signal.getsignal(signal.SIGTERM)
     with contextlib.nullcontext() if verbose else _native_errors_to(log):
         _init(address, level, verbose)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_terminate)  # Ray's own ends the process at once
         _quiet_loggers(verbose)
         try:
             yield

@@ -12,6 +12,7 @@ import ray.tune
 from ray.train.torch import TorchTrainer
 
 from dmsae_ray.activations import prepare, store_key
+from dmsae_ray.activations.corpus import check_corpus
 from dmsae_ray.activations.model import check_model
 from dmsae_ray.activations.progress import Progress
 from dmsae_ray.config import Experiment
@@ -48,8 +49,9 @@ def check_inputs(experiment: Experiment) -> None:
     Raises:
         ConfigError, DataError: one line that names the field, its value and what is allowed.
     """
-    d_model = check_model(experiment.model)
+    d_model = check_model(experiment.model, experiment.corpus.context)
     initial_sae(experiment, d_model)
+    check_corpus(experiment.corpus)
     transfer = experiment.transfer
     if transfer is not None and set(transfer.arms) != {"baseline"}:
         if transfer.core is None:
@@ -57,7 +59,17 @@ def check_inputs(experiment: Experiment) -> None:
                 f"transfer.core is missing; arms {list(transfer.arms)} need a core file: --core CORE, "
                 "or transfer.arms=[baseline]"
             )
-        load_core(transfer.core, d_model)
+        try:
+            rows = len(load_core(transfer.core, d_model))
+        except DmsaeError as error:
+            raise type(error)(f"transfer.core is '{transfer.core}'; {error}") from None
+        most = experiment.sae.n_latents - max(len(experiment.sae.groups), *experiment.ks)
+        if not 1 <= rows <= most:
+            raise ConfigError(
+                f"transfer.core is '{transfer.core}', of {rows} rows; beside sae.n_latents = "
+                f"{experiment.sae.n_latents}, {len(experiment.sae.groups)} groups and k = {max(experiment.ks)} "
+                f"it must have 1 to {most}"
+            )
 
 
 def run_sweep(

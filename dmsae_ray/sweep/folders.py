@@ -141,7 +141,13 @@ def experiment_of(sweep_folder: str | Path) -> Experiment:
             f"'{sweep_folder}' is no sweep folder (it has no {CONFIG_FILE}); give one of <output>/sweeps/<name>-<hash>"
         )
     experiment = load_experiment(config)
-    if Folder(experiment.output).local is None:
-        return experiment
-    # The folder may have been moved, or been named relative to another working directory.
-    return experiment.model_copy(update={"output": str(config.parent.parent.parent)})
+    if Folder(experiment.output).local is not None:
+        # `output` may have been moved as a whole.
+        experiment = experiment.model_copy(update={"output": str(config.parent.parent.parent)})
+    expected = folders_of(experiment).sweep
+    if expected.resolve() != config.parent.resolve():
+        raise ConfigError(
+            f"'{sweep_folder}' is not where its {CONFIG_FILE} belongs, which is '{expected}' as seen from here: the "
+            "file was changed, the folder was renamed, or (output on an object store) this is another working directory"
+        )
+    return experiment

@@ -50,21 +50,41 @@ def model_size(name: str, revision: str | None = None) -> ModelSize:
             )
         return KNOWN[name]
     config = config.get("text_config", config)
-    try:
-        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-        return ModelSize(
-            hidden=hidden,
-            layers=int(config["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
-            mlp=int(config["intermediate_size"]),
-            vocab=int(config["vocab_size"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
+    sizes = {size: _first(config, names) for size, names in _NAMES.items()}
+    missing = [size for size, value in sizes.items() if value is None and size not in ("kv_heads", "head_dim", "mlp")]
+    if missing:
         raise ConfigError(
-            f"model.name is '{name}'; its config.json gives no usable {error}: a decoder-only transformer is needed"
-        ) from None
+            f"model.name is '{name}'; its config.json gives no usable {' or '.join(_NAMES[missing[0]])}: "
+            "a decoder-only transformer is needed"
+        )
+    hidden, heads = sizes["hidden"] or 0, sizes["heads"] or 1
+    return ModelSize(
+        hidden=hidden,
+        layers=sizes["layers"] or 0,
+        heads=heads,
+        kv_heads=sizes["kv_heads"] or heads,
+        head_dim=sizes["head_dim"] or hidden // heads,
+        mlp=sizes["mlp"] or 4 * hidden,
+        vocab=sizes["vocab"] or 0,
+    )
+
+
+# The names that transformers' configurations have for the same size.
+_NAMES = {
+    "hidden": ("hidden_size", "n_embd", "d_model"),
+    "layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "heads": ("num_attention_heads", "n_head", "num_heads"),
+    "kv_heads": ("num_key_value_heads",),
+    "head_dim": ("head_dim",),
+    "mlp": ("intermediate_size", "n_inner", "ffn_dim"),
+    "vocab": ("vocab_size",),
+}
+
+
+def _first(config: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    """The first of `names` that holds a positive whole number."""
+    values = (config.get(name) for name in names)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
 def _config(name: str, revision: str | None) -> dict[str, Any] | None:

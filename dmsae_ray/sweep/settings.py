@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dmsae_ray.config import Experiment
 from dmsae_ray.distill.settings import CycleSettings
-from dmsae_ray.errors import ConfigError
+from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.sae import MatryoshkaSAE, Recipe, load_dictionary_learning, load_sae
 from dmsae_ray.sweep.grid import TrialSpec
 
@@ -60,13 +60,23 @@ def initial_sae(experiment: Experiment, d_model: int) -> MatryoshkaSAE | None:
             f"distill.initial_sae is '{place}'; it must be the folder of a trained SAE, with a config.json"
         )
     try:
-        peer = "trainer" in json.loads(config.read_text())
-    except ValueError:
-        raise ConfigError(f"distill.initial_sae is '{place}'; its config.json is not JSON") from None
-    sae = load_dictionary_learning(folder) if peer else load_sae(folder)
+        tree = json.loads(config.read_text())
+    except (OSError, ValueError):
+        tree = None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"distill.initial_sae is '{place}'; its config.json is not a readable JSON object")
+    try:
+        sae = load_dictionary_learning(folder) if "trainer" in tree else load_sae(folder)
+    except DmsaeError as error:
+        raise type(error)(f"distill.initial_sae is '{place}'; {error}") from None
     if sae.d_model != d_model:
         raise ConfigError(
             f"distill.initial_sae is '{place}', of width {sae.d_model}; "
             f"the residual stream of model.name '{experiment.model.name}' has width {d_model}"
+        )
+    if experiment.distill.pool_groups > len(sae.group_sizes):
+        raise ConfigError(
+            f"distill.pool_groups is {experiment.distill.pool_groups}; "
+            f"distill.initial_sae '{place}' has {len(sae.group_sizes)} groups"
         )
     return sae

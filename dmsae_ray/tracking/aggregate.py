@@ -10,7 +10,8 @@ import torch
 from dmsae_ray.distill.consistency import pw_mcc
 from dmsae_ray.distill.core import load_core
 from dmsae_ray.distill.records import CycleRecord
-from dmsae_ray.tracking.results import CORE_FILE, Setting, TrialResult
+from dmsae_ray.sweep.folders import CORE_FILE
+from dmsae_ray.tracking.results import Setting, TrialResult
 from dmsae_ray.tracking.statistics import Estimate, estimate
 
 METRICS = ("l0", "l0_core", "l0_non_core", "fvu", "explained_variance", "loss_recovered", "dead_fraction")
@@ -38,7 +39,8 @@ class Aggregate:
 
     core_sizes       |C_0|..|C_L|
     carryovers       by cycle, from the first that has a core before it
-    carryover        in the last cycle, in which the controls are trained too
+    carryover        in the last cycle, in which the controls are trained too; this, chance, controls, margins,
+                     core_share and metrics are of the seeds that did not collapse before it
     chance           |C_L| / |pool|: the carryover of a core drawn by lot
     controls         carryover of the norm-matched control cores
     margins          carryover less the control's, seed by seed
@@ -70,6 +72,7 @@ def aggregate(setting: Setting, results: Sequence[TrialResult]) -> Aggregate:
     """Bring the replicas `results` of `setting` together."""
     controls = sorted({name for r in results for name in r.controls})
     sizes = zip_longest(*(r.core_sizes for r in results))
+    whole = [r for r in results if r.collapse is None]
     with_core = [[c for c in r.records if c.carryover is not None] for r in results]
     carryovers = zip_longest(*([c.carryover for c in records] for records in with_core))
     trained = [[c for c in (*r.records, *r.controls.values()) if c.seconds > 0] for r in results]
@@ -78,16 +81,16 @@ def aggregate(setting: Setting, results: Sequence[TrialResult]) -> Aggregate:
         seeds=tuple(r.seed for r in results),
         core_sizes=tuple(estimate(at_cycle) for at_cycle in sizes),
         carryovers=tuple(estimate(at_cycle) for at_cycle in carryovers),
-        carryover=estimate(r.last.carryover for r in results),
-        chance=estimate(r.last.chance for r in results),
-        controls={name: estimate(_carryover(r.controls.get(name)) for r in results) for name in controls},
-        margins={name: estimate(_margin(r, name) for r in results) for name in controls},
+        carryover=estimate(r.last.carryover for r in whole),
+        chance=estimate(r.last.chance for r in whole),
+        controls={name: estimate(_carryover(r.controls.get(name)) for r in whole) for name in controls},
+        margins={name: estimate(_margin(r, name) for r in whole) for name in controls},
         distilled_size=estimate(r.distilled_size for r in results),
-        core_share=estimate(r.last.core_share for r in results),
-        metrics={name: estimate(r.metric(name) for r in results) for name in METRICS},
+        core_share=estimate(r.last.core_share for r in whole),
+        metrics={name: estimate(r.metric(name) for r in whole) for name in METRICS},
         control_metrics={
             name: {
-                metric: estimate(r.controls[name].metrics.get(metric) for r in results if name in r.controls)
+                metric: estimate(r.controls[name].metrics.get(metric) for r in whole if name in r.controls)
                 for metric in METRICS
             }
             for name in controls

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dmsae_ray.config import Experiment
 from dmsae_ray.credentials import redacted
+from dmsae_ray.environment import shell_command
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.sweep.folders import folders_of
 
@@ -62,9 +63,9 @@ class Destination:
     @property
     def ui_command(self) -> str:
         """The command that shows the records in a browser, or the server's address."""
-        if self.uri.startswith("http"):
+        if self.sqlite_file is None:
             return self.shown
-        return f"mlflow ui --backend-store-uri {self.shown}"
+        return shell_command("mlflow", "ui", "--backend-store-uri", self.shown)
 
 
 def destination_of(experiment: Experiment) -> Destination:

@@ -9,9 +9,7 @@ from typing import Any
 
 from dmsae_ray.distill.records import CycleRecord
 from dmsae_ray.errors import DataError
-
-SUMMARY_FILE = "summary.json"
-CORE_FILE = "core.safetensors"
+from dmsae_ray.sweep.folders import SUMMARY_FILE
 
 
 @dataclass(frozen=True)
@@ -152,8 +150,3 @@ def settings_of(results: list[TrialResult]) -> dict[Setting, list[TrialResult]]:
     for result in results:
         found.setdefault(result.setting, []).append(result)
     return found
-
-
-def is_cycles(result: TrialResult) -> bool:
-    """Did this trial run the cycles (and not a transfer)?"""
-    return result.setting.arm is None

@@ -1,5 +1,6 @@
 """What cannot be loaded says so in one line; what is loaded is the model that was asked for."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from torch import Tensor
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.lm import describe_model, load_tap
 from dmsae_ray.lm.loading import ModelInfo
+from dmsae_ray.lm.tiny import tiny_model
 
 from .models import LAYERS, VOCAB, save_random_model
 
@@ -105,12 +107,13 @@ def test_unknown_dtype_and_attention(random_models: dict[str, Path]) -> None:
 def test_description_needs_no_weights(tmp_path: Path) -> None:
     folder = save_random_model("gemma2", tmp_path / "gemma2", tokenizer=False)
     (folder / "model.safetensors").unlink()
-    assert describe_model(str(folder), 2) == ModelInfo(32, LAYERS, VOCAB, "gemma2")
+    assert describe_model(str(folder), 2) == ModelInfo(32, LAYERS, VOCAB, "gemma2", 128)
 
 
 def test_description_of_the_tiny_model_is_that_of_its_checkpoint() -> None:
     tap = load_tap("tiny", 1, "cpu")
-    assert describe_model("tiny", 3) == ModelInfo(tap.d_model, tap.n_layers, tap.vocab_size, "gemma2")
+    assert describe_model("tiny", 3) == ModelInfo(tap.d_model, tap.n_layers, tap.vocab_size, "gemma2", 64)
+    assert json.loads((tiny_model() / "config.json").read_text())["max_position_embeddings"] == 64
 
 
 def test_ids_of_special_tokens() -> None:

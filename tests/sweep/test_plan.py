@@ -203,6 +203,13 @@ def test_sizes_come_from_a_local_config_where_there_is_one(tmp_path: Path) -> No
         '"intermediate_size": 8, "vocab_size": 10}}'
     )
     assert model_size(str(tmp_path)) == ModelSize(4, 3, 2, 2, 2, 8, 10)
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "gpt2", "n_embd": 4, "n_layer": 3, "n_head": 2, "n_inner": null, "vocab_size": 10}'
+    )
+    assert model_size(str(tmp_path)) == ModelSize(4, 3, 2, 2, 2, 16, 10)
+    (tmp_path / "config.json").write_text('{"n_embd": 4, "n_head": 2, "vocab_size": 10}')
+    with pytest.raises(ConfigError, match=r"^model\.name is .* no usable num_hidden_layers or n_layer or num_layers"):
+        model_size(str(tmp_path))
 
 
 def test_the_embedded_model_has_the_sizes_in_the_table() -> None:
