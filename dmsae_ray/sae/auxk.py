@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dmsae_ray.sae.gradients import row_blocks
 from dmsae_ray.sae.product import product
 from dmsae_ray.sae.ranks import RankGroup
 
@@ -42,21 +43,28 @@ def auxk(
     latents [a] candidates, dead [a] which of them are dead; weights = (W_enc [m, d], b_enc [m], W_dec [m, d]);
     low: see `product`.
     Each row keeps its k_aux largest activations of dead latents; b_dec is not added. Where the residual has no
-    variance but rounding (a batch of one, or of equal rows) the loss is 0.
+    variance but rounding (a batch of one, or of equal rows), or no candidate is dead, the loss is 0.
     """
-    W_enc, b_enc, W_dec = weights
-    decoder = W_dec[latents]
-    acts = torch.relu_(product(centred, W_enc[latents], low) + b_enc[latents])
-    acts = torch.where(dead, acts, 0)
-    if k_aux < len(latents):
-        top = acts.topk(k_aux, sorted=False)
-        acts = torch.zeros_like(acts).scatter_(1, top.indices, top.values)
+    W_enc, b_enc, W_dec = (weight[latents] for weight in weights)
     mean = ranks.sum(residual.sum(0)) / n_tokens
     variance = ranks.sum((residual - mean).square().sum()) / n_tokens
-    error = residual - acts @ decoder
     rounding = mean.square().sum() * torch.finfo(mean.dtype).eps ** 2
-    scale = torch.where(variance > rounding, 1 / (variance * n_tokens), 0)
-    loss = torch.nan_to_num(error.square().sum() * scale)
-    push = error * (-2 * scale)
-    d_acts = torch.where(acts > 0, push @ decoder.T, 0)
-    return AuxK(loss, latents, d_acts.T @ centred, d_acts.sum(0), acts.T @ push)
+    scale = torch.where((variance > rounding) & dead.any(), 1 / (variance * n_tokens), 0)
+    found = AuxK(
+        scale.new_zeros(()), latents, torch.zeros_like(W_enc), torch.zeros_like(b_enc), torch.zeros_like(W_dec)
+    )
+    for start, stop in row_blocks(len(centred), len(latents), centred.device):
+        rows = centred[start:stop]
+        acts = product(rows, W_enc.T, low).add_(b_enc).relu_().masked_fill_(~dead, 0)
+        if k_aux < len(latents):
+            top = acts.topk(k_aux, sorted=False)
+            acts = torch.zeros_like(acts).scatter_(1, top.indices, top.values)
+        error = residual[start:stop] - product(acts, W_dec, low)
+        found.loss.add_(error.square().sum() * scale)
+        push = error.mul_(-2 * scale)
+        d_acts = product(push, W_dec.T, low).masked_fill_(acts <= 0, 0)
+        found.W_enc.add_(product(d_acts.T, rows, low))
+        found.b_enc.add_(d_acts.sum(0))
+        found.W_dec.add_(product(acts.T, push, low))
+    found.loss.nan_to_num_()
+    return found

@@ -19,6 +19,7 @@ class SilenceCounter:
         self.tokens = torch.zeros(n_latents, dtype=torch.int64, device=device)
         """[m] tokens since it last fired."""
         self._dead_after = dead_after
+        self._lags = device.type != "cpu"
         self._largest = 0
         self._steps = 0
         self._bounds: dict[int, tuple[int, Tensor, Any]] = {}
@@ -28,7 +29,7 @@ class SilenceCounter:
         self.tokens.add_(n_tokens).masked_fill_(fired, 0)
         self._steps += 1
         self._largest = max(self._largest, n_tokens)
-        if self.tokens.is_cuda:
+        if self._lags:
             self._look_ahead()
 
     def count(self) -> Tensor:
@@ -38,7 +39,7 @@ class SilenceCounter:
     def dead(self) -> tuple[Tensor, Tensor] | None:
         """(latents [a], dead [a] bool): candidates, ascending or dead first, and which are dead; None without any."""
         is_dead = self.tokens >= self._dead_after
-        if not is_dead.is_cuda:
+        if not self._lags:
             latents = is_dead.nonzero().view(-1)
             return (latents, is_dead[latents]) if len(latents) else None
         bound = self._bound(is_dead)
@@ -47,17 +48,26 @@ class SilenceCounter:
         latents = torch.sort(is_dead.to(torch.int8), descending=True, stable=True).indices[:bound]
         return latents, is_dead[latents]
 
-    def load(self, tokens: Tensor) -> None:
-        """Goes on from saved counts [m]."""
-        self.tokens.copy_(tokens)
-        self._bounds.clear()
+    def state_dict(self) -> dict[str, Any]:
+        """Counts (live) and bounds: the bound decides the shape of AuxK's products, and so their rounding."""
+        bounds = [[step, largest, self._read(bound, event)] for step, (largest, bound, event) in self._bounds.items()]
+        return {"tokens": self.tokens, "steps": self._steps, "largest": self._largest, "bounds": bounds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.tokens.copy_(state["tokens"])
+        self._steps, self._largest = int(state["steps"]), int(state["largest"])
+        self._bounds = {step: (largest, torch.tensor(bound), None) for step, largest, bound in state["bounds"]}
 
     def _look_ahead(self) -> None:
         horizon = self._largest * _LAG
-        bound = torch.empty((), dtype=torch.int64, pin_memory=True)
-        bound.copy_((self.tokens + horizon >= self._dead_after).sum(), non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record()
+        bound = (self.tokens + horizon >= self._dead_after).sum()
+        event = None
+        if bound.is_cuda:
+            pinned = torch.empty((), dtype=torch.int64, pin_memory=True)
+            bound = pinned.copy_(bound, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
         self._bounds[self._steps] = (self._largest, bound, event)
         self._bounds.pop(self._steps - _LAG - 1, None)
 
@@ -65,5 +75,10 @@ class SilenceCounter:
         known = self._bounds.get(self._steps - _LAG)
         if known is None or known[0] < self._largest:
             return int(is_dead.sum())
-        known[2].synchronize()
-        return int(known[1])
+        return self._read(known[1], known[2])
+
+    @staticmethod
+    def _read(bound: Tensor, event: Any) -> int:
+        if event is not None:
+            event.synchronize()
+        return int(bound)

@@ -37,15 +37,18 @@ class Gradients:
 def trainable(sae: MatryoshkaSAE) -> dict[str, Tensor]:
     """What an optimiser may touch: W_enc without the frozen rows 0..c-1, and the rest whole. Views, not copies."""
     return {
-        "W_enc": sae.W_enc.data[sae.n_core :],
-        "W_dec": sae.W_dec.data,
-        "b_enc": sae.b_enc.data,
-        "b_dec": sae.b_dec.data,
+        "W_enc": sae.W_enc.detach()[sae.n_core :],
+        "W_dec": sae.W_dec.detach(),
+        "b_enc": sae.b_enc.detach(),
+        "b_dec": sae.b_dec.detach(),
     }
 
 
 def row_blocks(rows: int, width: int, device: torch.device) -> list[tuple[int, int]]:
-    """Stretches of rows of a [rows, width] matrix that are passed over at a time: cache-sized on the CPU."""
-    elements = 1 << 20 if device.type == "cpu" else 1 << 27
+    """Stretches of rows of a [rows, width] matrix that are passed over at a time: cache-sized on the CPU.
+
+    On CUDA few enough numbers that temporary ones beside them, 134 MB each, hardly count.
+    """
+    elements = 1 << 20 if device.type == "cpu" else 1 << 25
     size = max(1, elements // max(1, width))
     return [(start, min(start + size, rows)) for start in range(0, rows, size)]

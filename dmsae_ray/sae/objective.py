@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from dmsae_ray.sae.auxk import AuxK, auxk
+from dmsae_ray.sae.by_matrix import ByMatrix, matrix_is_faster
+from dmsae_ray.sae.by_triples import ByTriples
 from dmsae_ray.sae.dead import SilenceCounter
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
-from dmsae_ray.sae.gradients import Gradients, row_blocks
-from dmsae_ray.sae.kept import Kept, decode_bags, paired_dots, weighted_bags
+from dmsae_ray.sae.gradients import Gradients
+from dmsae_ray.sae.kept import Kept
 from dmsae_ray.sae.product import product
 from dmsae_ray.sae.ranks import RankGroup
 from dmsae_ray.sae.selection import BatchTopK
@@ -37,7 +39,7 @@ class Objective:
     """Computes a batch's loss and writes its gradients; `silence` is brought up to date in between, as AuxK needs it.
 
     prefix_weights [j]: what the loss of each prefix is multiplied by; k_aux: dead latents a token in AuxK;
-    low: dtype of the products with the encoder on CUDA (see `product`).
+    low: dtype that factors of large products are rounded to (see `product`).
     """
 
     def __init__(
@@ -61,20 +63,26 @@ class Objective:
 
     def __call__(self, x: Tensor, n_tokens: int, gradients: Gradients) -> BatchLoss:
         """x [b, d] is this rank's part of a batch of n_tokens; gradients get this rank's share."""
-        sae, b, groups = self._sae, len(x), len(self._prefix_weights)
+        sae = self._sae
         centred = x - sae.b_dec
-        dense = torch.relu_(product(centred, sae.W_enc[: sae.n_dense], self._low) + sae.b_enc[: sae.n_dense])
+        dense = product(centred, sae.W_enc[: sae.n_dense].T, self._low).add_(sae.b_enc[: sae.n_dense]).relu_()
         kept = self._select.select(centred, sae.W_enc, sae.b_enc, sae.n_dense, n_tokens * sae.topk_budget)
-        bags = self._group_of[kept.latents] * b + kept.rows
-        parts = decode_bags(kept.values, kept.latents, bags, groups * b, sae.W_dec).view(groups, b, sae.d_model)
+        code = self._code(kept, len(x))
+        parts = code.decode()
         if sae.n_dense:
             parts[0].addmm_(dense, sae.W_dec[: sae.n_dense])
         squared = _residuals(centred, parts)
         counts = self._count(dense, kept, n_tokens)
         aux = self._auxk(parts[-1], centred, n_tokens)
         _push_back(parts, [2 * weight / n_tokens for weight in self._prefix_weights])
-        self._write(gradients, centred, dense, kept, bags, parts, aux)
+        code.write(gradients, centred, parts)
+        self._write_rest(gradients, dense, parts[0], aux)
         return self._summary(squared, counts, aux, kept, n_tokens)
+
+    def _code(self, kept: Kept, b: int) -> ByTriples | ByMatrix:
+        if matrix_is_faster(len(kept.values), b, self._sae.n_topk, kept.values.device, self._low):
+            return ByMatrix(self._sae, kept, b, self._low)
+        return ByTriples(self._sae, kept, b, self._group_of, len(self._prefix_weights))
 
     def _count(self, dense: Tensor, kept: Kept, n_tokens: int) -> Tensor:
         """[2]: this rank's active core and other latents; brings `silence` up to date."""
@@ -95,34 +103,17 @@ class Objective:
         weights = (self._sae.W_enc, self._sae.b_enc, self._sae.W_dec)
         return auxk(residual, centred, dead, latents, self._k_aux, n_tokens, weights, self._ranks, self._low)
 
-    def _write(
-        self,
-        gradients: Gradients,
-        centred: Tensor,
-        dense: Tensor,
-        kept: Kept,
-        bags: Tensor,
-        pushes: Tensor,
-        aux: AuxK | None,
-    ) -> None:
-        """pushes [j, b, d]: derivative of the loss by what group j adds to the reconstruction."""
+    def _write_rest(self, gradients: Gradients, dense: Tensor, push: Tensor, aux: AuxK | None) -> None:
+        """Adds what is not in the code: dense core, AuxK, b_dec. push [b, d]: derivative by the first group's part."""
         sae = self._sae
-        flat = pushes.view(-1, sae.d_model)
-        d_values = paired_dots(sae.W_dec, kept.latents, flat, bags)
-        d_values = torch.where(kept.values > 0, d_values, 0)
-        offsets = kept.latent_offsets(sae.n_latents)
-        _by_latent(gradients.W_dec, 0, flat, bags, kept.values, offsets)
-        _by_latent(gradients.W_enc, sae.n_core, centred, kept.rows, d_values, offsets)
-        one = torch.zeros_like(kept.rows)
-        gradients.b_enc.copy_(weighted_bags(d_values.new_ones(1, 1), one, offsets[:-1], d_values).view(-1))
         if sae.n_dense:
-            d_dense = torch.where(dense > 0, pushes[0] @ sae.W_dec[: sae.n_dense].T, 0)
-            torch.mm(dense.T, pushes[0], out=gradients.W_dec[: sae.n_dense])
+            d_dense = torch.where(dense > 0, push @ sae.W_dec[: sae.n_dense].T, 0)
+            torch.mm(dense.T, push, out=gradients.W_dec[: sae.n_dense])
             torch.sum(d_dense, 0, out=gradients.b_enc[: sae.n_dense])
         if aux is not None:
             self._add_aux(gradients, aux)
         # b_dec reaches every prefix directly, and every pre-activation through x - b_dec.
-        torch.sum(pushes[0], 0, out=gradients.b_dec)
+        torch.sum(push, 0, out=gradients.b_dec)
         gradients.b_dec.sub_(gradients.b_enc @ sae.W_enc)
 
     def _add_aux(self, gradients: Gradients, aux: AuxK) -> None:
@@ -132,8 +123,8 @@ class Objective:
         # Frozen rows have no gradient: theirs are turned into zeros for a row that has one.
         frozen = aux.latents < n_core
         rows = (aux.latents - n_core).clamp(min=0)
-        trained = torch.where(frozen[:, None], 0, aux.W_enc)
-        gradients.W_enc.index_add_(0, rows, trained, alpha=self._alpha)
+        aux.W_enc.masked_fill_(frozen[:, None], 0)
+        gradients.W_enc.index_add_(0, rows, aux.W_enc, alpha=self._alpha)
 
     def _summary(self, squared: Tensor, counts: Tensor, aux: AuxK | None, kept: Kept, n_tokens: int) -> BatchLoss:
         own_aux = squared.new_zeros(1) if aux is None else aux.loss.reshape(1)
@@ -160,15 +151,3 @@ def _push_back(residuals: Tensor, scales: list[float]) -> None:
     residuals[-1].mul_(-scales[-1])
     for j in range(len(scales) - 2, -1, -1):
         torch.add(residuals[j + 1], residuals[j], alpha=-scales[j], out=residuals[j])
-
-
-def _by_latent(out: Tensor, first: int, table: Tensor, index: Tensor, weights: Tensor, offsets: Tensor) -> None:
-    """out[i - first] = sum of weight * table[index] over the triples of latent i >= first; out [m - first, d]."""
-    if out.is_cuda:
-        # Asking where a block's triples lie would wait for the device; rows before `first` are computed and left out.
-        out.copy_(weighted_bags(table, index, offsets[:-1], weights)[first:])
-        return
-    for start, stop in row_blocks(len(out), out.shape[1], out.device):
-        edges = offsets[first + start : first + stop + 1]
-        low, high = int(edges[0]), int(edges[-1])
-        out[start:stop] = weighted_bags(table, index[low:high], edges[:-1] - low, weights[low:high])

@@ -30,7 +30,7 @@ class DecoderAdam:
 
         Where the norm is not finite, parameters and moments stay as they are: a NaN would never leave them again.
         """
-        W_dec = self._sae.W_dec.data
+        W_dec = self._sae.W_dec.detach()
         squares = [project_out(gradients.W_dec[a:b], W_dec[a:b]) for a, b in self._blocks(W_dec)]
         others = (gradients.W_enc, gradients.b_enc, gradients.b_dec)
         squares += [torch.linalg.vector_norm(g).square() for g in others]

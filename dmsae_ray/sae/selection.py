@@ -10,6 +10,8 @@ from dmsae_ray.sae.ranks import RankGroup
 
 _BLOCK_ELEMENTS = 1 << 21
 """Pre-activations computed at a time on the CPU: few enough to be filtered while they are in the cache."""
+_CUDA_BLOCK_ELEMENTS = 1 << 26
+"""Pre-activations that exist at a time on CUDA: 268 MB, where all of B = 8192, m = 65,536 would be 2.1 GB."""
 _HINT_MARGIN = 0.9
 """Candidates are pre-activations above this share of the last cutoff."""
 _STRIPES = 8
@@ -20,11 +22,12 @@ class BatchTopK:
     """Selects the B * budget largest positive pre-activations of a batch of B tokens that may lie on several ranks.
 
     Where values tie at the cutoff, lower rows go first, then lower latents; rows of earlier ranks are lower.
-    It remembers the last cutoff: on the CPU a scan keeps only candidates near it and the [b, m] matrix never exists.
-    The memory changes how long a selection takes and nothing else. On CUDA the matrix exists, a fixed number of triples
-    is taken from it, and nothing waits for the device.
+    The [b, m] matrix of pre-activations never exists. On the CPU the last cutoff is remembered, and a scan keeps only
+    candidates near it; the memory changes how long a selection takes and nothing else. On CUDA the largest of each
+    block are merged, which takes a fixed number of triples, so that nothing waits for the device. Among ties at the
+    cutoff the device chooses there, and with several ranks each has as many triples as are kept in all, most of them 0.
 
-    low: dtype that the product with the encoder is computed in on CUDA, if it is not the weights' own.
+    low: dtype that the factors of the product with the encoder are rounded to, if not their own.
     """
 
     def __init__(self, ranks: RankGroup, device: torch.device, low: torch.dtype | None = None) -> None:
@@ -43,15 +46,16 @@ class BatchTopK:
         if self._scans:
             rows, latents, values = self._scan_until_enough(centred, W, bias, n_keep)
         else:
-            rows, latents, values = _largest(product(centred, W, self._low) + bias, n_keep)
-        cutoff, ties = kth_largest(values, n_keep, self._ranks)
-        keep = self._above_or_first_ties(rows * len(bias) + latents, values, cutoff, ties)
-        if self._scans:
-            self._hint = float(cutoff)
-            if not bool(keep.all()):
+            rows, latents, values = _largest(centred, W, bias, n_keep, self._low)
+        if self._scans or self._ranks.size > 1:
+            cutoff, ties = kth_largest(values, n_keep, self._ranks)
+            keep = self._above_or_first_ties(rows * len(bias) + latents, values, cutoff, ties)
+            if not self._scans:
+                values = torch.where(keep, values, 0)
+            elif not bool(keep.all()):
                 rows, latents, values = rows[keep], latents[keep], values[keep]
-        else:
-            values = torch.where(keep, values, 0)
+            if self._scans:
+                self._hint = float(cutoff)
         infinity = values.new_full((1,), torch.inf)
         smallest = torch.cat([torch.where(values > 0, values, torch.inf), infinity]).amin()
         smallest = torch.nan_to_num(self._ranks.minimum(smallest), posinf=0.0)
@@ -134,12 +138,22 @@ def _above(u: Tensor, floor: float) -> Tensor:
     return stripe * stripes.shape[1] + column[candidate]
 
 
-def _largest(u: Tensor, n_keep: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(rows, latents, values) of the n_keep largest of u [b, n], by latent, then row; 0 for what is not positive."""
-    b, n_latents = u.shape
-    flat = torch.relu_(u).flatten()
-    values, place = flat.topk(min(n_keep, len(flat)), sorted=False)
-    rows = torch.div(place, n_latents, rounding_mode="floor")
-    latents = place - rows * n_latents
-    order = torch.argsort(latents * b + rows)
-    return rows[order], latents[order], values[order]
+def _largest(
+    centred: Tensor, W: Tensor, bias: Tensor, n_keep: int, low: torch.dtype | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(rows, latents, values) of the n_keep largest pre-activations by latent, then row; 0 for what is not positive."""
+    b, n_latents = len(centred), len(bias)
+    size = max(1, _CUDA_BLOCK_ELEMENTS // max(1, b))
+    values, place = centred.new_empty(0), torch.empty(0, dtype=torch.int64, device=centred.device)
+    for start in range(0, n_latents if b else 0, size):
+        stop = min(start + size, n_latents)
+        u = product(W[start:stop], centred.T, low).add_(bias[start:stop, None]).view(-1)
+        top = u.topk(min(n_keep, len(u)), sorted=False)
+        values, place = torch.cat([values, top.values]), torch.cat([place, top.indices + start * b])
+        if len(values) > n_keep:
+            top = values.topk(n_keep, sorted=False)
+            values, place = top.values, place[top.indices]
+    order = torch.argsort(place)
+    place = place[order]
+    latents = torch.div(place, max(1, b), rounding_mode="floor")
+    return place - latents * b, latents, values[order].relu_()

@@ -26,8 +26,8 @@ class SAETrainer:
 
     process_group: its ranks hold the same dictionary and pass different rows; selection, statistics and gradients are
         over all their rows, and all end with the same weights.
-    compute_dtype: dtype that the factors of the encoder's products are rounded to on CUDA; their sums and everything
-        else are float32. The CPU computes in the dictionary's own dtype.
+    compute_dtype: dtype that the factors of large products are rounded to on CUDA; their sums and everything else are
+        float32. The CPU computes in the dictionary's own dtype.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class SAETrainer:
             prefix_weights=recipe.prefix_weights(len(sae.group_sizes)),
             auxk_alpha=recipe.auxk_alpha,
             k_aux=sae.d_model // 2 if recipe.k_aux is None else recipe.k_aux,
-            low=None if compute_dtype == torch.float32 else compute_dtype,
+            low=None if compute_dtype == torch.float32 or self._device.type == "cpu" else compute_dtype,
         )
         self._gradients = Gradients(sae)
         self._adam = DecoderAdam(sae, recipe)
@@ -81,7 +81,7 @@ class SAETrainer:
             raise ConfigError("x: no rows on any rank; a batch needs at least 1")
         if step == 0:
             median = geometric_median(x, self._ranks)
-            sae.b_dec.data.copy_(torch.where(torch.isfinite(median).all(), median, 0))
+            sae.b_dec.copy_(torch.where(torch.isfinite(median).all(), median, 0))
         loss = self._objective(x, n_tokens, self._gradients)
         if step > self.recipe.threshold_start_step:
             self._update_threshold(loss.smallest, torch.isfinite(loss.total))
@@ -105,7 +105,7 @@ class SAETrainer:
         return {
             "sae": self.sae.state_dict(),
             "adam": self._adam.state_dict(),
-            "tokens_since_fired": self._silence.tokens,
+            "silence": self._silence.state_dict(),
         }
 
     @torch.no_grad()
@@ -114,7 +114,7 @@ class SAETrainer:
         try:
             self.sae.load_state_dict(state["sae"])
             self._adam.load_state_dict(state["adam"])
-            self._silence.load(state["tokens_since_fired"])
+            self._silence.load_state_dict(state["silence"])
         except (KeyError, TypeError, RuntimeError) as error:
             first = " ".join(str(error).split())
             raise DataError(f"trainer state: does not fit this dictionary ({first})") from error

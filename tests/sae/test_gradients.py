@@ -24,7 +24,7 @@ def hand_gradients(
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """(gradients by name, loss, counters after the batch)."""
     silence = SilenceCounter(sae.n_latents, how.dead_after_tokens, x.device)
-    silence.load(silent)
+    silence.tokens.copy_(silent)
     weights = how.prefix_weights(len(sae.group_sizes))
     k_aux = how.k_aux or sae.d_model // 2
     objective = Objective(sae, silence, RankGroup(None), prefix_weights=weights, auxk_alpha=how.auxk_alpha, k_aux=k_aux)

@@ -45,19 +45,6 @@ def test_fifty_steps_follow_the_dense_reference(variant: str) -> None:
     assert torch.allclose(sae.encode(x), reference.encode(x).detach(), atol=1e-4)
 
 
-@pytest.mark.parametrize("variant", ["empty core", "dense core", "sparse core"])
-def test_the_path_of_fixed_size_that_cuda_takes_gives_the_same(variant: str) -> None:
-    """On the CPU here: selection by topk with zeros for padding instead of scanning."""
-    scanned, fixed = (SAETrainer(make_sae(**VARIANTS[variant]), recipe()) for _ in range(2))
-    fixed._objective._select._scans = False
-    for step in range(30):
-        x = features(48, 12, step) - (50.0 if step == 20 else 0.0)  # in step 20 less than B * k fire
-        a, b = scanned.step(x).floats(), fixed.step(x).floats()
-        assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
-    for name, tensor in scanned.sae.state_dict().items():
-        assert torch.allclose(tensor, fixed.sae.state_dict()[name], atol=1e-5), name
-
-
 def test_group_weights_and_few_auxiliary_latents() -> None:
     sae, how = make_sae(n_core=5), recipe(group_weights=(0.7, 0.1, 0.4), k_aux=2, auxk_alpha=0.5, dead_after_tokens=40)
     reference, trainer = reference_of(sae, how), SAETrainer(sae, how)
