@@ -19,6 +19,7 @@ import torch
 from ray.data.context import AutoscalingConfig
 from torch import Tensor
 
+from dmsae_ray.activations.attempts import begin, start_attempts
 from dmsae_ray.activations.files import Folder, checksum, sweep_temporaries
 from dmsae_ray.activations.model import open_tap
 from dmsae_ray.activations.order import stored_order
@@ -32,6 +33,8 @@ from dmsae_ray.config import Activations, Experiment, LanguageModel, Resources
 from dmsae_ray.errors import DataError
 
 if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
     from dmsae_ray.lm import Tap
 
 GROWING = AutoscalingConfig(actor_pool_util_upscaling_threshold=1.0)
@@ -141,6 +144,8 @@ class Job:
     model: LanguageModel
     activations: Activations
     batch_tokens: int
+    attempts: "ActorHandle[Any] | None" = None
+    """`attempts.Attempts` of this harvest."""
 
 
 class ShardWriter:
@@ -167,6 +172,7 @@ class ShardWriter:
         mask = loss_mask(tokens, self.job.layout.bos is not None)
         # One shard at a time on the model; another thread of the actor packs and writes the shard before meanwhile.
         with self._lock:
+            begin(self.job.attempts, shard_name(split, shard))
             computed = compute_shard(
                 self._model(split == "attribution"),
                 torch.from_numpy(tokens.tokens.astype(np.int64)),
@@ -258,16 +264,17 @@ def harvest(
         DataError: disk too small, non-finite activations, or an actor's error in one line.
         ConfigError: the model cannot be loaded, or the output not written.
     """
-    job = Job(folder, layout, experiment.model, experiment.activations, experiment.resources.model_batch_tokens)
     # The split that needs the whole model comes first, so that an actor changes models once.
     wanted = sorted(layout.stored_shards(experiment.activations), key=lambda item: item[0] != "attribution")
     done = read_commits(folder, layout)
     total = sum(layout.shard_tokens(*item) for item in wanted)
     meter = Meter("activations", total, progress, done=sum(done[item].tokens for item in wanted if item in done))
+    batch = experiment.resources.model_batch_tokens
     for _ in range(_ROUNDS):
         missing = [item for item in wanted if item not in done]
         if not missing:
             return done
+        job = Job(folder, layout, experiment.model, experiment.activations, batch, start_attempts())
         check_space(folder, layout, experiment.activations, missing)
         with quiet_context(preserve_order=False, autoscaling_config=GROWING), first_error("harvest"):
             for row in computed_by_actors(ShardWriter, job, experiment.resources, missing).iter_rows():

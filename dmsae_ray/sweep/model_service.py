@@ -4,12 +4,33 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
 from dmsae_ray.activations.model import open_tap
 from dmsae_ray.activations.store import open_store
 from dmsae_ray.config import Experiment, parse_experiment
+from dmsae_ray.errors import DataError
 from dmsae_ray.evaluation.loss_recovered import loss_recovered
 from dmsae_ray.sae import MatryoshkaSAE
+
+RETRIES = 5
+"""Times that a question is asked again when the actor dies of it."""
+
+
+def answer(question: "ray.ObjectRef[dict[str, float]]") -> dict[str, float]:
+    """Wait for the answer to a question.
+
+    Raises:
+        DataError: the service died each time it was asked.
+    """
+    try:
+        return ray.get(question)
+    except RayActorError:
+        raise DataError(
+            f"the language model's actor died {RETRIES + 1} times while it measured the loss recovered (killed, out of "
+            "memory, or a GPU error; Ray's log says which): lower resources.model_batch_tokens, or give it more memory "
+            "or a whole GPU (resources.cpus/gpus_per_model_actor)"
+        ) from None
 
 
 class LanguageModelService:
@@ -49,12 +70,15 @@ class LanguageModelService:
 
 
 def start_model_service(experiment: Experiment, stores: str, key: str) -> ActorHandle[Any]:
-    """Start the service on the store `key`; a lost one (a spot node) is started again by Ray and asked again."""
+    """Start the service on the store `key`; a lost one (a spot node) is started again by Ray and asked again.
+
+    Read what it says with `answer`.
+    """
     actor: Any = ray.remote(LanguageModelService).options(
         num_cpus=experiment.resources.cpus_per_model_actor,
         num_gpus=experiment.resources.gpus_per_model_actor,
         max_restarts=-1,
-        max_task_retries=-1,
+        max_task_retries=RETRIES,
     )
     handle: ActorHandle[Any] = actor.remote(experiment.model_dump(mode="json"), stores, key)
     return handle

@@ -32,6 +32,7 @@ from dmsae_ray.sweep.checkpoint import load_checkpoint, save_checkpoint
 from dmsae_ray.sweep.cycles import SharedCycleStore
 from dmsae_ray.sweep.folders import CORE_FILE, SUMMARY_FILE, Folders, folders_of
 from dmsae_ray.sweep.grid import TrialSpec
+from dmsae_ray.sweep.model_service import answer
 from dmsae_ray.sweep.settings import cycle_settings, initial_sae
 
 REPORTS_PER_CYCLE = 5
@@ -167,7 +168,7 @@ def _evaluation(source: StoreSource, model: ActorHandle[Any]) -> Callable[[Matry
     def measure(sae: MatryoshkaSAE) -> dict[str, float]:
         loss: Any = model.loss_recovered.remote(ray.put(copy.deepcopy(sae).cpu()))
         metrics = evaluate(sae, source.evaluation())
-        return {**metrics.floats(), **ray.get(loss)}
+        return {**metrics.floats(), **answer(loss)}
 
     return measure
 
