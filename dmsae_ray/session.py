@@ -5,7 +5,7 @@ from dmsae_ray.console import Screen, TrialLines
 from dmsae_ray.environment import shell_command
 from dmsae_ray.errors import EXIT_FAILED, EXIT_INTERRUPTED, DmsaeError
 from dmsae_ray.sweep.cluster import ray_session
-from dmsae_ray.sweep.controller import SweepResult, check_inputs, run_sweep, state_of
+from dmsae_ray.sweep.controller import SweepResult, check_inputs, inputs_of, run_sweep, state_of
 from dmsae_ray.sweep.folders import create_folders
 from dmsae_ray.sweep.plan import plan_experiment
 from dmsae_ray.tracking.callback import TrackingCallback, log_finished
@@ -23,6 +23,7 @@ def run_and_report(experiment: Experiment, *, address: str | None = None, verbos
     with Screen() as screen:
         _check_model(experiment, screen)
         folders = create_folders(experiment)
+        folders.keep_to(inputs_of(experiment))
         plan = plan_experiment(experiment)
         tracker = SweepTracker.of(experiment, folders.sweep)
         tracker.start(plan.params())

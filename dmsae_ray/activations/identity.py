@@ -50,7 +50,7 @@ def model_content(name: str) -> str | None:
     chosen = [
         p for p in files if p.suffix == suffix or p.name in _MODEL_FILES or p.name.endswith((".model", ".index.json"))
     ]
-    return _digest([path.name, _file_hash(path)] for path in chosen)
+    return _digest([path.name, file_hash(path)] for path in chosen)
 
 
 def corpus_content(corpus: Corpus) -> str | None:
@@ -108,7 +108,7 @@ def _content_hash(path: str, sampled: int | None) -> str:
         return digest.hexdigest()
 
 
-def _file_hash(path: Path) -> str:
+def file_hash(path: Path) -> str:
     """SHA-256 of a file, from the cache if path, size and time are those of an earlier call."""
     from dmsae_ray.lm.tiny import default_cache
 

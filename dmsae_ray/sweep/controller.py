@@ -1,9 +1,12 @@
 """The controller of a sweep: activations first, then every trial of the grid that is not finished yet."""
 
+import hashlib
+import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -13,6 +16,7 @@ from ray.train.torch import TorchTrainer
 
 from dmsae_ray.activations import prepare, store_key
 from dmsae_ray.activations.corpus import check_corpus
+from dmsae_ray.activations.identity import file_hash
 from dmsae_ray.activations.model import check_model
 from dmsae_ray.activations.progress import Progress
 from dmsae_ray.config import Experiment
@@ -72,6 +76,18 @@ def check_inputs(experiment: Experiment) -> None:
             )
 
 
+def inputs_of(experiment: Experiment) -> dict[str, str]:
+    """What an experiment reads beside its config, by setting, as hashes."""
+    inputs = {"model and corpus (and, for text that Python carries, its version)": store_key(experiment)}
+    if experiment.transfer is not None and experiment.transfer.core is not None:
+        inputs["transfer.core"] = file_hash(Path(experiment.transfer.core))
+    if experiment.distill.initial_sae is not None:
+        files = sorted(path for path in Path(experiment.distill.initial_sae).iterdir() if path.is_file())
+        hashes = json.dumps([[path.name, file_hash(path)] for path in files])
+        inputs["distill.initial_sae"] = hashlib.sha256(hashes.encode()).hexdigest()
+    return inputs
+
+
 def run_sweep(
     experiment: Experiment,
     folders: Folders,
@@ -84,7 +100,7 @@ def run_sweep(
 
     Raises:
         ConfigError: the cluster at its largest cannot hold the harvest or one trial; or the sweep was begun with
-            another model or text.
+            another model, text, core or initial SAE.
 
     The same call after an interruption goes on where it stopped: shards and cycles are found by what determines
     them, trials by their summaries, and a cycle in the middle by Ray Train's last checkpoint.
@@ -92,7 +108,7 @@ def run_sweep(
     plan, cluster = plan_experiment(experiment), cluster_of_ray()
     check_fits(plan, cluster)
     key = store_key(experiment)
-    folders.keep_to(key)
+    folders.keep_to(inputs_of(experiment))
     prepare(experiment, folders.stores, progress=progress)
     todo = [spec for spec in expand(experiment) if folders.fetch(spec.trial_id) is None]
     errors = _tune(experiment, folders, key, todo, trials_at_once(plan, cluster), callbacks, verbose) if todo else {}

@@ -16,7 +16,7 @@ from dmsae_ray.errors import ConfigError
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
 CORE_FILE = "core.safetensors"
-STORE_FILE = "store.json"
+INPUTS_FILE = "inputs.json"
 HOME = "dmsae-runs"
 
 
@@ -62,22 +62,23 @@ class Folders:
         """What one trial found, on the controller's machine: summary.json and its distilled core."""
         return self.sweep / "trials" / trial_id
 
-    def keep_to(self, store: str) -> None:
-        """Note the key of the activations that the sweep's trials read; all of them must read the same.
+    def keep_to(self, inputs: dict[str, str]) -> None:
+        """Note what the sweep was begun with, as hashes by setting; its config alone names files that may change.
 
         Raises:
-            ConfigError: the sweep was begun with those of another store: what the config names has changed since.
+            ConfigError: it was begun with something else under the same name.
         """
         shared = self.output / "sweeps" / self.name
-        content = shared.read(STORE_FILE)
+        content = shared.read(INPUTS_FILE)
         if content is None:
-            shared.write(STORE_FILE, [json.dumps({"store": store}).encode()])
+            shared.write(INPUTS_FILE, [json.dumps(inputs, indent=1).encode()])
             return
-        begun = json.loads(content)["store"]
-        if begun != store:
+        begun = json.loads(content)
+        changed = [name for name, found in inputs.items() if begun.get(name) != found]
+        if changed:
             raise ConfigError(
-                f"name is '{self.name.rpartition('-')[0]}'; this sweep was begun with the activations {begun}, and its "
-                f"config stands for {store} now: the model, the text or Python's version has changed; give another name"
+                f"name is '{self.name.rpartition('-')[0]}'; since this sweep was begun, what its config calls "
+                f"{' and '.join(changed)} has changed: give another name to begin anew"
             )
 
     def publish(self, trial_id: str, files: dict[str, bytes]) -> None:

@@ -199,7 +199,8 @@ def test_two_workers_share_a_training(finished_sweep: Path, tmp_path: Path) -> N
 
 
 def test_transfer_trains_around_a_core_with_its_controls(finished_sweep: Path, tmp_path: Path) -> None:
-    core = sweep_folder(finished_sweep) / "trials" / TRIALS[1] / "core.safetensors"
+    core = tmp_path / "core.safetensors"
+    shutil.copy(sweep_folder(finished_sweep) / "trials" / TRIALS[1] / "core.safetensors", core)
     config = finished_sweep / "experiment.yaml"
     done = dmsae("transfer", config, "--core", core, "--set", "name=moved", "--set", "sweep.coverage=null")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -219,3 +220,7 @@ def test_transfer_trains_around_a_core_with_its_controls(finished_sweep: Path, t
     assert trials["k8-dense-baseline-seed0"]["cached"]
     sparse = trials["k8-sparse-distilled-seed0"]["metrics"]
     assert sparse["l0"] < trials["k8-dense-distilled-seed0"]["metrics"]["l0"]
+    # Another core under the same name does not get the first one's results.
+    shutil.copy(sweep_folder(finished_sweep) / "trials" / TRIALS[0] / "core.safetensors", core)
+    done = dmsae("transfer", config, "--core", core, "--set", "name=moved", "--set", "sweep.coverage=null")
+    assert done.returncode == 2 and "transfer.core has changed" in done.stderr, done.stdout + done.stderr
