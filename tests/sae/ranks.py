@@ -38,8 +38,12 @@ def shares(rows: int, size: int) -> list[int]:
 
 
 def train(rank: int | None, size: int, options: dict[str, Any], rows: int, group: Any = None) -> dict[str, Any]:
-    """20 steps; rank None is one process on whole batches."""
+    """20 steps; rank None is one process on whole batches. Option as_on_cuda: ranks select as they do on CUDA."""
+    options = dict(options)
+    as_on_cuda = options.pop("as_on_cuda", False) and rank is not None
     trainer = SAETrainer(make_sae(**options), recipe(), process_group=group)
+    if as_on_cuda:
+        trainer._objective._select._scans, trainer._silence._lags = False, True
     stats = []
     for step in range(20):
         x = features(rows, 12, step)

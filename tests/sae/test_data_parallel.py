@@ -12,6 +12,8 @@ CASES: list[tuple[dict[str, Any], int]] = [
     ({"n_core": 7}, 45),
     ({"n_core": 7, "core_sparsity": "sparse"}, 50),
     ({"n_core": 7, "k": 1}, 3),
+    ({"n_core": 7, "as_on_cuda": True}, 45),
+    ({"k": 30}, 33),
 ]
 
 
