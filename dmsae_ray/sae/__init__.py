@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dmsae_ray.sae.dictionary import MatryoshkaSAE
     from dmsae_ray.sae.dictionary_learning import export_dictionary_learning, load_dictionary_learning
-    from dmsae_ray.sae.files import load_sae, save_sae
+    from dmsae_ray.sae.files import about_sae, load_sae, save_sae
     from dmsae_ray.sae.health import TROUBLES, Diagnosis, HealthMonitor, Trouble
     from dmsae_ray.sae.recipe import Recipe
     from dmsae_ray.sae.saelens import export_saelens
@@ -21,6 +21,7 @@ _WHERE = {
     "SAETrainer": "trainer",
     "StepStats": "stats",
     "Trouble": "health",
+    "about_sae": "files",
     "export_dictionary_learning": "dictionary_learning",
     "export_saelens": "saelens",
     "load_dictionary_learning": "dictionary_learning",
@@ -37,6 +38,7 @@ __all__ = [
     "SAETrainer",
     "StepStats",
     "Trouble",
+    "about_sae",
     "export_dictionary_learning",
     "export_saelens",
     "load_dictionary_learning",

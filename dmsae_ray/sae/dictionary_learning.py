@@ -1,4 +1,7 @@
-"""Files of dictionary_learning, which SAEBench reads too: ae.pt and config.json (RECIPE section 2, 3a)."""
+"""Files of dictionary_learning, which SAEBench reads too: ae.pt and config.json (RECIPE section 2, 3a).
+
+What their layouts cannot say of a core stands in config.json under "dmsae_ray", which other readers pass by.
+"""
 
 import json
 import os
@@ -19,36 +22,64 @@ _LINEAR_KEYS = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.wei
 """The package's other spelling of the weights, as linear layers: both matrices are transposed against the first."""
 _TRAINERS = ("MatryoshkaBatchTopKTrainer", "MatroyshkaBatchTopKTrainer")
 """Both spellings that published files have; the second is of January 2025."""
+_JUMP_RELU = "JumpReluTrainer"
+_OURS = "dmsae_ray"
 
 
 def load_dictionary_learning(folder: str | os.PathLike[str]) -> MatryoshkaSAE:
     """The Matryoshka BatchTopK dictionary of ae.pt + config.json; it takes raw activations.
 
-    The file is mapped, unpickled with weights_only, and its tensors become the weights: only W_enc, which it holds
+    Also a JumpReLU file that `export_dictionary_learning` wrote for a dense core; another's JumpReLU has no groups. The
+    file is mapped, unpickled with weights_only, and its tensors become the weights: only W_enc, which it holds
     transposed, is copied. DataError for a file that is missing, truncated or of another kind.
     """
-    path = Path(folder)
-    trainer = read_json(path / "config.json").get("trainer")
+    path, weights = Path(folder) / "config.json", Path(folder) / "ae.pt"
+    config = read_json(path)
+    trainer, ours = config.get("trainer"), config.get(_OURS)
     name = trainer.get("trainer_class") if isinstance(trainer, dict) else None
-    if name not in _TRAINERS:
-        raise DataError(f"{path / 'config.json'}: trainer_class is {name!r}, must be {_TRAINERS[0]!r}")
-    state = _one_spelling(_read_state(path / "ae.pt"), trainer, path / "ae.pt")
-    with naming(path / "ae.pt"):
-        groups = [int(size) for size in state["group_sizes"].tolist()]
-        d_model, n_latents = state["W_enc"].shape
+    if not isinstance(trainer, dict) or name not in (*_TRAINERS, _JUMP_RELU):
+        raise DataError(f"{path}: trainer_class is {name!r}, must be {_TRAINERS[0]!r}")
+    if name == _JUMP_RELU and not isinstance(ours, dict):
+        raise DataError(f"{path}: trainer_class is {name!r}, which has no groups unless dmsae_ray wrote it")
+    state = _read_state(weights, ours if name == _JUMP_RELU else trainer)
+    with naming(path if isinstance(ours, dict) else weights):
+        said: dict[str, Any] = {"group_sizes": state["group_sizes"].tolist(), "k": state["k"]}
+        if isinstance(ours, dict):
+            said = ours
+        d_model, n_latents, n_core = *state["W_enc"].shape, said.get("n_core", 0)
         # Weights that are replaced at once need no memory and no random numbers.
         with torch.device("meta"):
-            sae = MatryoshkaSAE(int(d_model), int(n_latents), groups, int(state["k"]))
+            sae = MatryoshkaSAE(
+                d_model,
+                n_latents,
+                said["group_sizes"],
+                int(said["k"]),
+                core=torch.empty(n_core, d_model) if n_core else None,
+                core_sparsity=said.get("core_sparsity", "dense"),
+            )
+        sae.seed = int(trainer.get("seed") or 0)
+    adopt(sae, _weights(sae, state, jump_relu=name == _JUMP_RELU), weights)
+    return sae
+
+
+def _weights(sae: MatryoshkaSAE, state: dict[str, Tensor], *, jump_relu: bool) -> dict[str, Tensor]:
+    """The state by our names and orientation. Shapes are checked by `adopt`."""
     tensors = {
         "W_enc": state["W_enc"].float().T.contiguous(),
         "W_dec": state["W_dec"].float().contiguous(),
         "b_enc": state["b_enc"].float(),
         "b_dec": state["b_dec"].float(),
-        "theta": state["threshold"].float().reshape(()) if state["threshold"].numel() == 1 else state["threshold"],
+        "theta": state["threshold"].float(),
     }
-    adopt(sae, tensors, path / "ae.pt")
-    sae.seed = int(trainer.get("seed") or 0) if isinstance(trainer, dict) else 0
-    return sae
+    fits = all(tensors[n].shape == w.shape for n, w in sae.state_dict().items() if n != "theta")
+    if jump_relu and fits and tensors["theta"].shape == (sae.n_latents,):
+        tensors["b_enc"] = _add_product(tensors["b_enc"], tensors["W_enc"], tensors["b_dec"], 1)
+        tensors["theta"] = tensors["theta"][-1].clone()
+    elif jump_relu:
+        tensors["theta"] = tensors["theta"].reshape(-1)
+    elif tensors["theta"].numel() == 1:
+        tensors["theta"] = tensors["theta"].reshape(())
+    return tensors
 
 
 def export_dictionary_learning(sae: MatryoshkaSAE, folder: str | os.PathLike[str], lm_name: str, layer: int) -> Path:
@@ -75,6 +106,12 @@ def export_dictionary_learning(sae: MatryoshkaSAE, folder: str | os.PathLike[str
             "wandb_name": "dmsae_ray",
         },
         "buffer": {"d_submodule": sae.d_model, "io": "out", "device": "cpu"},
+        _OURS: {
+            "n_core": sae.n_core,
+            "core_sparsity": sae.core_sparsity,
+            "group_sizes": list(sae.group_sizes),
+            "k": sae.k,
+        },
     }
     with replacing(path / "ae.pt") as temporary:
         torch.save(state, temporary)
@@ -107,18 +144,25 @@ def _matryoshka(sae: MatryoshkaSAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _jump_relu(sae: MatryoshkaSAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    bias = sae.b_enc.double() - sae.W_enc.double() @ sae.b_dec.double()
+    W_enc, b_dec = sae.W_enc.detach().cpu(), sae.b_dec.detach().cpu()
     state = {
-        "W_enc": sae.W_enc.detach().cpu().T,
-        "b_enc": bias.float().cpu(),
+        "W_enc": W_enc.T,
+        "b_enc": _add_product(sae.b_enc.detach().cpu(), W_enc, b_dec, -1),
         "W_dec": sae.W_dec.detach().cpu(),
-        "b_dec": sae.b_dec.detach().cpu(),
+        "b_dec": b_dec,
         "threshold": sae.threshold.clamp(min=0).cpu(),
     }
-    return state, {"trainer_class": "JumpReluTrainer", "dict_class": "JumpReluAutoEncoder"}
+    return state, {"trainer_class": _JUMP_RELU, "dict_class": "JumpReluAutoEncoder"}
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _add_product(bias: Tensor, rows: Tensor, vector: Tensor, sign: int) -> Tensor:
+    """bias [m] + sign * rows [m, d] @ vector [d] in float64, without a second matrix of that size."""
+    products = [part.double() @ vector.double() for part in torch.split(rows, 4096)]
+    return (bias.double() + sign * torch.cat(products)).float()
+
+
+def _read_state(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors by the names of `_KEYS`; k and group_sizes may be in the configuration only."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
@@ -127,15 +171,11 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path}: not a whole torch file ({one_line(error)})") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise DataError(f"{path}: not a flat dictionary of tensors (a training backup?)")
-    return state
-
-
-def _one_spelling(state: dict[str, Tensor], trainer: Any, path: Path) -> dict[str, Tensor]:
-    """The state with the names and orientation of `_KEYS`; k and group_sizes may be in the configuration only."""
     state = {_LINEAR_KEYS.get(key, key): value.T if key.endswith(".weight") else value for key, value in state.items()}
-    for name in ("k", "group_sizes"):
-        if name not in state and trainer.get(name) is not None:
-            state[name] = torch.tensor(trainer[name])
+    with naming(path.with_name("config.json")):
+        for name in ("k", "group_sizes"):
+            if name not in state and config.get(name) is not None:
+                state[name] = torch.tensor(config[name])
     if set(state) != _KEYS:
         missing, surplus = sorted(_KEYS - set(state)), sorted(set(state) - _KEYS)
         raise DataError(f"{path}: not a Matryoshka BatchTopK dictionary: misses {missing}, has also {surplus}")

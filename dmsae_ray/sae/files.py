@@ -70,6 +70,14 @@ def load_sae(folder: str | os.PathLike[str]) -> MatryoshkaSAE:
     return sae
 
 
+def about_sae(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The `extra` that `save_sae` wrote; DataError where the file is missing or of another format."""
+    extra = read_json(Path(folder) / CONFIG).get("extra")
+    if not isinstance(extra, dict):
+        raise DataError(f"{Path(folder) / CONFIG}: extra is {extra!r}, must be an object")
+    return extra
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from dmsae_ray.errors import DataError
@@ -116,8 +118,60 @@ def test_dense_core_is_exported_as_jump_relu(tmp_path: Path) -> None:
     assert torch.allclose(z, sae.folded().encode(X), atol=1e-5)
     assert torch.allclose(z @ state["W_dec"] + state["b_dec"], sae.folded()(X), atol=1e-5)
     assert state["threshold"].shape == (64,) and bool((state["threshold"][:6] == 0).all())
-    with pytest.raises(DataError, match="JumpReluTrainer"):
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["dmsae_ray"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match="'JumpReluTrainer', which has no groups unless"):
         load_dictionary_learning(tmp_path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(1, 9),
+    st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    st.integers(0, 6),
+    st.sampled_from(["dense", "sparse"]),
+    st.booleans(),
+    st.sampled_from([-1.0, 0.0, 0.3]),
+    st.sampled_from([1.0, 4.0]),
+    st.integers(0, 2**31),
+)
+def test_an_export_comes_back_with_its_core(
+    tmp_path: Path,
+    d: int,
+    sizes: list[int],
+    n_core: int,
+    sparsity: Any,
+    linear: bool,
+    theta: float,
+    norm: float,
+    seed: int,
+) -> None:
+    """Either layout, in either spelling of its keys: same core rows bit for bit, same latents and reconstruction."""
+    g = torch.Generator().manual_seed(seed)
+    core = torch.randn(n_core, d, generator=g) if n_core else None
+    sae = MatryoshkaSAE(d, sum(sizes) + n_core, sizes, 1, core=core, core_sparsity=sparsity, seed=seed % 97)
+    sae.b_enc.data.normal_(generator=g)
+    sae.b_dec.data.normal_(generator=g)
+    sae.theta.fill_(theta)
+    sae.norm_factor = norm
+    export_dictionary_learning(sae, tmp_path, "model", 3)
+    if linear:
+        state = torch.load(tmp_path / "ae.pt", weights_only=True)
+        state["encoder.weight"], state["encoder.bias"] = state.pop("W_enc").T, state.pop("b_enc")
+        state["decoder.weight"] = state.pop("W_dec").T
+        torch.save(state, tmp_path / "ae.pt")
+    loaded, raw = load_dictionary_learning(tmp_path), sae.folded()
+    assert (loaded.n_core, loaded.core_sparsity, loaded.group_sizes) == (n_core, sparsity, sae.group_sizes)
+    assert (loaded.k, loaded.seed, loaded.norm_factor) == (sae.k, sae.seed, 1.0)
+    for name in ("W_enc", "W_dec", "b_dec"):
+        assert torch.equal(getattr(loaded, name), getattr(raw, name)), name
+    jump_relu = n_core > 0 and sparsity == "dense"
+    assert torch.allclose(loaded.b_enc, raw.b_enc, rtol=0, atol=1e-5 if jump_relu else 0)
+    assert float(loaded.theta) == (max(0.0, float(raw.theta)) if jump_relu else float(raw.theta))
+    x = torch.randn(50, d, generator=g) * norm
+    near = ((x - raw.b_dec) @ raw.W_enc.T + raw.b_enc - raw.threshold).abs() < 1e-4
+    assert torch.allclose(loaded.encode(x).masked_fill(near, 0), raw.encode(x).masked_fill(near, 0), atol=1e-4)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -178,13 +232,13 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("what", DAMAGES)
-@pytest.mark.parametrize("kind", ["own", "dictionary_learning"])
+@pytest.mark.parametrize("kind", ["own", "dictionary_learning", "jump_relu"])
 def test_a_damaged_file_is_a_one_line_error(kind: str, what: str, tmp_path: Path) -> None:
     folder = tmp_path / "sae"
     if kind == "own":
         save_sae(trained(), folder)
     else:
-        export_dictionary_learning(trained(), folder, "model", 1)
+        export_dictionary_learning(trained(n_core=6 if kind == "jump_relu" else 0), folder, "model", 1)
     damage(folder, what)
     with pytest.raises(DataError, match=str(folder)) as error:
         (load_sae if kind == "own" else load_dictionary_learning)(folder)
@@ -209,6 +263,46 @@ def test_a_damaged_file_is_a_one_line_error(kind: str, what: str, tmp_path: Path
 def test_a_peer_file_of_another_shape_is_a_one_line_error(changes: dict[str, Any], named: str, tmp_path: Path) -> None:
     peer_files(tmp_path, make_sae(), "MatryoshkaBatchTopKTrainer", **changes)
     with pytest.raises(DataError, match=named) as error:
+        load_dictionary_learning(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"threshold": torch.zeros(())}, "theta"),
+        ({"threshold": torch.zeros(63)}, "theta"),
+        ({"b_enc": torch.zeros(63)}, "b_enc"),
+        ({"b_dec": torch.zeros(11)}, "b_dec"),
+        ({"W_enc": torch.zeros(12, 63)}, "group_sizes"),
+        ({"W_enc": torch.zeros(64)}, "W_enc"),
+        ({"W_dec": None}, "W_dec"),
+        ({"surplus": torch.zeros(1)}, "surplus"),
+    ],
+    ids=str,
+)
+def test_a_jump_relu_file_of_another_shape_is_a_one_line_error(
+    changes: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    export_dictionary_learning(trained(n_core=6), tmp_path, "model", 1)
+    state = {**torch.load(tmp_path / "ae.pt", weights_only=True), **changes}
+    torch.save({name: value for name, value in state.items() if value is not None}, tmp_path / "ae.pt")
+    with pytest.raises(DataError, match=named) as error:
+        load_dictionary_learning(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"n_core": 7}, {"n_core": "six"}, {"k": None}, {"k": 65}, {"group_sizes": 3}, {"core_sparsity": "half"}],
+    ids=str,
+)
+def test_what_config_says_of_the_core_is_checked(change: dict[str, Any], tmp_path: Path) -> None:
+    export_dictionary_learning(trained(n_core=6), tmp_path, "model", 1)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["dmsae_ray"].update(change)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(DataError, match=str(tmp_path)) as error:
         load_dictionary_learning(tmp_path)
     assert "\n" not in str(error.value)
 
