@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from dmsae_ray import __version__
 from dmsae_ray.config import Experiment, load_experiment
@@ -90,10 +91,24 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("harvest", _harvest, "Make the activations of an experiment, and nothing else.")
     experiment(sub)
     running(sub)
+    sub = command("store", _store, "List, verify or remove stores of activations.")
+    actions = sub.add_subparsers(title="actions", required=True, metavar="ACTION", dest="action")
+    for name, text in (
+        ("ls", "what stores there are, how large and how whole"),
+        ("verify", "compare every shard with its checksum; exit code 2 where a file is damaged"),
+        ("rm", "remove stores; refused while a harvest writes or a sweep reads them"),
+    ):
+        action = actions.add_parser(name, help=text, description=text)
+        if name != "ls":
+            several = "*" if name == "verify" else "+"
+            action.add_argument("keys", metavar="KEY", nargs=several, help="a store's key, or how it begins")
+        if name == "rm":
+            action.add_argument("--yes", action="store_true", help="do not ask")
+        action.add_argument("--output", default="dmsae-runs", help="the `output` of experiments, a folder or s3://...")
     sub = command("plan", _plan, "Say what an experiment would do and cost; nothing is started.")
     experiment(sub)
     sub.add_argument("--cluster", metavar="FILE", help="check that this cluster.yaml, at its largest, can hold it")
-    sub = command("config", _config, "Print an experiment resolved: every setting, defaults included.")
+    sub = command("config", _config, "Print an experiment resolved: every setting, and what it means.")
     experiment(sub)
     sub = command("report", _report, "Make a sweep's table and figures anew.")
     sub.add_argument("folder", metavar="FOLDER", help="<output>/sweeps/<name>-<hash>")
@@ -101,9 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("sae", metavar="SAE", help="folder of an SAE: <output>/cycles/<key>/sae")
     sub.add_argument("folder", metavar="FOLDER", help="folder to write")
     sub.add_argument("--format", choices=("saelens", "dictionary_learning"), default="saelens")
-    sub.add_argument("--model", default="google/gemma-2-2b", help="name of the language model, for the peer's config")
-    sub.add_argument("--layer", type=int, default=12, help="block whose output the SAE reads")
-    sub.add_argument("--context", type=int, default=1024, help="context length it was trained on")
+    sub.add_argument("--model", help="name of the language model; default: as noted with the SAE")
+    sub.add_argument("--layer", type=int, help="block whose output the SAE reads; default: as noted with the SAE")
+    sub.add_argument("--context", type=int, help="context length; default: as noted with the SAE")
     sub = command("ui", _ui, "Open the MLflow UI on a sweep (or on the output folder of several).")
     sub.add_argument("folder", metavar="FOLDER", nargs="?", default="dmsae-runs")
     sub.add_argument("--port", type=int, default=5000)
@@ -179,6 +194,16 @@ def _harvest(args: argparse.Namespace) -> int:
     return 0
 
 
+def _store(args: argparse.Namespace) -> int:
+    from dmsae_ray import stores
+
+    if args.action == "ls":
+        return stores.show(args.output)
+    if args.action == "verify":
+        return stores.verify(args.output, args.keys)
+    return stores.delete(args.output, args.keys, yes=args.yes)
+
+
 def _plan(args: argparse.Namespace) -> int:
     experiment = load_experiment(args.file, args.overrides)
     from dmsae_ray.sweep.plan import check_fits, cluster_of_yaml, plan_experiment
@@ -192,7 +217,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _config(args: argparse.Namespace) -> int:
-    print(load_experiment(args.file, args.overrides).to_yaml(), end="")
+    print(load_experiment(args.file, args.overrides).described(), end="")
     return 0
 
 
@@ -210,14 +235,27 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from dmsae_ray.sae import export_dictionary_learning, export_saelens, load_sae
+    from dmsae_ray.sae import about_sae, export_dictionary_learning, export_saelens, load_sae
 
     sae = load_sae(args.sae)
-    if args.format == "saelens":
-        hook = f"blocks.{args.layer}.hook_resid_post"
-        export_saelens(sae, args.folder, model_name=args.model, hook_name=hook, context_size=args.context)
-    else:
-        export_dictionary_learning(sae, args.folder, lm_name=args.model, layer=args.layer)
+    about = about_sae(args.sae)
+    given: dict[str, Any] = {}
+    for name in ("model", "layer", "context")[: 3 if args.format == "saelens" else 2]:
+        option = getattr(args, name)
+        given[name] = about.get(name) if option is None else option
+        if given[name] is None:
+            raise ConfigError(f"--{name} is missing; nothing is noted with the SAE '{args.sae}'")
+    for name, least in (("layer", 0), ("context", 1)):
+        if given.get(name, least) < least:
+            raise ConfigError(f"--{name} is {given[name]}; it must be at least {least}")
+    try:
+        if args.format == "saelens":
+            hook = f"blocks.{given['layer']}.hook_resid_post"
+            export_saelens(sae, args.folder, model_name=given["model"], hook_name=hook, context_size=given["context"])
+        else:
+            export_dictionary_learning(sae, args.folder, lm_name=given["model"], layer=given["layer"])
+    except OSError as error:
+        raise ConfigError(f"FOLDER is '{args.folder}'; it cannot be written ({error.strerror or error})") from None
     print(f"{args.format} format: {args.folder}")
     return 0
 

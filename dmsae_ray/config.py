@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from dmsae_ray.config_text import allowed, apply_override, one_line, read_yaml
+from dmsae_ray.config_text import allowed, apply_override, described, one_line, read_yaml
 from dmsae_ray.credentials import refuse_secrets
 from dmsae_ray.errors import ConfigError
 
@@ -135,7 +135,9 @@ class Activations(_Section):
     )
     shard_tokens: int = Field(262_144, ge=64, description="tokens of a shard, before filters")
     shuffle_shards: int = Field(16, ge=1, description="rows are shuffled within windows of this many shards")
-    norm_tokens: int = Field(1_000_000, ge=16, description="first training tokens used for the norm factor, float64")
+    norm_tokens: int = Field(
+        1_000_000, ge=16, description="first training tokens, rounded up to shards, behind the norm factor"
+    )
     drop_bos: bool = Field(True, description="leave out BOS positions")
     max_norm_multiple: float | None = Field(
         10.0, gt=1, description="leave out tokens with a norm above this multiple of the median (attention sinks)"
@@ -195,7 +197,9 @@ class Recipe(_Section):
     dead_after_tokens: int = Field(10_000_000, ge=1, description="a latent silent for so many tokens is dead")
     threshold_beta: float = Field(0.999, ge=0, lt=1, description="decay of the running inference threshold")
     threshold_start_step: int = Field(1000, ge=0, description="the threshold is estimated after this step")
-    group_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(None, description="default: uniform")
+    group_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+        None, description="weights of the prefixes' losses; default: 1 / groups each"
+    )
     stop_on: tuple[Trouble, ...] = Field(
         ("not_finite", "no_latent_fires", "all_dead"),
         description="troubles that end a training; others are reported only",
@@ -233,7 +237,7 @@ class Distill(_Section):
     cycles: int = Field(4, ge=1, le=100, description="cycles with a core, after cycle 0")
     coverage: Coverage = Field(0.9, description="share of the attribution that the core must explain (tau, Eq. 7)")
     score: Score = Field("quantile", description="how |gradient x activation| of the tokens becomes one score (Eq. 6)")
-    quantile: float = Field(0.99, ge=0, le=1, description="q of score 'quantile'")
+    quantile: float = Field(0.99, ge=0, le=1, description="q of score 'quantile'; above it, 'trimmed_mean' leaves out")
     pool_groups: int = Field(1, ge=1, description="candidate pool: core and this many Matryoshka groups")
     min_cycles: int | None = Field(
         None, ge=1, description="distilled core: selected in the last so many cycles; default all"
@@ -298,7 +302,7 @@ class Resources(_Section):
     cpus_per_model_actor: float = Field(1, gt=0, description="CPUs of a language-model actor")
     gpus_per_model_actor: float = Field(0, ge=0, description="GPUs of a language-model actor; fractions share a GPU")
     model_batch_tokens: int = Field(4096, ge=8, description="tokens of one forward pass of a model actor")
-    max_failures: int = Field(3, ge=0, description="times a trial is taken up again after a worker was lost")
+    max_failures: int = Field(3, ge=0, description="times a trial is taken up again after a worker failed or was lost")
     checkpoint_every_tokens: int = Field(50_000_000, ge=1, description="training tokens between two checkpoints")
 
     _checks = field_validator("gpus_per_worker", "gpus_per_model_actor")(_whole_above_one)
@@ -433,7 +437,8 @@ class Experiment(_Section):
             if grid and name not in getattr(self, section).model_fields_set:
                 if len(grid) > 1:
                     raise ConfigError(
-                        f"sweep.{name} is {grid}; one setting is run here: --set {section}.{name}={grid[0]} would say which"
+                        f"sweep.{name} is {grid}; one setting is run here: say which, "
+                        f"as in --set {section}.{name}={grid[0]}"
                     )
                 tree[section][name] = grid[0]
             tree["sweep"][name] = None
@@ -453,6 +458,10 @@ class Experiment(_Section):
         if self.transfer and self.transfer.core:
             update["transfer"] = self.transfer.model_copy(update={"core": _located(self.transfer.core)})
         return self.model_copy(update=update)
+
+    def described(self) -> str:
+        """`to_yaml` with what each setting means, as comments."""
+        return described(self)
 
     def to_yaml(self) -> str:
         """The whole tree, defaults included, as a YAML file that loads to an equal experiment."""

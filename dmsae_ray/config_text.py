@@ -87,6 +87,21 @@ def apply_override(tree: dict[str, Any], text: str) -> None:
     node[keys[-1]] = parsed
 
 
+def described(model: BaseModel, indent: str = "") -> str:
+    """A tree of settings as YAML, one a line, each with its description as a comment."""
+    lines = []
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            about = " ".join((value.__doc__ or "").split("\n\n")[0].split())
+            lines += [f"{indent}{name}:  # {about}", described(value, indent + "  ").rstrip("\n")]
+            continue
+        plain = model.model_dump(mode="json", include={name})[name]
+        text = yaml.safe_dump(plain, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
+        lines.append(f"{indent}{name}: {text}" + (f"  # {field.description}" if field.description else ""))
+    return "\n".join(lines) + "\n"
+
+
 def one_line(error: ValidationError, root: type[BaseModel]) -> str:
     """The first thing that is wrong: its place in `root`, its value, and all that is allowed there."""
     problems = error.errors()

@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from dmsae_ray.cli import main
+from dmsae_ray.config import load_experiment, parse_experiment
 from dmsae_ray.distill.core import Core, save_core
 from dmsae_ray.distill.lineage import LineageId
 from dmsae_ray.lm.tiny import tiny_model
@@ -166,6 +167,8 @@ def test_config_prints_a_file_that_loads_to_the_same(tmp_path: Path, capsys: pyt
     assert main(["config", str(path), "--set", "sweep.seeds=[3,4]"]) == 0
     printed = capsys.readouterr().out
     assert yaml.safe_load(printed)["sweep"]["seeds"] == [3, 4]
+    assert "  coverage: 0.9  # share of the attribution that the core must explain (tau, Eq. 7)\n" in printed
+    assert load_experiment(path, ["sweep.seeds=[3,4]"]) == parse_experiment(yaml.safe_load(printed))
     again = tmp_path / "again.yaml"
     again.write_text(printed)
     assert main(["config", str(again)]) == 0
@@ -202,3 +205,21 @@ def test_help_and_mistyped_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["sweeep"])
     assert "sweep" in capsys.readouterr().err
+
+
+def test_export_takes_what_is_noted_with_the_sae(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], refuse: Refuse
+) -> None:
+    sae = MatryoshkaSAE(8, 16, [8, 8], 2)
+    save_sae(sae, tmp_path / "noted", {"model": "ada/model", "layer": 3, "context": 32})
+    assert main(["export", str(tmp_path / "noted"), str(tmp_path / "out")]) == 0
+    written = json.loads((tmp_path / "out" / "cfg.json").read_text())
+    assert written["metadata"]["model_name"] == "ada/model"
+    assert written["metadata"]["hook_name"] == "blocks.3.hook_resid_post"
+    capfd.readouterr()
+    save_sae(sae, tmp_path / "bare")
+    assert "--model is missing" in refuse("export", tmp_path / "bare", tmp_path / "out")
+    assert "--layer is -1" in refuse("export", tmp_path / "noted", tmp_path / "out", "--layer", "-1")
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refuse("export", tmp_path / "noted", tmp_path / "file" / "out")
+    assert "config.json" in refuse("export", tmp_path / "none", tmp_path / "out")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -42,8 +42,9 @@ class DirectoryCycleStore:
     Claims nothing: two trials that want the same key at the same time both train it, and the first to finish is kept.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | os.PathLike[str], about: dict[str, Any] | None = None) -> None:
+        """`about`: what is noted with every SAE, as where its activations come from."""
+        self.root, self.about = Path(root), about
 
     def folder(self, key: str) -> Path:
         """Where the outcome of `key` is, or would be."""
@@ -75,7 +76,7 @@ class DirectoryCycleStore:
         aside = self.root / f".{key[:16]}-{uuid.uuid4().hex}"
         aside.mkdir(parents=True)
         try:
-            save_sae(outcome.sae, aside / "sae")
+            save_sae(outcome.sae, aside / "sae", self.about)
             tensors = {"scores": outcome.scores.contiguous(), "frequency": outcome.frequency.contiguous()}
             save_file(tensors, aside / "tensors.safetensors")
             names = ("metrics", "tokens", "flops", "seconds", "scoring", "evaluated")

@@ -53,8 +53,8 @@ def transfer(
     An empty core gives the baseline Matryoshka SAE; it is the very SAE of cycle 0 of a trial with the same settings and
     seed, and is found in the store if that trial ran. `arm` names the record ("transfer", or the control that `core`
     is). With the seed that bore the core, the fresh rows begin as cycle 0's did, the core's own origins among them: use
-    others to compare arms. What is selected from the SAE at `coverage` says how much of the core stays in use: carryover, core_share.
-    Ranks, store, checkpoints and callbacks are those of run_cycles.
+    others to compare arms. What is selected from the SAE at `coverage` says how much of the core stays in use:
+    carryover, core_share. Ranks, store, checkpoints and callbacks are those of run_cycles.
     """
     check_coverage(coverage)
     check_width("core", core.d_model, source)

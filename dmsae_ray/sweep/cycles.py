@@ -25,12 +25,12 @@ DONE = "outcome.json"
 class SharedCycleStore(DirectoryCycleStore):
     """Finished cycles in `place`, a folder or a URI; of a URI's, this machine keeps a copy in its cache."""
 
-    def __init__(self, place: str, claims: ActorHandle[Any]) -> None:
+    def __init__(self, place: str, claims: ActorHandle[Any], about: dict[str, Any] | None = None) -> None:
         self._shared = Folder(place)
         local = self._shared.local
         self._remote = local is None
         cache = default_cache() / "cycles" / hashlib.sha256(place.encode()).hexdigest()[:16]
-        super().__init__(cache if local is None else local)
+        super().__init__(cache if local is None else local, about)
         self._claims = claims
 
     @contextmanager

@@ -116,7 +116,7 @@ def _run(task: TrialTask) -> None:
     reporter = Reporter(max(1, settings.steps // window // REPORTS_PER_CYCLE))
     common: dict[str, Any] = {
         "seed": spec.seed,
-        "store": SharedCycleStore(folders.cycles, task.claims),
+        "store": SharedCycleStore(folders.cycles, task.claims, _about(experiment)),
         "evaluate": _evaluation(source, task.model),
         "checkpoint_every_steps": max(1, experiment.resources.checkpoint_every_tokens // settings.batch_size),
         "save_checkpoint": reporter.checkpoint,
@@ -150,6 +150,18 @@ def _run(task: TrialTask) -> None:
         )
     if rank == 0:
         _write_result(folders, spec, summary, core)
+
+
+def _about(experiment: Experiment) -> dict[str, Any]:
+    """What is noted with an SAE, so that it can be used without the experiment's config."""
+    model, corpus = experiment.model, experiment.corpus
+    return {
+        "model": model.name,
+        "revision": model.revision,
+        "layer": model.layer,
+        "context": corpus.context,
+        "corpus": corpus.path or corpus.source,
+    }
 
 
 def _transfer_core(experiment: Experiment, spec: TrialSpec, d_model: int) -> Core:
