@@ -41,7 +41,7 @@ def load_dictionary_learning(folder: str | os.PathLike[str]) -> MatryoshkaSAE:
         raise DataError(f"{path}: trainer_class is {name!r}, must be {_TRAINERS[0]!r}")
     if name == _JUMP_RELU and not isinstance(ours, dict):
         raise DataError(f"{path}: trainer_class is {name!r}, which has no groups unless dmsae_ray wrote it")
-    state = _read_state(weights, ours if name == _JUMP_RELU else trainer)
+    state = _read_state(weights, ours if name == _JUMP_RELU and isinstance(ours, dict) else trainer)
     with naming(path if isinstance(ours, dict) else weights):
         said: dict[str, Any] = {"group_sizes": state["group_sizes"].tolist(), "k": state["k"]}
         if isinstance(ours, dict):
