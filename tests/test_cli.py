@@ -17,7 +17,7 @@ from dmsae_ray.config import load_experiment, parse_experiment
 from dmsae_ray.distill.core import Core, save_core
 from dmsae_ray.distill.lineage import LineageId
 from dmsae_ray.lm.tiny import tiny_model
-from dmsae_ray.sae import MatryoshkaSAE, save_sae
+from dmsae_ray.sae import MatryoshkaSAE, load_dictionary_learning, save_sae
 from tests.sweep.conftest import SMALL, dmsae, write_config
 
 REPOSITORY = Path(__file__).parent.parent
@@ -190,23 +190,6 @@ def test_a_plan_that_no_cluster_holds(tmp_path: Path, refuse: Refuse) -> None:
     assert "GPU" in line and "64" in line
 
 
-def test_export_is_read_back_by_its_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_sae(MatryoshkaSAE(16, 64, [32, 32], 4), tmp_path / "sae")
-    assert main(["export", str(tmp_path / "sae"), str(tmp_path / "out"), "--model", "tiny", "--layer", "1"]) == 0
-    config = json.loads((tmp_path / "out" / "cfg.json").read_text())
-    assert config["architecture"] == "jumprelu" and config["d_in"] == 16
-    assert str(tmp_path / "out") in capsys.readouterr().out
-
-
-def test_help_and_mistyped_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
-    assert "sweep" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="2"):
-        main(["sweeep"])
-    assert "sweep" in capsys.readouterr().err
-
-
 def test_export_takes_what_is_noted_with_the_sae(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], refuse: Refuse
 ) -> None:
@@ -216,9 +199,13 @@ def test_export_takes_what_is_noted_with_the_sae(
     written = json.loads((tmp_path / "out" / "cfg.json").read_text())
     assert written["metadata"]["model_name"] == "ada/model"
     assert written["metadata"]["hook_name"] == "blocks.3.hook_resid_post"
-    capfd.readouterr()
+    assert written["architecture"] == "jumprelu" and written["d_in"] == 8
+    assert str(tmp_path / "out") in capfd.readouterr().out
     save_sae(sae, tmp_path / "bare")
     assert "--model is missing" in refuse("export", tmp_path / "bare", tmp_path / "out")
+    peer = ("--format", "dictionary_learning", "--model", "ada/model", "--layer", "1")
+    assert main(["export", str(tmp_path / "bare"), str(tmp_path / "peer"), *peer]) == 0
+    assert load_dictionary_learning(tmp_path / "peer").n_latents == 16
     assert "--layer is -1" in refuse("export", tmp_path / "noted", tmp_path / "out", "--layer", "-1")
     (tmp_path / "file").write_text("")
     assert "cannot be written" in refuse("export", tmp_path / "noted", tmp_path / "file" / "out")
