@@ -30,6 +30,7 @@ LEVELS = {
     "tracking": 7,
     "console": 8,
     "session": 9,
+    "stores": 9,
     "cli": 10,
 }
 CLUSTER = {"ray", "mlflow"}

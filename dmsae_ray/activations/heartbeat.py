@@ -59,12 +59,17 @@ def _died_here(content: bytes) -> bool:
 
 def other_writer(folder: Folder) -> bool:
     """Whether another harvest is at work on the store: it beats while we look."""
-    content = folder.read(HEARTBEAT)
+    return beats(folder, HEARTBEAT, BEAT_SECONDS)
+
+
+def beats(folder: Folder, name: str, seconds: float) -> bool:
+    """Whether the file changes while we look, for up to four times the `seconds` between its beats."""
+    content = folder.read(name)
     if content is None or _died_here(content):
         return False
     for _ in range(8):
-        time.sleep(BEAT_SECONDS / 2)
-        now = folder.read(HEARTBEAT)
+        time.sleep(seconds / 2)
+        now = folder.read(name)
         if now != content:
             return now is not None
     return False
