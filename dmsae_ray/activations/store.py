@@ -64,11 +64,6 @@ class Store:
         self._verified: set[str] = set()
         self._manifest_read = False
 
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        """Names of the splits."""
-        return SPLITS
-
     @cached_property
     def layout(self) -> Layout:
         """How the tokens are cut; waits until they are written."""

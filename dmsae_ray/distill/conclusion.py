@@ -67,10 +67,11 @@ def conclude(
         made = {}
         for name in controls if outcome.collapsed is None else ():
             lot = control_seed(seed, name)
+            control: Core | None = gaussian_core(core, lot)
             if name in NEEDS_SAE:
-                made[name] = latent_core(name, core, w_enc, outcome.scores, outcome.frequency, selected, lot)
-            else:
-                made[name] = gaussian_core(core, lot)
+                control = latent_core(name, core, w_enc, outcome.scores, outcome.frequency, selected, lot)
+            if control is not None:
+                made[name] = control
         return Conclusion(_record(found, outcome, cycle, arm, trained_with, core), core, made)
 
     return runner.ranks.share(decide)

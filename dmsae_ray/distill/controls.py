@@ -4,6 +4,7 @@ Frozen rows keep their norm and the score grows with it, so a control has, row f
 stands against (METHOD.md, Transfer and controls).
 """
 
+import logging
 from typing import Literal, get_args
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from dmsae_ray.distill.core import Core
 from dmsae_ray.distill.lineage import LineageId
 from dmsae_ray.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 Control = Literal["gaussian", "random_latents", "lowest_score", "most_frequent"]
 CONTROLS: tuple[str, ...] = get_args(Control)
@@ -46,13 +49,13 @@ def gaussian_core(core: Core, seed: int) -> Core:
 
 def latent_core(
     name: str, core: Core, w_enc: Tensor, scores: Tensor, frequency: Tensor, selected: Tensor, seed: int
-) -> Core:
+) -> Core | None:
     """Rows of latents of the SAE that `core` was selected from, with the norms of `core`'s rows.
 
     w_enc [m, d], scores [pool], frequency [m] of that SAE; selected [c] int64: the indices of `core`.
     "random_latents": drawn by lot from the whole dictionary, `core` excluded. "lowest_score": the lowest scores of the
     pool. "most_frequent": those of the pool that fire most often. The last two may overlap with `core`: they are other
-    rules on the same candidates. Ties go to the lower index. ConfigError if there are fewer candidates than rows.
+    rules on the same candidates. Ties go to the lower index. None if there are fewer candidates than rows.
     """
     pool = len(scores)
     usable = (w_enc.norm(dim=1) > 0).cpu()
@@ -68,7 +71,8 @@ def latent_core(
     else:
         raise ConfigError(f"controls: {name!r} is unknown; known are {', '.join(CONTROLS)}")
     if len(order) < len(core):
-        raise ConfigError(f"controls: {name} has {len(order)} candidates for a core of {len(core)}")
+        log.warning("control %s: %d candidates for a core of %d; it is left out", name, len(order), len(core))
+        return None
     order = order[: len(core)]
     return _control(name, w_enc.detach().cpu()[order], core, seed, order.tolist())
 

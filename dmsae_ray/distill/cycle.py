@@ -113,8 +113,7 @@ def run_cycles(
         if done.record.collapsed is not None:
             history.collapsed_at, history.collapse = cycle, done.record.collapsed
             return history
-    for name in controls:
-        control = history.control_cores[name]
+    for name, control in history.control_cores.items():
         found = runner.cycle(cycles, name, control, cycle_seed(cycles), cycles * settings.steps)
         history.control_records[name] = finish(found, cycles, name, control).record
     return history

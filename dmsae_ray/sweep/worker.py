@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -193,9 +194,18 @@ def _last_checkpoint() -> CycleCheckpoint | None:
         return load_checkpoint(Path(folder))
 
 
+def _nulls(tree: Any) -> Any:
+    """The same with null for what was not measured or is not finite: JSON has no NaN."""
+    if isinstance(tree, dict):
+        return {name: _nulls(value) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_nulls(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
 def _write_result(folders: Folders, spec: TrialSpec, summary: dict[str, Any], core: Core | None) -> None:
     result = {"trial_id": spec.trial_id, "params": spec.params(), **summary}
-    files = {SUMMARY_FILE: json.dumps(result, indent=1).encode()}
+    files = {SUMMARY_FILE: json.dumps(_nulls(result), indent=1, allow_nan=False).encode()}
     if core is not None:
         files[CORE_FILE] = core.to_bytes()
     folders.publish(spec.trial_id, files)

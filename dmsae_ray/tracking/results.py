@@ -99,7 +99,7 @@ def parse_result(summary: Mapping[str, Any], folder: Path | None = None) -> Tria
     """
     try:
         params = summary["params"]
-        records = tuple(CycleRecord(**r) for r in summary["records"])
+        records = tuple(_record(r) for r in summary["records"])
         if not records:
             raise ValueError("no cycles")
         collapse = summary.get("collapse")
@@ -113,7 +113,7 @@ def parse_result(summary: Mapping[str, Any], folder: Path | None = None) -> Tria
             ),
             seed=int(params["seed"]),
             records=records,
-            controls={name: CycleRecord(**r) for name, r in summary.get("controls", {}).items()},
+            controls={name: _record(r) for name, r in summary.get("controls", {}).items()},
             core_sizes=tuple(summary.get("core_sizes", ())),
             distilled_size=summary.get("distilled_size"),
             collapse=f"{collapse} in cycle {summary['collapsed_at']}" if collapse else None,
@@ -126,6 +126,11 @@ def parse_result(summary: Mapping[str, Any], folder: Path | None = None) -> Tria
     except (KeyError, TypeError, ValueError) as error:
         where = folder / SUMMARY_FILE if folder else "summary"
         raise DataError(f"'{where}' is not a trial's summary ({type(error).__name__}: {error})") from None
+
+
+def _record(fields: Mapping[str, Any]) -> CycleRecord:
+    measured = {name: value for name, value in fields["metrics"].items() if value is not None}
+    return CycleRecord(**{**fields, "metrics": measured})
 
 
 def load_results(sweep_dir: str | Path) -> list[TrialResult]:
