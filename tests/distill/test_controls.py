@@ -5,7 +5,6 @@ from dmsae_ray.distill.controls import gaussian_core, latent_core
 from dmsae_ray.distill.core import Core
 from dmsae_ray.distill.lineage import LineageId
 from dmsae_ray.distill.seeds import derive_seed
-from dmsae_ray.errors import ConfigError
 
 D, M, POOL = 6, 40, 12
 
