@@ -48,6 +48,28 @@ def test_shards_hold_the_models_own_activations_and_gradients(store: Store, make
     assert torch.equal(left_out, ~(valid.reshape(-1) & not_bos & ~high))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_an_overflow_is_an_error_and_no_high_norm(dtype: str, make_experiment: Make) -> None:
+    """One token's embedding so large that its row is infinite in float16, and finite in float32."""
+    experiment = make_experiment(activations__dtype=dtype)
+    tap = open_tap(experiment.model, full=False)
+    embedding: Any = tap._decoder.get_input_embeddings().weight
+    with torch.no_grad():
+        embedding[500] *= 1e6
+    tokens = torch.arange(480, 512).repeat(2, 1)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    settings = experiment.activations
+
+    def shard() -> harvest_module.Shard:
+        return harvest_module.compute_shard(tap, tokens, mask, settings, batch_tokens=64, split="train", shard=0)
+
+    if dtype == "float32":
+        assert shard().dropped["high_norm"] == 2
+    else:
+        with pytest.raises(DataError, match=r"^2 of 64 activations of model 'tiny' .* infinite .*'float16'$"):
+            shard()
+
+
 def test_the_same_request_again_is_found_complete(store: Store, stores: Path, make_experiment: Make) -> None:
     before = {path: path.stat().st_mtime_ns for path in stores.rglob("*")}
     assert prepare(make_experiment(), str(stores)).key == store.key
