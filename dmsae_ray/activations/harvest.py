@@ -129,8 +129,8 @@ def compute_shard(
         bad += int((~torch.isfinite(tensors["g"].sum(-1, dtype=torch.float32))).sum())
     if bad:
         raise DataError(
-            f"{bad} of {int(looked_at.sum())} activations of model '{tap.model_name}' at layer {tap.layer} are NaN or infinite "
-            f"in activations.dtype '{settings.dtype}'"
+            f"{bad} of {int(looked_at.sum())} activations of model '{tap.model_name}' at layer {tap.layer} "
+            f"are NaN or infinite in activations.dtype '{settings.dtype}'"
         )
     if settings.dtype == "int8" and split == "train":
         tensors.update(quantise(tensors["x"]))
