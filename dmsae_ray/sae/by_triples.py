@@ -10,10 +10,15 @@ from dmsae_ray.sae.kept import Kept
 
 
 class ByTriples:
-    """The latents of `kept`, of b rows, in the reconstruction of each of `groups`; group_of [m] says whose they are."""
+    """The latents of `kept`, of b rows, in the reconstruction of each of `groups`; group_of [m] says whose they are.
 
-    def __init__(self, sae: MatryoshkaSAE, kept: Kept, b: int, group_of: Tensor, groups: int) -> None:
-        self._sae, self._kept, self._b, self._groups = sae, kept, b, groups
+    in_blocks: gradients are written a block of latents at a time, which asks the device where a block begins.
+    """
+
+    def __init__(
+        self, sae: MatryoshkaSAE, kept: Kept, b: int, group_of: Tensor, groups: int, *, in_blocks: bool
+    ) -> None:
+        self._sae, self._kept, self._b, self._groups, self._in_blocks = sae, kept, b, groups, in_blocks
         self._bags = group_of[kept.latents] * b + kept.rows
 
     def decode(self) -> Tensor:
@@ -35,18 +40,23 @@ class ByTriples:
         offsets = torch.searchsorted(kept.latents, edges)
         d_values = _paired_dots(sae.W_dec, kept.latents, flat, self._bags)
         d_values = torch.where(kept.values > 0, d_values, 0)
-        _by_latent(gradients.W_dec, 0, flat, self._bags, kept.values, offsets)
-        _by_latent(gradients.W_enc, sae.n_core, centred, kept.rows, d_values, offsets)
         one = torch.zeros_like(kept.rows)
         gradients.b_enc.copy_(_weighted_bags(d_values.new_ones(1, 1), one, offsets[:-1], d_values).view(-1))
+        if self._in_blocks:
+            _by_latent(gradients.W_dec, 0, flat, self._bags, kept.values, offsets)
+            _by_latent(gradients.W_enc, sae.n_core, centred, kept.rows, d_values, offsets)
+            return
+        # Frozen rows are computed and left out. What is replaced is freed before.
+        del gradients.W_dec, gradients.W_enc
+        gradients.W_dec = _weighted_bags(flat, self._bags, offsets[:-1], kept.values)
+        gradients.W_enc = _weighted_bags(centred, kept.rows, offsets[:-1], d_values)[sae.n_core :]
 
 
 def _by_latent(out: Tensor, first: int, table: Tensor, index: Tensor, weights: Tensor, offsets: Tensor) -> None:
-    """out[i - first] = sum of weight * table[index] over the triples of latent i >= first; out [m - first, d]."""
-    if out.device.type != "cpu":
-        # Asking where a block's triples lie would wait for the device; rows before `first` are computed and left out.
-        out.copy_(_weighted_bags(table, index, offsets[:-1], weights)[first:])
-        return
+    """out[i - first] = sum of weight * table[index] over the triples of latent i >= first; out [m - first, d].
+
+    A block of `out` at a time: the sums are brought where they belong while they are in the cache.
+    """
     for start, stop in row_blocks(len(out), out.shape[1], out.device):
         edges = offsets[first + start : first + stop + 1]
         low, high = int(edges[0]), int(edges[-1])

@@ -10,20 +10,13 @@ from dmsae_ray.sae.ranks import RankGroup
 class Gradients:
     """Gradients of all that is trained: W_enc [m - c, d] without the core's rows, b_enc [m], W_dec [m, d], b_dec [d].
 
-    They are views of one buffer, so that ranks add them up in one collective.
+    Written in place, or replaced by what was computed whole.
     """
 
     def __init__(self, sae: MatryoshkaSAE) -> None:
-        trained = trainable(sae)
-        self._flat = torch.zeros(
-            sum(p.numel() for p in trained.values()), dtype=sae.W_dec.dtype, device=sae.W_dec.device
-        )
-        views, start = {}, 0
-        for name, parameter in trained.items():
-            views[name] = self._flat[start : start + parameter.numel()].view(parameter.shape)
-            start += parameter.numel()
-        self.W_enc, self.b_enc = views["W_enc"], views["b_enc"]
-        self.W_dec, self.b_dec = views["W_dec"], views["b_dec"]
+        trained = {name: torch.zeros_like(p) for name, p in trainable(sae).items()}
+        self.W_enc, self.b_enc = trained["W_enc"], trained["b_enc"]
+        self.W_dec, self.b_dec = trained["W_dec"], trained["b_dec"]
 
     def named(self) -> dict[str, Tensor]:
         """By parameter name, in the order of `trainable`."""
@@ -31,7 +24,8 @@ class Gradients:
 
     def sum_over(self, ranks: RankGroup) -> None:
         """Adds up all ranks' gradients, in place."""
-        ranks.sum(self._flat)
+        for gradient in self.named().values():
+            ranks.sum(gradient)
 
 
 def trainable(sae: MatryoshkaSAE) -> dict[str, Tensor]:

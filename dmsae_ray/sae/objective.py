@@ -57,6 +57,7 @@ class Objective:
         self._prefix_weights, self._alpha, self._k_aux = prefix_weights, auxk_alpha, k_aux
         self._low = low
         self._select = BatchTopK(ranks, sae.W_enc.device, low)
+        self._in_blocks = sae.W_enc.device.type == "cpu"
         boundaries = torch.tensor([sae.n_core + size for size in sae.prefix_sizes])
         latents = torch.arange(sae.n_latents)
         self._group_of = torch.bucketize(latents, boundaries, right=True).to(sae.W_enc.device)
@@ -82,7 +83,8 @@ class Objective:
     def _code(self, kept: Kept, b: int) -> ByTriples | ByMatrix:
         if matrix_is_faster(len(kept.values), b, self._sae.n_topk, kept.values.device, self._low):
             return ByMatrix(self._sae, kept, b, self._low)
-        return ByTriples(self._sae, kept, b, self._group_of, len(self._prefix_weights))
+        groups = len(self._prefix_weights)
+        return ByTriples(self._sae, kept, b, self._group_of, groups, in_blocks=self._in_blocks)
 
     def _count(self, dense: Tensor, kept: Kept, n_tokens: int) -> Tensor:
         """[2]: this rank's active core and other latents; brings `silence` up to date."""

@@ -49,7 +49,7 @@ def ways(d: int, m: int, b: int, density: float) -> dict[str, Callable[[], None]
         code.write(gradients, centred, code.decode())
 
     return {
-        "triples": lambda: run(ByTriples(sae, kept, b, group_of, 1)),
+        "triples": lambda: run(ByTriples(sae, kept, b, group_of, 1, in_blocks=True)),
         "matrix": lambda: run(ByMatrix(sae, kept, b, None)),
     }
 

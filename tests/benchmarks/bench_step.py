@@ -1,8 +1,9 @@
 """Cost of one training step: ours, the peers that are installed, and the floor; interleaved runs, medians.
 
-    python tests/benchmarks/bench_step.py                  # the two CPU shapes of the README, results/step_cpu.json
+    python tests/benchmarks/bench_step.py                  # two shapes on the CPU, results/step_cpu_2threads.*
     python tests/benchmarks/bench_step.py --shape 256,8192,32,2048 --rounds 5 --threads 2
     python tests/benchmarks/bench_step.py --sweep          # cost against m, k, B and groups, results/step_sweep_cpu.*
+    python tests/benchmarks/bench_step.py --cuda           # d=2304, m=65536 on a GPU, see step_cuda.py
 
 Every figure is given in wall-clock time and in CPU time of the process: on a machine that does other work too, the
 second is the steadier one (with several threads it also counts their waiting). Peers: see peers.py.
@@ -31,23 +32,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
-from peers import PEERS, Shape, Step, ours
+import step_cuda
+from peers import PEERS, Shape, Step, batches, ours
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = [Shape(256, 8192, 32, 2048), Shape(2304, 16384, 80, 512)]
-
-
-def batches(shape: Shape, count: int = 4) -> list[Tensor]:
-    """Sparse mixtures of 4 d directions, of mean squared norm about 1."""
-    g = torch.Generator().manual_seed(0)
-    n = 4 * shape.d
-    directions = torch.randn(n, shape.d, generator=g) / shape.d**0.5
-    on = [
-        (torch.rand(shape.batch, n, generator=g) < 0.03) * torch.rand(shape.batch, n, generator=g) for _ in range(count)
-    ]
-    made = [x @ directions for x in on]
-    return [x / x.square().sum(1).mean().sqrt() for x in made]
 
 
 def floor_steps(shape: Shape) -> dict[str, Step]:
@@ -70,7 +61,7 @@ def measure(shape: Shape, rounds: int, with_peers: bool = True) -> dict[str, Any
     notes = []
     for name, make in PEERS.items() if with_peers else ():
         try:
-            steps[name] = make(shape)
+            steps[name] = make(shape, "cpu")
         except ImportError as error:
             notes.append(f"{name} skipped: {error}")
     steps.update(floor_steps(shape))
@@ -206,12 +197,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--cuda", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
+    if args.cuda and not torch.cuda.is_available():
+        sys.exit("--cuda: torch sees no CUDA device here")
+    if args.cuda:
+        report: dict[str, Any] = {"environment": environment(torch.get_num_threads()), **step_cuda.report()}
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "step_cuda.json").write_text(json.dumps(report, indent=1))
+        (args.out / "step_cuda.md").write_text(step_cuda.table(report["results"]) + "\n")
+        return
     torch.set_num_threads(args.threads)
     shapes = [Shape(*map(int, text.split(","))) for text in args.shape] if args.shape else SHAPES
     args.out.mkdir(parents=True, exist_ok=True)
-    report: dict[str, Any] = {"environment": environment(args.threads)}
+    report = {"environment": environment(args.threads)}
     if args.sweep:
         report["points"] = sweep(args.rounds)
         plot(report["points"], args.out / "step_sweep_cpu.png")

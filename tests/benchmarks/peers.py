@@ -1,5 +1,7 @@
 """One training step of ours and of each peer, behind one signature; peers are optional.
 
+On CUDA each peer computes as its own training scripts do: weights in float32, bfloat16 by autocast.
+
 pip install --no-deps dictionary-learning==0.1.0 einops sae-lens==6.54.0 simple-parsing docstring-parser
     typing-extensions
 
@@ -44,13 +46,27 @@ class Shape:
         return [*sizes, self.m - sum(sizes)]
 
 
-def ours(shape: Shape) -> Step:
-    sae = MatryoshkaSAE(shape.d, shape.m, shape.group_sizes, shape.k)
+def batches(shape: Shape, device: str = "cpu", count: int = 4) -> list[Tensor]:
+    """Sparse mixtures of 4 d directions, of mean squared norm about 1."""
+    g = torch.Generator(device).manual_seed(0)
+    n = 4 * shape.d
+
+    def random(rows: int, columns: int) -> Tensor:
+        return torch.rand(rows, columns, generator=g, device=device)
+
+    directions = torch.randn(n, shape.d, generator=g, device=device) / shape.d**0.5
+    on = [(random(shape.batch, n) < 0.03) * random(shape.batch, n) for _ in range(count)]
+    made = [x @ directions for x in on]
+    return [x / x.square().sum(1).mean().sqrt() for x in made]
+
+
+def ours(shape: Shape, device: str = "cpu") -> Step:
+    sae = MatryoshkaSAE(shape.d, shape.m, shape.group_sizes, shape.k).to(device)
     trainer = SAETrainer(sae, Recipe(steps=100_000, warmup_steps=10, threshold_start_step=0))
     return lambda _, x: trainer.step(x)
 
 
-def dictionary_learning(shape: Shape) -> Step:
+def dictionary_learning(shape: Shape, device: str = "cpu") -> Step:
     with _empty_modules():
         module = importlib.import_module("dictionary_learning.trainers.matryoshka_batch_top_k")
     trainer = module.MatryoshkaBatchTopKTrainer(
@@ -66,21 +82,34 @@ def dictionary_learning(shape: Shape) -> Step:
         decay_start=80_000,
         threshold_start_step=0,
         seed=0,
-        device="cpu",
+        device=device,
     )
-    return lambda step, x: trainer.update(step, x.clone())
+
+    def step(step: int, x: Tensor) -> Any:
+        with torch.autocast("cuda", torch.bfloat16, enabled=device != "cpu"):
+            return trainer.update(step, x.clone())
+
+    return step
 
 
-def sae_lens(shape: Shape) -> Step:
+def sae_lens(shape: Shape, device: str = "cpu") -> Step:
     with _empty_modules():
         peer = importlib.import_module("sae_lens.saes.matryoshka_batchtopk_sae")
         training = importlib.import_module("sae_lens.training.sae_trainer")
         config = importlib.import_module("sae_lens.config")
     widths = torch.tensor(shape.group_sizes).cumsum(0).tolist()
     sae = peer.MatryoshkaBatchTopKTrainingSAE(
-        peer.MatryoshkaBatchTopKTrainingSAEConfig(d_in=shape.d, d_sae=shape.m, k=shape.k, matryoshka_widths=widths)
+        peer.MatryoshkaBatchTopKTrainingSAEConfig(
+            d_in=shape.d, d_sae=shape.m, k=shape.k, matryoshka_widths=widths, device=device
+        )
     )
-    settings = config.SAETrainerConfig(total_training_samples=10**9, train_batch_size_samples=shape.batch, lr_end=3e-4)
+    settings = config.SAETrainerConfig(
+        total_training_samples=10**9,
+        train_batch_size_samples=shape.batch,
+        lr_end=3e-4,
+        device=device,
+        autocast=device != "cpu",
+    )
     trainer = training.SAETrainer(settings, sae, iter(()))
 
     def step(_: int, x: Tensor) -> Any:
@@ -91,7 +120,7 @@ def sae_lens(shape: Shape) -> Step:
     return step
 
 
-PEERS: dict[str, Callable[[Shape], Step]] = {"dictionary_learning": dictionary_learning, "sae_lens": sae_lens}
+PEERS: dict[str, Callable[[Shape, str], Step]] = {"dictionary_learning": dictionary_learning, "sae_lens": sae_lens}
 
 
 class _EmptyModule(ModuleType):

@@ -13,7 +13,7 @@ from dmsae_ray.sae import SAETrainer
 from dmsae_ray.sae.ranks import RankGroup
 from dmsae_ray.sae.selection import BatchTopK
 
-from .worlds import features, make_sae, recipe
+from .worlds import as_on_cuda, features, make_sae, recipe
 
 SIZE = 4
 
@@ -40,10 +40,10 @@ def shares(rows: int, size: int) -> list[int]:
 def train(rank: int | None, size: int, options: dict[str, Any], rows: int, group: Any = None) -> dict[str, Any]:
     """20 steps; rank None is one process on whole batches. Option as_on_cuda: ranks select as they do on CUDA."""
     options = dict(options)
-    as_on_cuda = options.pop("as_on_cuda", False) and rank is not None
+    other_path = options.pop("as_on_cuda", False) and rank is not None
     trainer = SAETrainer(make_sae(**options), recipe(), process_group=group)
-    if as_on_cuda:
-        trainer._objective._select._scans, trainer._silence._lags = False, True
+    if other_path:
+        as_on_cuda(trainer)
     stats = []
     for step in range(20):
         x = features(rows, 12, step)

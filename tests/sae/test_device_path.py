@@ -16,16 +16,9 @@ from torch.utils._pytree import tree_leaves
 from dmsae_ray.sae import MatryoshkaSAE, Recipe, SAETrainer, auxk, by_matrix, objective, selection
 
 from .test_gradients import hand_gradients, situations
-from .worlds import features, make_sae, recipe
+from .worlds import as_on_cuda, features, make_sae, recipe
 
 OPTIONS = [{}, {"n_core": 7}, {"n_core": 7, "core_sparsity": "sparse"}]
-
-
-def as_on_cuda(trainer: SAETrainer) -> SAETrainer:
-    """Selection of a fixed number of triples, and dead latents bounded two steps before."""
-    trainer._objective._select._scans = False
-    trainer._silence._lags = True
-    return trainer
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmsae_ray.sae import MatryoshkaSAE, Recipe
+from dmsae_ray.sae import MatryoshkaSAE, Recipe, SAETrainer
 
 from .reference import DenseReference
 
@@ -28,6 +28,14 @@ def make_sae(
 ) -> MatryoshkaSAE:
     core = torch.randn(n_core, d, generator=torch.Generator().manual_seed(77)) if n_core else None
     return MatryoshkaSAE(d, m, list(groups), k, core=core, **options)
+
+
+def as_on_cuda(trainer: SAETrainer) -> SAETrainer:
+    """Nothing is asked of the device: a fixed number of triples, whole gradients, dead latents bounded before."""
+    trainer._objective._select._scans = False
+    trainer._objective._in_blocks = False
+    trainer._silence._lags = True
+    return trainer
 
 
 def features(rows: int, d: int, seed: int, n: int = 30) -> Tensor:
