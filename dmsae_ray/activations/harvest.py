@@ -26,7 +26,7 @@ from dmsae_ray.activations.order import stored_order
 from dmsae_ray.activations.packing import loss_mask
 from dmsae_ray.activations.progress import Meter, Progress
 from dmsae_ray.activations.quantised import quantise
-from dmsae_ray.activations.ray_data import first_error, quiet_context
+from dmsae_ray.activations.ray_data import first_error, free_actors, quiet_context
 from dmsae_ray.activations.records import ACTIVATIONS, Commit, Layout, Split, decode_commit, encode, shard_name
 from dmsae_ray.activations.token_files import read_tokens
 from dmsae_ray.config import Activations, Experiment, LanguageModel, Resources
@@ -282,6 +282,7 @@ def harvest(
             for row in computed_by_actors(ShardWriter, job, experiment.resources, missing).iter_rows():
                 commit = json.loads(row["commit"])
                 meter.add(commit["tokens"], commit["bytes"])
+        free_actors()
         done = read_commits(folder, layout)
     raise DataError(
         f"output {folder}: shards that model actors wrote cannot be seen by the driver; on several machines `output` "

@@ -1,8 +1,9 @@
-"""Safetensors files as memory-mapped tensors: the bytes that were checked are the bytes that are used."""
+"""Safetensors files as tensors in the memory where they lie: what was checked is what is used."""
 
 import json
 import math
 import mmap
+import warnings
 
 import torch
 from torch import Tensor
@@ -24,21 +25,23 @@ def map_file(descriptor: int) -> mmap.mmap:
     return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
 
 
-def tensors_in(content: mmap.mmap, where: object) -> dict[str, Tensor]:
-    """Tensors of a mapped safetensors file, without a copy; they keep the mapping alive.
+def tensors_in(content: mmap.mmap | memoryview, where: object) -> dict[str, Tensor]:
+    """Tensors of a safetensors file in memory, without a copy; they keep the memory alive.
+
+    Where that may only be read, nobody must write to the tensors.
 
     Raises:
         DataError: the header is not one of safetensors, or points outside the file; names `where`.
     """
     try:
         begin = 8 + int.from_bytes(content[:8], "little")
-        header = json.loads(content[8:begin])
+        header = json.loads(bytes(content[8:begin]))
         return {name: _tensor(content, begin, entry) for name, entry in header.items() if name != "__metadata__"}
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
         raise DataError(f"{where} is not a safetensors file that can be read: {' '.join(str(error).split())}") from None
 
 
-def _tensor(content: mmap.mmap, begin: int, entry: dict[str, object]) -> Tensor:
+def _tensor(content: mmap.mmap | memoryview, begin: int, entry: dict[str, object]) -> Tensor:
     dtype, shape = _DTYPES[str(entry["dtype"])], [int(n) for n in entry["shape"]]  # type: ignore[attr-defined]
     first, last = (int(n) for n in entry["data_offsets"])  # type: ignore[attr-defined]
     count = math.prod(shape)
@@ -46,4 +49,6 @@ def _tensor(content: mmap.mmap, begin: int, entry: dict[str, object]) -> Tensor:
         raise ValueError("a tensor does not fit its place")
     if count == 0:
         return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(content, dtype=dtype, count=count, offset=begin + first).view(shape)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        return torch.frombuffer(content, dtype=dtype, count=count, offset=begin + first).view(shape)

@@ -1,5 +1,6 @@
-"""Ray Data's manners: ordered, quiet, and with one clear error at the driver."""
+"""Ray Data's manners: ordered, quiet, with one clear error at the driver, and nothing left behind."""
 
+import gc
 import logging
 import warnings
 from collections.abc import Iterator
@@ -42,6 +43,15 @@ def quiet_context(*, preserve_order: bool, **settings: Any) -> Iterator[DataCont
     finally:
         for handler, level in zip(consoles, levels, strict=True):
             handler.setLevel(level)
+
+
+def free_actors() -> None:
+    """End the pools of datasets that nobody refers to any more.
+
+    Ray ends an actor when its last handle goes, and in Ray Data's executor handles are in cycles that Python collects
+    when it likes: an actor that was about to start when a dataset ended would hold its GPU until then.
+    """
+    gc.collect()
 
 
 @contextmanager

@@ -10,20 +10,29 @@ from torch import Tensor
 from dmsae_ray.activations.feed import Feed
 from dmsae_ray.activations.order import ORDER_VERSION
 from dmsae_ray.activations.records import ACTIVATIONS, Split, shard_name
+from dmsae_ray.activations.shards import ShardSource
 from dmsae_ray.activations.store import Store, check_finite
 from dmsae_ray.errors import DataError
 
 
 class StoreSource:
-    """Implements `distill.DataSource` for one worker.
+    """Implements `distill.DataSource` for one worker; training shards come from the store, or from `shards`.
 
     Attributes:
         fingerprint: hash of all that determines the batches: store, seed, batch size, window.
     """
 
-    def __init__(self, store: Store, batch_size: int, seed: int, rank: int = 0, world: int = 1):
+    def __init__(
+        self,
+        store: Store,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        shards: ShardSource | None = None,
+    ):
         self.store, self.batch_size = store, batch_size
-        self.feed = Feed(store, batch_size, seed, rank, world)
+        self.feed = Feed(store, batch_size, seed, rank, world, shards)
         identity = [ORDER_VERSION, store.key, store.shuffle_shards, batch_size, seed]
         self.fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dmsae_ray.activations.order import Window, batch_rows, row_order
 from dmsae_ray.activations.quantised import dequantise
-from dmsae_ray.activations.store import Store
+from dmsae_ray.activations.shards import Shards
 
 Run = tuple[int, int, int, int]
 """Rows that lie together: their shard's place in the window, the first one in it, and from where to where they go."""
@@ -29,18 +29,15 @@ class OpenWindow:
 
     Attributes:
         stop: place after its last row in the endless stream.
-        dtype: of the rows that it gives.
     """
 
-    def __init__(self, store: Store, window: Window, seed: int, stopped: Callable[[], bool]):
-        self._store, self._window, self._stopped = store, window, stopped
+    def __init__(self, shards: Shards, window: Window, seed: int, quantised: bool, stopped: Callable[[], bool]):
+        self._source, self._window, self._quantised, self._stopped = shards, window, quantised, stopped
         self._order = row_order(window, seed)
         self._ends = np.cumsum(window.rows)
         self._shards: dict[int, dict[str, Tensor]] = {}
         self._memory: dict[tuple[int, str], NDArray[np.signedinteger[Any]]] = {}
         self.stop = window.stop
-        self.dtype = store.batch_dtype
-        self._quantised = store.quantised
 
     def open(self, rank: int, world: int) -> None:
         """Read the shards that worker `rank` of `world` will need, nearly always no others.
@@ -59,7 +56,7 @@ class OpenWindow:
         Args:
             start, stop: places in the stream of a piece of one batch; all in this window.
             part: which of the piece's rows, which are in rising order.
-            out: [at least as many rows, d_model] of `dtype`.
+            out: [at least as many rows, d_model] in the stored dtype, float32 if that is int8.
         """
         numbers = batch_rows(self._order[start - self._window.start : stop - self._window.start])[part]
         if not len(numbers):
@@ -101,7 +98,7 @@ class OpenWindow:
 
     def _shard(self, place: int) -> dict[str, Tensor]:
         if place not in self._shards:
-            self._shards[place] = self._store.read("train", self._window.shards[place], self._stopped)
+            self._shards[place] = self._source.read(self._window, place, self._stopped)
         return self._shards[place]
 
 

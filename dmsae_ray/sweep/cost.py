@@ -21,16 +21,18 @@ class Flops:
     """FLOPs, by what they are spent on."""
 
     harvest: float
-    """Activations of the training, attribution and evaluation tokens, and the attribution tokens' gradients."""
+    """Activations of the tokens that are stored, and the attribution tokens' gradients."""
     training: float
     """SAE training and scoring."""
     evaluation: float
     """Loss recovered of every trained SAE."""
+    streaming: float = 0.0
+    """Activations of the training tokens in mode 'stream': again for every training, and every epoch of it."""
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.harvest + self.training + self.evaluation
+        return self.harvest + self.training + self.evaluation + self.streaming
 
 
 def block_flops(size: ModelSize, context: int) -> float:
@@ -73,10 +75,10 @@ def scoring_flops(d_model: int, n_latents: int, pool: int, tokens: float) -> flo
 
 
 def experiment_flops(experiment: Experiment, size: ModelSize, trainings: int) -> Flops:
-    """FLOPs of harvesting once and training (and evaluating) `trainings` SAEs."""
+    """FLOPs of harvesting and of training (and evaluating) `trainings` SAEs."""
     corpus, sae, layer = experiment.corpus, experiment.sae, experiment.model.layer
     truncated = truncated_flops(size, layer, corpus.context)
-    harvest = (corpus.tokens + corpus.eval_tokens) * truncated
+    harvest = (stored_tokens(experiment) + corpus.eval_tokens) * truncated
     harvest += corpus.attribution_tokens * gradient_flops(size, layer, corpus.context)
     pool = sum(sae.groups[: experiment.distill.pool_groups])
     tokens = experiment.recipe.steps * experiment.recipe.batch_size
@@ -84,7 +86,24 @@ def experiment_flops(experiment: Experiment, size: ModelSize, trainings: int) ->
     one += scoring_flops(size.hidden, sae.n_latents, pool, corpus.attribution_tokens)
     # Clean, spliced and zero-ablated passes.
     evaluation = 3 * corpus.eval_tokens * forward_flops(size, corpus.context)
-    return Flops(harvest, trainings * one, trainings * evaluation)
+    streaming = trainings * tokens * truncated if experiment.activations.mode == "stream" else 0.0
+    return Flops(harvest, trainings * one, trainings * evaluation, streaming)
+
+
+def stored_tokens(experiment: Experiment) -> int:
+    """Training tokens whose activations are stored: all, or in mode 'stream' the shards behind the norm factor."""
+    corpus, activations = experiment.corpus, experiment.activations
+    if activations.mode == "store":
+        return corpus.tokens
+    shard = max(1, activations.shard_tokens // corpus.context) * corpus.context
+    return min(corpus.tokens, -(-activations.norm_tokens // shard) * shard)
+
+
+def window_bytes(experiment: Experiment, size: ModelSize) -> int:
+    """Bytes of the shards of one window of the training order."""
+    activations = experiment.activations
+    rows = min(activations.shuffle_shards * activations.shard_tokens, experiment.corpus.tokens)
+    return rows * (size.hidden * _BYTES[activations.dtype] + TOKEN_BYTES)
 
 
 @dataclass(frozen=True)
@@ -92,7 +111,7 @@ class Storage:
     """Bytes, by what they hold; filters make the activations a little smaller."""
 
     activations: int
-    """Tokens, activations and gradients: one store for all sweeps with the same model and corpus."""
+    """Tokens, stored activations and gradients: one store for all sweeps with the same model and corpus."""
     cycles: int
     """Trained SAEs, float32."""
     checkpoints: int
@@ -113,7 +132,8 @@ def experiment_storage(experiment: Experiment, size: ModelSize, trainings: int, 
     # bfloat16 has float32's range; float16 would lose small gradients.
     g = d * (2 if dtype in ("bfloat16", "int8") else 4)
     tokens = corpus.tokens + corpus.attribution_tokens + corpus.eval_tokens
-    activations = tokens * 2 * TOKEN_BYTES + corpus.tokens * train
+    kept = stored_tokens(experiment)
+    activations = (tokens + tokens - corpus.tokens + kept) * TOKEN_BYTES + kept * train
     activations += (tokens - corpus.tokens) * held_out + corpus.attribution_tokens * g
     weights = 4 * (2 * m * d + 2 * m + d)
     return Storage(activations, trainings * weights, at_once * 2 * 3 * weights)

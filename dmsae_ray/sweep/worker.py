@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import tempfile
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
 
+from dmsae_ray.activations.shards import ShardSource
 from dmsae_ray.activations.source import StoreSource
-from dmsae_ray.activations.store import open_store
+from dmsae_ray.activations.store import Store, open_store
 from dmsae_ray.config import Experiment, parse_experiment
 from dmsae_ray.distill.controls import gaussian_core
 from dmsae_ray.distill.core import Core, empty_core, load_core
@@ -50,6 +52,8 @@ class TrialTask:
     """Its key."""
     claims: ActorHandle[Any]
     model: ActorHandle[Any]
+    stream: ActorHandle[Any] | None = None
+    """Computes its training shards; None: they are in the store."""
 
 
 class Reporter:
@@ -111,7 +115,8 @@ def _run(task: TrialTask) -> None:
         torch.set_num_threads(max(1, int(experiment.resources.cpus_per_worker)))
 
     store = open_store(folders.stores, experiment, task.store)
-    source = StoreSource(store, experiment.recipe.batch_size, spec.data_seed, rank, world)
+    shards = None if task.stream is None else _streamed(store, task.stream, world)
+    source = StoreSource(store, experiment.recipe.batch_size, spec.data_seed, rank, world, shards)
     settings = cycle_settings(experiment, spec, source.d_model)
     window = experiment.tracking.window_steps or max(1, settings.steps // 50)
     reporter = Reporter(max(1, settings.steps // window // REPORTS_PER_CYCLE))
@@ -163,6 +168,16 @@ def _about(experiment: Experiment) -> dict[str, Any]:
         "context": corpus.context,
         "corpus": corpus.path or corpus.source,
     }
+
+
+def _streamed(store: Store, service: ActorHandle[Any], world: int) -> ShardSource:
+    """Training shards of a stream, under a name that the workers share, and that those before a restart had not."""
+    from dmsae_ray.activations.stream import Stream  # a worker that reads a store needs no Ray Data
+
+    attempt = [uuid.uuid4().hex]
+    if world > 1:
+        dist.broadcast_object_list(attempt, device=ray.train.torch.get_device())
+    return Stream(store, service, attempt[0])
 
 
 def _transfer_core(experiment: Experiment, spec: TrialSpec, d_model: int) -> Core:
