@@ -107,6 +107,7 @@ def cycle_line(trial_id: str, record: dict[str, Any]) -> str:
     parts = [f"core {record['n_core_in']} -> {record['n_core']}"]
     if record["collapsed"]:
         parts.append(f"collapsed: {record['collapsed']}")
+    parts += [f"{trouble} at step {step}" for trouble, step in record["troubles"].items()]
     if record["carryover"] is not None:
         parts.append(f"carryover {record['carryover']:.2f} (chance {record['chance']:.2f})")
     parts.append(f"L0 {metrics.get('l0_core', 0):.1f}+{metrics.get('l0_non_core', 0):.1f}")

@@ -1,4 +1,4 @@
-"""Decoding and differentiating the kept activations as a matrix [m, b]: cost does not depend on their number."""
+"""Decoding and differentiating the kept activations as a matrix [m, b]: cost does not depend on how many they are."""
 
 from collections.abc import Iterator
 

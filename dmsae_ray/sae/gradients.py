@@ -1,4 +1,4 @@
-"""Buffers of one step's gradients, reused from step to step; frozen rows have none."""
+"""One step's gradients, and what is trained at all; frozen rows are not."""
 
 import torch
 from torch import Tensor

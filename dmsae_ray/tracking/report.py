@@ -48,22 +48,27 @@ class Report:
         return tables
 
     @property
-    def collapses(self) -> list[str]:
-        """A line for each trial that collapsed."""
-        return [f"{r.trial_id} collapsed: {r.collapse}" for r in self.results if r.collapse]
+    def health(self) -> list[str]:
+        """A line for each trial that collapsed, and for each trouble seen in a training."""
+        lines = [f"{r.trial_id} collapsed: {r.collapse}" for r in self.results if r.collapse]
+        for r in self.results:
+            for record in (*r.records, *r.controls.values()):
+                where = f"{r.trial_id}, cycle {record.cycle}, {record.arm}"
+                lines += [f"{where}: {trouble} at step {step}" for trouble, step in record.troubles.items()]
+        return lines
 
     def rich(self) -> Group:
-        """For the terminal: the main table, and what collapsed."""
+        """For the terminal: the main table, and what went wrong."""
         main = [main_table(self.cycles), margin_table(self.cycles)] if self.cycles else []
         main += [transfer_table(self.transfers)] if self.transfers else []
         note = "n seeds, ± 95% interval; chance and control are carryovers to compare with; core sizes are means"
-        return Group(*(t.rich() for t in main), Text(note, style="dim"), *(Text(line) for line in self.collapses))
+        return Group(*(t.rich() for t in main), Text(note, style="dim"), *(Text(line) for line in self.health))
 
     def markdown(self, figures: list[Path], folder: Path) -> str:
         """The whole report; figures are linked relative to `folder`."""
         parts = [f"# {self.name}\n", NOTES, *(table.markdown() for table in self.tables)]
-        if self.collapses:
-            parts.append("## Collapses\n\n" + "\n".join(f"- {line}" for line in self.collapses) + "\n")
+        if self.health:
+            parts.append("## Health\n\n" + "\n".join(f"- {line}" for line in self.health) + "\n")
         for figure in figures:
             parts.append(f"![{figure.stem.replace('_', ' ')}]({figure.relative_to(folder).as_posix()})\n")
         return "\n".join(parts)

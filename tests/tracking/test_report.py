@@ -135,13 +135,15 @@ def test_curves_of_the_last_cycle_start_at_its_beginning(sqlite: str, tmp_path: 
 
 def test_a_collapse_is_reported_by_name(tmp_path: Path) -> None:
     summary = make_summary(4, 0.9, 0, cycles=1)
-    record = summary["records"][0] | {"collapsed": "all_scores_zero", "n_core": 0}
+    record = summary["records"][0] | {"collapsed": "all_scores_zero", "n_core": 0, "troubles": {"spike": 32}}
     summary |= {"records": [record], "controls": {}, "core_sizes": [0], "distilled_size": 0, "survival": {}}
     summary |= {"collapsed_at": 0, "collapse": "all_scores_zero"}
     (tmp_path / "trials" / "t").mkdir(parents=True)
     (tmp_path / "trials" / "t" / "summary.json").write_text(json.dumps(summary))
     report, _ = publish(tmp_path)
-    assert "k4-tau0.9-seed0 collapsed: all_scores_zero in cycle 0" in (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text()
+    assert "k4-tau0.9-seed0 collapsed: all_scores_zero in cycle 0" in text
+    assert "k4-tau0.9-seed0, cycle 0, distilled: spike at step 32" in text
     final = report.results[0].final_metrics()
     assert final["collapsed"] == 1 and "carryover" not in final and final["core_size"] == 0
 
