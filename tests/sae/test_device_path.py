@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from dmsae_ray.sae import MatryoshkaSAE, Recipe, SAETrainer, auxk, by_matrix, objective, selection
 
 from .test_gradients import hand_gradients, situations
-from .worlds import as_on_cuda, features, make_sae, recipe
+from .worlds import PretendSeveral, as_on_cuda, features, make_sae, recipe
 
 OPTIONS = [{}, {"n_core": 7}, {"n_core": 7, "core_sparsity": "sparse"}]
 
@@ -129,6 +129,19 @@ def _product(a: Tensor, b: Tensor, low: torch.dtype | None, *, out: Tensor | Non
     if low is not None:
         a, b = a.to(low), b.to(low)
     return torch.empty(len(a), b.shape[1], device="meta") if out is None else out
+
+
+@pytest.mark.parametrize("k", [4, 64])
+def test_a_step_on_several_ranks_asks_the_device_nothing(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in (objective, selection, auxk, by_matrix):
+        monkeypatch.setattr(room, "product", _product)
+    with torch.device("meta"):
+        trainer = SAETrainer(make_sae(d=16, m=4096, groups=(96, 1000, 3000), k=k), recipe())
+        x = torch.empty(40, 16)
+    trainer._ranks = trainer._objective._ranks = trainer._objective._select._ranks = PretendSeveral()
+    monkeypatch.setattr(trainer._silence, "_bound", lambda is_dead: 50)
+    for _ in range(2):
+        trainer.step(x, global_rows=80)
 
 
 @pytest.mark.parametrize("dead", [0, 10_000])

@@ -8,6 +8,8 @@ from dmsae_ray.sae.order_statistic import kth_largest
 from dmsae_ray.sae.ranks import RankGroup
 from dmsae_ray.sae.selection import BatchTopK
 
+from .worlds import PretendSeveral
+
 
 def by_sorting(u: torch.Tensor, n_keep: int) -> set[tuple[int, int]]:
     """Row-major positions of the n_keep largest positive numbers of u [b, m]; ties: first ones."""
@@ -57,23 +59,12 @@ def test_selection_equals_sorting(
     assert float(kept.smallest) == smallest
 
 
-class _PretendSeveral(RankGroup):
-    """One process that takes the path of several."""
-
-    def __init__(self) -> None:
-        super().__init__(None)
-        self.size = 2
-
-    def sum(self, value: torch.Tensor) -> torch.Tensor:
-        return value
-
-
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.floats(0, 2.0**100, width=32), min_size=1, max_size=80), st.integers(1, 100), st.booleans())
 def test_radix_selection_equals_partial_sorting(numbers: list[float], k: int, double: bool) -> None:
     values = torch.tensor(numbers, dtype=torch.float64 if double else torch.float32)
     cutoff, ties = kth_largest(values, k, RankGroup(None))
-    by_radix, ties_by_radix = kth_largest(values, k, _PretendSeveral())
+    by_radix, ties_by_radix = kth_largest(values, k, PretendSeveral())
     assert float(cutoff) == float(by_radix)
     assert int(ties) == int(ties_by_radix)
     assert float(cutoff) == sorted(numbers, reverse=True)[min(k, len(numbers)) - 1]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dmsae_ray.sae import MatryoshkaSAE, Recipe, SAETrainer
+from dmsae_ray.sae.ranks import RankGroup
 
 from .reference import DenseReference
 
@@ -28,6 +29,19 @@ def make_sae(
 ) -> MatryoshkaSAE:
     core = torch.randn(n_core, d, generator=torch.Generator().manual_seed(77)) if n_core else None
     return MatryoshkaSAE(d, m, list(groups), k, core=core, **options)
+
+
+class PretendSeveral(RankGroup):
+    """One process that takes the path of several."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.size = 2
+
+    def sum(self, value: Tensor) -> Tensor:
+        return value
+
+    minimum = maximum = sum
 
 
 def as_on_cuda(trainer: SAETrainer) -> SAETrainer:
