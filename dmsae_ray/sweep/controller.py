@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,28 @@ from typing import Any
 import ray
 import ray.train
 import ray.tune
+from ray.actor import ActorHandle
 from ray.train.torch import TorchTrainer
 
-from dmsae_ray.activations import prepare, store_key
+from dmsae_ray.activations import open_store, prepare, store_key
 from dmsae_ray.activations.corpus import check_corpus
+from dmsae_ray.activations.files import Folder
 from dmsae_ray.activations.identity import file_hash
 from dmsae_ray.activations.model import check_model
 from dmsae_ray.activations.progress import Progress
+from dmsae_ray.activations.readers import Reading
 from dmsae_ray.config import Experiment
 from dmsae_ray.distill.core import load_core
 from dmsae_ray.errors import ConfigError, DmsaeError
+from dmsae_ray.sweep.background import BackgroundHarvest
 from dmsae_ray.sweep.callbacks import FetchSummaries, StayingCallbacks
 from dmsae_ray.sweep.claims import CycleClaims
 from dmsae_ray.sweep.cluster import DRIVER_CPUS
 from dmsae_ray.sweep.folders import Folders
+from dmsae_ray.sweep.gate import admitted, start_gate
 from dmsae_ray.sweep.grid import TrialSpec, expand
 from dmsae_ray.sweep.model_service import start_model_service
-from dmsae_ray.sweep.plan import check_fits, cluster_of_ray, plan_experiment, trials_at_once
+from dmsae_ray.sweep.plan import check_fits, cluster_of_ray, plan_experiment, trials_at_once, trials_beside_harvest
 from dmsae_ray.sweep.settings import initial_sae
 from dmsae_ray.sweep.worker import TrialTask, train_loop
 
@@ -101,6 +107,9 @@ def run_sweep(
     Raises:
         ConfigError: the cluster at its largest cannot hold the harvest or one trial; or the sweep was begun with
             another model, text, core or initial SAE.
+        DmsaeError: what ended the harvest.
+
+    Where the cluster can hold both, trials begin while the harvest goes on.
 
     The same call after an interruption goes on where it stopped: shards and cycles are found by what determines
     them, trials by their summaries, and a cycle in the middle by Ray Train's last checkpoint.
@@ -109,10 +118,31 @@ def run_sweep(
     check_fits(plan, cluster)
     key = store_key(experiment)
     folders.keep_to(inputs_of(experiment))
-    prepare(experiment, folders.stores, progress=progress)
     todo = [spec for spec in expand(experiment) if folders.fetch(spec.trial_id) is None]
-    errors = _tune(experiment, folders, key, todo, trials_at_once(plan, cluster), callbacks, verbose) if todo else {}
-    return state_of(experiment, folders, errors)
+    at_once, beside = trials_at_once(plan, cluster), trials_beside_harvest(plan, cluster)
+
+    def tune(gate: ActorHandle[Any] | None) -> SweepResult:
+        errors = _tune(experiment, folders, key, todo, at_once, gate, callbacks, verbose) if todo else {}
+        return state_of(experiment, folders, errors)
+
+    with Reading(Folder(folders.stores) / key, folders.name):
+        if beside == 0 or not todo or open_store(folders.stores, experiment, key).complete:
+            prepare(experiment, folders.stores, progress=progress)
+            return tune(None)
+        gate = start_gate(beside)
+
+        def done(reason: str | None) -> None:
+            if reason is None:
+                gate.widen.remote(at_once)
+            else:
+                gate.close.remote(f"the harvest failed: {reason}")
+
+        with BackgroundHarvest(experiment, folders.stores, key, progress, done) as harvest:
+            harvest.wait_for_first_shard()
+            result = tune(gate)
+            if harvest.failed or not result.unfinished:  # else it was interrupted, and the harvest is too
+                harvest.finish()
+            return result
 
 
 def state_of(experiment: Experiment, folders: Folders, errors: dict[str, str] | None = None) -> SweepResult:
@@ -130,6 +160,7 @@ def _tune(
     store: str,
     specs: list[TrialSpec],
     at_once: int,
+    gate: ActorHandle[Any] | None,
     callbacks: Sequence[ray.tune.Callback],
     verbose: bool,
 ) -> dict[str, str]:
@@ -149,7 +180,7 @@ def _tune(
         if resources.gpus_per_worker:
             per_worker["GPU"] = resources.gpus_per_worker
         trainer: Any = TorchTrainer  # Train V2 hands on what the loop returns; its types do not say so
-        result = trainer(
+        run = trainer(
             train_loop,
             train_loop_config=vars(TrialTask(tree, asdict(spec), store, claims, model)),
             scaling_config=ray.train.ScalingConfig(
@@ -164,7 +195,9 @@ def _tune(
                 failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             ),
-        ).fit()
+        )
+        with nullcontext() if gate is None else admitted(gate, spec.trial_id):
+            result = run.fit()
         if result.return_value is not None:
             raise TrialFailed(result.return_value)
 

@@ -4,7 +4,7 @@ Pure arithmetic on the config. Tune, Train and Data together wait silently for e
 fit a cluster; `check_fits` says so before anything starts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dmsae_ray.activations.identity import unpinned
@@ -67,6 +67,8 @@ class Plan:
     """What is there for as long as trials run."""
     trial_needs: tuple[Bundle, ...]
     """What one trial needs at once."""
+    pool_needs: tuple[Bundle, ...] = ()
+    """What the harvest holds at its largest, once the tokens are there; nothing where there is no long harvest."""
     notes: tuple[str, ...] = ()
     """What a person should know before paying, in one sentence each."""
 
@@ -84,6 +86,11 @@ class Plan:
         """What the sweep needs at once with so many trials running."""
         many = [Bundle(b.what, b.cpus, b.gpus, b.count * trials) for b in self.trial_needs]
         return (*self.service_needs, *many)
+
+    def beside_harvest(self, trials: int, waiting_trials: int = 0) -> tuple[Bundle, ...]:
+        """What the sweep needs at once while the harvest goes on, with so many trials running and drivers waiting."""
+        waiting = Bundle("waiting trial driver", DRIVER_CPUS, count=waiting_trials)
+        return (*self.pool_needs, *self.needs(trials), waiting)
 
     def params(self) -> dict[str, int | float]:
         """For the tracking server."""
@@ -129,9 +136,13 @@ class Plan:
             f"  harvest     needs at once {_sum(self.harvest_needs)}",
             f"  one trial   needs at once {_sum(self.needs(1))}",
             f"  at once     at most {_many(self.at_once, 'trial')}, with {_totals(self.needs(self.at_once))}",
+            *([f"  overlap     {self._overlap()}"] if self.pool_needs else []),
             *(f"  note        {note}" for note in self.notes),
         ]
         return "\n".join(lines)
+
+    def _overlap(self) -> str:
+        return f"trials begin while the harvest goes on, where there are {_totals(self.beside_harvest(1))}; else after"
 
 
 def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan:
@@ -193,7 +204,9 @@ def count_trainings(experiment: Experiment, specs: Sequence[TrialSpec]) -> tuple
 
 def _needs(experiment: Experiment) -> dict[str, tuple[Bundle, ...]]:
     r = experiment.resources
+    pool = (Bundle("language-model actor", r.cpus_per_model_actor, r.gpus_per_model_actor, r.model_actors_max),)
     return {
+        "pool_needs": pool if experiment.activations.mode == "store" else (),
         "harvest_needs": (
             Bundle("language-model actor", r.cpus_per_model_actor, r.gpus_per_model_actor, r.model_actors_min),
             READER,
@@ -222,10 +235,25 @@ def check_fits(plan: Plan, cluster: Cluster) -> None:
 
 def trials_at_once(plan: Plan, cluster: Cluster) -> int:
     """How many trials to run together: as many as fit, of those that may; more would hold resources and wait."""
-    low, high = 0, plan.at_once
+    return _most(plan.at_once, plan.needs, cluster)
+
+
+def trials_beside_harvest(plan: Plan, cluster: Cluster) -> int:
+    """How many trials may run while the harvest's whole pool is at work; 0: they begin after it.
+
+    The cluster has to hold both to the last actor: a trial waits for shards, so it must never hold what a model actor
+    that was lost needs to come back.
+    """
+    most = trials_at_once(plan, cluster)
+    return _most(most, lambda n: plan.beside_harvest(n, most - n), cluster) if plan.pool_needs else 0
+
+
+def _most(high: int, needs: Callable[[int], tuple[Bundle, ...]], cluster: Cluster) -> int:
+    """The largest number up to `high` whose needs fit; 0 if not even one's do."""
+    low = 0
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if cluster.unplaced(plan.needs(middle)) is None else (low, middle - 1)
+        low, high = (middle, high) if cluster.unplaced(needs(middle)) is None else (low, middle - 1)
     return low
 
 
