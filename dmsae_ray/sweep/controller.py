@@ -23,6 +23,7 @@ from dmsae_ray.activations.identity import file_hash
 from dmsae_ray.activations.model import check_model
 from dmsae_ray.activations.progress import Progress
 from dmsae_ray.activations.readers import Reading
+from dmsae_ray.activations.stream_service import ended, start_stream
 from dmsae_ray.config import Experiment
 from dmsae_ray.distill.core import load_core
 from dmsae_ray.errors import ConfigError, DmsaeError
@@ -168,6 +169,7 @@ def _tune(
     by_id = {spec.trial_id: spec for spec in specs}
     claims: Any = ray.remote(CycleClaims).options(num_cpus=DRIVER_CPUS, max_restarts=-1).remote()
     model = start_model_service(experiment, folders.stores, store)
+    streams = experiment.activations.mode == "stream" and not open_store(folders.stores, experiment, store).complete
     tree = experiment.model_dump(mode="json")
     resources, storage = experiment.resources, folders.train
 
@@ -179,10 +181,11 @@ def _tune(
         per_worker = {"CPU": resources.cpus_per_worker}
         if resources.gpus_per_worker:
             per_worker["GPU"] = resources.gpus_per_worker
+        stream = start_stream(experiment, folders.stores, store, cpus=DRIVER_CPUS) if streams else None
         trainer: Any = TorchTrainer  # Train V2 hands on what the loop returns; its types do not say so
         run = trainer(
             train_loop,
-            train_loop_config=vars(TrialTask(tree, asdict(spec), store, claims, model)),
+            train_loop_config=vars(TrialTask(tree, asdict(spec), store, claims, model, stream)),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=resources.workers_per_trial,
                 use_gpu=resources.gpus_per_worker > 0,
@@ -196,7 +199,7 @@ def _tune(
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             ),
         )
-        with nullcontext() if gate is None else admitted(gate, spec.trial_id):
+        with nullcontext() if gate is None else admitted(gate, spec.trial_id), ended(stream):
             result = run.fit()
         if result.return_value is not None:
             raise TrialFailed(result.return_value)

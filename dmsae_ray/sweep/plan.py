@@ -12,9 +12,9 @@ from dmsae_ray.config import Experiment
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.sweep.capacity import Bundle, Cluster, cluster_of_ray, cluster_of_yaml
 from dmsae_ray.sweep.cluster import DRIVER_CPUS
-from dmsae_ray.sweep.cost import Flops, Storage, experiment_flops, experiment_storage
+from dmsae_ray.sweep.cost import Flops, Storage, experiment_flops, experiment_storage, window_bytes
 from dmsae_ray.sweep.grid import TrialSpec, expand
-from dmsae_ray.sweep.model_size import model_size
+from dmsae_ray.sweep.model_size import ModelSize, model_size
 
 __all__ = ["Plan", "Rate", "check_fits", "cluster_of_ray", "cluster_of_yaml", "plan_experiment", "trials_at_once"]
 
@@ -116,9 +116,13 @@ class Plan:
         """The plan for a person to read before paying."""
         flops, storage = self.flops, self.storage
         saved = self.trainings_unshared - self.trainings
-        seconds = {"harvest": flops.harvest, "training": flops.training, "evaluation": flops.evaluation}
-        hours = ", ".join(f"{name} {_hours(f / self.rate.flops_per_second / 3600)}" for name, f in seconds.items())
-        tokens = f"{_count(self.corpus_tokens)} harvested once, {_count(self.attribution_tokens)} with gradients"
+        parts = {"harvest": flops.harvest, "training": flops.training, "evaluation": flops.evaluation}
+        how = "harvested once"
+        if flops.streaming:
+            parts["streaming"], how = flops.streaming, "streamed to every training"
+        spent = ", ".join(f"{name} {count:.2g}" for name, count in parts.items())
+        hours = ", ".join(f"{name} {_hours(f / self.rate.flops_per_second / 3600)}" for name, f in parts.items())
+        tokens = f"{_count(self.corpus_tokens)} {how}, {_count(self.attribution_tokens)} with gradients"
         training = f"{_count(self.steps * self.batch_size)} a training ({self.steps} steps of {self.batch_size})"
         lines = [
             f"{self.name}: {self.model}, residual stream after block {self.layer}",
@@ -127,8 +131,7 @@ class Plan:
             f"sharing cycle 0 saves {saved} of {self.trainings_unshared}",
             f"  tokens      {tokens}, {_count(self.eval_tokens)} for evaluation;",
             f"              {training}, {_count(self.training_tokens)} in all",
-            f"  FLOP        {flops.total:.3g}: harvest {flops.harvest:.2g}, training {flops.training:.2g}, "
-            f"evaluation {flops.evaluation:.2g}",
+            f"  FLOP        {flops.total:.3g}: {spent}",
             f"  time        {_hours(self.unit_hours)} of one {self.rate.unit} ({hours}),",
             f"              assuming {self.rate.flops_per_second:.2g} FLOP/s: {self.rate.source}",
             f"  storage     {_bytes(storage.total)}: activations {_bytes(storage.activations)}, "
@@ -181,8 +184,17 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
         storage=experiment_storage(experiment, size, trainings, at_once),
         rate=rate or (GPU_RATE if resources.gpus_per_worker else CPU_RATE),
         at_once=at_once,
-        notes=unpinned(experiment),
+        notes=(*unpinned(experiment), *_stream_notes(experiment, size)),
         **_needs(experiment),
+    )
+
+
+def _stream_notes(experiment: Experiment, size: ModelSize) -> tuple[str, ...]:
+    if experiment.activations.mode != "stream":
+        return ()
+    held = _bytes(2 * window_bytes(experiment, size))
+    return (
+        f"a trial's stream holds up to {held} in Ray's object store (two windows), or spills what that has no room for",
     )
 
 
@@ -205,8 +217,13 @@ def count_trainings(experiment: Experiment, specs: Sequence[TrialSpec]) -> tuple
 def _needs(experiment: Experiment) -> dict[str, tuple[Bundle, ...]]:
     r = experiment.resources
     pool = (Bundle("language-model actor", r.cpus_per_model_actor, r.gpus_per_model_actor, r.model_actors_max),)
+    stream = (
+        Bundle("its language-model actor", r.cpus_per_model_actor, r.gpus_per_model_actor, r.model_actors_min),
+        Bundle("stream driver", DRIVER_CPUS),
+    )
+    streams = experiment.activations.mode == "stream"
     return {
-        "pool_needs": pool if experiment.activations.mode == "store" else (),
+        "pool_needs": () if streams else pool,
         "harvest_needs": (
             Bundle("language-model actor", r.cpus_per_model_actor, r.gpus_per_model_actor, r.model_actors_min),
             READER,
@@ -218,6 +235,7 @@ def _needs(experiment: Experiment) -> dict[str, tuple[Bundle, ...]]:
         "trial_needs": (
             Bundle("Train worker", r.cpus_per_worker, r.gpus_per_worker, r.workers_per_trial),
             Bundle("trial driver", DRIVER_CPUS),
+            *(stream if streams else ()),
         ),
     }
 

@@ -1,0 +1,86 @@
+"""A sweep in mode 'stream': the cores of mode 'store', no training activations on disk; its plan and its preflight."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmsae_ray.config import Experiment, load_experiment, parse_experiment
+from dmsae_ray.distill.core import load_core
+from dmsae_ray.errors import ConfigError
+from dmsae_ray.sweep import cost
+from dmsae_ray.sweep.capacity import one_node
+from dmsae_ray.sweep.folders import folders_of
+from dmsae_ray.sweep.model_size import KNOWN
+from dmsae_ray.sweep.plan import check_fits, plan_experiment, trials_at_once
+from tests.sweep.conftest import dmsae, sweep_folder, write_config
+
+SWEEPS = Path(__file__).parents[2] / "sweeps"
+
+
+def test_streaming_gives_the_cores_of_the_store(finished_sweep: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, sweep={"coverage": [0.3]})
+    done = dmsae("sweep", config, "--set", "activations.mode=stream")
+    assert done.returncode == 0, done.stdout + done.stderr
+    name = "trials/k8-tau0.3-seed0/core.safetensors"
+    assert load_core(sweep_folder(tmp_path) / name).rows.equal(load_core(sweep_folder(finished_sweep) / name).rows)
+    (store,) = (tmp_path / "runs" / "stores").iterdir()
+    # 10 shards of 4096 tokens; the norm factor is taken from 10,000 tokens.
+    assert [path.name for path in sorted(store.glob("activations/train-*.safetensors"))] == [
+        f"train-{i:06d}.safetensors" for i in range(3)
+    ]
+    assert not (store / "manifest.json").exists()
+    trained = {path.name for path in (tmp_path / "runs" / "cycles").iterdir()}
+    assert trained <= {path.name for path in (finished_sweep / "runs" / "cycles").iterdir()}
+
+
+def streamed(**sections: Any) -> tuple[Experiment, Experiment]:
+    """An experiment in mode 'store', and the same in mode 'stream'."""
+    tree = {"name": "test", "model": {"name": "tiny", "layer": 1}, **sections}
+    return parse_experiment(tree), parse_experiment({**tree, "activations": {"mode": "stream"}})
+
+
+def test_no_result_depends_on_the_mode() -> None:
+    store, stream = streamed()
+    assert store.digest() == stream.digest() and folders_of(store) == folders_of(stream)
+
+
+def test_a_plan_counts_a_model_pass_a_training_and_no_storage_for_it() -> None:
+    path = SWEEPS / "figure6_sparsity.yaml"
+    store, stream = (
+        plan_experiment(load_experiment(path)),
+        plan_experiment(load_experiment(path, ["activations.mode=stream"])),
+    )
+    e = load_experiment(path)
+    a_token = cost.truncated_flops(KNOWN["google/gemma-2-2b"], e.model.layer, e.corpus.context)
+    assert stream.flops.streaming == pytest.approx(store.training_tokens * a_token)
+    # Four shards of 262,144 tokens are behind the norm factor.
+    assert store.flops.harvest - stream.flops.harvest == pytest.approx((e.corpus.tokens - 4 * 262_144) * a_token)
+    assert stream.flops.training == store.flops.training and store.flops.streaming == 0
+    # Tokens of 4 bytes; positions and 2 bytes a number for what is stored.
+    held_out = e.corpus.attribution_tokens + e.corpus.eval_tokens
+    rows = 4 * 262_144 + held_out
+    expected = 4 * (e.corpus.tokens + held_out) + rows * (4 + 2 * 2304) + e.corpus.attribution_tokens * 2 * 2304
+    assert stream.storage.activations == expected < 0.01 * store.storage.activations
+    text = stream.text()
+    assert (
+        "500M streamed to every training" in text
+        and f"streaming {stream.flops.streaming:.2g}" in text
+        and "harvested once" not in text
+    )
+    assert "holds up to 38.7 GB in Ray's object store" in text  # 2 x 16 shards of 262,144 rows of 4 + 2 * 2304 bytes
+
+
+def test_a_trial_needs_its_pool_as_well() -> None:
+    store, stream = streamed(resources={"model_actors_min": 2, "model_actors_max": 2, "gpus_per_model_actor": 0.5})
+    # A worker, two model actors and the language model of the sweep, at 1 CPU each; drivers.
+    check_fits(plan_experiment(store), one_node(3.0, 1.0))
+    check_fits(plan_experiment(stream), one_node(4.15, 1.5))
+    with pytest.raises(
+        ConfigError, match=r"^a trial needs 4.15 CPU \+ 1.5 GPU .*2 x its language-model actor"
+    ) as error:
+        check_fits(plan_experiment(stream), one_node(4.1, 2.0))
+    assert "\n" not in str(error.value)
+    two = stream.model_copy(update={"sweep": stream.sweep.model_copy(update={"seeds": (0, 1)})})
+    assert trials_at_once(plan_experiment(two), one_node(7.24, 4.0)) == 1
+    assert trials_at_once(plan_experiment(two), one_node(7.25, 4.0)) == 2
