@@ -1,5 +1,6 @@
 """What a person sees while something runs: one line a step, bars where there is a terminal, no log spam."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from dmsae_ray.activations.progress import Progress as HarvestProgress
 from dmsae_ray.lm.tiny_recipe import TrainingStep
 from dmsae_ray.sweep.controller import reason_of
+
+LINE_SECONDS = 60.0
+"""Between two lines of a harvest where there is no terminal for a bar."""
 
 
 class Screen:
@@ -54,12 +58,20 @@ class Screen:
         self.bar("training the tiny model", step.step, step.steps, "steps", f"{step.loss:.2f} nats a token")
 
     def harvest(self) -> Callable[[HarvestProgress], None]:
-        """A listener for `activations.prepare`: a bar a stage, and a line when a stage is done."""
+        """A listener for `activations.prepare`: a bar a stage, and a line when a stage is done.
+
+        Where there is no terminal, a line now and then too, so that a log tells how far a long harvest is.
+        """
         said: set[str] = set()
+        last = time.monotonic()
 
         def listen(event: HarvestProgress) -> None:
+            nonlocal last
             if event.stage in said:
                 return
+            if not self.console.is_terminal and time.monotonic() - last >= LINE_SECONDS and event.done < event.total:
+                last = time.monotonic()
+                self.say(f"  {event.stage}: {event.done:,} of {event.total:,} tokens, {_rate(event)}")
             self.bar(event.stage, event.done, event.total, "tokens", _rate(event))
             if event.done >= event.total:
                 said.add(event.stage)
@@ -72,7 +84,7 @@ class Screen:
 def _rate(event: HarvestProgress) -> str:
     left = event.eta_s
     eta = f", {left // 3600:.0f} h {left % 3600 / 60:.0f} min left" if 60 < left < float("inf") else ""
-    return f"{event.tokens_per_s:,.0f} tokens/s{eta}" if event.tokens_per_s else ""
+    return f"{event.tokens_per_s:,.0f} tokens/s, {event.bytes / 1e9:,.1f} GB{eta}" if event.tokens_per_s else ""
 
 
 class TrialLines(Callback):

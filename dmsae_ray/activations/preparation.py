@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from dmsae_ray.activations.files import Folder
-from dmsae_ray.activations.harvest import harvest, read_commits
+from dmsae_ray.activations.harvest import check_space, harvest, read_commits
 from dmsae_ray.activations.heartbeat import Heartbeat, Watch, other_writer
 from dmsae_ray.activations.progress import Meter, Progress
 from dmsae_ray.activations.records import (
@@ -22,7 +22,7 @@ from dmsae_ray.activations.records import (
 )
 from dmsae_ray.activations.store import Store, open_store
 from dmsae_ray.activations.token_files import read_layout
-from dmsae_ray.activations.tokens import write_tokens
+from dmsae_ray.activations.tokens import planned_layout, write_tokens
 from dmsae_ray.config import Activations, Experiment
 from dmsae_ray.errors import DataError
 
@@ -56,6 +56,9 @@ def prepare(experiment: Experiment, root: str, *, progress: Callable[[Progress],
             break
         _follow(folder, progress)
     with Heartbeat(folder):
+        if read_layout(folder) is None:  # before hours of tokenising; `harvest` looks again
+            planned = planned_layout(experiment)
+            check_space(folder, planned, experiment.activations, planned.stored_shards(experiment.activations))
         layout = write_tokens(folder, experiment, progress=progress)
         commits = harvest(folder, experiment, layout, progress=progress)
         partial = len(commits) < len(layout.all_shards())

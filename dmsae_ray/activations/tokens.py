@@ -7,6 +7,7 @@ int32 [documents that start in it] (see `packing`).
 
 import logging
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -55,14 +56,8 @@ def write_tokens(
     if done is not None:
         place.delete(DRAFT)
         return done
-    d_model = check_model(experiment.model, experiment.corpus.context)
-    corpus = experiment.corpus
-    contexts = {
-        "eval": _contexts(corpus.eval_tokens, corpus),
-        "attribution": _contexts(corpus.attribution_tokens, corpus),
-        "train": _contexts(corpus.tokens, corpus),
-    }
-    per_shard = max(1, experiment.activations.shard_tokens // corpus.context)
+    corpus, planned = experiment.corpus, planned_layout(experiment)
+    contexts, per_shard = planned.contexts, planned.contexts_per_shard
     plan = {
         shard_name(split, i): min(per_shard, contexts[split] - i * per_shard)
         for split in SPLITS
@@ -82,14 +77,11 @@ def write_tokens(
         raise _too_short(corpus, packing.tokens_seen, packing.documents_seen, packing.skipped_seen)
     if draft.position.skipped:
         log.info("corpus: %d empty or corrupt documents were skipped", draft.position.skipped)
-    layout = Layout(
-        d_model=d_model,
-        context=corpus.context,
+    layout = replace(
+        planned,
         bos=tokenizer.bos_token_id,
         eos=tokenizer.eos_token_id,
         special=tuple(sorted(int(i) for i in tokenizer.all_special_ids)),
-        contexts_per_shard=per_shard,
-        contexts=contexts,
         documents=draft.position.documents,
         skipped=draft.position.skipped,
         token_checksums=draft.token_checksums,
@@ -97,6 +89,27 @@ def write_tokens(
     place.write(LAYOUT, [encode(layout)])
     place.delete(DRAFT)
     return layout
+
+
+def planned_layout(experiment: Experiment) -> Layout:
+    """The sizes of a layout, before anything is read."""
+    corpus = experiment.corpus
+    return Layout(
+        d_model=check_model(experiment.model, corpus.context),
+        context=corpus.context,
+        bos=None,
+        eos=None,
+        special=(),
+        contexts_per_shard=max(1, experiment.activations.shard_tokens // corpus.context),
+        contexts={
+            "eval": _contexts(corpus.eval_tokens, corpus),
+            "attribution": _contexts(corpus.attribution_tokens, corpus),
+            "train": _contexts(corpus.tokens, corpus),
+        },
+        documents=0,
+        skipped=0,
+        token_checksums={},
+    )
 
 
 class Packing:

@@ -204,6 +204,15 @@ def test_disk_that_is_too_small(
         )
 
 
+def test_a_disk_that_is_too_small_is_said_before_anything_is_read(
+    tmp_path: Path, make_experiment: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Folder, "free_bytes", lambda self: 1_000_000)
+    with pytest.raises(DataError, match=r"^output .* needs 0.0 GB more .* 0.0 GB free"):
+        prepare(make_experiment(), str(tmp_path))
+    assert not list(tmp_path.glob("*/tokens"))
+
+
 def test_nan_in_the_model_is_one_error(ray_cluster: Any, store: Store, tmp_path: Path, make_experiment: Make) -> None:
     """A model whose weights hold NaN: the actor's error arrives at the driver as one line."""
     from safetensors.torch import load_file, save_file

@@ -22,13 +22,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(mode: str, folder: Path) -> "subprocess.Popen[str]":
+    config = write_config(folder)
     return subprocess.Popen(
-        [sys.executable, "-u", "-m", "tests.sweep.slow_harvest", mode, str(folder), str(write_config(folder))],
+        [sys.executable, "-u", str(Path(__file__).with_name("slow_harvest.py")), mode, str(folder), str(config)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env=environment(),
-        cwd=ROOT,
+        cwd=folder,
         start_new_session=True,
     )
 
