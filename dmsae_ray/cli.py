@@ -206,13 +206,16 @@ def _store(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     experiment = load_experiment(args.file, args.overrides)
-    from dmsae_ray.sweep.plan import check_fits, cluster_of_yaml, plan_experiment
+    from dmsae_ray.sweep.plan import check_fits, cluster_of_yaml, plan_experiment, trials_beside_harvest
 
     plan = plan_experiment(experiment)
     print(plan.text())
     if args.cluster:
-        check_fits(plan, cluster_of_yaml(args.cluster))
-        print(f"{args.cluster} can hold it.")
+        cluster = cluster_of_yaml(args.cluster)
+        check_fits(plan, cluster)
+        beside = trials_beside_harvest(plan, cluster)
+        when = f"up to {beside} at once while the harvest goes on" if beside else "after the harvest"
+        print(f"{args.cluster} can hold it; trials run {when}.")
     return 0
 
 
