@@ -1,5 +1,6 @@
 """One run of an experiment as a person sees it: checks, cluster, activations, trials, records, report."""
 
+from dmsae_ray.activations import open_store
 from dmsae_ray.config import Experiment
 from dmsae_ray.console import Screen, TrialLines
 from dmsae_ray.environment import shell_command
@@ -43,6 +44,7 @@ def run_and_report(experiment: Experiment, *, address: str | None = None, verbos
                         progress=screen.harvest(),
                         verbose=verbose,
                     )
+                _tell_dropped(experiment, result, screen, tracker)
             else:
                 screen.say(f"all {len(result.finished)} trials are finished: nothing to run")
             report = _report(result, tracker)
@@ -66,6 +68,16 @@ def _check_model(experiment: Experiment, screen: Screen) -> None:
             f"(unigram statistics: {meta['unigram_loss']:.2f})"
         )
     check_inputs(experiment)
+
+
+def _tell_dropped(experiment: Experiment, result: SweepResult, screen: Screen, tracker: SweepTracker) -> None:
+    """Say, and log on the parent run, which share of the tokens each filter kept out of training."""
+    if result.unfinished or experiment.activations.mode != "store":
+        return
+    dropped = open_store(result.folders.stores, experiment).dropped("train")
+    tracker.metrics(None, {f"tokens_dropped/{reason}": share for reason, share in dropped.items()}, 0)
+    said = ", ".join(f"{reason} {share:.2%}" for reason, share in dropped.items() if reason != "no_target")
+    screen.say(f"  tokens kept out of training: {said}" if said else "  no tokens were kept out of training")
 
 
 def _report(result: SweepResult, tracker: SweepTracker) -> Report | None:

@@ -63,6 +63,7 @@ def test_mlflow_has_a_parent_and_a_child_a_trial(finished_sweep: Path) -> None:
     (parent,) = [run for run in runs if run not in children]
     assert parent.info.status == "FINISHED"
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert parent.data.metrics["tokens_dropped/bos"] == pytest.approx(1 / 64)  # one opens each context
     assert {run.info.run_name for run in children} == set(TRIALS)
     for run in children:
         summary = json.loads((sweep_folder(finished_sweep) / "trials" / run.info.run_name / "summary.json").read_text())
@@ -83,6 +84,7 @@ def test_output_is_short_and_says_where_everything_is(finished_sweep: Path) -> N
     folder = sweep_folder(finished_sweep)
     for place in (folder / "report.md", folder / "figures", folder / "trials", "mlflow ui --backend-store-uri sqlite"):
         assert str(place) in text
+    assert "tokens kept out of training: bos 1.56%" in text
     assert len(text.splitlines()) < 60
     assert not re.search(r"WARNING|Traceback|raylet|\(pid=", text)
     assert list((folder / "figures").glob("*.png")) and (folder / "report.md").read_text().count("|") > 50
