@@ -11,7 +11,7 @@ import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from ray.data._internal.execution.operators.map_operator import MapOperator
 
 from dmsae_ray.activations.harvest import GROWING, Job, ShardWriter, computed_by_actors, read_commits
 from dmsae_ray.activations.order import shard_order
-from dmsae_ray.activations.ray_data import first_error, free_actors, quiet_context
+from dmsae_ray.activations.ray_data import first_error, quiet_context
 from dmsae_ray.activations.records import STREAMED, Split, decode_commit, encode, shard_name
 from dmsae_ray.activations.store import open_store
 from dmsae_ray.activations.stream import CONTENT, Opening
@@ -109,8 +109,9 @@ class StreamService:
         folder = self._store.folder
         commits = read_commits(folder, self._store.layout)
         stored = {shard: commit.rows for (split, shard), commit in commits.items() if split == "train"}
-        computed = {int(name[len("train-") : -len(".json")]) for name in (folder / STREAMED).sizes()}
-        unknown = sorted(computed - stored.keys() - self._rows.keys())
+        computed = (folder / STREAMED).sizes()  # and what killed actors left of files that they were writing
+        wanted = set(range(self._store.layout.shards("train"))) - stored.keys() - self._rows.keys()
+        unknown = sorted(shard for shard in wanted if f"{shard_name('train', shard)}.json" in computed)
         with ThreadPoolExecutor(_READERS) as readers:
             self._rows.update(zip(unknown, readers.map(self._read_rows, unknown), strict=True))
         self._rows.update(stored)
@@ -136,8 +137,8 @@ _CLOSED = "the stream of a training was closed while it was read"
 class _Demand:
     """How far shards are wanted: no further than the window that the slowest reader opens. Picklable."""
 
-    def __init__(self, world: int, window: int):
-        self._window = window
+    def __init__(self, world: int, window: int, shards: int):
+        self._window, self._shards = window, shards
         self._firsts = [-math.inf] * world
 
     def move(self, rank: int, first: float) -> None:
@@ -151,8 +152,9 @@ class _Demand:
 
     @property
     def stop(self) -> float:
-        """The first place that is not wanted yet; infinite only when all readers have left."""
-        return min(self._firsts) + self._window
+        """The first place that is not wanted yet; the last window of an epoch is a short one."""
+        first = min(self._firsts)
+        return first + min(self._window, self._shards - first % self._shards) if math.isfinite(first) else first
 
 
 class _OnDemand(BackpressurePolicy):
@@ -190,7 +192,7 @@ class _Session:
         self.attempt, self.stored = attempt, stored
         self._job, self._resources, self._window, self._seed = job, resources, window, seed
         self._n = job.layout.shards("train")
-        self._demand = _Demand(world, window)
+        self._demand = _Demand(world, window, self._n)
         self._here = set(range(world))
         self._blocks: dict[int, ray.ObjectRef[pa.Table]] = {}
         self._done: int | None = None  # places below it were computed, or are stored; None before the start
@@ -249,8 +251,6 @@ class _Session:
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
-        finally:
-            free_actors()
 
     def _compute_on(self, start: int) -> None:
         with suppress(_Ended):
@@ -266,16 +266,20 @@ class _Session:
         policy = partial(_OnDemand, allowed=lambda: bisect_left(todo, demand.stop))
         with quiet_context(preserve_order=True, autoscaling_config=GROWING) as context:
             context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [policy])
-            blocks: Iterator[Any] | None = None
-            for place in todo:
-                self._advance(place)
-                if blocks is None:  # only now: it starts the model actors
-                    wanted: list[tuple[Split, int]] = [("train", shards[place]) for place in todo]
-                    data = computed_by_actors(ShardStreamer, self._job, self._resources, wanted)
-                    blocks = iter(data.iter_internal_ref_bundles())
-                (entry,) = next(blocks).blocks
-                with self._changed:
-                    self._blocks[place] = entry.ref
+            with ExitStack() as running:
+                blocks: Iterator[Any] | None = None
+                for place in todo:
+                    self._advance(place)
+                    if blocks is None:  # only now: it starts the model actors
+                        wanted: list[tuple[Split, int]] = [("train", shards[place]) for place in todo]
+                        data = computed_by_actors(ShardStreamer, self._job, self._resources, wanted)
+                        # What `Dataset.iter_internal_ref_bundles` calls; it keeps the executor to itself, and pools
+                        # of one that is only let go end when Python's collector comes by.
+                        blocks, _, executor = data._execute_to_iterator()
+                        running.callback(executor.shutdown, force=True)
+                    (entry,) = next(blocks).blocks
+                    with self._changed:
+                        self._blocks[place] = entry.ref
         self._advance(places.stop)
 
     def _advance(self, place: int) -> None:
