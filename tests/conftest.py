@@ -4,8 +4,12 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
+# Machines are noisy: how long an example takes says nothing.
+hypothesis.settings.register_profile("dmsae", deadline=None)
+hypothesis.settings.load_profile("dmsae")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
