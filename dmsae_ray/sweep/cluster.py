@@ -44,6 +44,15 @@ def ray_session(address: str | None, *, log: Path, verbose: bool = False) -> Ite
             ray.shutdown()
 
 
+def cpus_on_paper() -> float:
+    """CPUs of the current session that are counted and not there: one, where it is the embedded cluster."""
+    import ray
+
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    cores = os.cpu_count() or 1
+    return 1.0 if len(nodes) == 1 and nodes[0]["Resources"].get("CPU") == cores + 1 else 0.0
+
+
 def _init(address: str | None, level: int, verbose: bool) -> None:
     import ray
 

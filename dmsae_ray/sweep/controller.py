@@ -30,7 +30,7 @@ from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.sweep.background import BackgroundHarvest
 from dmsae_ray.sweep.callbacks import FetchSummaries, StayingCallbacks
 from dmsae_ray.sweep.claims import CycleClaims
-from dmsae_ray.sweep.cluster import DRIVER_CPUS
+from dmsae_ray.sweep.cluster import DRIVER_CPUS, cpus_on_paper
 from dmsae_ray.sweep.folders import Folders
 from dmsae_ray.sweep.gate import admitted, start_gate
 from dmsae_ray.sweep.grid import TrialSpec, expand
@@ -120,7 +120,7 @@ def run_sweep(
     key = store_key(experiment)
     folders.keep_to(inputs_of(experiment))
     todo = [spec for spec in expand(experiment) if folders.fetch(spec.trial_id) is None]
-    at_once, beside = trials_at_once(plan, cluster), trials_beside_harvest(plan, cluster)
+    at_once, beside = trials_at_once(plan, cluster), trials_beside_harvest(plan, cluster, cpus_on_paper())
 
     def tune(gate: ActorHandle[Any] | None) -> SweepResult:
         errors = _tune(experiment, folders, key, todo, at_once, gate, callbacks, verbose) if todo else {}

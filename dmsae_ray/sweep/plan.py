@@ -256,14 +256,21 @@ def trials_at_once(plan: Plan, cluster: Cluster) -> int:
     return _most(plan.at_once, plan.needs, cluster)
 
 
-def trials_beside_harvest(plan: Plan, cluster: Cluster) -> int:
+def trials_beside_harvest(plan: Plan, cluster: Cluster, on_paper: float = 0.0) -> int:
     """How many trials may run while the harvest's whole pool is at work; 0: they begin after it.
+
+    Args:
+        plan: of the experiment.
+        cluster: at its largest.
+        on_paper: CPUs that the cluster counts and does not have: where harvest and trials would share a core, both
+            at once took longer than one after the other.
 
     The cluster has to hold both to the last actor: a trial waits for shards, so it must never hold what a model actor
     that was lost needs to come back.
     """
     most = trials_at_once(plan, cluster)
-    return _most(most, lambda n: plan.beside_harvest(n, most - n), cluster) if plan.pool_needs else 0
+    missing = (Bundle("CPU that is not there", on_paper),) if on_paper else ()
+    return _most(most, lambda n: (*missing, *plan.beside_harvest(n, most - n)), cluster) if plan.pool_needs else 0
 
 
 def _most(high: int, needs: Callable[[int], tuple[Bundle, ...]], cluster: Cluster) -> int:

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(mode: str, folder: Path) -> "subprocess.Popen[str]":
-    config = write_config(folder)
+    config = write_config(folder, resources={"cpus_per_model_actor": 0.25})  # both fit two cores
     return subprocess.Popen(
         [sys.executable, "-u", str(Path(__file__).with_name("slow_harvest.py")), mode, str(folder), str(config)],
         stdout=subprocess.PIPE,
@@ -79,6 +79,9 @@ def test_what_the_harvest_may_need_again_is_never_given_to_trials() -> None:
     for cpus, beside, after in ((2, 0, 1), (2.05, 0, 1), (2.1, 1, 1), (3, 1, 2), (3.2, 2, 2)):
         assert trials_beside_harvest(demo, one_node(cpus)) == beside, cpus
         assert trials_at_once(demo, one_node(cpus)) == after, cpus
+    # On two cores, which the embedded cluster counts as three, they would share a core.
+    assert trials_beside_harvest(demo, one_node(3), on_paper=1) == 0
+    assert trials_beside_harvest(demo, one_node(5), on_paper=1) == 2
 
 
 def test_the_whole_pool_counts_and_streams_have_none() -> None:
