@@ -26,8 +26,8 @@ from dmsae_ray.activations.store import Store
 from dmsae_ray.errors import DataError
 
 T = TypeVar("T")
-CONTENT = "content"
-"""Column of a block that holds one shard, as the bytes of the file that it would be."""
+CONTENT, SHARD = "content", "shard"
+"""Columns of a block, which has one row: the bytes of the file that the shard would be, and its number."""
 _POLL_SECONDS = 0.5  # how late a reader may notice that it is closed
 
 
@@ -98,7 +98,10 @@ class _StreamedShards:
         while not ray.wait([block], timeout=_POLL_SECONDS)[0]:
             if stopped():
                 raise Stopped
-        content = _answer(block).column(CONTENT).chunk(0)
+        table = _answer(block)
+        if table.column(SHARD)[0].as_py() != shard:
+            raise RuntimeError(f"the stream gave shard {table.column(SHARD)[0]} for shard {shard}")
+        content = table.column(CONTENT).chunk(0)
         _, offsets, data = content.buffers()
         start, stop = memoryview(offsets).cast("q")[content.offset : content.offset + 2]
         tensors = tensors_in(memoryview(data)[start:stop], f"streamed shard {shard}")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+import ray.data
 from ray.actor import ActorHandle
 from ray.data._internal.execution.backpressure_policy import (
     ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY,
@@ -30,12 +31,13 @@ from dmsae_ray.activations.order import shard_order
 from dmsae_ray.activations.ray_data import first_error, quiet_context
 from dmsae_ray.activations.records import STREAMED, Split, decode_commit, encode, shard_name
 from dmsae_ray.activations.store import open_store
-from dmsae_ray.activations.stream import CONTENT, Opening
+from dmsae_ray.activations.stream import CONTENT, SHARD, Opening
 from dmsae_ray.config import Experiment, Resources, parse_experiment
 from dmsae_ray.errors import DataError, DmsaeError
 
 _POLL_SECONDS = 0.5  # how long a call waits before it says that there is nothing yet
 _SHARDS_A_DATASET = 1024
+_SETTINGS = threading.Lock()
 _READERS = 16  # of commits, at once
 _FAR = 1 << 62  # a place that nobody reaches
 
@@ -50,7 +52,7 @@ class ShardStreamer(ShardWriter):
         (self.job.folder / STREAMED).write(f"{shard_name(str(split), int(shard))}.json", [encode(commit)])
         offsets = pa.py_buffer(np.array([0, len(content)], np.int64))
         rows = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(content)])
-        return pa.table({CONTENT: rows})
+        return pa.table({CONTENT: rows, SHARD: pa.array([int(shard)])})
 
 
 class StreamService:
@@ -263,24 +265,27 @@ class _Session:
         shards = {place: orders[place // self._n][place % self._n] for place in places}
         todo = [place for place, shard in shards.items() if shard not in self.stored]
         demand = self._demand
-        policy = partial(_OnDemand, allowed=lambda: bisect_left(todo, demand.stop))
-        with quiet_context(preserve_order=True, autoscaling_config=GROWING) as context:
-            context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [policy])
-            with ExitStack() as running:
-                blocks: Iterator[Any] | None = None
-                for place in todo:
-                    self._advance(place)
-                    if blocks is None:  # only now: it starts the model actors
-                        wanted: list[tuple[Split, int]] = [("train", shards[place]) for place in todo]
-                        data = computed_by_actors(ShardStreamer, self._job, self._resources, wanted)
-                        # What `Dataset.iter_internal_ref_bundles` calls; it keeps the executor to itself, and pools
-                        # of one that is only let go end when Python's collector comes by.
-                        blocks, _, executor = data._execute_to_iterator()
-                        running.callback(executor.shutdown, force=True)
-                    (entry,) = next(blocks).blocks
-                    with self._changed:
-                        self._blocks[place] = entry.ref
+        wanted: list[tuple[Split, int]] = [("train", shards[place]) for place in todo]
+        with ExitStack() as running:
+            blocks: Iterator[Any] | None = None
+            for place in todo:
+                self._advance(place)
+                if blocks is None:  # only now: it starts the model actors
+                    data = self._dataset(wanted, lambda: bisect_left(todo, demand.stop))
+                    # What `Dataset.iter_internal_ref_bundles` calls; it keeps the executor to itself, and pools of one
+                    # that is only let go end when Python's collector comes by.
+                    blocks, _, executor = data._execute_to_iterator()
+                    running.callback(executor.shutdown, force=True)
+                (entry,) = next(blocks).blocks
+                with self._changed:
+                    self._blocks[place] = entry.ref
         self._advance(places.stop)
+
+    def _dataset(self, wanted: list[tuple[Split, int]], allowed: Callable[[], int]) -> ray.data.Dataset:
+        # Settings are the process's, and sealed in a dataset when it is made: one session at a time.
+        with _SETTINGS, quiet_context(preserve_order=True, autoscaling_config=GROWING) as context:
+            context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [partial(_OnDemand, allowed=allowed)])
+            return computed_by_actors(ShardStreamer, self._job, self._resources, wanted)
 
     def _advance(self, place: int) -> None:
         """All below `place` is done; wait until it is wanted."""
