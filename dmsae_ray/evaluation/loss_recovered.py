@@ -46,13 +46,15 @@ def loss_recovered(
     batch_contexts: int = 8,
     keep_mask: Callable[[Tensor], Tensor] | None = None,
     loss_mask: Tensor | None = None,
+    like: LossRecovered | None = None,
 ) -> LossRecovered:
     """Measures `sae` (takes raw activations, on the tap's device) at `tap`.
 
     tokens: int64 [n, t], cut into batches of `batch_contexts` contexts; or an iterable of batches as they are.
     keep_mask(tokens) -> bool [n, t]: positions that neither the SAE nor the zero ablation may touch, such as BOS
     positions that the SAE never saw in training. loss_mask: bool [n, t] beside a tensor of tokens, False where the next
-    token is not to be predicted (it begins another document). DataError when there is nothing to predict.
+    token is not to be predicted (it begins another document). like: what was found for another SAE at the same tap,
+    tokens and masks: the clean and the zero loss are taken from there. DataError when there is nothing to predict.
     """
     if batch_contexts < 1:
         raise ConfigError(f"batch_contexts: {batch_contexts!r} must be at least 1")
@@ -60,16 +62,21 @@ def loss_recovered(
     targets = 0
     for batch, mask in _batches(tokens, loss_mask, batch_contexts):
         keep = keep_mask(batch) if keep_mask is not None else None
-        sums = []
-        for edit in (None, _reconstruction(sae, keep), _nothing(keep)):
-            total, count = tap.loss(batch, edit, mask)
-            sums.append(float(total))
-        clean, spliced, zero = clean + sums[0], spliced + sums[1], zero + sums[2]
+        total, count = tap.loss(batch, _reconstruction(sae, keep), mask)
+        spliced += float(total)
         targets += count
+        if like is None:
+            clean += float(tap.loss(batch, None, mask)[0])
+            zero += float(tap.loss(batch, _nothing(keep), mask)[0])
     if targets == 0:
         raise DataError("loss recovered: the tokens have no targets to predict")
+    clean, spliced, zero = clean / targets, spliced / targets, zero / targets
+    if like is not None:
+        if like.targets != targets:
+            raise ConfigError(f"like: it was measured on {like.targets} targets, and these are {targets}")
+        clean, zero = like.clean, like.zero
     recovered = (zero - spliced) / (zero - clean) if zero > clean else float("nan")
-    return LossRecovered(clean / targets, spliced / targets, zero / targets, recovered, targets)
+    return LossRecovered(clean, spliced, zero, recovered, targets)
 
 
 def _batches(

@@ -10,7 +10,7 @@ from dmsae_ray.activations.model import open_tap
 from dmsae_ray.activations.store import open_store
 from dmsae_ray.config import Experiment, parse_experiment
 from dmsae_ray.errors import DataError
-from dmsae_ray.evaluation.loss_recovered import loss_recovered
+from dmsae_ray.evaluation.loss_recovered import LossRecovered, loss_recovered
 from dmsae_ray.sae import MatryoshkaSAE
 
 RETRIES = 5
@@ -43,6 +43,7 @@ class LanguageModelService:
         self._experiment = parse_experiment(experiment)
         self._stores, self._key = stores, key
         self._tap: Any = None
+        self._found: LossRecovered | None = None
 
     def loss_recovered(self, sae: MatryoshkaSAE) -> dict[str, float]:
         """Cross-entropies on the evaluation tokens, in nats a token, and the share of the loss recovered."""
@@ -50,16 +51,17 @@ class LanguageModelService:
             self._tap = open_tap(self._experiment.model, full=True)
         store = open_store(self._stores, self._experiment, self._key)
         batch = max(1, self._experiment.resources.model_batch_tokens // self._experiment.corpus.context)
-        # Positions that no SAE was trained on stay as they are.
+        # BOS stays as it is: no SAE was trained on it.
         bos = self._tap.bos_id if self._experiment.activations.drop_bos else None
         keep = None if bos is None else lambda tokens: tokens == bos
-        found = loss_recovered(
+        found = self._found = loss_recovered(
             self._tap,
             sae.to(self._tap.device),
             store.eval_tokens(),
             batch_contexts=batch,
             keep_mask=keep,
             loss_mask=store.eval_loss_mask(),
+            like=self._found,
         )
         return {
             "loss_recovered": found.recovered,

@@ -111,6 +111,10 @@ def test_on_the_tiny_gemma_an_identity_loses_nothing_and_a_worse_sae_loses_more(
     text = " ".join(topics[name] for name in ("if", "while", "import"))
     tokens = torch.tensor(tap.tokenizer(text)["input_ids"][: 8 * 32]).reshape(8, 32)
     perfect = loss_recovered(tap, identity_sae(tap.d_model), tokens)
+    again = loss_recovered(tap, identity_sae(tap.d_model), tokens, like=perfect)
+    assert again == perfect
+    with pytest.raises(ConfigError, match=r"^like: it was measured on"):
+        loss_recovered(tap, identity_sae(tap.d_model), tokens[:1], like=perfect)
     assert perfect.recovered == pytest.approx(1.0, abs=1e-4)
     assert perfect.clean == pytest.approx(float(tap.loss(tokens)[0]) / perfect.targets)
     blurred = identity_sae(tap.d_model)
