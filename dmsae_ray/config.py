@@ -80,7 +80,7 @@ class LanguageModel(_Section):
     revision: str | None = Field(None, description="Hub revision (commit or tag); pin it for results that last")
     layer: int = Field(12, ge=0, description="read the residual stream after this block, counted from 0")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="dtype the model runs in")
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = Field(
         "auto", description="attention implementation; 'auto' keeps soft-capping right (eager for Gemma 2)"
     )
 

@@ -1,4 +1,4 @@
-"""How often each shard was begun: a model actor that dies of it every time is not started for ever.
+"""How often each shard was begun and not made: a model actor that dies of it every time is not started for ever.
 
 Ray starts a lost actor again and gives it its shard again, without end, as spot nodes need it. Ray cannot tell a node
 that was taken away from a model that runs out of memory; but the first hardly ever strikes one shard time after time.
@@ -20,7 +20,7 @@ MOST = 5
 
 
 class Attempts:
-    """Counts beginnings by shard, up to `most`; one actor a harvest, on the driver's node."""
+    """Counts beginnings by shard, up to `most`, until it is made; one actor a harvest, on the driver's node."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -30,6 +30,10 @@ class Attempts:
         """Count a beginning; after the most that there may be, their number."""
         self._begun[shard] += 1
         return self._most if self._begun[shard] > self._most else None
+
+    def made(self, shard: str) -> None:
+        """Its actor lived: a stream may ask for the shard again, in another epoch."""
+        del self._begun[shard]
 
 
 def start_attempts() -> ActorHandle[Any]:
@@ -57,3 +61,9 @@ def begin(attempts: ActorHandle[Any] | None, shard: str) -> None:
             "Ray's log says which): lower resources.model_batch_tokens, or give an actor more memory or a whole GPU "
             "(resources.cpus/gpus_per_model_actor)"
         )
+
+
+def made(attempts: ActorHandle[Any] | None, shard: str) -> None:
+    """Called by a model actor that has made a shard; it waits for no answer."""
+    if attempts is not None:
+        attempts.made.remote(shard)

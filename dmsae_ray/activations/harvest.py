@@ -19,7 +19,7 @@ import torch
 from ray.data.context import AutoscalingConfig
 from torch import Tensor
 
-from dmsae_ray.activations.attempts import begin, start_attempts
+from dmsae_ray.activations.attempts import begin, made, start_attempts
 from dmsae_ray.activations.files import Folder, checksum, sweep_temporaries
 from dmsae_ray.activations.model import open_tap
 from dmsae_ray.activations.order import stored_order
@@ -184,7 +184,9 @@ class ShardWriter:
                 split=split,
                 shard=shard,
             )
-        return pack_shard(computed, tokens.tokens.size)
+        packed = pack_shard(computed, tokens.tokens.size)
+        made(self.job.attempts, shard_name(split, shard))
+        return packed
 
     def _model(self, gradients: bool) -> "Tap":
         """The model: whole for gradients, without the layers above the tap for activations."""

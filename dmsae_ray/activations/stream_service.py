@@ -26,6 +26,7 @@ from ray.data._internal.execution.backpressure_policy import (
 )
 from ray.data._internal.execution.operators.map_operator import MapOperator
 
+from dmsae_ray.activations.attempts import start_attempts
 from dmsae_ray.activations.harvest import GROWING, Job, ShardWriter, computed_by_actors, read_commits
 from dmsae_ray.activations.order import shard_order
 from dmsae_ray.activations.ray_data import first_error, quiet_context
@@ -67,6 +68,7 @@ class StreamService:
             settings.model,
             settings.activations,
             settings.resources.model_batch_tokens,
+            start_attempts(),
         )
         self._rows: dict[int, int] = {}
         self._sessions: dict[str, _Session] = {}

@@ -158,7 +158,7 @@ def _attention(model: str, attention: str | None, config: PretrainedConfig) -> s
     if capped and attention in _UNCAPPED:
         raise ConfigError(
             f"model.attention is '{attention}'; '{model}' soft-caps its attention logits, which '{attention}' leaves "
-            "out; allowed: 'auto', 'eager', 'flash_attention_2'"
+            "out; allowed: 'auto', 'eager', 'flash_attention_2', 'flex_attention'"
         )
     return attention
 

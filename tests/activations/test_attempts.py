@@ -63,3 +63,17 @@ def test_actors_that_die_now_and_then_are_survived(
     prepare(make_experiment(resources__model_actors_max=1), str(tmp_path / "stores"))
     assert len(list(marks.iterdir())) == sum(deaths.values())
     assert contents(tmp_path / "stores" / store.key) == contents(stores / store.key)
+
+
+def test_a_shard_that_is_made_again_and_again_is_no_dying_one(ray_cluster: Any) -> None:
+    """As a stream makes it, once an epoch."""
+    count = attempts.start_attempts()
+    for _ in range(attempts.MOST + 2):
+        attempts.begin(count, "train-000000")
+        attempts.made(count, "train-000000")
+    for _ in range(attempts.MOST):
+        attempts.begin(count, "train-000000")
+    with pytest.raises(
+        DataError, match=rf"^model actors died {attempts.MOST} times while they made shard train-000000"
+    ):
+        attempts.begin(count, "train-000000")

@@ -48,7 +48,7 @@ def block(x: Tensor, layer: Any, cap: float | None, window: int | None) -> Tenso
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("attention", [None, "auto", "eager"])
+@pytest.mark.parametrize("attention", [None, "auto", "eager", "flex_attention"])
 def test_gemma2_activations_are_those_of_the_formulas(
     random_models: dict[str, Path], tokens: Tensor, attention: str | None
 ) -> None:
