@@ -1,43 +1,52 @@
 """Trials train while the harvest goes on: the same cores, and one end of both when it fails or is stopped."""
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
 import pytest
 
+from dmsae_ray.activations.files import Folder
+from dmsae_ray.activations.records import SPLITS, shard_name
+from dmsae_ray.activations.token_files import read_layout, read_tokens
 from dmsae_ray.config import load_experiment, parse_experiment
 from dmsae_ray.sweep.capacity import one_node
 from dmsae_ray.sweep.gate import Gate
 from dmsae_ray.sweep.plan import plan_experiment, trials_at_once, trials_beside_harvest
-from tests.sweep.conftest import dmsae, environment, sweep_folder, write_config
+from tests.sweep.conftest import environment, sweep_folder, write_config
 from tests.sweep.test_sweep import cores, wait_for_line
 
 ROOT = Path(__file__).parents[2]
+COUNTING = Path(__file__).parent / "counting"
 
 
-def start(mode: str, folder: Path) -> "subprocess.Popen[str]":
+def start(mode: str, folder: Path, more: dict[str, str] | None = None) -> "subprocess.Popen[str]":
     config = write_config(folder, resources={"cpus_per_model_actor": 0.25})  # both fit two cores
     return subprocess.Popen(
         [sys.executable, "-u", str(Path(__file__).with_name("slow_harvest.py")), mode, str(folder), str(config)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment(),
+        env={**environment(), **(more or {})},
         cwd=folder,
         start_new_session=True,
     )
 
 
-def test_a_trial_trains_before_the_harvest_is_done_and_finds_the_same_core(
+def test_trials_begin_before_the_harvest_is_done_find_the_same_cores_and_the_model_runs_once(
     finished_sweep: Path, tmp_path: Path
 ) -> None:
-    process = start("goes on", tmp_path)
+    """Counted where the model runs, in whichever process."""
+    counts = tmp_path / "counts"
+    counts.mkdir()
+    process = start("goes on", tmp_path, {"PYTHONPATH": str(COUNTING), "DMSAE_TEST_COUNTS": str(counts)})
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 0, out
     assert cores(tmp_path) == cores(finished_sweep)
@@ -45,6 +54,28 @@ def test_a_trial_trains_before_the_harvest_is_done_and_finds_the_same_core(
     assert (store / "manifest.json").exists() and not (store / "heartbeat.json").exists()
     (mark,) = (store / "readers").iterdir()
     assert json.loads(mark.read_text())["beat"] == -1
+
+    seen = Counter(line for file in counts.iterdir() for line in file.read_text().split())
+    expected = contexts(store)
+    assert all(len(set(of_split)) == len(of_split) for of_split in expected.values())
+    # Cycle 0 of both trials is one SAE; the cycles and the control are theirs.
+    saes = len([p for p in (tmp_path / "runs" / "cycles").iterdir() if not p.name.startswith(".")])
+    assert saes == 1 + 2 * 3
+    for split, often in (("train", 1), ("attribution", 1), ("eval", 1 + 2 + saes)):  # harvest; clean, ablated; spliced
+        assert {seen[context] for context in expected[split]} == {often}, split
+    assert sum(seen.values()) == sum(len(expected[s]) for s in SPLITS) + (2 + saes) * len(expected["eval"])
+
+
+def contexts(store: Path) -> dict[str, list[str]]:
+    """Hashes of the contexts of each split, as `counting` makes them."""
+    folder = Folder(str(store))
+    layout = read_layout(folder)
+    assert layout is not None
+    found: dict[str, list[str]] = {}
+    for split in SPLITS:
+        shards = [read_tokens(folder, layout, shard_name(split, i)).tokens for i in range(layout.shards(split))]
+        found[split] = [hashlib.sha256(row.astype("int64").tobytes()).hexdigest() for rows in shards for row in rows]
+    return found
 
 
 def test_a_harvest_that_fails_ends_the_trials_with_its_reason(tmp_path: Path) -> None:
@@ -55,7 +86,7 @@ def test_a_harvest_that_fails_ends_the_trials_with_its_reason(tmp_path: Path) ->
     assert not any((sweep_folder(tmp_path) / "trials").glob("*/summary.json"))
 
 
-def test_ctrl_c_ends_both_and_the_same_command_goes_on(finished_sweep: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_both(tmp_path: Path) -> None:
     process = start("hangs", tmp_path)
     wait_for_line(process, "a trial has trained")
     family = psutil.Process(process.pid).children(recursive=True)
@@ -65,9 +96,6 @@ def test_ctrl_c_ends_both_and_the_same_command_goes_on(finished_sweep: Path, tmp
     assert process.returncode == 130, rest
     assert time.monotonic() - began < 60
     assert psutil.wait_procs(family, timeout=30)[1] == []
-    done = dmsae("sweep", tmp_path / "experiment.yaml")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert cores(tmp_path) == cores(finished_sweep)
 
 
 # --- how many ---
