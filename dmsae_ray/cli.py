@@ -76,7 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     running(sub)
     for name, run, text in (
         ("sweep", _sweep, "Run every trial of an experiment: sparsities x coverages x seeds."),
-        ("distill", _distill, "Run the cycles of one setting: sae.k, distill.coverage, seed."),
+        (
+            "distill",
+            _distill,
+            "Run the cycles of one setting: sae.k, distill.coverage (else the first of the grid), seed.",
+        ),
     ):
         sub = command(name, run, text)
         experiment(sub)

@@ -426,20 +426,12 @@ class Experiment(_Section):
     def single(self) -> "Experiment":
         """The one setting that `dmsae distill` runs: sae.k, distill.coverage and seed.
 
-        Where a file gives only a grid for k or the coverage, the grid must have one value.
-
-        Raises:
-            ConfigError: it has several.
+        Where a file gives only a grid for k or the coverage, its first value is taken.
         """
         tree = self.model_dump(mode="json")
         for section, name in (("sae", "k"), ("distill", "coverage")):
             grid = tree["sweep"][name]
             if grid and name not in getattr(self, section).model_fields_set:
-                if len(grid) > 1:
-                    raise ConfigError(
-                        f"sweep.{name} is {grid}; one setting is run here: say which, "
-                        f"as in --set {section}.{name}={grid[0]}"
-                    )
                 tree[section][name] = grid[0]
             tree["sweep"][name] = None
         tree["sweep"]["seeds"] = [self.seed]

@@ -123,7 +123,7 @@ def on_cpu(rounds: int, d: int, layers: int, tokens: int) -> None:
                     "eval_tokens": 128,
                 },
                 "activations": {"shard_tokens": 8192, "norm_tokens": 8192},
-                "recipe": {"tokens": 4096, "batch_size": 256, "warmup_steps": 1},
+                "recipe": {"tokens": 4096, "batch_size": 256, "warmup_steps": 1, "threshold_start_step": 0},
                 "resources": {"model_batch_tokens": 2048},
             }
         )
