@@ -195,7 +195,7 @@ def test_the_command_line_starts_without_torch_and_ray() -> None:
 
 
 def tracked() -> list[Path]:
-    """Files under version control; where there is no git, all but what .gitignore names at any level."""
+    """Files under version control; the test is skipped where this is no git checkout, as in an unpacked archive."""
     found = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=False)
     if found.returncode == 0 and found.stdout:
         return [path for name in found.stdout.split("\0") if name and (path := ROOT / name).is_file()]
