@@ -6,11 +6,15 @@ from typing import Any
 
 import hypothesis
 import pytest
+import torch
 
 # Machines are noisy: how long an example takes says nothing.
 hypothesis.settings.register_profile("dmsae", deadline=None)
 hypothesis.settings.load_profile("dmsae")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if not torch.cuda.is_available():
+    # Kernels are then run by Triton's interpreter; this is read when Triton is imported, by whomever.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")

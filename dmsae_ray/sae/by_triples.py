@@ -1,5 +1,7 @@
 """Decoding and differentiating the kept activations one by one: cost grows with their number alone."""
 
+from types import ModuleType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,20 +15,35 @@ class ByTriples:
     """The latents of `kept`, of b rows, in the reconstruction of each of `groups`; group_of [m] says whose they are.
 
     in_blocks: gradients are written a block of latents at a time, which asks the device where a block begins.
+    kernels: what sums rows there, see `kernel_choice`; None for torch.
     """
 
     def __init__(
-        self, sae: MatryoshkaSAE, kept: Kept, b: int, group_of: Tensor, groups: int, *, in_blocks: bool
+        self,
+        sae: MatryoshkaSAE,
+        kept: Kept,
+        b: int,
+        group_of: Tensor,
+        groups: int,
+        *,
+        in_blocks: bool,
+        kernels: ModuleType | None = None,
     ) -> None:
-        self._sae, self._kept, self._b, self._groups, self._in_blocks = sae, kept, b, groups, in_blocks
+        self._sae, self._kept, self._b, self._groups = sae, kept, b, groups
+        self._in_blocks, self._kernels = in_blocks, kernels
         self._bags = group_of[kept.latents] * b + kept.rows
 
     def decode(self) -> Tensor:
         """[groups, b, d]: what each group adds to each row."""
         kept, n_bags = self._kept, self._groups * self._b
-        order = torch.argsort(self._bags, stable=True)
-        offsets = torch.searchsorted(self._bags[order], torch.arange(n_bags, device=order.device))
-        sums = _weighted_bags(self._sae.W_dec, kept.latents[order], offsets, kept.values[order])
+        order = torch.argsort(self._bags.to(torch.int32), stable=True)
+        offsets = torch.searchsorted(self._bags[order], torch.arange(n_bags + 1, device=order.device))
+        latents, values = kept.latents[order], kept.values[order]
+        if self._kernels is None:
+            sums = _weighted_bags(self._sae.W_dec, latents, offsets[:-1], values)
+        else:
+            sums = self._sae.W_dec.new_empty(n_bags, self._sae.d_model)
+            self._kernels.weighted_bags(self._sae.W_dec, latents, offsets, values, sums)
         return sums.view(self._groups, self._b, self._sae.d_model)
 
     def write(self, gradients: Gradients, centred: Tensor, pushes: Tensor) -> None:
@@ -45,6 +62,10 @@ class ByTriples:
         if self._in_blocks:
             _by_latent(gradients.W_dec, 0, flat, self._bags, kept.values, offsets)
             _by_latent(gradients.W_enc, sae.n_core, centred, kept.rows, d_values, offsets)
+            return
+        if self._kernels is not None:
+            self._kernels.weighted_bags(flat, self._bags, offsets, kept.values, gradients.W_dec)
+            self._kernels.weighted_bags(centred, kept.rows, offsets[sae.n_core :], d_values, gradients.W_enc)
             return
         # Frozen rows are computed and left out. What is replaced is freed before.
         del gradients.W_dec, gradients.W_enc

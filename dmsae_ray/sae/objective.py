@@ -1,6 +1,7 @@
 """Loss of one batch (Eq. 5 with AuxK) and its gradients, differentiated by hand over the kept triples."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from dmsae_ray.sae.dead import SilenceCounter
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.gradients import Gradients
 from dmsae_ray.sae.kept import Kept
+from dmsae_ray.sae.kernel_choice import kernels_for
 from dmsae_ray.sae.product import product
 from dmsae_ray.sae.ranks import RankGroup
 from dmsae_ray.sae.selection import BatchTopK
@@ -58,6 +60,7 @@ class Objective:
         self._low = low
         self._select = BatchTopK(ranks, sae.W_enc.device, low)
         self._in_blocks = sae.W_enc.device.type == "cpu"
+        self._kernels = kernels_for(sae)
         boundaries = torch.tensor([sae.n_core + size for size in sae.prefix_sizes])
         latents = torch.arange(sae.n_latents)
         self._group_of = torch.bucketize(latents, boundaries, right=True).to(sae.W_enc.device)
@@ -84,7 +87,8 @@ class Objective:
         if matrix_is_faster(len(kept.values), b, self._sae.n_topk, kept.values.device, self._low):
             return ByMatrix(self._sae, kept, b, self._low)
         groups = len(self._prefix_weights)
-        return ByTriples(self._sae, kept, b, self._group_of, groups, in_blocks=self._in_blocks)
+        how: dict[str, Any] = {"in_blocks": self._in_blocks, "kernels": self._kernels}
+        return ByTriples(self._sae, kept, b, self._group_of, groups, **how)
 
     def _count(self, dense: Tensor, kept: Kept, n_tokens: int) -> Tensor:
         """[2]: this rank's active core and other latents; brings `silence` up to date."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.gradients import Gradients, row_blocks, trainable
+from dmsae_ray.sae.kernel_choice import kernels_for
 from dmsae_ray.sae.recipe import Recipe
 
 _PROJECTION_EPS = 1e-6
@@ -16,7 +17,8 @@ _CLIP_EPS = 1e-6
 class DecoderAdam:
     """Adam over what `trainable` names, in the peer's order: project, clip, Adam, unit norm (RECIPE section 1, item 4).
 
-    Matrices are passed over in blocks of rows that fit the cache; clipping is folded into Adam's own pass.
+    Clipping is folded into Adam's own pass. Matrices are passed over in blocks of rows that fit the cache; on CUDA by
+    single kernels, where Triton runs.
     """
 
     def __init__(self, sae: MatryoshkaSAE, recipe: Recipe) -> None:
@@ -24,27 +26,23 @@ class DecoderAdam:
         self.steps = 0
         self._exp_avg = {name: torch.zeros_like(p) for name, p in trainable(sae).items()}
         self._exp_avg_sq = {name: torch.zeros_like(p) for name, p in trainable(sae).items()}
+        self._kernels = kernels_for(sae)
 
     def step(self, gradients: Gradients, lr: float) -> Tensor:
         """Moves the parameters; returns the norm [] that was clipped. Overwrites the gradients.
 
         Where the norm is not finite, parameters and moments stay as they are: a NaN would never leave them again.
         """
-        W_dec = self._sae.W_dec.detach()
-        squares = [project_out(gradients.W_dec[a:b], W_dec[a:b]) for a, b in self._blocks(W_dec)]
+        squares = self._project(gradients.W_dec, self._sae.W_dec.detach())
         others = (gradients.W_enc, gradients.b_enc, gradients.b_dec)
         squares += [torch.linalg.vector_norm(g).square() for g in others]
         norm = torch.stack(squares).sum().sqrt()
         divisor = ((norm + _CLIP_EPS) / self._recipe.clip_norm).clamp(min=1.0).float()
         skip = (~torch.isfinite(norm)).float()
         self.steps += 1
-        steps = torch.full((), float(self.steps), device=W_dec.device)
         for name, parameter in trainable(self._sae).items():
             whole = (parameter, gradients.named()[name], self._exp_avg[name], self._exp_avg_sq[name])
-            for a, b in self._blocks(parameter):
-                self._adam(*(tensor[a:b] for tensor in whole), steps=steps, lr=lr, divisor=divisor, skip=skip)
-                if name == "W_dec":
-                    _normalise(parameter[a:b])
+            self._adam(whole, lr, divisor, skip, unit=name == "W_dec")
         return norm
 
     def state_dict(self) -> dict[str, Any]:
@@ -58,24 +56,29 @@ class DecoderAdam:
             self._exp_avg[name].copy_(state["exp_avg"][name])
             self._exp_avg_sq[name].copy_(state["exp_avg_sq"][name])
 
-    def _adam(
-        self,
-        p: Tensor,
-        g: Tensor,
-        exp_avg: Tensor,
-        exp_avg_sq: Tensor,
-        *,
-        steps: Tensor,
-        lr: float,
-        divisor: Tensor,
-        skip: Tensor,
-    ) -> None:
-        beta1, beta2 = self._recipe.betas
-        torch._fused_adam_(
-            [p], [g], [exp_avg], [exp_avg_sq], [], [steps],
-            lr=lr, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=self._recipe.eps, amsgrad=False, maximize=False,
-            grad_scale=divisor, found_inf=skip,
-        )  # fmt: skip
+    def _project(self, gradient: Tensor, rows: Tensor) -> list[Tensor]:
+        """Projects the decoder's gradient; squares that add up to its squared norm."""
+        if self._kernels is not None:
+            return [self._kernels.project_out(gradient, rows, _PROJECTION_EPS)]
+        return [project_out(gradient[a:b], rows[a:b]) for a, b in self._blocks(rows)]
+
+    def _adam(self, whole: tuple[Tensor, ...], lr: float, divisor: Tensor, skip: Tensor, *, unit: bool) -> None:
+        """whole: parameter, gradient and both moments; unit: its rows are brought back to unit norm."""
+        betas, eps = self._recipe.betas, self._recipe.eps
+        if self._kernels is not None and whole[0].ndim == 2:
+            how = {"step": self.steps, "lr": lr, "betas": betas, "eps": eps, "divisor": divisor, "skip": skip}
+            self._kernels.adam(*whole, **how, unit=unit)
+            return
+        steps = torch.full((), float(self.steps), device=divisor.device)
+        for a, b in self._blocks(whole[0]):
+            p, g, exp_avg, exp_avg_sq = (tensor[a:b] for tensor in whole)
+            torch._fused_adam_(
+                [p], [g], [exp_avg], [exp_avg_sq], [], [steps],
+                lr=lr, beta1=betas[0], beta2=betas[1], weight_decay=0.0, eps=eps, amsgrad=False, maximize=False,
+                grad_scale=divisor, found_inf=skip,
+            )  # fmt: skip
+            if unit:
+                _normalise(p)
 
     @staticmethod
     def _blocks(matrix: Tensor) -> list[tuple[int, int]]:

@@ -153,7 +153,8 @@ def _largest(
         if len(values) > n_keep:
             top = values.topk(n_keep, sorted=False)
             values, place = top.values, place[top.indices]
-    order = torch.argsort(place)
+    # Half as many digits to sort by, where the numbers have no more.
+    order = torch.argsort(place.to(torch.int32) if n_latents * b < 2**31 else place)
     place = place[order]
     latents = torch.div(place, max(1, b), rounding_mode="floor")
     return place - latents * b, latents, values[order].relu_()

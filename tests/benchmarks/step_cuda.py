@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from peers import PEERS, Shape, Step, batches, ours
 
+from dmsae_ray.sae import MatryoshkaSAE
+from dmsae_ray.sae.kernel_choice import kernels_for
+
 SHAPES = [Shape(2304, 65_536, k, batch) for batch in (2048, 8192) for k in (20, 80, 320, 640)]
 LIMIT_SECONDS = 420.0
 """No further shape is begun after so long."""
@@ -99,7 +102,8 @@ def report(device: str = "cuda", shapes: list[Shape] = SHAPES, n: int = 8192) ->
     for shape in (shapes[1 % len(shapes)], shapes[-1]) if time.monotonic() - began < LIMIT_SECONDS else ():
         profiles[str(shape)] = profile(shape, device)
         print(f"\nwhere three steps of {shape} go\n{profiles[str(shape)]}", flush=True)
-    return {"device": name, **rate, "results": results, "profiles": profiles}
+    triton = kernels_for(MatryoshkaSAE(2304, 64, [64], 1).to(device)) is not None
+    return {"device": name, "triton_kernels": triton, **rate, "results": results, "profiles": profiles}
 
 
 def table(results: list[dict[str, Any]]) -> str:

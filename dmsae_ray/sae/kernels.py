@@ -1,0 +1,132 @@
+"""What a step does to rows of d numbers, as Triton kernels: each number is moved once, many at a time.
+
+The sums that decode and differentiate triples, and the optimiser's passes, which plain torch makes two or three of.
+Imports Triton, which torch brings with it on CUDA; `kernel_choice` says whether it is there.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+WIDEST_ROW = 16_384
+"""Floats of a row that one program holds in registers."""
+_COLUMNS, _AT_A_TIME = 512, 16
+"""Columns of a bag's sum that one program makes, and rows that it has under way at a time."""
+
+
+def weighted_bags(table: Tensor, index: Tensor, offsets: Tensor, weights: Tensor, out: Tensor) -> None:
+    """out[i] = sum of weights[j] * table[index[j]] over offsets[i] <= j < offsets[i + 1], always in the same order.
+
+    table [t, d], index [n], weights [n], offsets [bags + 1], out [bags, d].
+    """
+    bags, width = out.shape
+    if bags:
+        columns = min(_COLUMNS, triton.next_power_of_2(width))
+        grid = (bags, triton.cdiv(width, columns))
+        _weighted_bags[grid](table, index, offsets, weights, out, width, ROWS=_AT_A_TIME, COLUMNS=columns, num_warps=4)
+
+
+def project_out(gradient: Tensor, rows: Tensor, eps: float) -> Tensor:
+    """Removes, in place, what is parallel to `rows` from `gradient`, both [n, d]; returns its squared norm []."""
+    n, width = rows.shape
+    squares = torch.empty(n, device=rows.device)
+    _project_out[(n,)](gradient, rows, squares, width, eps, **_launch(width))
+    return squares.sum()
+
+
+def adam(
+    parameter: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    *,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    divisor: Tensor,
+    skip: Tensor,
+    unit: bool,
+) -> None:
+    """One step of Adam over a matrix [n, d], contiguous as the others, by gradient / divisor.
+
+    step counts from 1; divisor and skip [] float32: where skip is not 0, nothing moves; unit: each row is then divided
+    by its norm + machine epsilon.
+    """
+    n, width = parameter.shape
+    if not n:
+        return
+    beta1, beta2 = betas
+    _adam[(n,)](
+        parameter, gradient, exp_avg, exp_avg_sq, divisor, skip, width,
+        lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step), 1 - beta1, beta2, 1 - beta2, eps,
+        torch.finfo(parameter.dtype).eps, UNIT=unit, **_launch(width),
+    )  # fmt: skip
+
+
+def _launch(width: int) -> dict[str, int]:
+    block = triton.next_power_of_2(width)
+    return {"BLOCK": block, "num_warps": min(16, max(1, block // 512))}
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _weighted_bags(  # type: ignore[no-untyped-def]
+    table, index, offsets, weights, out, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr
+):
+    bag = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = column < width
+    first, last = tl.load(offsets + bag), tl.load(offsets + bag + 1)
+    total = tl.zeros([COLUMNS], dtype=tl.float32)
+    for start in range(first, last, ROWS):
+        j = start + tl.arange(0, ROWS)
+        there = j < last
+        row = tl.load(index + j, mask=there, other=0)
+        weight = tl.load(weights + j, mask=there, other=0.0)
+        place = row[:, None] * width + column[None, :]
+        rows = tl.load(table + place, mask=there[:, None] & inside[None, :], other=0.0)
+        total += tl.sum(rows * weight[:, None], axis=0)
+    tl.store(out + bag * width + column, total, mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _project_out(gradient, rows, squares, width, eps, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    place = row * width + column
+    w = tl.load(rows + place, mask=inside, other=0.0)
+    g = tl.load(gradient + place, mask=inside, other=0.0)
+    norm = tl.sqrt(tl.sum(w * w, axis=0)) + eps
+    g -= w * (tl.sum(g * w, axis=0) / (norm * norm))
+    tl.store(gradient + place, g, mask=inside)
+    tl.store(squares + row, tl.sum(g * g, axis=0))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _adam(  # type: ignore[no-untyped-def]
+    parameter, gradient, exp_avg, exp_avg_sq, divisor, skip, width,
+    step_size, root_scale, one_minus_beta1, beta2, one_minus_beta2, eps,
+    norm_eps, UNIT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    if tl.load(skip) == 0:
+        row = tl.program_id(0).to(tl.int64)
+        column = tl.arange(0, BLOCK)
+        inside = column < width
+        place = row * width + column
+        p = tl.load(parameter + place, mask=inside, other=0.0)
+        g = tl.load(gradient + place, mask=inside, other=0.0) / tl.load(divisor)
+        m = tl.load(exp_avg + place, mask=inside, other=0.0)
+        v = tl.load(exp_avg_sq + place, mask=inside, other=0.0)
+        m += one_minus_beta1 * (g - m)
+        v = beta2 * v + one_minus_beta2 * g * g
+        p -= step_size * m / (tl.sqrt(v) * root_scale + eps)
+        if UNIT:
+            # Columns outside hold 0 and stay 0: their moments and gradients are 0.
+            p /= tl.sqrt(tl.sum(p * p, axis=0)) + norm_eps
+        tl.store(parameter + place, p, mask=inside)
+        tl.store(exp_avg + place, m, mask=inside)
+        tl.store(exp_avg_sq + place, v, mask=inside)
