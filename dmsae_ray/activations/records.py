@@ -34,14 +34,14 @@ def request_of(experiment: Experiment) -> dict[str, Any]:
     """All that decides the content of a store.
 
     The text that every Python carries, and so the embedded model trained on it, differ between versions of Python. A
-    local model or corpus stands there by its content (`identity`), and not by its path. `shuffle_shards` and `mode` say
-    how a store is read.
+    local model or corpus stands there by its content (`identity`), and not by its path. `mode`,
+    `shuffle_shards` and `norm_tokens` say how a store is read.
     """
     request: dict[str, Any] = {
         "format": FORMAT,
         "model": experiment.model.model_dump(mode="json"),
         "corpus": experiment.corpus.model_dump(mode="json"),
-        "activations": experiment.activations.model_dump(mode="json", exclude={"mode", "shuffle_shards"}),
+        "activations": experiment.activations.model_dump(mode="json", exclude=_HOW_IT_IS_READ),
     }
     for section, name, content in (
         ("model", "name", model_content(experiment.model.name)),
@@ -56,6 +56,7 @@ def request_of(experiment: Experiment) -> dict[str, Any]:
     return request
 
 
+_HOW_IT_IS_READ = {"mode", "shuffle_shards", "norm_tokens"}
 _STDLIB_FIELDS = {"source", "context", "tokens", "attribution_tokens", "eval_tokens"}
 
 

@@ -19,7 +19,8 @@ class StoreSource:
     """Implements `distill.DataSource` for one worker; training shards come from the store, or from `shards`.
 
     Attributes:
-        fingerprint: hash of all that determines the batches: store, seed, batch size, window.
+        fingerprint: hash of all that determines the batches and the norm factor: store, window, tokens behind the
+            factor, batch size, seed.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class StoreSource:
     ):
         self.store, self.batch_size = store, batch_size
         self.feed = Feed(store, batch_size, seed, rank, world, shards)
-        identity = [ORDER_VERSION, store.key, store.shuffle_shards, batch_size, seed]
+        identity = [ORDER_VERSION, store.key, store.shuffle_shards, store.norm_tokens, batch_size, seed]
         self.fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
     @property

@@ -5,6 +5,7 @@ Imports Triton, which torch brings with it on CUDA; `kernel_choice` says whether
 """
 
 import math
+from contextlib import AbstractContextManager
 
 import torch
 import triton
@@ -26,14 +27,17 @@ def weighted_bags(table: Tensor, index: Tensor, offsets: Tensor, weights: Tensor
     if bags:
         columns = min(_COLUMNS, triton.next_power_of_2(width))
         grid = (bags, triton.cdiv(width, columns))
-        _weighted_bags[grid](table, index, offsets, weights, out, width, ROWS=_AT_A_TIME, COLUMNS=columns, num_warps=4)
+        how = {"ROWS": _AT_A_TIME, "COLUMNS": columns, "num_warps": 4}
+        with _device(out):
+            _weighted_bags[grid](table, index, offsets, weights, out, width, **how)
 
 
 def project_out(gradient: Tensor, rows: Tensor, eps: float) -> Tensor:
     """Removes, in place, what is parallel to `rows` from `gradient`, both [n, d]; returns its squared norm []."""
     n, width = rows.shape
     squares = torch.empty(n, device=rows.device)
-    _project_out[(n,)](gradient, rows, squares, width, eps, **_launch(width))
+    with _device(rows):
+        _project_out[(n,)](gradient, rows, squares, width, eps, **_launch(width))
     return squares.sum()
 
 
@@ -60,11 +64,18 @@ def adam(
     if not n:
         return
     beta1, beta2 = betas
-    _adam[(n,)](
-        parameter, gradient, exp_avg, exp_avg_sq, divisor, skip, width,
-        lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step), 1 - beta1, beta2, 1 - beta2, eps,
-        torch.finfo(parameter.dtype).eps, UNIT=unit, **_launch(width),
-    )  # fmt: skip
+    with _device(parameter):
+        _adam[(n,)](
+            parameter, gradient, exp_avg, exp_avg_sq, divisor, skip, width,
+            lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step), 1 - beta1, beta2, 1 - beta2, eps,
+            torch.finfo(parameter.dtype).eps, UNIT=unit, **_launch(width),
+        )  # fmt: skip
+
+
+def _device(tensor: Tensor) -> AbstractContextManager[None]:
+    """A kernel is launched on the current device, wherever its arguments lie."""
+    device: AbstractContextManager[None] = torch.cuda.device_of(tensor)  # type: ignore[no-untyped-call]
+    return device
 
 
 def _launch(width: int) -> dict[str, int]:

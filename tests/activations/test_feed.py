@@ -142,3 +142,13 @@ def test_fingerprint_names_what_decides_the_batches(store: Store) -> None:
     base = StoreSource(store, BATCH, seed=1).fingerprint
     assert StoreSource(store, BATCH, seed=1, rank=1, world=2).fingerprint == base
     assert len({base, StoreSource(store, BATCH, 2).fingerprint, StoreSource(store, 8, 1).fingerprint}) == 3
+
+
+def test_another_norm_factor_is_another_source_of_the_same_store(
+    store: Store, stores: Path, make_experiment: Make
+) -> None:
+    """Two shards of 2048 tokens stand behind the one, three behind the other; nothing is harvested again."""
+    less = open_store(str(stores), make_experiment(activations__norm_tokens=2_049))
+    assert less.key == store.key and less.complete
+    assert less.norm_factor != store.norm_factor
+    assert StoreSource(less, BATCH, 1).fingerprint != StoreSource(store, BATCH, 1).fingerprint

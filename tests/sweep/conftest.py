@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -66,11 +67,15 @@ def dmsae(*arguments: object, timeout: float = 400) -> "subprocess.CompletedProc
 
 @pytest.fixture(scope="session")
 def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of the small sweep, run once without disturbance."""
-    folder = tmp_path_factory.mktemp("finished")
-    done = dmsae("sweep", write_config(folder))
-    assert done.returncode == 0, done.stdout + done.stderr
-    (folder / "stdout.txt").write_text(done.stdout)
+    """The output folder of the small sweep, run once without disturbance, for all processes of `pytest -n`."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "stdout.txt").exists():
+            folder.mkdir(exist_ok=True)
+            done = dmsae("sweep", write_config(folder))
+            assert done.returncode == 0, done.stdout + done.stderr
+            (folder / "stdout.txt").write_text(done.stdout)
     return folder
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.sweep.conftest import environment
 
 PROGRAM = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 from dmsae_ray.environment import set_environment
 set_environment(verbose=False)
@@ -18,6 +18,7 @@ try:
         print("errors still come", file=sys.stderr)
         os.write(2, b"chatter of native code")
         os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)  # which thread the system gives it to is not ours to say; the main one wakes up for it
 except KeyboardInterrupt:
     print("stopped as by Ctrl-C")
 """
