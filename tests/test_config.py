@@ -75,7 +75,7 @@ def test_the_experiments_of_the_paper_have_its_settings() -> None:
         experiment = experiments[name]
         assert (experiment.model.name, experiment.model.layer) == ("google/gemma-2-2b", 12)
         assert experiment.sae.groups == (2048, 4096, 8192, 16384, 34816)
-        assert experiment.recipe.steps == 244_140  # RECIPE.md: int(5e8 / 2048)
+        assert experiment.recipe.steps == 244_140  # SAEBench: int(5e8 / 2048)
     six = (20, 40, 80, 160, 320, 640)
     assert experiments["figure2_cycles"].distill.cycles == 7
     assert experiments["figure2_cycles"].coverages == (0.9,)

@@ -1,7 +1,7 @@
 """Control cores: what carryover looks like for rows that were not selected by attribution.
 
 Frozen rows keep their norm and the score grows with it, so a control has, row for row, the norms of the core that it
-stands against (METHOD.md, Transfer and controls).
+stands against.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""AuxK: dead latents learn to reconstruct what the living ones leave over (RECIPE section 1, items 6 and `Aux`)."""
+"""AuxK: dead latents learn to reconstruct what the living ones leave over, as dictionary_learning has it."""
 
 from dataclasses import dataclass
 

@@ -67,7 +67,7 @@ class SilenceCounter:
             pinned = torch.empty((), dtype=torch.int64, pin_memory=True)
             bound = pinned.copy_(bound, non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
+            event.record(torch.cuda.current_stream(self.tokens.device))
         self._bounds[self._steps] = (self._largest, bound, event)
         self._bounds.pop(self._steps - _LAG - 1, None)
 

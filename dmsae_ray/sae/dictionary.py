@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Sequence
 from itertools import accumulate
+from numbers import Integral
 from typing import Literal
 
 import torch
@@ -56,8 +57,8 @@ class MatryoshkaSAE(nn.Module):
         """
         super().__init__()
         for name, value in (("d_model", d_model), ("n_latents", n_latents), ("k", k)):
-            if value < 1:
-                raise ConfigError(f"{name}: {value!r} must be at least 1")
+            if not _is_whole(value) or value < 1:
+                raise ConfigError(f"{name}: {value!r} must be a whole number, at least 1")
         if core_sparsity not in ("dense", "sparse"):
             raise ConfigError(f"core_sparsity: {core_sparsity!r} must be 'dense' or 'sparse'")
         if core_decoder_init not in ("random", "tied"):
@@ -153,10 +154,14 @@ class MatryoshkaSAE(nn.Module):
         return u * (u > self.threshold[:n])
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def _non_core_groups(group_sizes: Sequence[int], n_latents: int, n_core: int) -> tuple[int, ...]:
-    sizes = [int(size) for size in group_sizes]
-    if not sizes or min(sizes) < 1:
-        raise ConfigError(f"group_sizes: {sizes} must be positive numbers")
+    sizes = list(group_sizes)
+    if not sizes or not all(_is_whole(size) and size > 0 for size in sizes):
+        raise ConfigError(f"group_sizes: {sizes} must be whole numbers, at least 1")
     if n_core and sum(sizes) == n_latents:
         if n_core > n_latents - len(sizes):
             raise ConfigError(

@@ -1,11 +1,10 @@
-"""Files of dictionary_learning, which SAEBench reads too: ae.pt and config.json (RECIPE section 2, 3a).
+"""Files of dictionary_learning, which SAEBench reads too: ae.pt and config.json.
 
 What their layouts cannot say of a core stands in config.json under "dmsae_ray", which other readers pass by.
 """
 
 import json
 import os
-import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ def load_dictionary_learning(folder: str | os.PathLike[str]) -> MatryoshkaSAE:
         raise DataError(f"{path}: trainer_class is {name!r}, which has no groups unless dmsae_ray wrote it")
     state = _read_state(weights, ours if name == _JUMP_RELU and isinstance(ours, dict) else trainer)
     with naming(path if isinstance(ours, dict) else weights):
-        said: dict[str, Any] = {"group_sizes": state["group_sizes"].tolist(), "k": state["k"]}
+        said: dict[str, Any] = {"group_sizes": state["group_sizes"].tolist(), "k": int(state["k"])}
         if isinstance(ours, dict):
             said = ours
         d_model, n_latents, n_core = *state["W_enc"].shape, said.get("n_core", 0)
@@ -53,17 +52,20 @@ def load_dictionary_learning(folder: str | os.PathLike[str]) -> MatryoshkaSAE:
                 d_model,
                 n_latents,
                 said["group_sizes"],
-                int(said["k"]),
+                said["k"],
                 core=torch.empty(n_core, d_model) if n_core else None,
                 core_sparsity=said.get("core_sparsity", "dense"),
             )
         sae.seed = int(trainer.get("seed") or 0)
-    adopt(sae, _weights(sae, state, jump_relu=name == _JUMP_RELU), weights)
+        tensors = _weights(sae, state, jump_relu=name == _JUMP_RELU)
+    adopt(sae, tensors, weights)
     return sae
 
 
 def _weights(sae: MatryoshkaSAE, state: dict[str, Tensor], *, jump_relu: bool) -> dict[str, Tensor]:
     """The state by our names and orientation. Shapes are checked by `adopt`."""
+    if not all(state[name].is_floating_point() for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")):
+        raise ValueError(f"weights are {sorted({str(t.dtype) for t in state.values()})}, must be floating point")
     tensors = {
         "W_enc": state["W_enc"].float().T.contiguous(),
         "W_dec": state["W_dec"].float().contiguous(),
@@ -74,7 +76,11 @@ def _weights(sae: MatryoshkaSAE, state: dict[str, Tensor], *, jump_relu: bool) -
     fits = all(tensors[n].shape == w.shape for n, w in sae.state_dict().items() if n != "theta")
     if jump_relu and fits and tensors["theta"].shape == (sae.n_latents,):
         tensors["b_enc"] = _add_product(tensors["b_enc"], tensors["W_enc"], tensors["b_dec"], 1)
-        tensors["theta"] = tensors["theta"][-1].clone()
+        theta = tensors["theta"][-1].clone()
+        dense = tensors["theta"][: sae.n_dense]
+        if not (bool((dense == 0).all()) and bool((tensors["theta"][sae.n_dense :] == theta).all())):
+            raise ValueError("its thresholds are not 0 on the core and one number elsewhere")
+        tensors["theta"] = theta
     elif jump_relu:
         tensors["theta"] = tensors["theta"].reshape(-1)
     elif tensors["theta"].numel() == 1:
@@ -167,10 +173,12 @@ def _read_state(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file makes the unpickler stumble over almost anything
         raise DataError(f"{path}: not a whole torch file ({one_line(error)})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise DataError(f"{path}: not a flat dictionary of tensors (a training backup?)")
+    if {_LINEAR_KEYS.get(key) for key in state} & set(state):
+        raise DataError(f"{path}: spells its weights in both ways: {sorted(state)}")
     state = {_LINEAR_KEYS.get(key, key): value.T if key.endswith(".weight") else value for key, value in state.items()}
     with naming(path.with_name("config.json")):
         for name in ("k", "group_sizes"):

@@ -89,9 +89,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def adopt(sae: MatryoshkaSAE, tensors: dict[str, Tensor], path: Path) -> None:
-    """Makes `tensors` (contiguous, by the names of the state dict) the weights of `sae` without copying them.
+    """Makes `tensors` (by the names of the state dict) the weights of `sae`, without copying those that can be trained.
 
-    They may hold NaN: a training that diverged is a result like another.
+    Copied is what has gaps between its numbers, or shares them with another. They may hold NaN: a training that
+    diverged is a result like another.
     """
     expected = sae.state_dict()
     if set(tensors) != set(expected):
@@ -101,7 +102,14 @@ def adopt(sae: MatryoshkaSAE, tensors: dict[str, Tensor], path: Path) -> None:
             raise DataError(f"{path}: {name} has shape {list(tensor.shape)}, must have {list(expected[name].shape)}")
         if tensor.dtype != torch.float32:
             raise DataError(f"{path}: {name} is {tensor.dtype}, must be float32")
-    sae.load_state_dict(tensors, assign=True)
+    storages = [tensor.untyped_storage().data_ptr() for tensor in tensors.values()]
+    weights = {
+        name: tensor
+        if tensor.is_contiguous() and storages.count(storage) == 1
+        else tensor.clone(memory_format=torch.contiguous_format)
+        for (name, tensor), storage in zip(tensors.items(), storages, strict=True)
+    }
+    sae.load_state_dict(weights, assign=True)
     sae.requires_grad_(False)
 
 
@@ -124,7 +132,7 @@ def one_line(error: BaseException) -> str:
 
 
 class naming:
-    """Turns a KeyError, TypeError, ValueError or ConfigError inside into a DataError that names the file."""
+    """Turns what odd content raises inside (KeyError, ConfigError, …) into a DataError that names the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -135,7 +143,7 @@ class naming:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, KeyError):
             raise DataError(f"{self._path}: {error} is missing") from error
-        if isinstance(error, (TypeError, ValueError, ConfigError)):
+        if isinstance(error, (TypeError, ValueError, ArithmeticError, RuntimeError, ConfigError)):
             raise DataError(f"{self._path}: {one_line(error)}") from error
 
 

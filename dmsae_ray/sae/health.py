@@ -14,8 +14,8 @@ from dmsae_ray.sae.stats import StepStats
 
 Trouble = Literal["not_finite", "no_latent_fires", "all_dead", "spike"]
 """not_finite: loss or gradient is NaN or infinite (the trainer leaves such a step out). no_latent_fires: L0 is below a
-hundredth of what BatchTopK may keep. all_dead: every latent is dead. spike: the reconstruction loss is far above its
-running mean. no_latent_fires and all_dead are what METHOD.md calls collapse."""
+hundredth of what BatchTopK may keep; a dense core, which it does not select, is not counted. all_dead: every latent is
+dead. spike: the reconstruction loss is far above its running mean. no_latent_fires and all_dead are collapse."""
 TROUBLES: tuple[Trouble, ...] = get_args(Trouble)
 
 _LEAST_SHARE_OF_BUDGET = 0.01
@@ -54,7 +54,10 @@ class HealthMonitor:
             raise ConfigError(f"every: {every!r} must be at least 1")
         if not spike_factor > 1:
             raise ConfigError(f"spike_factor: {spike_factor!r} must be above 1")
-        self._n_latents = sae.n_latents
+        unknown = [trouble for trouble in stop_on if trouble not in TROUBLES]
+        if unknown:
+            raise ConfigError(f"stop_on: {unknown} must be names of {list(TROUBLES)}")
+        self._n_latents, self._dense_core = sae.n_latents, sae.n_dense > 0
         self._least_l0 = _LEAST_SHARE_OF_BUDGET * sae.topk_budget
         self._stop_on, self._every, self._factor = tuple(stop_on), every, spike_factor
         self._looked_at = 0
@@ -70,7 +73,7 @@ class HealthMonitor:
 
     def observe(self, stats: StepStats) -> Diagnosis | None:
         """Takes in one step. A new diagnosis, if the host looked and there is one (the earliest of several)."""
-        l0 = stats.l0_core + stats.l0_non_core
+        l0 = stats.l0_non_core if self._dense_core else stats.l0_core + stats.l0_non_core
         figures = (stats.loss, stats.grad_norm, stats.prefix_mse.mean(), l0, stats.dead)
         self._unread.append(torch.stack([figure.double() for figure in figures]))
         due = (self._looked_at + len(self._unread)) % self._every == 0

@@ -23,6 +23,7 @@ def weighted_bags(table: Tensor, index: Tensor, offsets: Tensor, weights: Tensor
 
     table [t, d], index [n], weights [n], offsets [bags + 1], out [bags, d].
     """
+    _check(table, index, offsets, weights, out)
     bags, width = out.shape
     if bags:
         columns = min(_COLUMNS, triton.next_power_of_2(width))
@@ -34,6 +35,7 @@ def weighted_bags(table: Tensor, index: Tensor, offsets: Tensor, weights: Tensor
 
 def project_out(gradient: Tensor, rows: Tensor, eps: float) -> Tensor:
     """Removes, in place, what is parallel to `rows` from `gradient`, both [n, d]; returns its squared norm []."""
+    _check(gradient, rows)
     n, width = rows.shape
     squares = torch.empty(n, device=rows.device)
     with _device(rows):
@@ -60,6 +62,7 @@ def adam(
     step counts from 1; divisor and skip [] float32: where skip is not 0, nothing moves; unit: each row is then divided
     by its norm + machine epsilon.
     """
+    _check(parameter, gradient, exp_avg, exp_avg_sq)
     n, width = parameter.shape
     if not n:
         return
@@ -70,6 +73,12 @@ def adam(
             lr / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step), 1 - beta1, beta2, 1 - beta2, eps,
             torch.finfo(parameter.dtype).eps, UNIT=unit, **_launch(width),
         )  # fmt: skip
+
+
+def _check(*tensors: Tensor) -> None:
+    """The kernels count on rows that lie one behind the other."""
+    if not all(tensor.is_contiguous() for tensor in tensors):
+        raise ValueError(f"strides {[tensor.stride() for tensor in tensors]} of shapes {[t.shape for t in tensors]}")
 
 
 def _device(tensor: Tensor) -> AbstractContextManager[None]:

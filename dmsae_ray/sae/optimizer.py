@@ -15,7 +15,7 @@ _CLIP_EPS = 1e-6
 
 
 class DecoderAdam:
-    """Adam over what `trainable` names, in the peer's order: project, clip, Adam, unit norm (RECIPE section 1, item 4).
+    """Adam over what `trainable` names, in dictionary_learning's order: project, clip, Adam, unit norm.
 
     Clipping is folded into Adam's own pass. Matrices are passed over in blocks of rows that fit the cache; on CUDA by
     single kernels, where Triton runs.
@@ -52,9 +52,11 @@ class DecoderAdam:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.steps = int(state["steps"])
-        for name in self._exp_avg:
-            self._exp_avg[name].copy_(state["exp_avg"][name])
-            self._exp_avg_sq[name].copy_(state["exp_avg_sq"][name])
+        for moments, saved in ((self._exp_avg, state["exp_avg"]), (self._exp_avg_sq, state["exp_avg_sq"])):
+            for name, moment in moments.items():
+                if saved[name].shape != moment.shape:  # copy_ would spread a smaller one
+                    raise ValueError(f"moment of {name}: {list(saved[name].shape)}, not {list(moment.shape)}")
+                moment.copy_(saved[name])
 
     def _project(self, gradient: Tensor, rows: Tensor) -> list[Tensor]:
         """Projects the decoder's gradient; squares that add up to its squared norm."""

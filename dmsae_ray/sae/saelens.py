@@ -1,4 +1,4 @@
-"""SAELens's format: sae_weights.safetensors and cfg.json, architecture jumprelu (RECIPE section 2, 3b)."""
+"""SAELens's format: sae_weights.safetensors and cfg.json, architecture jumprelu."""
 
 import json
 import os

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.sae.dead import SilenceCounter
@@ -73,9 +74,10 @@ class SAETrainer:
         global_rows: rows of all ranks together; where it is not given and there are several, they are counted.
         """
         sae, step = self.sae, self.steps_done
-        if x.ndim != 2 or x.shape[1] != sae.d_model:
-            raise ConfigError(f"x: shape {list(x.shape)} must be [rows, d_model = {sae.d_model}]")
-        x = x.to(device=self._device, dtype=sae.W_enc.dtype)
+        if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != sae.d_model:
+            shape = list(x.shape) if isinstance(x, Tensor) else f"none, it is a {type(x).__name__}"
+            raise ConfigError(f"x: shape {shape} must be that of a tensor [rows, d_model = {sae.d_model}]")
+        x = x.to(device=self._device, dtype=sae.W_enc.dtype).contiguous()
         n_tokens = self._count_rows(len(x)) if global_rows is None else global_rows
         if n_tokens < 1:
             raise ConfigError("x: no rows on any rank; a batch needs at least 1")
@@ -101,12 +103,12 @@ class SAETrainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that determines the following steps: tensors (live, not copies) and numbers; loads with weights_only."""
-        return {
-            "sae": self.sae.state_dict(),
-            "adam": self._adam.state_dict(),
-            "silence": self._silence.state_dict(),
-        }
+        """All that determines the following steps, as it is now: tensors in the host's memory and numbers.
+
+        A copy: steps taken later do not change it. `torch.load` reads it with weights_only.
+        """
+        sae, adam, silence = self.sae.state_dict(), self._adam.state_dict(), self._silence.state_dict()
+        return tree_map_only(Tensor, _on_host, {"sae": sae, "adam": adam, "silence": silence})  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -115,7 +117,7 @@ class SAETrainer:
             self.sae.load_state_dict(state["sae"])
             self._adam.load_state_dict(state["adam"])
             self._silence.load_state_dict(state["silence"])
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             first = " ".join(str(error).split())
             raise DataError(f"trainer state: does not fit this dictionary ({first})") from error
 
@@ -130,3 +132,7 @@ class SAETrainer:
         smallest = smallest.to(theta.dtype)
         moved = torch.where(theta < 0, smallest, beta * theta + (1 - beta) * smallest)
         theta.copy_(torch.where(finite, moved, theta))
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)

@@ -67,7 +67,7 @@ def ours(shape: Shape, device: str = "cpu") -> Step:
 
 
 def dictionary_learning(shape: Shape, device: str = "cpu") -> Step:
-    with _empty_modules():
+    with empty_modules():
         module = importlib.import_module("dictionary_learning.trainers.matryoshka_batch_top_k")
     trainer = module.MatryoshkaBatchTopKTrainer(
         steps=100_000,
@@ -93,7 +93,7 @@ def dictionary_learning(shape: Shape, device: str = "cpu") -> Step:
 
 
 def sae_lens(shape: Shape, device: str = "cpu") -> Step:
-    with _empty_modules():
+    with empty_modules():
         peer = importlib.import_module("sae_lens.saes.matryoshka_batchtopk_sae")
         training = importlib.import_module("sae_lens.training.sae_trainer")
         config = importlib.import_module("sae_lens.config")
@@ -123,7 +123,9 @@ def sae_lens(shape: Shape, device: str = "cpu") -> Step:
 PEERS: dict[str, Callable[[Shape, str], Step]] = {"dictionary_learning": dictionary_learning, "sae_lens": sae_lens}
 
 
-class _EmptyModule(ModuleType):
+class EmptyModule(ModuleType):
+    """Whatever is asked of it is a class that does nothing."""
+
     __path__: Sequence[str] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -133,7 +135,7 @@ class _EmptyModule(ModuleType):
         return type(name, (torch.nn.Module,), {"setup": lambda self: None, "forward": lambda self, x: x})
 
 
-class _empty_modules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class empty_modules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """While this is entered, modules of `_UNUSED` that are not installed import as empty ones."""
 
     def __enter__(self) -> None:
@@ -148,7 +150,7 @@ class _empty_modules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        return _EmptyModule(spec.name)
+        return EmptyModule(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
         return None

@@ -1,4 +1,4 @@
-"""The method in plain Python and NumPy, written from METHOD.md. Slow, dense, sharing no code with the package."""
+"""The method in plain Python and NumPy, written from the paper. Slow, dense, sharing no code with the package."""
 
 import math
 

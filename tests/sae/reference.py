@@ -1,4 +1,4 @@
-"""METHOD.md and RECIPE.md section 1 in the plainest PyTorch: dense, autograd, torch.optim.Adam, one process.
+"""The method and dictionary_learning's recipe in the plainest PyTorch: dense, autograd, torch.optim.Adam, one process.
 
 Shares no code with the package; it decides what is right. Slow on purpose.
 """

@@ -81,6 +81,8 @@ def test_initial_weights() -> None:
         ({"groups": ()}, "group_sizes"),
         ({"k": 0}, "k: 0"),
         ({"k": 65}, "at most 64"),
+        ({"k": 2.5}, "k: 2.5"),
+        ({"groups": (8.0, 56.0)}, "group_sizes"),
         ({"d": 0}, "d_model"),
         ({"n_core": 62}, "core"),
         ({"core_sparsity": "none"}, "core_sparsity"),

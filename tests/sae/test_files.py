@@ -1,6 +1,10 @@
 """Files: our own, dictionary_learning's and SAELens's layouts, and what is wrong with a file in one line."""
 
+import importlib
 import json
+import random
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +17,16 @@ from safetensors.torch import load_file
 from dmsae_ray.errors import DataError
 from dmsae_ray.sae import (
     MatryoshkaSAE,
+    SAETrainer,
     export_dictionary_learning,
     export_saelens,
     load_dictionary_learning,
     load_sae,
     save_sae,
 )
+from tests.benchmarks import peers
 
-from .worlds import features, make_sae
+from .worlds import features, make_sae, recipe
 
 OPTIONS = [{}, {"n_core": 6}, {"n_core": 6, "core_sparsity": "sparse"}]
 
@@ -54,7 +60,7 @@ def test_own_round_trip_takes_raw_activations(options: dict[str, Any], tmp_path:
 
 
 def peer_files(folder: Path, sae: MatryoshkaSAE, trainer_class: str, **changes: Any) -> None:
-    """ae.pt and config.json with the peer's layout (RECIPE section 2), W_enc a transposed view."""
+    """ae.pt and config.json with the peer's layout, W_enc a transposed view."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {
         "W_enc": sae.W_enc.detach().T,
@@ -192,9 +198,22 @@ def test_saelens_export(options: dict[str, Any], tmp_path: Path) -> None:
     assert torch.allclose(z @ tensors["W_dec"] + tensors["b_dec"], sae.folded()(X), atol=1e-5)
 
 
-def test_saelens_itself_gives_the_same_latents(tmp_path: Path) -> None:
-    sae_lens = pytest.importorskip("sae_lens", reason="pip install sae-lens to compare with SAELens itself")
-    sae = trained(n_core=6)
+@pytest.fixture
+def sae_lens() -> Iterator[Any]:
+    """SAELens itself; what it imports for language models, and does not need here, may be missing."""
+    try:
+        with peers.empty_modules():
+            yield importlib.import_module("sae_lens")
+    except ImportError as error:
+        pytest.skip(f"{error}: see tests/benchmarks/peers.py for what to install to compare with SAELens itself")
+    finally:
+        for name in [name for name, module in sys.modules.items() if isinstance(module, peers.EmptyModule)]:
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_saelens_itself_gives_the_same_latents(sae_lens: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    sae = trained(**options)
     export_saelens(sae, tmp_path, "gemma-2-2b", "blocks.12.hook_resid_post")
     theirs = sae_lens.SAE.load_from_disk(str(tmp_path))
     assert torch.allclose(theirs.encode(X), sae.folded().encode(X), atol=1e-6)
@@ -245,6 +264,10 @@ def test_a_damaged_file_is_a_one_line_error(kind: str, what: str, tmp_path: Path
     assert "\n" not in str(error.value)
 
 
+def named_keys(value: dict[str, Any] | str) -> str:
+    return value if isinstance(value, str) else "+".join(value)
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -257,8 +280,12 @@ def test_a_damaged_file_is_a_one_line_error(kind: str, what: str, tmp_path: Path
         ({"surplus": torch.zeros(1)}, "surplus"),
         ({"optimizer": {"state": 1}}, "backup"),
         ({"W_enc": torch.zeros(64)}, "W_enc"),
+        ({"W_dec": torch.zeros(64, 12, dtype=torch.complex64)}, "floating"),
+        ({"W_dec": torch.zeros(64, 12).to_sparse()}, "ae.pt"),
+        ({"encoder.bias": torch.zeros(64)}, "both ways"),
+        ({"k": torch.tensor(torch.inf)}, "infinity"),
     ],
-    ids=str,
+    ids=named_keys,
 )
 def test_a_peer_file_of_another_shape_is_a_one_line_error(changes: dict[str, Any], named: str, tmp_path: Path) -> None:
     peer_files(tmp_path, make_sae(), "MatryoshkaBatchTopKTrainer", **changes)
@@ -272,6 +299,7 @@ def test_a_peer_file_of_another_shape_is_a_one_line_error(changes: dict[str, Any
     [
         ({"threshold": torch.zeros(())}, "theta"),
         ({"threshold": torch.zeros(63)}, "theta"),
+        ({"threshold": torch.rand(64)}, "thresholds"),
         ({"b_enc": torch.zeros(63)}, "b_enc"),
         ({"b_dec": torch.zeros(11)}, "b_dec"),
         ({"W_enc": torch.zeros(12, 63)}, "group_sizes"),
@@ -279,7 +307,7 @@ def test_a_peer_file_of_another_shape_is_a_one_line_error(changes: dict[str, Any
         ({"W_dec": None}, "W_dec"),
         ({"surplus": torch.zeros(1)}, "surplus"),
     ],
-    ids=str,
+    ids=named_keys,
 )
 def test_a_jump_relu_file_of_another_shape_is_a_one_line_error(
     changes: dict[str, Any], named: str, tmp_path: Path
@@ -294,7 +322,18 @@ def test_a_jump_relu_file_of_another_shape_is_a_one_line_error(
 
 @pytest.mark.parametrize(
     "change",
-    [{"n_core": 7}, {"n_core": "six"}, {"k": None}, {"k": 65}, {"group_sizes": 3}, {"core_sparsity": "half"}],
+    [
+        {"n_core": 7},
+        {"n_core": -1},
+        {"n_core": "six"},
+        {"group_sizes": {"a": 1}},
+        {"k": {"a": 1}},
+        {"k": 4.5},
+        {"k": None},
+        {"k": 65},
+        {"group_sizes": 3},
+        {"core_sparsity": "half"},
+    ],
     ids=str,
 )
 def test_what_config_says_of_the_core_is_checked(change: dict[str, Any], tmp_path: Path) -> None:
@@ -307,10 +346,52 @@ def test_what_config_says_of_the_core_is_checked(change: dict[str, Any], tmp_pat
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("legacy", [False, True])
+def test_whatever_is_wrong_with_the_bytes_is_a_one_line_error(legacy: bool, tmp_path: Path) -> None:
+    peer_files(tmp_path, make_sae(), "MatryoshkaBatchTopKTrainer")
+    path = tmp_path / "ae.pt"
+    torch.save(torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=not legacy)
+    whole, order = path.read_bytes(), random.Random(0)
+    refused = 0
+    for trial in range(300):
+        content = bytearray(whole[: order.randrange(len(whole))] if trial % 3 == 0 else whole)
+        if trial % 3 and content:
+            content[order.randrange(min(len(content), 1400))] ^= 1 << order.randrange(8)
+        path.write_bytes(content)
+        try:
+            load_dictionary_learning(tmp_path)
+        except DataError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("odd", ["strided", "expanded", "overlapping", "tied"])
+def test_weights_that_share_memory_are_trained_apart(odd: str, tmp_path: Path) -> None:
+    plain = make_sae()
+    changes: dict[str, Any] = {
+        "strided": {"b_enc": torch.zeros(128)[::2], "b_dec": torch.zeros(24)[::2]},
+        "expanded": {"b_enc": torch.zeros(1).expand(64), "b_dec": torch.zeros(1).expand(12)},
+        "overlapping": {"b_enc": (both := torch.zeros(70))[:64], "b_dec": both[58:]},
+        "tied": {"W_dec": (rows := plain.W_dec.detach().clone()), "W_enc": rows.T},
+    }[odd]
+    peer_files(tmp_path, plain, "MatryoshkaBatchTopKTrainer", **changes)
+    loaded = load_dictionary_learning(tmp_path)
+    plain.theta.copy_(loaded.theta)
+    ours, expected = SAETrainer(loaded, recipe()), SAETrainer(plain, recipe())
+    for step in range(6):
+        assert ours.step(features(48, 12, step)).floats() == expected.step(features(48, 12, step)).floats()
+    save_sae(loaded, tmp_path / "own")
+
+
 def test_a_peer_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     peer_files(tmp_path, make_sae(), "MatryoshkaBatchTopKTrainer")
     torch.save({"W_enc": pytest.raises}, tmp_path / "ae.pt")
     with pytest.raises(DataError, match=r"ae\.pt"):
+        load_dictionary_learning(tmp_path)
+    torch.save({7: torch.zeros(1)}, tmp_path / "ae.pt")
+    with pytest.raises(DataError, match="not a flat dictionary"):
         load_dictionary_learning(tmp_path)
 
 

@@ -114,3 +114,18 @@ def test_settings_that_cannot_work() -> None:
         HealthMonitor(make_sae(), spike_factor=1.0)
     with pytest.raises(ConfigError, match=r"stop_on: \['spikes'\] must be names of \['not_finite', "):
         recipe(stop_on=("spikes",))
+
+
+def test_a_dense_core_does_not_hide_that_nothing_else_fires() -> None:
+    sae = make_sae(n_core=7)
+    sae.b_enc.data[7:].sub_(100.0)
+    found = watched(sae, batches(10), every=5)
+    assert found.diagnoses == [Diagnosis("no_latent_fires", 0)]
+    sparse = make_sae(n_core=7, core_sparsity="sparse")
+    sparse.b_enc.data[7:].sub_(100.0)
+    assert watched(sparse, batches(10), every=5).diagnoses == []  # BatchTopK selects among the core's latents
+
+
+def test_a_trouble_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"stop_on: \['spikes'\] must be names of"):
+        HealthMonitor(make_sae(), stop_on=("spikes",))  # type: ignore[arg-type]

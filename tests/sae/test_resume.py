@@ -34,6 +34,18 @@ def test_resuming_at_any_step_is_bit_identical(options: dict[str, Any]) -> None:
         assert torch.equal(straight.tokens_since_fired, resumed.tokens_since_fired)
 
 
+def test_a_state_is_of_its_moment() -> None:
+    """Steps that are taken after it change nothing in it."""
+    trainer = SAETrainer(make_sae(), recipe())
+    for step in range(5):
+        trainer.step(features(48, 12, step))
+    state = trainer.state_dict()
+    later = [trainer.step(features(48, 12, step)).floats() for step in range(5, 10)]
+    resumed = SAETrainer(make_sae(seed=9), recipe())
+    resumed.load_state_dict(state)
+    assert [resumed.step(features(48, 12, step)).floats() for step in range(5, 10)] == later
+
+
 def test_a_state_of_another_shape_is_a_one_line_error() -> None:
     state = SAETrainer(make_sae(m=65, groups=(8, 57)), recipe()).state_dict()
     with pytest.raises(DataError, match="does not fit") as error:
@@ -41,6 +53,10 @@ def test_a_state_of_another_shape_is_a_one_line_error() -> None:
     assert "\n" not in str(error.value)
     with pytest.raises(DataError):
         SAETrainer(make_sae(), recipe()).load_state_dict({})
+    state = SAETrainer(make_sae(), recipe()).state_dict()
+    state["adam"]["exp_avg"]["W_enc"] = torch.zeros(1)
+    with pytest.raises(DataError, match="does not fit"):
+        SAETrainer(make_sae(), recipe()).load_state_dict(state)
 
 
 def test_a_batch_of_another_width_is_refused() -> None:
