@@ -121,6 +121,9 @@ class Corpus(_Section):
         return self
 
 
+_NO_FILTERS = {"drop_bos": False, "drop_special": False, "max_norm_multiple": None}
+
+
 class Activations(_Section):
     """How activations are filtered and kept."""
 
@@ -139,6 +142,9 @@ class Activations(_Section):
         1_000_000, ge=16, description="first training tokens, rounded up to shards, behind the norm factor"
     )
     drop_bos: bool = Field(True, description="leave out BOS positions")
+    drop_special: bool = Field(
+        False, description="leave out the tokenizer's other special tokens, as the EOS between two documents"
+    )
     max_norm_multiple: float | None = Field(
         10.0, gt=1, description="leave out tokens with a norm above this multiple of the median (attention sinks)"
     )
@@ -365,7 +371,7 @@ class Experiment(_Section):
     @model_validator(mode="before")
     @classmethod
     def _recipe_by_name(cls, data: Any) -> Any:
-        """`recipe: saebench` is short for `recipe: {name: saebench}` and turns both token filters off."""
+        """`recipe: saebench` is short for `recipe: {name: saebench}` and turns the token filters off."""
         if not isinstance(data, dict):
             return data
         # A section of which every line is commented out is an empty section (an empty `transfer` is none).
@@ -376,11 +382,10 @@ class Experiment(_Section):
         if isinstance(recipe, dict) and recipe.get("name") == "saebench":
             filters = data.get("activations") or {}
             if isinstance(filters, dict):
-                if filters.get("drop_bos") is True or filters.get("max_norm_multiple") is not None:
-                    raise ValueError(
-                        "recipe 'saebench' trains on all tokens; leave out activations.drop_bos and .max_norm_multiple"
-                    )
-                data["activations"] = {**filters, "drop_bos": False, "max_norm_multiple": None}
+                for name, value in _NO_FILTERS.items():
+                    if filters.get(name, value) != value:
+                        raise ValueError(f"recipe 'saebench' trains on all tokens; leave out activations.{name}")
+                data["activations"] = {**filters, **_NO_FILTERS}
         return data
 
     @model_validator(mode="after")

@@ -129,6 +129,7 @@ def test_defaults_are_the_paper() -> None:
 def test_saebench_recipe_by_its_name_turns_the_token_filters_off(tmp_path: Path) -> None:
     short = parse_experiment({"name": "test", "recipe": "saebench"})
     assert short.activations.drop_bos is False and short.activations.max_norm_multiple is None
+    assert short.activations.drop_special is False
     assert short == parse_experiment({"name": "test", "recipe": {"name": "saebench"}})
     assert short.located() == load_text(tmp_path, short.to_yaml())
     assert parse_experiment({"name": "test"}).activations.drop_bos is True
@@ -416,6 +417,7 @@ OTHER: dict[str, Any] = {
     "activations.shuffle_shards": 2,
     "activations.norm_tokens": 1000,
     "activations.drop_bos": False,
+    "activations.drop_special": True,
     "activations.max_norm_multiple": 20.0,
     "sae.n_latents": 32_768,
     "sae.group_sizes": [32_768, 32_768],

@@ -89,6 +89,11 @@ def compute_shard(
     from dmsae_ray.lm.filters import keep_mask
 
     n, context = tokens.shape
+    if int(tokens.max()) >= tap.vocab_size:
+        raise DataError(
+            f"model '{tap.model_name}' has {tap.vocab_size} token embeddings, and its tokenizer gave token "
+            f"{int(tokens.max())}: they are not of one model"
+        )
     gradients = split == "attribution"
     dtype = torch.bfloat16 if settings.dtype == "int8" else getattr(torch, settings.dtype)
     x = torch.empty(n, context, tap.d_model, dtype=dtype)
@@ -110,6 +115,7 @@ def compute_shard(
         tokens.reshape(-1),
         squares.sqrt().float().reshape(-1, 1),
         bos_id=tap.bos_id if settings.drop_bos else None,
+        special_ids=[i for i in tap.special_ids if i != tap.bos_id] if settings.drop_special else (),
         max_norm_multiple=settings.max_norm_multiple,
     )
     keep = kept_by_filters.mask & valid.reshape(-1)

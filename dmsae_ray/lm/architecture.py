@@ -66,6 +66,11 @@ class Head(nn.Module):
 
 
 class _Given(nn.Module):
+    @property
+    def decoder(self) -> "_Given":
+        """OPT's causal LM asks its model for the decoder in it."""
+        return self
+
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> "_Output":
         return _Output(last_hidden_state=inputs_embeds)
 

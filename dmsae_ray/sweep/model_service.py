@@ -3,6 +3,7 @@
 from typing import Any
 
 import ray
+import torch
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
@@ -51,9 +52,10 @@ class LanguageModelService:
             self._tap = open_tap(self._experiment.model, full=True)
         store = open_store(self._stores, self._experiment, self._key)
         batch = max(1, self._experiment.resources.model_batch_tokens // self._experiment.corpus.context)
-        # BOS stays as it is: no SAE was trained on it.
-        bos = self._tap.bos_id if self._experiment.activations.drop_bos else None
-        keep = None if bos is None else lambda tokens: tokens == bos
+        # Tokens that no SAE was trained on stay as they are.
+        filters, bos = self._experiment.activations, self._tap.bos_id
+        spared = [i for i in self._tap.special_ids if (filters.drop_bos if i == bos else filters.drop_special)]
+        keep = (lambda tokens: torch.isin(tokens, torch.tensor(spared))) if spared else None
         found = self._found = loss_recovered(
             self._tap,
             sae.to(self._tap.device),

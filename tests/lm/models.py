@@ -54,6 +54,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
             "bos_token_id": 2,
         },
     ),
+    # positions shifted by two, and a decoder inside the model
+    "opt": ("OPTConfig", {**_COMMON, "ffn_dim": 48, "word_embed_proj_dim": 32}),
     "cohere": ("CohereConfig", {**_COMMON, "logit_scale": 0.25}),
 }
 

@@ -24,7 +24,7 @@ def tap_of(folder: Path, layer: int, dtype: str = "float32", **options: Any) -> 
 
 def blocks(model: Any) -> Any:
     decoder = model.base_model
-    decoder = getattr(decoder, "language_model", decoder)
+    decoder = getattr(decoder, "language_model", getattr(decoder, "decoder", decoder))
     return decoder.h if hasattr(decoder, "h") else decoder.layers
 
 
