@@ -1,9 +1,15 @@
 """How one SAE is trained: SAEBench's Matryoshka recipe, every value a field."""
 
+import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.sae.health import TROUBLES, Trouble
+
+_COUNTS = {
+    "steps": 1, "warmup_steps": 0, "decay_start": 0, "k_aux": 1, "dead_after_tokens": 1, "threshold_start_step": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,22 +50,24 @@ class Recipe:
         object.__setattr__(self, "stop_on", tuple(self.stop_on))
         if not set(self.stop_on) <= set(TROUBLES):
             raise ConfigError(f"recipe.stop_on: {list(self.stop_on)} must be names of {list(TROUBLES)}")
-        if self.group_weights is not None:
-            object.__setattr__(self, "group_weights", tuple(float(w) for w in self.group_weights))
-        object.__setattr__(self, "betas", (float(self.betas[0]), float(self.betas[1])))
-        for name, low in (("steps", 1), ("warmup_steps", 0), ("dead_after_tokens", 1), ("threshold_start_step", 0)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"recipe.{name}: {getattr(self, name)!r} must be at least {low}")
-        for name in ("lr", "clip_norm", "eps"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"recipe.{name}: {getattr(self, name)!r} must be above 0")
-        if not all(0 <= beta < 1 for beta in (*self.betas, self.threshold_beta)):
-            raise ConfigError(f"recipe.betas: {self.betas} and threshold_beta {self.threshold_beta} must be in [0, 1)")
-        if not self.auxk_alpha >= 0:
-            raise ConfigError(f"recipe.auxk_alpha: {self.auxk_alpha!r} must not be negative")
-        if self.k_aux is not None and self.k_aux < 1:
-            raise ConfigError(f"recipe.k_aux: {self.k_aux!r} must be at least 1")
-        if self.decay_start is not None and not 0 <= self.decay_start <= self.steps:
+        for name in ("betas", "group_weights"):
+            values = getattr(self, name)
+            if values is not None:
+                object.__setattr__(self, name, tuple(_number(name, value, 0.0) for value in values))
+        for name, low in _COUNTS.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < low):
+                raise ConfigError(f"recipe.{name}: {value!r} must be a whole number, at least {low}")
+        for name in ("lr", "clip_norm", "eps", "auxk_alpha", "threshold_beta"):
+            value = _number(name, getattr(self, name), 0.0)
+            if value == 0 and name in ("lr", "clip_norm", "eps"):
+                raise ConfigError(f"recipe.{name}: {value!r} must be above 0")
+        if len(self.betas) != 2 or not all(beta < 1 for beta in (*self.betas, self.threshold_beta)):
+            raise ConfigError(
+                f"recipe.betas: {self.betas} must be two numbers, and they and threshold_beta "
+                f"{self.threshold_beta} in [0, 1)"
+            )
+        if self.decay_start is not None and self.decay_start > self.steps:
             raise ConfigError(f"recipe.decay_start: {self.decay_start!r} is not in 0..{self.steps}")
 
     def lr_at(self, step: int) -> float:
@@ -77,3 +85,9 @@ class Recipe:
         if len(weights) != groups:
             raise ConfigError(f"recipe.group_weights: {len(weights)} values for {groups} groups")
         return tuple(weight / groups for weight in weights)
+
+
+def _number(name: str, value: object, low: float) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool) or not low <= float(value) < math.inf:
+        raise ConfigError(f"recipe.{name}: {value!r} must be a number, at least {low:g}")
+    return float(value)
