@@ -5,9 +5,9 @@
 
 bare: `Tap.activations` of the same model, cut off above the tap, on the same tokens in the same batches, one thread,
 in this process; nothing is kept. harvest: the same with filters, norms, packing, checksum, files, commits, Ray Data.
-The start of Ray, of the actor and of the model is left out: the clock runs from the commit of the first shard to that
-of the last, and counts the tokens of those between (the last included). The two take turns; medians of the wall clock
-and, because other work disturbs that, of CPU time of the process that hosts the model, all its threads together.
+The start of Ray, of the actor and of the model is left out: the clock runs from the commit of the first training shard
+to that of the last, and counts the tokens of those between (the last included). The two take turns; medians of the wall
+clock and, because other work disturbs that, of CPU time of the process that hosts the model, all its threads together.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -66,35 +67,48 @@ def bare(experiment: Any, store: Any) -> dict[str, float]:
 
 
 def harvested(experiment: Any, folder: Any, tokens: Path) -> dict[str, float]:
-    """Seconds a token between the first commit and the last."""
-    import psutil
+    """Seconds a token between the first commit of a training shard and the last.
 
+    A thread looks for commits where they are written: what the driver is told comes late and in bunches.
+    """
     from dmsae_ray.activations.harvest import harvest
     from dmsae_ray.activations.token_files import read_layout
 
     shutil.rmtree(folder.uri, ignore_errors=True)
     shutil.copytree(tokens, Path(folder.uri) / "tokens")
-    seen: list[tuple[int, float, float]] = []
+    layout = read_layout(folder)
+    seen: list[tuple[float, float]] = []  # of each commit: when, and the actor's CPU time by then
+    shards, done = layout.shards("train"), threading.Event()
 
-    def actor_cpu() -> float:
-        times = 0.0
-        for process in psutil.Process().children(recursive=True):
-            try:
-                if "ShardWriter" in " ".join(process.cmdline()):
-                    times += sum(process.cpu_times()[:2])
-            except psutil.Error:
-                continue
-        return times
+    def look() -> None:
+        while len(seen) < shards and not done.wait(0.02):
+            there = len(list((Path(folder.uri) / "activations").glob("train-*.json")))
+            if there > len(seen):
+                seen.extend([(time.perf_counter(), actor_cpu())] * (there - len(seen)))
 
-    def progress(state: Any) -> None:
-        if state.done and (not seen or state.done > seen[-1][0]):
-            seen.append((state.done, time.perf_counter(), actor_cpu()))
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        harvest(folder, experiment, layout)
+    finally:
+        watcher.join(5)
+        done.set()
+    count = sum(layout.shard_tokens("train", shard) for shard in range(1, shards))
+    return {"wall": (seen[-1][0] - seen[0][0]) / count, "cpu": (seen[-1][1] - seen[0][1]) / count}
 
-    harvest(folder, experiment, read_layout(folder), progress=progress)
-    # The first two are of the other splits, one of them with gradients, for which another model is loaded.
-    first, last = seen[3], seen[-1]
-    count = last[0] - first[0]
-    return {"wall": (last[1] - first[1]) / count, "cpu": (last[2] - first[2]) / count}
+
+def actor_cpu() -> float:
+    """CPU seconds of the process that hosts the model, all its threads."""
+    import psutil
+
+    times = 0.0
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "ShardWriter" in " ".join(process.cmdline()):
+                times += sum(process.cpu_times()[:2])
+        except psutil.Error:
+            continue
+    return times
 
 
 def on_cpu(rounds: int, d: int, layers: int, tokens: int) -> None:

@@ -191,8 +191,9 @@ def test_a_killed_train_worker_is_replaced_and_changes_nothing(finished_sweep: P
 
 
 def test_two_workers_share_a_training(finished_sweep: Path, tmp_path: Path) -> None:
+    """They read a stream; one worker with a store made the cores that they are compared with."""
     config = write_config(tmp_path, resources={"workers_per_trial": 2, "cpus_per_worker": 0.5}, distill={"cycles": 1})
-    done = dmsae("distill", config, "--set", "distill.coverage=0.3")
+    done = dmsae("distill", config, "--set", "distill.coverage=0.3", "--set", "activations.mode=stream")
     assert done.returncode == 0, done.stdout + done.stderr
     two = json.loads((sweep_folder(tmp_path) / "trials" / TRIALS[0] / "summary.json").read_text())
     one = json.loads((sweep_folder(finished_sweep) / "trials" / TRIALS[0] / "summary.json").read_text())
