@@ -74,19 +74,30 @@ class Folder:
     def size(self, name: str) -> int | None:
         """Size of a file in bytes, None if it does not exist."""
         system, path = filesystem(self.uri)
-        info = system.get_file_info(f"{path}/{name}")
+        try:
+            info = system.get_file_info(f"{path}/{name}")
+        except OSError as error:
+            raise DataError(f"{self / name} cannot be looked at: {one_line(error)}") from error
         return int(info.size) if info.type == fs.FileType.File else None
+
+    def entries(self, *, recursive: bool = False) -> list[fs.FileInfo]:
+        """Files and folders in the folder; none if it does not exist."""
+        system, path = filesystem(self.uri)
+        try:
+            return list(system.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=recursive)))
+        except OSError as error:
+            raise DataError(f"{self} cannot be listed: {one_line(error)}") from error
 
     def sizes(self) -> dict[str, int]:
         """Files of the folder, by name, with their sizes in bytes; none if the folder does not exist."""
-        system, path = filesystem(self.uri)
-        found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
-        return {info.base_name: int(info.size) for info in sorted(found, key=lambda i: str(i.path)) if info.is_file}
+        found = sorted(self.entries(), key=lambda info: str(info.path))
+        return {info.base_name: int(info.size) for info in found if info.is_file}
 
     def write(self, name: str, pieces: Iterable[Buffer]) -> None:
         """Write a file so that it appears whole or not at all; an existing file is replaced.
 
-        Locally a temporary file is moved over the name; an object store shows an object only when it is closed.
+        Locally a temporary file is moved over the name, and what killed writers of it left is removed; an object store
+        shows an object only when it is closed.
 
         Raises:
             ConfigError: the place cannot be written.
@@ -95,6 +106,7 @@ class Folder:
         try:
             if isinstance(system, fs.LocalFileSystem):
                 _write_local(Path(path), name, pieces)
+                sweep_temporaries(self, name)
             else:
                 with system.open_output_stream(f"{path}/{name}") as stream:
                     for piece in pieces:
@@ -105,8 +117,20 @@ class Folder:
     def delete(self, name: str) -> None:
         """Remove a file if it is there."""
         system, path = filesystem(self.uri)
-        with suppress(FileNotFoundError):
-            system.delete_file(f"{path}/{name}")
+        try:
+            with suppress(FileNotFoundError):
+                system.delete_file(f"{path}/{name}")
+        except OSError as error:
+            raise DataError(f"{self / name} cannot be deleted: {one_line(error)}") from error
+
+    def remove(self) -> None:
+        """Remove the folder with all that is in it, if it is there."""
+        system, path = filesystem(self.uri)
+        try:
+            with suppress(FileNotFoundError):
+                system.delete_dir(path)
+        except OSError as error:
+            raise DataError(f"{self} cannot be removed: {one_line(error)}") from error
 
     def free_bytes(self) -> int | None:
         """Free space where a local folder is or will be; None on an object store."""
@@ -191,13 +215,35 @@ def one_line(error: object) -> str:
 def list_files(uri: str, suffixes: tuple[str, ...]) -> list[str]:
     """Paths (within the filesystem of `uri`) of a file, or of a folder's files with these suffixes, sorted.
 
-    Hidden files (a component that starts with '.' or '_') are left out.
+    Hidden files (a component that starts with '.' or '_') are left out, and other names of a file given already.
     """
     system, path = filesystem(uri)
     info = system.get_file_info(path)
     if info.type == fs.FileType.File:
         return [path]
-    return sorted(_visible(system, path, suffixes))
+    local = isinstance(system, fs.LocalFileSystem) and info.type == fs.FileType.Directory
+    return sorted(_local(path, suffixes) if local else _visible(system, path, suffixes))
+
+
+def _local(path: str, suffixes: tuple[str, ...]) -> Iterable[str]:
+    """Visible files of a local folder, by the first name of each; links may go round in a circle."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    entered: set[str] = set()
+    found: dict[str, str] = {}
+    for folder, folders, names in os.walk(path, onerror=refuse, followlinks=True):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in entered else sorted(name for name in folders if name[0] not in "._")
+        if real in entered:
+            continue
+        entered.add(real)
+        for name in sorted(names):
+            file = os.path.join(folder, name)
+            if name[0] not in "._" and name.endswith(suffixes) and os.path.isfile(file):
+                found.setdefault(os.path.realpath(file) if os.path.islink(file) else os.path.join(real, name), file)
+    return found.values()
 
 
 def _visible(system: fs.FileSystem, path: str, suffixes: tuple[str, ...]) -> Iterator[str]:
