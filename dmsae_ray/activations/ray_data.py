@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,11 @@ from ray.exceptions import RayError
 
 from dmsae_ray.activations.files import one_line
 from dmsae_ray.errors import DataError, DmsaeError
+
+# Ray Data adds it to the text of an exception or, as one more, to its arguments; str() shows that in one of these ways.
+_ADVICE = re.compile(
+    r": 'Failed to apply UDF.*?be transient\.'|(?:\\n|\s)*Failed to apply UDF.*?(?:be transient\.|\Z)", re.DOTALL
+)
 
 
 @contextmanager
@@ -66,7 +72,7 @@ def first_error(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         cause = _cause(error)
-        text = str(cause).partition("\nFailed to apply UDF")[0]  # Ray Data appends its advice to the exception
+        text = _ADVICE.sub("", str(cause))
         if isinstance(cause, DmsaeError):
             raise type(cause)(text) from None
         raise DataError(f"{what} failed: {type(cause).__name__}: {one_line(text)}") from error
