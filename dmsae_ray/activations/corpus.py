@@ -1,31 +1,31 @@
 """Documents as a Ray Dataset in one fixed order, read lazily, from any of the sources of `config.Corpus`.
 
 The driver lists *units* (files, or the shards of a Hub dataset); tasks read them. A document that is empty or cannot be
-decoded comes out as a null, so that it is counted where the tokens are counted.
+decoded comes out as a null, so that it is counted where the tokens are counted. Of a Hub dataset `datasets` reads whole
+pieces of a file: one damaged document in it is an error there, and skipped by the sources 'parquet' and 'jsonl'.
 """
 
 import gzip
 import io
 import json
 import logging
-import time
+import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 
-from dmsae_ray.activations.files import filesystem, list_files, one_line
+from dmsae_ray.activations.files import Folder, filesystem, list_files
+from dmsae_ray.activations.outages import HUB, came_from_server, patiently, retried, why
 from dmsae_ray.config import Corpus
-from dmsae_ray.errors import DataError
+from dmsae_ray.errors import DataError, DmsaeError
 
 log = logging.getLogger(__name__)
-
-RETRY_DELAYS = (2.0, 10.0, 30.0)
-"""Seconds before a failing network read is tried again; the library's own attempts come within each try."""
 
 SUFFIXES = {
     "parquet": (".parquet",),
@@ -36,6 +36,9 @@ _FILES_PER_UNIT = {"text": 64}
 _READERS = 2  # units read ahead of each other: reading is far cheaper than tokenising
 _CHUNK_CHARACTERS = 1_000_000
 _STDLIB_ORDER = 0x57D11B
+_DAMAGE = (OSError, EOFError, zlib.error, pa.ArrowException, ValueError)
+
+Answer = TypeVar("Answer")
 
 
 def documents(corpus: Corpus, units: list[dict[str, Any]], first: int = 0, skip: int = 0) -> ray.data.Dataset:
@@ -79,39 +82,86 @@ def list_units(corpus: Corpus) -> list[dict[str, Any]]:
         return [{}]
     assert corpus.path is not None  # config.Corpus refuses it
     if corpus.source == "huggingface":
-        count = int(getattr(_open_hub(corpus), "num_shards", 1) or 1)
+        count = int(getattr(_asked(corpus, "opened", partial(_open_hub, corpus)), "num_shards", 1) or 1)
         return [{"shard": i, "of": count} for i in range(count)]
-    try:
-        files = list_files(corpus.path, SUFFIXES[corpus.source])
-    except OSError as error:
-        raise DataError(f"corpus.path '{corpus.path}' cannot be listed: {one_line(error)}") from None
+    files = _asked(corpus, "listed", partial(list_files, corpus.path, SUFFIXES[corpus.source]))
     if not files:
         wanted = ", ".join(SUFFIXES[corpus.source])
-        raise DataError(f"corpus.path '{corpus.path}' has no file of source '{corpus.source}' ({wanted})")
+        raise DataError(f"{_what(corpus)} has no file of source '{corpus.source}' ({wanted})")
     step = _FILES_PER_UNIT.get(corpus.source, 1)
     return [{"files": files[i : i + step]} for i in range(0, len(files), step)]
 
 
 def read_unit(corpus: Corpus, unit: dict[str, Any]) -> Iterator[str | None]:
-    """Documents of a unit, in order; None for one that is empty or corrupt."""
+    """Documents of a unit, in order; None for one that is empty or corrupt.
+
+    Raises:
+        DataError: a file is damaged, is not what the corpus says, or its server has not answered for too long.
+    """
     if corpus.source == "stdlib":
-        yield from _stdlib()
+        yield from map(_usable, _stdlib())
     elif corpus.source == "huggingface":
-        yield from _retried(lambda: _read_hub(corpus, unit), f"corpus.path '{corpus.path}'")
+        what = _what(corpus)
+        values = retried(partial(_read_hub, corpus, unit), what, _server(corpus))
+        damaged = (
+            "has a damaged file, and source 'huggingface' cannot skip a document within a file ('parquet' and 'jsonl' "
+            "can, with the path hf://datasets/...)"
+        )
+        yield from map(_usable, _checked(values, what, damaged, (Exception,)))
     else:
         read = {"parquet": _read_parquet, "jsonl": _read_jsonl, "text": _read_text}[corpus.source]
         for path in unit["files"]:
-            make = _file_reader(read, corpus, path)
-            yield from _retried(make, f"corpus file '{path}'") if "://" in str(corpus.path) else _checked(make(), path)
+            what = f"corpus file '{path}'"
+            values = retried(partial(read, corpus, path), what, _server(corpus))
+            yield from map(_usable, _checked(values, what, "is truncated or of another format", _DAMAGE))
 
 
-def _file_reader(
-    read: Callable[[Corpus, str], Iterator[str | None]], corpus: Corpus, path: str
-) -> Callable[[], Iterator[str | None]]:
-    return lambda: read(corpus, path)
+def _what(corpus: Corpus) -> str:
+    return f"corpus.path '{Folder(str(corpus.path))}'"
 
 
-def _stdlib() -> Iterator[str | None]:
+def _server(corpus: Corpus) -> str:
+    """Who answers for the path, in a message."""
+    scheme = str(corpus.path).partition("://")[0]
+    return HUB if corpus.source == "huggingface" or scheme == "hf" else scheme
+
+
+def _asked(corpus: Corpus, verb: str, ask: Callable[[], Answer]) -> Answer:
+    """`ask()`, outages waited out; what is wrong with `corpus.path` in one line."""
+    try:
+        return patiently(ask, _what(corpus), _server(corpus))
+    except DmsaeError:
+        raise
+    except Exception as error:
+        raise DataError(f"{_what(corpus)} cannot be {verb}: {why(error)}") from None
+
+
+def _checked(values: Iterator[Any], what: str, damaged: str, errors: tuple[type[Exception], ...]) -> Iterator[Any]:
+    """The values; an error while they are read in one line: it says `damaged` unless the place could not be reached."""
+    count = 0
+    try:
+        for value in values:
+            count += 1
+            yield value
+    except DmsaeError:
+        raise
+    except errors as error:
+        problem = "cannot be read" if came_from_server(error) else damaged
+        raise DataError(f"{what} {problem}, behind document {count}: {why(error)}") from None
+
+
+def _usable(value: Any) -> str | None:
+    """A document's text; None if it is none, empty, or has half a surrogate pair, which UTF-8 cannot hold."""
+    if not isinstance(value, str) or not value:
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return None
+    return value
+
+
+def _stdlib() -> Iterator[str]:
     """The documents that the embedded model was not trained on first: the held-out tokens come from there."""
     from dmsae_ray.lm.text import split_documents, stdlib_documents
 
@@ -119,10 +169,10 @@ def _stdlib() -> Iterator[str | None]:
     for texts in (held_out, trained):
         # A fixed permutation: help topics and docstrings are different kinds of text.
         for i in np.argsort(np.random.Philox(key=_STDLIB_ORDER).random_raw(len(texts)), kind="stable"):
-            yield texts[i] or None
+            yield texts[i]
 
 
-def _read_parquet(corpus: Corpus, path: str) -> Iterator[str | None]:
+def _read_parquet(corpus: Corpus, path: str) -> Iterator[Any]:
     system, _ = filesystem(str(corpus.path))
     with system.open_input_file(path) as source:
         file = pq.ParquetFile(source)
@@ -132,11 +182,25 @@ def _read_parquet(corpus: Corpus, path: str) -> Iterator[str | None]:
                 f"{', '.join(file.schema_arrow.names)}"
             )
         for batch in file.iter_batches(batch_size=256, columns=[corpus.text_field]):
-            for text in batch.column(0).to_pylist():
-                yield text if isinstance(text, str) and text else None
+            yield from _cells(batch.column(0))
 
 
-def _read_jsonl(corpus: Corpus, path: str) -> Iterator[str | None]:
+def _cells(column: pa.Array) -> list[Any]:
+    """Values of a column, None for one that is not UTF-8, as Parquet does not see to it."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return [_cell(scalar) for scalar in column]
+
+
+def _cell(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return None
+
+
+def _read_jsonl(corpus: Corpus, path: str) -> Iterator[Any]:
     system, _ = filesystem(str(corpus.path))
     found = False
     with system.open_input_stream(path, compression=None) as raw:
@@ -150,12 +214,12 @@ def _read_jsonl(corpus: Corpus, path: str) -> Iterator[str | None]:
                 continue
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 yield None
                 continue
             text = record.get(corpus.text_field) if isinstance(record, dict) else None
             found = found or isinstance(text, str)
-            yield text if isinstance(text, str) and text else None
+            yield text
     if not found:
         log.warning("corpus file %s has no text under corpus.text_field '%s'", path, corpus.text_field)
 
@@ -165,67 +229,24 @@ def _read_text(corpus: Corpus, path: str) -> Iterator[str | None]:
     with system.open_input_stream(path) as stream:
         content = bytes(stream.read())
     try:
-        yield content.decode("utf-8") or None
+        yield content.decode("utf-8-sig")
     except UnicodeDecodeError:
         yield None
 
 
 def _open_hub(corpus: Corpus) -> Any:
-    """The streaming dataset of a Hub id; network errors are retried with back-off."""
+    """The streaming dataset of a Hub id."""
     from datasets import load_dataset
 
-    for delay in (*RETRY_DELAYS[:1], None):
-        try:
-            return load_dataset(
-                str(corpus.path), corpus.subset, split=corpus.split, revision=corpus.revision, streaming=True
-            )
-        except (ConnectionError, TimeoutError) as error:
-            from huggingface_hub.constants import is_offline_mode
-
-            if delay is None or is_offline_mode():
-                raise DataError(f"corpus.path '{corpus.path}' cannot be reached: {one_line(error)}") from None
-            log.warning("corpus.path '%s': %s; next try in %g s", corpus.path, one_line(error), delay)
-            time.sleep(delay)
-        except Exception as error:
-            raise DataError(f"corpus.path '{corpus.path}' cannot be opened: {one_line(error)}") from None
-    raise AssertionError("unreachable")
+    return load_dataset(str(corpus.path), corpus.subset, split=corpus.split, revision=corpus.revision, streaming=True)
 
 
-def _read_hub(corpus: Corpus, unit: dict[str, Any]) -> Iterator[str | None]:
+def _read_hub(corpus: Corpus, unit: dict[str, Any]) -> Iterator[Any]:
     dataset = _open_hub(corpus).shard(num_shards=unit["of"], index=unit["shard"])
     for row in dataset:
         if corpus.text_field not in row:
             raise DataError(f"corpus.text_field is '{corpus.text_field}'; the dataset has {', '.join(row)}")
-        text = row[corpus.text_field]
-        yield text if isinstance(text, str) and text else None
-
-
-def _retried(make: Callable[[], Iterator[str | None]], what: str) -> Iterator[str | None]:
-    """Iterate `make()`; after a network error start it again, past the documents that were delivered."""
-    delivered, failures = 0, 0
-    while True:
-        try:
-            for text in islice(make(), delivered, None):
-                delivered, failures = delivered + 1, 0
-                yield text
-            return
-        except DataError:
-            raise
-        except Exception as error:
-            if failures >= len(RETRY_DELAYS):
-                raise DataError(f"{what} cannot be read beyond document {delivered}: {one_line(error)}") from None
-            log.warning("%s: %s; next try in %g s", what, one_line(error), RETRY_DELAYS[failures])
-            time.sleep(RETRY_DELAYS[failures])
-            failures += 1
-
-
-def _checked(texts: Iterator[str | None], path: str) -> Iterator[str | None]:
-    try:
-        yield from texts
-    except DataError:
-        raise
-    except (OSError, EOFError, pa.ArrowException, ValueError) as error:
-        raise DataError(f"corpus file '{path}' is truncated or of another format: {one_line(error)}") from None
+        yield row[corpus.text_field]
 
 
 def _chunks(texts: Iterator[str | None]) -> Iterator[list[str | None]]:

@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dmsae_ray.activations import corpus as corpus_module
-from dmsae_ray.activations.corpus import _retried, documents, list_units, read_unit
+from dmsae_ray.activations.corpus import documents, list_units, read_unit
 from dmsae_ray.config import Corpus
 from dmsae_ray.errors import DataError
 
@@ -45,6 +44,27 @@ def test_jsonl_counts_what_it_cannot_read(tmp_path: Path, suffix: str) -> None:
     assert got.count(None) == 4
 
 
+def test_jsonl_line_that_no_text_can_come_of_is_skipped(tmp_path: Path) -> None:
+    deep = "[" * 200_000
+    write_jsonl(tmp_path / "a.jsonl", ['{"text": "a"}', '{"text": "x \\ud800 y"}', deep, '{"text": "b"}'])
+    assert read_all(corpus_at("jsonl", tmp_path)) == ["a", None, None, "b"]
+
+
+@pytest.mark.parametrize(("kind", "of_bytes"), [(pa.string(), pa.binary()), (pa.large_string(), pa.large_binary())])
+def test_parquet_cell_that_is_not_utf8_is_skipped(tmp_path: Path, kind: pa.DataType, of_bytes: pa.DataType) -> None:
+    cells = [text.encode() for text in TEXTS]
+    cells[7] = b"caf\xe9"
+    pq.write_table(pa.table({"text": pa.array(cells, of_bytes).view(kind)}), tmp_path / "a.parquet")
+    assert read_all(corpus_at("parquet", tmp_path)) == [*TEXTS[:7], None, *TEXTS[8:]]
+
+
+def test_damaged_document_of_a_dataset_says_what_can_skip_it(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", ['{"text": "a"}', "{torn", '{"text": "b"}'])
+    with pytest.raises(DataError, match=r"^corpus.path '.*' has a damaged file, and source 'huggingface' cannot skip"):
+        read_all(corpus_at("huggingface", tmp_path))
+    assert read_all(corpus_at("jsonl", tmp_path)) == ["a", None, "b"]
+
+
 def test_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": [*TEXTS, None, ""], "n": range(42)}), tmp_path / "a.parquet")
     got = read_all(corpus_at("parquet", tmp_path / "a.parquet"))
@@ -56,8 +76,9 @@ def test_parquet(tmp_path: Path) -> None:
 def test_text_folder(tmp_path: Path) -> None:
     for i, text in enumerate(TEXTS):
         (tmp_path / f"{i:03}.txt").write_text(text)
+    (tmp_path / "yy.txt").write_text("with a byte order mark", encoding="utf-8-sig")
     (tmp_path / "zz.txt").write_bytes(b"\xff\xfe broken")
-    assert read_all(corpus_at("text", tmp_path)) == [*TEXTS, None]
+    assert read_all(corpus_at("text", tmp_path)) == [*TEXTS, "with a byte order mark", None]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +93,22 @@ def test_truncated_file_is_named(tmp_path: Path, source: str, name: str) -> None
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(DataError, match=rf"corpus file '.*{name}' is truncated"):
         read_all(corpus_at(source, path))
+
+
+def test_damaged_gzip_is_named(tmp_path: Path) -> None:
+    content = bytearray(gzip.compress(json.dumps({"text": "a"}).encode() * 10_000))
+    content[10] |= 0b110  # of the first block: a type that there is not
+    (tmp_path / "a.jsonl.gz").write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"^corpus file '.*a.jsonl.gz' is truncated or of another format[^\n]*: Error -3"
+    ):
+        read_all(corpus_at("jsonl", tmp_path))
+
+
+def test_credentials_of_a_uri_are_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^corpus.path 'file:///\S*' has no file") as caught:
+        list_units(Corpus(source="text", path=f"{tmp_path.as_uri()}?token=secret"))
+    assert "secret" not in str(caught.value)
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -102,39 +139,3 @@ def test_ray_gives_the_documents_in_order(tmp_path: Path, ray_cluster: Any) -> N
 def test_stdlib_text_is_the_same_every_time() -> None:
     first = read_all(Corpus(source="stdlib"))
     assert len(first) > 1000 and first == read_all(Corpus(source="stdlib"))
-
-
-def test_outage_is_retried_past_what_was_delivered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_module, "RETRY_DELAYS", (0.0, 0.0))
-    calls = 0
-
-    def flaky():  # type: ignore[no-untyped-def]
-        nonlocal calls
-        calls += 1
-        for i, text in enumerate(TEXTS):
-            if i == 10 * calls and calls < 3:
-                raise ConnectionError("lost")
-            yield text
-
-    assert list(_retried(flaky, "corpus.path 'x'")) == TEXTS
-    assert calls == 3
-
-
-def test_outage_that_stays_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_module, "RETRY_DELAYS", (0.0, 0.0))
-
-    def dead():  # type: ignore[no-untyped-def]
-        yield "one"
-        raise ConnectionError("no route\nto host")
-
-    with pytest.raises(DataError, match=r"^corpus.path 'x' cannot be read beyond document 1: no route to host$"):
-        list(_retried(dead, "corpus.path 'x'"))
-
-
-def test_unreachable_hub_names_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    corpus = Corpus(source="huggingface", path="nobody/has-this-dataset")
-    with pytest.raises(DataError, match=r"^corpus.path 'nobody/has-this-dataset' cannot be [^\n]*$"):
-        list_units(corpus)
