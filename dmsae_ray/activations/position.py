@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dmsae_ray.activations.files import Folder
 from dmsae_ray.activations.records import decode, encode
+from dmsae_ray.activations.token_files import damaged_shards
 from dmsae_ray.errors import DataError
 
 DRAFT = "draft.json"
@@ -97,7 +98,7 @@ def text_digest(units: list[dict[str, Any]], of_text: dict[str, Any]) -> str:
 
 
 def read_draft(folder: Folder, units: str, names: list[str]) -> Draft:
-    """The draft of token shards `names`, in order; an empty one if it is of another text or a shard is missing."""
+    """The draft of token shards `names`, in order; an empty one if it is of another text or a shard is damaged."""
     content = folder.read(DRAFT)
     if content is None:
         return Draft(units)
@@ -106,10 +107,8 @@ def read_draft(folder: Folder, units: str, names: list[str]) -> Draft:
         draft = Draft(tree["units"], Position(**tree["position"]), dict(tree["token_checksums"]))
     except (DataError, KeyError, TypeError, ValueError):
         return Draft(units)
-    files = folder.sizes()
-    done = list(draft.token_checksums)
-    there = all(f"{name}.safetensors" in files for name in done)
-    return draft if draft.units == units and set(done) == set(names[: len(done)]) and there else Draft(units)
+    fits = draft.units == units and set(draft.token_checksums) == set(names[: len(draft.token_checksums)])
+    return draft if fits and not damaged_shards(folder, draft.token_checksums) else Draft(units)
 
 
 def write_draft(folder: Folder, draft: Draft) -> None:

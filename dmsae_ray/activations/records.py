@@ -7,6 +7,8 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from dmsae_ray.activations.identity import corpus_content, model_content
 from dmsae_ray.config import Activations, Experiment
 from dmsae_ray.errors import DataError
@@ -19,6 +21,7 @@ SPLITS: tuple[Split, ...] = ("eval", "attribution", "train")
 TOKENS, ACTIVATIONS, STREAMED = "tokens", "activations", "streamed"
 """Subfolders of a store. `streamed` has the commits of training shards that mode 'stream' computed and did not keep."""
 
+REQUEST = "request.json"
 LAYOUT = "layout.json"
 MANIFEST = "manifest.json"
 PARTIAL = "partial.json"
@@ -92,6 +95,8 @@ class Layout:
     skipped: int
     token_checksums: dict[str, str]
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     def shards(self, split: Split) -> int:
         """Number of shards of a split."""
         return math.ceil(self.contexts[split] / self.contexts_per_shard)
@@ -138,6 +143,18 @@ class Commit:
     checksum: str
     bytes: int
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What readers need of a manifest."""
+
+    shards: dict[Split, list[Commit]]
+
+
+_LAYOUT, _COMMIT, _LISTED = TypeAdapter(Layout), TypeAdapter(Commit), TypeAdapter(_Listed)
+
 
 def encode(record: Any) -> bytes:
     """A record, or a mapping, as canonical JSON."""
@@ -157,19 +174,32 @@ def decode(content: bytes, where: object) -> dict[str, Any]:
 
 
 def decode_layout(content: bytes, where: object) -> Layout:
-    """A `Layout` from its JSON."""
-    tree = decode(content, where)
+    """A `Layout` from its JSON; DataError if it is none that could be."""
+    wrong = DataError(f"{where} is not a layout; delete it to have the tokens made again")
     try:
-        return Layout(**{**tree, "special": tuple(tree["special"])})
-    except (TypeError, KeyError):
-        raise DataError(f"{where} is not a layout that this version reads; delete the store") from None
+        layout = _LAYOUT.validate_json(content, strict=True)
+    except ValidationError:
+        raise wrong from None
+    if set(layout.contexts) != set(SPLITS) or min(layout.contexts.values()) < 0:
+        raise wrong
+    if min(layout.d_model, layout.context, layout.contexts_per_shard, layout.contexts["train"]) < 1:
+        raise wrong
+    return layout
+
+
+def decode_shards(content: bytes, where: object) -> dict[Split, list[Commit]]:
+    """The commits that a manifest lists, by split; DataError if it is none."""
+    try:
+        return _LISTED.validate_json(content, strict=True).shards
+    except ValidationError:
+        raise DataError(f"{where} is not a manifest; delete it and harvest again to have it made") from None
 
 
 def decode_commit(content: bytes, where: object) -> Commit:
-    """A `Commit` from its JSON."""
+    """A `Commit` from its JSON; DataError if it is none."""
     try:
-        return Commit(**decode(content, where))
-    except TypeError:
+        return _COMMIT.validate_json(content, strict=True)
+    except ValidationError:
         raise DataError(f"{where} is not a commit record; delete it to have the shard made again") from None
 
 

@@ -16,14 +16,14 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from dmsae_ray.activations.corpus import documents, list_units
-from dmsae_ray.activations.files import Folder, checksum, sweep_temporaries
+from dmsae_ray.activations.files import Folder, checksum
 from dmsae_ray.activations.model import check_model, open_tokenizer
 from dmsae_ray.activations.packing import Contexts, Packer, join
 from dmsae_ray.activations.position import DRAFT, Draft, Position, Trail, read_draft, text_digest, write_draft
 from dmsae_ray.activations.progress import Meter, Progress
 from dmsae_ray.activations.ray_data import first_error, quiet_context
 from dmsae_ray.activations.records import LAYOUT, SPLITS, TOKENS, Layout, encode, shard_name
-from dmsae_ray.activations.token_files import read_layout
+from dmsae_ray.activations.token_files import damaged_shards, read_layout
 from dmsae_ray.config import Corpus, Experiment
 from dmsae_ray.errors import DataError
 
@@ -41,7 +41,7 @@ def write_tokens(
     """Tokenise what the experiment asks for, as far as it is not there, and return the layout.
 
     Reading stops when there are enough tokens. The same corpus gives the same bytes, whether a killed call went on
-    (behind its last whole shard) or not.
+    (behind its last whole shard) or not. Where a shard is damaged that was there, the tokens are made again.
 
     Args:
         folder: the store's folder.
@@ -55,7 +55,12 @@ def write_tokens(
     done = read_layout(folder)
     if done is not None:
         place.delete(DRAFT)
-        return done
+        names = [shard_name(*item) for item in done.all_shards()]
+        damaged = damaged_shards(place, {name: done.token_checksums.get(name, "") for name in names})
+        if not damaged:
+            return done
+        log.warning("tokens: %s is damaged or missing; the tokens are made again", place / f"{damaged[0]}.safetensors")
+        place.delete(LAYOUT)
     corpus, planned = experiment.corpus, planned_layout(experiment)
     contexts, per_shard = planned.contexts, planned.contexts_per_shard
     plan = {
@@ -64,7 +69,6 @@ def write_tokens(
         for i in range(-(-contexts[split] // per_shard))
     }
     tokenizer = open_tokenizer(experiment.model.name, experiment.model.revision)
-    sweep_temporaries(place, "*")
     units = list_units(corpus)
     draft = read_draft(place, text_digest(units, corpus.model_dump(mode="json")), list(plan))
     if draft.token_checksums:

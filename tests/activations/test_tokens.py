@@ -95,11 +95,13 @@ def test_counts_are_those_of_the_text_that_was_used(tmp_path: Path) -> None:
     assert draft.position == Position(unit=1, document=2, offset=8, documents=3, skipped=3)
 
 
-@pytest.mark.parametrize("change", ["missing shard", "other text", "torn", "none"])
+@pytest.mark.parametrize("change", ["missing shard", "truncated shard", "other text", "torn", "none"])
 def test_a_draft_that_does_not_fit_is_not_believed(tmp_path: Path, change: str) -> None:
     draft, _ = written(tmp_path, {"a": 1, "b": 1}, [[20]], Draft("u"), 1, 1, 2)
     if change == "missing shard":
         (tmp_path / "a.safetensors").unlink()
+    elif change == "truncated shard":
+        (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-1])
     elif change == "torn":
         (tmp_path / DRAFT).write_text((tmp_path / DRAFT).read_text()[:50])
     found = read_draft(Folder(str(tmp_path)), "v" if change == "other text" else "u", ["a", "b", "c"])
@@ -212,6 +214,29 @@ def test_what_is_used_up_is_not_read_again(
     finally:
         shutil.copytree(aside, corpus, dirs_exist_ok=True)
     assert contents(tmp_path / "tokens") == contents(undisturbed / "tokens")
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
+def test_a_damaged_shard_is_made_again(
+    ray_cluster: Any, experiment: Experiment, undisturbed: Path, tmp_path: Path, damage: str
+) -> None:
+    shutil.copytree(undisturbed, tmp_path, dirs_exist_ok=True)
+    shard = tmp_path / "tokens" / "train-000003.safetensors"
+    content = shard.read_bytes()
+    if damage == "missing":
+        shard.unlink()
+    else:
+        shard.write_bytes(content[:-1] if damage == "truncated" else content[:-1] + bytes([content[-1] ^ 1]))
+    write_tokens(Folder(str(tmp_path)), experiment)
+    assert contents(tmp_path) == contents(undisturbed)
+
+
+def test_another_writers_half_file_is_left_alone(ray_cluster: Any, make_experiment: Any, tmp_path: Path) -> None:
+    half = tmp_path / "tokens" / ".other.safetensors.0.tmp"
+    half.parent.mkdir()
+    half.write_bytes(b"half")
+    write_tokens(Folder(str(tmp_path)), make_experiment())
+    assert half.exists()
 
 
 def test_the_shards_that_are_there_are_counted_as_found(
