@@ -16,6 +16,9 @@ BEAT_SECONDS = 2.0
 SILENCE_SECONDS = 60.0
 """A harvest whose beat stands still for so long is taken for dead."""
 
+CLAIM_SECONDS = 1.0
+"""How much later than another a harvest that begins may write its first beat, and yet only one of the two goes on."""
+
 HEARTBEAT = "heartbeat.json"
 FAILED = "failed.json"
 
@@ -85,9 +88,22 @@ class Heartbeat:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dmsae-heartbeat", daemon=True)
 
+    def claim(self) -> bool:
+        """Whether this harvest is the one to write the store; to be called before the context is entered.
+
+        Several that begin at once, or take over from a dead one, find nobody at work. Each writes its name over the
+        other's and looks again a little later: the last one finds its own and goes on, the rest follow it. Only a
+        process that stands still for `CLAIM_SECONDS` between looking and writing becomes a second writer; it does work
+        twice and harms nothing, for both write the same bytes.
+        """
+        if other_writer(self.folder):
+            return False
+        self._begin()
+        time.sleep(CLAIM_SECONDS)
+        return self._is_ours()
+
     def __enter__(self) -> "Heartbeat":
-        self.folder.delete(FAILED)
-        self._write()
+        self._begin()
         self._thread.start()
         return self
 
@@ -103,9 +119,16 @@ class Heartbeat:
             with suppress(DmsaeError, OSError):
                 self.folder.write(FAILED, [encode({"reason": reason})])
         with suppress(DmsaeError, OSError):
-            content = self.folder.read(HEARTBEAT)
-            if content is not None and decode(content, HEARTBEAT).get("owner") == self._owner:
+            if self._is_ours():
                 self.folder.delete(HEARTBEAT)
+
+    def _begin(self) -> None:
+        self._write()
+        self.folder.delete(FAILED)
+
+    def _is_ours(self) -> bool:
+        content = self.folder.read(HEARTBEAT)
+        return content is not None and decode(content, HEARTBEAT).get("owner") == self._owner
 
     def _run(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
