@@ -1,16 +1,16 @@
 """`dmsae store`: what stores of activations there are, whether they are sound, and away with them."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from rich.table import Table
 
 from dmsae_ray.activations.files import Folder
-from dmsae_ray.activations.inventory import check, find, keys, list_stores, remove
+from dmsae_ray.activations.inventory import Checked, check, find, keys, list_stores, remove
 from dmsae_ray.console import Screen
 from dmsae_ray.credentials import refuse_secrets
-from dmsae_ray.errors import EXIT_USAGE, ConfigError
+from dmsae_ray.errors import EXIT_USAGE, ConfigError, DataError
 
 
 def stores_of(output: str) -> Folder:
@@ -32,7 +32,7 @@ def show(output: str) -> int:
             table.add_row(
                 store.key,
                 store.model,
-                str(store.layer),
+                store.layer,
                 store.corpus,
                 store.dtype,
                 f"{store.tokens:,}",
@@ -50,20 +50,21 @@ def show(output: str) -> int:
 
 
 def verify(output: str, names: Sequence[str]) -> int:
-    """Read stores, all by default, and compare every shard with its checksum; exit code 2 where one is damaged."""
+    """Read stores, all by default, and compare each file with what others say; exit code 2 where one is damaged."""
     root = stores_of(output)
-    chosen = [find(root, name) for name in names] or keys(root)
+    chosen = _chosen(root, names) or keys(root)
     total = {store.key: store.bytes for store in list_stores(root)}
     damaged = 0
     with Screen() as screen:
         for key in chosen:
             files = done = bad = 0
-            for found in check(root / key):
+            size = total.get(key, 0) or 1
+            for found in _check(root / key):
                 files, done = files + 1, done + found.bytes
                 if found.error is not None:
                     bad += 1
                     screen.say(f"damaged: {found.error}")
-                screen.bar(f"verify {key[:12]}", min(done, total[key]) / 1e6, max(total[key], 1) / 1e6, "MB")
+                screen.bar(f"verify {key[:12]}", min(done, size) / 1e6, size / 1e6, "MB")
             screen.bar(f"verify {key[:12]}", 1, 1, "MB")
             screen.say(f"{key}: {files} files, {done / 1e9:,.3f} GB, {f'{bad} damaged' if bad else 'sound'}")
             damaged += bad
@@ -73,7 +74,7 @@ def verify(output: str, names: Sequence[str]) -> int:
 def delete(output: str, names: Sequence[str], *, yes: bool) -> int:
     """Remove stores, after asking; refused while one is written or read."""
     root = stores_of(output)
-    chosen = [find(root, name) for name in names]
+    chosen = _chosen(root, names)
     stores = {store.key: store for store in list_stores(root)}
     for key in chosen:
         store = stores[key]
@@ -87,6 +88,19 @@ def delete(output: str, names: Sequence[str], *, yes: bool) -> int:
         remove(root / key)
         print(f"removed {what}")
     return 0
+
+
+def _check(store: Folder) -> Iterator[Checked]:
+    """As `check`; that a store cannot be read is told like a damage, so that the others are checked too."""
+    try:
+        yield from check(store)
+    except DataError as error:
+        yield Checked(str(store), 0, str(error))
+
+
+def _chosen(root: Folder, names: Sequence[str]) -> list[str]:
+    """Keys of the stores that are named, each once."""
+    return list(dict.fromkeys(find(root, name) for name in names))
 
 
 def _date(when: datetime | None) -> str:

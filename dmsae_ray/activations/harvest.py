@@ -20,14 +20,15 @@ from ray.data.context import AutoscalingConfig
 from torch import Tensor
 
 from dmsae_ray.activations.attempts import begin, made, start_attempts
-from dmsae_ray.activations.files import Folder, checksum, sweep_temporaries
+from dmsae_ray.activations.files import Folder, checksum
+from dmsae_ray.activations.manifest import Commits, read_commits
 from dmsae_ray.activations.model import open_tap
 from dmsae_ray.activations.order import stored_order
 from dmsae_ray.activations.packing import loss_mask
 from dmsae_ray.activations.progress import Meter, Progress
 from dmsae_ray.activations.quantised import quantise
 from dmsae_ray.activations.ray_data import first_error, free_actors, quiet_context
-from dmsae_ray.activations.records import ACTIVATIONS, Commit, Layout, Split, decode_commit, encode, shard_name
+from dmsae_ray.activations.records import ACTIVATIONS, TOKENS, Commit, Layout, Split, encode, shard_name
 from dmsae_ray.activations.token_files import read_tokens
 from dmsae_ray.config import Activations, Experiment, LanguageModel, Resources
 from dmsae_ray.errors import DataError
@@ -221,27 +222,7 @@ def write_shard(folder: Folder, name: str, content: bytes, commit: Commit) -> Co
     """Write a shard and, after it, its commit."""
     folder.write(f"{name}.safetensors", [content])
     folder.write(f"{name}.json", [encode(commit)])
-    sweep_temporaries(folder, f"{name}.safetensors")
-    sweep_temporaries(folder, f"{name}.json")
     return commit
-
-
-def read_commits(folder: Folder, layout: Layout) -> dict[tuple[Split, int], Commit]:
-    """Commits of the shards that are there whole (by size; readers verify the checksum)."""
-    sizes = (folder / ACTIVATIONS).sizes()
-    found: dict[tuple[Split, int], Commit] = {}
-    for split, shard in layout.all_shards():
-        name = shard_name(split, shard)
-        if f"{name}.json" not in sizes or f"{name}.safetensors" not in sizes:
-            continue
-        content = (folder / ACTIVATIONS).read(f"{name}.json")
-        try:
-            commit = decode_commit(content or b"", name)
-        except DataError:
-            continue  # a torn commit is no commit
-        if commit.bytes == sizes[f"{name}.safetensors"]:
-            found[split, shard] = commit
-    return found
 
 
 def check_space(folder: Folder, layout: Layout, settings: Activations, missing: list[tuple[Split, int]]) -> None:
@@ -258,16 +239,22 @@ def check_space(folder: Folder, layout: Layout, settings: Activations, missing: 
         "train": 1 if settings.dtype == "int8" else x_bytes,
     }
     need = sum(layout.shard_tokens(split, shard) * (layout.d_model * bytes_of[split] + 8) for split, shard in missing)
+    tokens = 4 * sum(layout.shard_tokens(*item) for item in layout.all_shards())
+    need += max(0, tokens - sum((folder / TOKENS).sizes().values()))
     if free is not None and need > free:
         raise DataError(
-            f"output {folder} needs {need / 1e9:.1f} GB more for activations, the disk has {free / 1e9:.1f} GB free; "
+            f"output {folder} needs {_bytes(need)} more for tokens and activations, the disk has {_bytes(free)} free; "
             "ask for fewer corpus.tokens or another output"
         )
 
 
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
 def harvest(
     folder: Folder, experiment: Experiment, layout: Layout, *, progress: Callable[[Progress], None] | None = None
-) -> dict[tuple[Split, int], Commit]:
+) -> Commits:
     """Make the shards to be stored that are missing; returns the commits of all that are there.
 
     Raises:

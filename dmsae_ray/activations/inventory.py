@@ -1,14 +1,16 @@
 """The stores of an output folder: what each holds and how whole it is, checked and removed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from pyarrow import fs
 
 from dmsae_ray.activations.files import Folder, filesystem
 from dmsae_ray.activations.heartbeat import other_writer
+from dmsae_ray.activations.manifest import Commits, check_manifest, read_request
 from dmsae_ray.activations.position import DRAFT
 from dmsae_ray.activations.readers import READERS, readers
 from dmsae_ray.activations.records import (
@@ -16,18 +18,25 @@ from dmsae_ray.activations.records import (
     LAYOUT,
     MANIFEST,
     PARTIAL,
+    REQUEST,
+    STREAMED,
     TOKENS,
+    Commit,
     Layout,
+    Split,
     decode,
+    decode_commit,
     decode_layout,
     shard_name,
 )
 from dmsae_ray.activations.store import Store, check_finite
-from dmsae_ray.activations.token_files import read_tokens
+from dmsae_ray.activations.token_files import read_layout, read_tokens
 from dmsae_ray.config import Activations
 from dmsae_ray.errors import ConfigError, DataError
 
-REQUEST = "request.json"
+_PARTS = {REQUEST, MANIFEST, PARTIAL, TOKENS, ACTIVATIONS, STREAMED}
+"""One of these tells a store from another folder."""
+_SHORTEST = 6  # letters that name a store
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Stored:
 
     key: str
     model: str
-    layer: int
+    layer: str
     corpus: str
     dtype: str
     tokens: int
@@ -73,18 +82,19 @@ def list_stores(root: Folder) -> list[Stored]:
 
 
 def keys(root: Folder) -> list[str]:
-    """Keys of the stores, sorted."""
-    system, path = filesystem(root.uri)
-    found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+    """Keys of the stores, sorted; a folder that holds nothing of a store is none."""
+    folders = [str(info.base_name) for info in root.entries() if info.type == fs.FileType.Directory]
+    return sorted(key for key in folders if any(info.base_name in _PARTS for info in (root / key).entries()))
 
 
 def find(root: Folder, start: str) -> str:
     """The one key that starts like this.
 
     Raises:
-        ConfigError: there is none, or several.
+        ConfigError: there is none, or several, or the start says too little.
     """
+    if len(start) < _SHORTEST:
+        raise ConfigError(f"'{start}' is too short for a store's key; give the first {_SHORTEST} letters or more")
     known = keys(root)
     found = [key for key in known if key.startswith(start)]
     if len(found) != 1:
@@ -94,32 +104,52 @@ def find(root: Folder, start: str) -> str:
 
 
 def check(store: Folder) -> Iterator[Checked]:
-    """Read every shard that is there whole or should be, and compare it with its checksum.
+    """Read every file that is there or should be: shards against their checksums, the manifest against all others.
 
     Raises:
-        DataError: what says which shards there are cannot be read.
+        DataError: the store cannot be listed.
     """
-    content = store.read(REQUEST)
-    tree = decode(content or b"", store / REQUEST)
-    found = (store / TOKENS).read(LAYOUT)
-    if found is None:
+    tokens, activations = store / TOKENS, store / ACTIVATIONS
+    sizes, token_sizes, shard_sizes = store.sizes(), tokens.sizes(), activations.sizes()
+    manifests = [name for name in (MANIFEST, PARTIAL) if name in sizes]
+    yield _checked(store / REQUEST, sizes.get(REQUEST), partial(read_request, store))
+    if LAYOUT not in token_sizes and not manifests:
         return  # tokens that are not all there are checked by whoever goes on with them
-    layout = decode_layout(found, store / TOKENS / LAYOUT)
-    reader = Store(store, store.uri.rpartition("/")[2], Activations(dtype=_get(tree, "activations", "dtype")))
-    sizes = (store / ACTIVATIONS).sizes()
-    token_sizes = (store / TOKENS).sizes()
-    whole = store.size(MANIFEST) is not None
+    found = _checked(tokens / LAYOUT, token_sizes.get(LAYOUT), partial(_layout, store))
+    yield found
+    if found.error is not None:
+        return
+    layout, commits = _layout(store), Commits()
+    reader = Store(store, "", Activations())
+
+    def read(split: Split, shard: int) -> None:
+        name = shard_name(split, shard)
+        commits[split, shard] = _commit(activations, f"{name}.json")
+        tensors = reader.read_committed(split, shard, commits[split, shard])
+        check_finite(tensors, activations / f"{name}.safetensors")
+
     for split, shard in layout.all_shards():
         name = shard_name(split, shard)
         file = f"{name}.safetensors"
-        yield _checked(store / TOKENS / file, token_sizes.get(file, 0), lambda n=name: read_tokens(store, layout, n))
-        if whole or f"{name}.json" in sizes:
-            where = store / ACTIVATIONS / file
+        yield _checked(tokens / file, token_sizes.get(file), partial(read_tokens, store, layout, name))
+        if MANIFEST in manifests or f"{name}.json" in shard_sizes:
+            yield _checked(activations / file, shard_sizes.get(file), partial(read, split, shard))
+    for name in manifests:
+        yield _checked(store / name, sizes.get(name), partial(check_manifest, store, name, layout, commits))
 
-            def read(split: Any = split, shard: int = shard, where: Folder = where) -> None:
-                check_finite(reader.read(split, shard), where)
 
-            yield _checked(where, sizes.get(file, 0), read)
+def _layout(store: Folder) -> Layout:
+    layout = read_layout(store)
+    if layout is None:
+        raise DataError(f"{store / TOKENS / LAYOUT} is missing; harvest again to have it made")
+    return layout
+
+
+def _commit(activations: Folder, file: str) -> Commit:
+    content = activations.read(file)
+    if content is None:
+        raise DataError(f"{activations / file} is missing; harvest again to have the shard made")
+    return decode_commit(content, activations / file)
 
 
 def remove(store: Folder) -> None:
@@ -135,16 +165,15 @@ def remove(store: Folder) -> None:
         raise ConfigError(f"store {store} is being read by sweep {', '.join(busy)}; stop that first")
     for name in (MANIFEST, PARTIAL):
         store.delete(name)  # first: what is left of a deletion that is interrupted must not look whole
-    system, path = filesystem(store.uri)
-    system.delete_dir(path)
+    store.remove()
 
 
-def _checked(where: Folder, size: int, read: Any) -> Checked:
+def _checked(where: Folder, size: int | None, read: Callable[[], object]) -> Checked:
     try:
         read()
     except DataError as error:
-        return Checked(str(where), size, str(error))
-    return Checked(str(where), size, None)
+        return Checked(str(where), size or 0, str(error))
+    return Checked(str(where), size or 0, None)
 
 
 def _describe(store: Folder, key: str) -> Stored:
@@ -152,16 +181,17 @@ def _describe(store: Folder, key: str) -> Stored:
         tree = decode(store.read(REQUEST) or b"", REQUEST)
     except DataError:
         tree = {}
-    system, path = filesystem(store.uri)
-    files = [i for i in system.get_file_info(fs.FileSelector(path, recursive=True)) if i.is_file]
+    files = [info for info in store.entries(recursive=True) if info.is_file]
+    _, path = filesystem(store.uri)
     marks = [i.mtime for i in files if i.path.startswith(f"{path}/{READERS}/")]
     times = [i.mtime for i in files if not i.path.startswith(f"{path}/{READERS}/")]
     state, rows = _state(store)
+    layer = _get(tree, "model", "layer")
     tokens = [_get(tree, "corpus", name) for name in ("tokens", "attribution_tokens", "eval_tokens")]
     return Stored(
         key=key,
         model=str(_get(tree, "read_from", "model") or _get(tree, "model", "name") or "?"),
-        layer=int(_get(tree, "model", "layer") or 0),
+        layer="?" if layer is None else str(layer),
         corpus=str(_get(tree, "read_from", "corpus") or _get(tree, "corpus", "path") or "?"),
         dtype=str(_get(tree, "activations", "dtype") or "?"),
         tokens=sum(n for n in tokens if isinstance(n, int)),

@@ -1,21 +1,19 @@
 """Make a store, or find it made."""
 
+import logging
 import time
 from collections.abc import Callable
 
 from dmsae_ray.activations.files import Folder
-from dmsae_ray.activations.harvest import check_space, harvest, read_commits
-from dmsae_ray.activations.heartbeat import Heartbeat, Watch, other_writer
+from dmsae_ray.activations.harvest import check_space, harvest
+from dmsae_ray.activations.heartbeat import HEARTBEAT, Heartbeat, Watch
+from dmsae_ray.activations.manifest import check_manifest, make_manifest, read_commits
 from dmsae_ray.activations.progress import Meter, Progress
 from dmsae_ray.activations.records import (
     ACTIVATIONS,
     MANIFEST,
     PARTIAL,
-    SPLITS,
-    TOKENS,
-    Commit,
-    Layout,
-    Split,
+    REQUEST,
     encode,
     request_of,
     shard_name,
@@ -26,7 +24,7 @@ from dmsae_ray.activations.tokens import planned_layout, write_tokens
 from dmsae_ray.config import Activations, Experiment
 from dmsae_ray.errors import DataError
 
-REQUEST = "request.json"
+log = logging.getLogger(__name__)
 
 
 def prepare(experiment: Experiment, root: str, *, progress: Callable[[Progress], None] | None = None) -> Store:
@@ -46,23 +44,28 @@ def prepare(experiment: Experiment, root: str, *, progress: Callable[[Progress],
         ConfigError: unknown model or layer, or an output that cannot be written; one line.
         DataError: a corpus too short or unreadable, a disk too small, activations not finite; one line.
     """
-    store = open_store(root, experiment)
-    folder = store.folder
+    folder, settings, request = open_store(root, experiment).folder, experiment.activations, request_of(experiment)
     while True:
-        if _whole(folder, experiment.activations):
+        if _whole(folder, settings):
             return open_store(root, experiment)
-        folder.write(REQUEST, [encode({**request_of(experiment), "read_from": _names(experiment)})])
-        if not other_writer(folder):
+        folder.write(REQUEST, [encode({**request, "read_from": _names(experiment)})])
+        heartbeat = Heartbeat(folder)
+        if heartbeat.claim():
             break
-        _follow(folder, progress)
-    with Heartbeat(folder):
+        _follow(folder, settings, progress)
+    with heartbeat:
         if read_layout(folder) is None:  # before hours of tokenising; `harvest` looks again
             planned = planned_layout(experiment)
-            check_space(folder, planned, experiment.activations, planned.stored_shards(experiment.activations))
+            there = read_commits(folder, planned)
+            missing = [item for item in planned.stored_shards(settings) if item not in there]
+            check_space(folder, planned, settings, missing)
         layout = write_tokens(folder, experiment, progress=progress)
         commits = harvest(folder, experiment, layout, progress=progress)
         partial = len(commits) < len(layout.all_shards())
-        folder.write(PARTIAL if partial else MANIFEST, [encode(_manifest(experiment, layout, commits))])
+        if partial:
+            commits = {item: commits[item] for item in layout.stored_shards(settings)}
+        manifest = make_manifest(folder, request, layout, commits, settings.norm_tokens)
+        folder.write(PARTIAL if partial else MANIFEST, [encode(manifest)])
         if not partial:
             folder.delete(PARTIAL)
     return open_store(root, experiment)
@@ -71,23 +74,6 @@ def prepare(experiment: Experiment, root: str, *, progress: Callable[[Progress],
 def _names(experiment: Experiment) -> dict[str, str | None]:
     """What a person calls the model and the text."""
     return {"model": experiment.model.name, "corpus": experiment.corpus.path or experiment.corpus.source}
-
-
-def _manifest(experiment: Experiment, layout: Layout, commits: dict[tuple[Split, int], Commit]) -> dict[str, object]:
-    shards = {
-        split: [commits[item] for item in layout.all_shards() if item[0] == split and item in commits]
-        for split in SPLITS
-    }
-    widths = sorted({commit.d_model for commit in commits.values()} | {layout.d_model})
-    if len(widths) > 1:
-        raise DataError(f"the store's shards have different widths {widths}: delete it and harvest again")
-    return {
-        "request": request_of(experiment),
-        "layout": vars(layout),
-        "shards": {split: [vars(commit) for commit in of_split] for split, of_split in shards.items()},
-        "rows": {split: sum(commit.rows for commit in of_split) for split, of_split in shards.items()},
-        "bytes": sum(commit.bytes for commit in commits.values()),
-    }
 
 
 def _whole(folder: Folder, settings: Activations) -> bool:
@@ -101,16 +87,18 @@ def _holds(folder: Folder, manifest: str, settings: Activations) -> bool:
         return False
     layout = read_layout(folder)
     if layout is not None:
-        wanted = layout.all_shards() if manifest == MANIFEST else layout.stored_shards(settings)
-        token_files = (folder / TOKENS).sizes()
-        tokens_there = all(f"{shard_name(*item)}.safetensors" in token_files for item in layout.all_shards())
-        if tokens_there and read_commits(folder, layout).keys() >= set(wanted):
-            return True
+        commits = read_commits(folder, layout)
+        try:
+            listed = check_manifest(folder, manifest, layout, commits).listed
+            if set(listed) >= set(layout.stored_shards(settings)):
+                return True
+        except DataError as error:
+            log.warning("%s", error)
     folder.delete(manifest)
     return False
 
 
-def _follow(folder: Folder, progress: Callable[[Progress], None] | None) -> None:
+def _follow(folder: Folder, settings: Activations, progress: Callable[[Progress], None] | None) -> None:
     """Wait while another harvest lives; returns when it is done or dead.
 
     Raises:
@@ -119,15 +107,20 @@ def _follow(folder: Folder, progress: Callable[[Progress], None] | None) -> None
     watch = Watch(folder)
     meter: Meter | None = None
     seen = 0
-    while folder.size(MANIFEST) is None and watch.alive():
+    while True:
+        at_work = folder.size(HEARTBEAT) is not None and watch.alive()  # asked first: a reason is left before the end
         reason = watch.failure()
         if reason is not None:
             raise DataError(f"store {folder}: the harvest that was followed failed: {reason}")
         layout = read_layout(folder)
         if layout is not None and progress is not None:
             names = (folder / ACTIVATIONS).sizes()
-            done = sum(layout.shard_tokens(*i) for i in layout.all_shards() if f"{shard_name(*i)}.json" in names)
-            meter = meter or Meter("activations", sum(layout.shard_tokens(*i) for i in layout.all_shards()), progress)
+            wanted = {shard_name(*item): layout.shard_tokens(*item) for item in layout.stored_shards(settings)}
+            done = sum(tokens for name, tokens in wanted.items() if f"{name}.json" in names)
+            if meter is None:
+                meter, seen = Meter("activations", sum(wanted.values()), progress, done=done), done
             meter.add(done - seen, 0)
             seen = done
+        if not at_work:
+            return
         time.sleep(1.0)

@@ -24,12 +24,11 @@ from dmsae_ray.activations.packing import Contexts, join, loss_mask
 from dmsae_ray.activations.records import (
     ACTIVATIONS,
     MANIFEST,
-    SPLITS,
     Commit,
     Layout,
     Split,
-    decode,
     decode_commit,
+    decode_shards,
     norm_factor,
     shard_name,
     store_key,
@@ -134,7 +133,10 @@ class Store:
         Raises:
             DataError: the file is missing, truncated, or not what was written; names it.
         """
-        commit = self.wait(split, shard, stopped)
+        return self.read_committed(split, shard, self.wait(split, shard, stopped))
+
+    def read_committed(self, split: Split, shard: int, commit: Commit) -> dict[str, Tensor]:
+        """As `read`, for whoever has the shard's commit."""
         name = f"{shard_name(split, shard)}.safetensors"
         place = self.folder / ACTIVATIONS
         try:
@@ -202,13 +204,8 @@ class Store:
         content = self.folder.read(MANIFEST)
         if content is None:
             return
-        tree = decode(content, self.folder / MANIFEST)
-        try:
-            for split in SPLITS:
-                for shard, commit in enumerate(tree["shards"][split]):
-                    self._commits[split, shard] = Commit(**commit)
-        except (KeyError, TypeError):
-            raise DataError(f"{self.folder / MANIFEST} is not a manifest; delete it and harvest again") from None
+        for split, commits in decode_shards(content, self.folder / MANIFEST).items():
+            self._commits.update({(split, shard): commit for shard, commit in enumerate(commits)})
         self._manifest_read = True
 
     def _poll(self, look: Callable[[], T | None], what: str, stopped: Callable[[], bool] | None = None) -> T:

@@ -27,7 +27,8 @@ from ray.data._internal.execution.backpressure_policy import (
 from ray.data._internal.execution.operators.map_operator import MapOperator
 
 from dmsae_ray.activations.attempts import start_attempts
-from dmsae_ray.activations.harvest import GROWING, Job, ShardWriter, computed_by_actors, read_commits
+from dmsae_ray.activations.harvest import GROWING, Job, ShardWriter, computed_by_actors
+from dmsae_ray.activations.manifest import read_commits
 from dmsae_ray.activations.order import shard_order
 from dmsae_ray.activations.ray_data import first_error, quiet_context
 from dmsae_ray.activations.records import STREAMED, Split, decode_commit, encode, shard_name

@@ -60,3 +60,27 @@ def recommit(path: Path) -> None:
     commit["checksum"] = checksum(path.read_bytes())
     commit["bytes"] = path.stat().st_size
     (path.parent.parent / "manifest.json").write_text(json.dumps(manifest))
+
+
+FALSE_MANIFESTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "fewer shards": lambda tree: tree["shards"]["train"].pop(),
+    "other squares": lambda tree: tree["shards"]["train"][1].update(sum_squares=1e9),
+    "a commit that is a number": lambda tree: tree["shards"]["train"].__setitem__(1, 5),
+    "shards by name": lambda tree: tree["shards"].update(train={"a": 1}),
+    "other rows": lambda tree: tree["rows"].update(train=1),
+    "no rows": lambda tree: tree.update(rows=None),
+    "other layout": lambda tree: tree["layout"].update(context=32),
+    "other request": lambda tree: tree["request"].update(model="x"),
+    "other token bytes": lambda tree: tree["token_bytes"].popitem(),
+    "other norm factor": lambda tree: tree["norm"].update(factor=1.0),
+    "norm of other tokens": lambda tree: tree["norm"].update(tokens=0),
+    "no norm": lambda tree: tree.pop("norm"),
+}
+"""Ways in which a manifest may say what is not so."""
+
+
+def falsify(manifest: Path, how: str) -> None:
+    """Change a manifest in one of these ways."""
+    tree = json.loads(manifest.read_text())
+    FALSE_MANIFESTS[how](tree)
+    manifest.write_text(json.dumps(tree))

@@ -16,16 +16,18 @@ import psutil
 import pytest
 import torch
 
-from dmsae_ray.activations import Progress, Store, prepare
+from dmsae_ray.activations import Progress, Store, prepare, store_key
 from dmsae_ray.activations import harvest as harvest_module
 from dmsae_ray.activations.files import Folder
 from dmsae_ray.activations.heartbeat import Heartbeat
+from dmsae_ray.activations.manifest import make_manifest, read_request
 from dmsae_ray.activations.model import open_tap
 from dmsae_ray.activations.packing import loss_mask
+from dmsae_ray.activations.records import encode
 from dmsae_ray.activations.token_files import read_tokens
-from dmsae_ray.config import Experiment
+from dmsae_ray.config import Experiment, parse_experiment
 from dmsae_ray.errors import ConfigError, DataError
-from tests.activations.conftest import contents
+from tests.activations.conftest import FALSE_MANIFESTS, contents, falsify
 
 Make = Callable[..., Experiment]
 
@@ -138,28 +140,115 @@ def test_a_harvest_goes_on_where_it_was_killed(
     assert first.done == first.total - 4 * 2048 - 1024 and seen[-1].done == seen[-1].total
 
 
+@pytest.mark.parametrize("name", ["activations/train-000001", "tokens/train-000001", "tokens/eval-000000"])
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
 def test_a_manifest_without_its_files_is_not_believed(
-    store: Store, stores: Path, tmp_path: Path, make_experiment: Make
+    store: Store, stores: Path, tmp_path: Path, make_experiment: Make, name: str, damage: str
+) -> None:
+    """The file is made again, and no shard of activations but that one."""
+    shutil.copytree(stores / store.key, tmp_path / store.key)
+    shards = tmp_path / store.key / "activations"
+    before = {path: path.stat().st_mtime_ns for path in shards.iterdir() if not path.name.startswith("train-000001")}
+    shard = tmp_path / store.key / f"{name}.safetensors"
+    content = shard.read_bytes()
+    shard.unlink()
+    if damage == "truncated":
+        shard.write_bytes(content[:-1])
+    prepare(make_experiment(), str(tmp_path))
+    assert contents(tmp_path / store.key) == contents(stores / store.key)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("damage", ["torn", "empty", "no request", *FALSE_MANIFESTS])
+def test_a_manifest_that_is_none_or_lies_is_written_again(
+    store: Store, stores: Path, tmp_path: Path, make_experiment: Make, damage: str
 ) -> None:
     shutil.copytree(stores / store.key, tmp_path / store.key)
-    (tmp_path / store.key / "activations" / "train-000001.safetensors").unlink()
+    manifest = tmp_path / store.key / "manifest.json"
+    if damage == "no request":
+        (tmp_path / store.key / "request.json").unlink()
+    elif damage in FALSE_MANIFESTS:
+        falsify(manifest, damage)
+    else:
+        manifest.write_text("{}" if damage == "empty" else manifest.read_text()[:300])
     prepare(make_experiment(), str(tmp_path))
     assert contents(tmp_path / store.key) == contents(stores / store.key)
 
 
-def test_a_second_harvest_follows_the_first(store: Store, stores: Path, tmp_path: Path, make_experiment: Make) -> None:
+@pytest.mark.parametrize("mode", ["store", "stream"])
+def test_a_second_harvest_follows_the_first_to_its_end(
+    store: Store, stores: Path, tmp_path: Path, make_experiment: Make, mode: str
+) -> None:
+    """The first one, in this process too, has one shard to make and ends as `prepare` does."""
+    experiment = make_experiment(activations__mode=mode)
     shutil.copytree(stores / store.key, tmp_path / store.key)
-    manifest = tmp_path / store.key / "manifest.json"
-    content = manifest.read_bytes()
-    manifest.unlink()
-    (tmp_path / store.key / "activations" / "train-000002.json").unlink()
-    timer = threading.Timer(4.0, manifest.write_bytes, [content])
-    with Heartbeat(Folder(str(tmp_path / store.key))):
-        timer.start()
-        shutil.copy(stores / store.key / "activations" / "train-000002.json", tmp_path / store.key / "activations")
-        mine = prepare(make_experiment(), str(tmp_path))
-        timer.join()
-    assert mine.complete
+    folder = Folder(str(tmp_path / store.key))
+    manifest = make_manifest(
+        folder,
+        read_request(folder),
+        store.layout,
+        {item: store.wait(*item) for item in store.layout.stored_shards(experiment.activations)},
+        5_000,
+    )
+    folder.delete("manifest.json")
+    commit = tmp_path / store.key / "activations" / "eval-000000.json"
+    content = commit.read_bytes()
+    commit.unlink()
+    ended: list[float] = []
+
+    def first() -> None:
+        with Heartbeat(folder):
+            time.sleep(5.0)
+            commit.write_bytes(content)
+            folder.write("manifest.json" if mode == "store" else "partial.json", [encode(manifest)])
+        ended.append(time.monotonic())
+
+    harvest = threading.Thread(target=first)
+    harvest.start()
+    while folder.size("heartbeat.json") is None:
+        time.sleep(0.01)
+    seen: list[Progress] = []
+    prepare(experiment, str(tmp_path), progress=seen.append)
+    assert ended and time.monotonic() - ended[0] < 10
+    harvest.join()
+    wanted = sum(store.layout.shard_tokens(*item) for item in store.layout.stored_shards(experiment.activations))
+    assert (seen[0].done, seen[0].total) == (wanted - 1_024, wanted) and seen[-1].done == wanted
+
+
+def _prepare_at(address: str, tree: dict[str, Any], root: str, together: Any, wrote: Any) -> None:
+    """A driver that begins when the others do; tells whether it wrote."""
+    import ray
+
+    from dmsae_ray.activations import preparation
+
+    def harvest(*arguments: Any, **named: Any) -> Any:
+        wrote.put(os.getpid())
+        return harvest_module.harvest(*arguments, **named)
+
+    preparation.harvest = harvest
+    experiment = parse_experiment(tree)
+    store_key(experiment)  # the model's content is read once
+    ray.init(address=address, log_to_driver=False, configure_logging=False)
+    together.wait()
+    prepare(experiment, root)
+
+
+def test_of_two_harvests_at_the_same_instant_one_writes(
+    ray_cluster: Any, store: Store, stores: Path, tmp_path: Path, make_experiment: Make
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    together, wrote = context.Barrier(2), context.Queue()
+    address, tree = ray_cluster.get_runtime_context().gcs_address, make_experiment().model_dump(mode="json")
+    drivers = [
+        context.Process(target=_prepare_at, args=(address, tree, str(tmp_path), together, wrote)) for _ in range(2)
+    ]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join()
+    assert [driver.exitcode for driver in drivers] == [0, 0]
+    assert wrote.get(timeout=10) and wrote.empty()
+    assert contents(tmp_path / store.key) == contents(stores / store.key)
 
 
 @pytest.mark.parametrize(
@@ -198,17 +287,20 @@ def test_disk_that_is_too_small(
     store: Store, tmp_path: Path, make_experiment: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Folder, "free_bytes", lambda self: 1_000_000)
-    with pytest.raises(DataError, match=r"^output .* needs 0.0 GB more .* 0.0 GB free"):
+    """23,104 tokens of 4 bytes, and 64 values in float32 (in `attribution` twice) with 8 bytes more for each."""
+    with pytest.raises(DataError, match=r"^output .* needs 6\.7 MB more .* the disk has 1\.0 MB free"):
         harvest_module.check_space(
             Folder(str(tmp_path)), store.layout, make_experiment().activations, store.layout.all_shards()
         )
+    with pytest.raises(DataError, match=r"^output .* needs 6\.6 MB more .* the disk has 1\.0 MB free"):
+        harvest_module.check_space(store.folder, store.layout, make_experiment().activations, store.layout.all_shards())
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_read(
     tmp_path: Path, make_experiment: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Folder, "free_bytes", lambda self: 1_000_000)
-    with pytest.raises(DataError, match=r"^output .* needs 0.0 GB more .* 0.0 GB free"):
+    with pytest.raises(DataError, match=r"^output .* needs 6\.7 MB more .* 1\.0 MB free"):
         prepare(make_experiment(), str(tmp_path))
     assert not list(tmp_path.glob("*/tokens"))
 
@@ -231,8 +323,6 @@ def test_nan_in_the_model_is_one_error(ray_cluster: Any, store: Store, tmp_path:
 def _prepare_alone(tree: dict[str, Any], root: str) -> None:
     """A driver with a cluster of its own, to be killed."""
     import ray
-
-    from dmsae_ray.config import parse_experiment
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     prepare(parse_experiment(tree), root)

@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,14 @@ def test_shards_hold_the_splits_asked_for(store: Store) -> None:
 def test_norm_factor_is_the_root_mean_square_norm_of_the_first_rows(store: Store) -> None:
     x = torch.cat([store.read("train", i)["x"] for i in range(3)]).double()  # 5,000 tokens: three shards of 2,048
     assert store.norm_factor == pytest.approx(float(x.square().sum(1).mean().sqrt()), rel=1e-12)
+
+
+def test_the_manifest_says_the_norm_factor(store: Store, make_experiment: Make, stores: Path) -> None:
+    norm = json.loads((stores / store.key / "manifest.json").read_text())["norm"]
+    assert norm == {"tokens": 5_000, "factor": store.norm_factor}
+    other = open_store(str(stores), make_experiment(activations__norm_tokens=16))
+    x = store.read("train", 0)["x"].double()
+    assert other.norm_factor == pytest.approx(float(x.square().sum(1).mean().sqrt()), rel=1e-12) != norm["factor"]
 
 
 def test_eval_tokens_and_mask(store: Store) -> None:
@@ -141,6 +150,46 @@ def test_reader_follows_a_shard_that_comes_later(copied: Path, make_experiment: 
         assert reopen(copied, make_experiment).wait("train", 4).tokens == 2048
         timer.join()
     assert not (copied / "heartbeat.json").exists() and not (copied / "failed.json").exists()
+
+
+def test_of_harvests_that_begin_at_once_one_writes(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    (tmp_path / "failed.json").write_text('{"reason": "of another time"}')
+    together = threading.Barrier(4)
+
+    def claim(_: int) -> tuple[Heartbeat, bool]:
+        heartbeat = Heartbeat(folder)
+        together.wait()
+        return heartbeat, heartbeat.claim()
+
+    with ThreadPoolExecutor(4) as harvests:
+        found = list(harvests.map(claim, range(4)))
+    (winner,) = [heartbeat for heartbeat, mine in found if mine]
+    assert Watch(folder).failure() is None
+    with winner:
+        assert not Heartbeat(folder).claim()
+    assert Heartbeat(folder).claim()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("contexts_per_shard", 0),
+        ("context", "64"),
+        ("contexts", {"eval": 1}),
+        ("contexts", {"eval": 1, "attribution": 1, "train": 0}),
+        ("contexts", "x"),
+        ("special", 5),
+        ("token_checksums", None),
+        ("d_model", 64.0),
+        ("more", 1),
+    ],
+)
+def test_an_odd_layout_is_one_line(copied: Path, make_experiment: Make, field: str, value: object) -> None:
+    path = copied / "tokens" / "layout.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(DataError, match=r"^\S+tokens/layout.json is not a layout; [^\n]*$"):
+        reopen(copied, make_experiment).layout  # noqa: B018
 
 
 def test_norm_factor_of_nothing_is_an_error() -> None:
