@@ -14,7 +14,7 @@ from dmsae_ray.errors import DataError, DmsaeError
 
 log = logging.getLogger(__name__)
 
-RETRY_DELAYS = (2.0, 10.0, 30.0)
+RETRY_DELAYS = (2.0, 10.0, 30.0, 60.0, 120.0)
 """Seconds before what failed in an outage is tried again; the libraries' own attempts come within each try."""
 
 HUB = "the Hub"
