@@ -245,9 +245,7 @@ def test_an_odd_request_is_shown_and_does_not_end_anything(one: Copy) -> None:
     assert code == 2 and [str(folder) in line for line in complaints(out)] == [True, False]
 
 
-def test_a_store_that_cannot_be_listed_does_not_end_the_check_of_others(
-    one: Copy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_cannot_be_listed_does_not_end_the_check_of_others(one: Copy) -> None:
     output, folder, tell = one
     shutil.copytree(folder, Path(output) / "stores" / "aaaaaaaa")
     (Path(output) / "stores" / "aaaaaaaa" / "tokens" / "layout.json").unlink()
