@@ -6,7 +6,7 @@ from typing import Any
 
 from dmsae_ray.errors import ConfigError
 
-_AUTHORITY = re.compile(r"://([^/?#\s]*)")
+_AUTHORITY = re.compile(r"://([^/?#&\s]*)")
 _PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d*)?")
 _OPTION = re.compile(
     r"([?&;](?:[\w.-]*(?:secret|passw|token|credential|signature|api_?key|access_?key|account_?key|private_?key)[\w.-]*"

@@ -16,6 +16,7 @@ SECRET = "wJalrXUtnFEMI"
 HOLD = [
     f"s3://AKIA:{SECRET}@bucket/runs",
     f"s3://AKIA:{SECRET}/with/slashes@bucket/runs",
+    f"s3://AKIA:an&d{SECRET}@bucket/runs",
     f"s3://bucket/runs?region=x&secret_key={SECRET}",
     f"s3://bucket/runs?access_key=AKIA&secret_key={SECRET}",
     f"gs://bucket/x?access_token={SECRET}",
@@ -30,6 +31,7 @@ FREE = [
     "dmsae-runs",
     "/tmp/a:b@c",
     "s3://bucket/runs?region=us-east-1&endpoint_override=127.0.0.1:9000&scheme=http",
+    "s3://bucket/runs?endpoint_override=http://127.0.0.1:9000&region=us-east-1",
     "s3://bucket/a:b@c",
     "https://me@host:5000",
     "http://[::1]:5000/x",

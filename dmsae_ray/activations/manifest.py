@@ -1,5 +1,6 @@
 """The manifest of a store: written when all is there that it lists, and compared with what the other files say."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
@@ -21,6 +22,9 @@ from dmsae_ray.activations.records import (
     shard_name,
 )
 from dmsae_ray.errors import DataError
+
+_READS_AT_ONCE = 16
+"""Small files that are read at a time: in a bucket each takes its time, and there are thousands."""
 
 Commits = dict[tuple[Split, int], Commit]
 
@@ -133,17 +137,18 @@ def read_request(folder: Folder) -> dict[str, Any]:
 
 def read_commits(folder: Folder, layout: Layout) -> Commits:
     """Commits of the shards that are there whole (by size; readers verify the checksum)."""
-    sizes = (folder / ACTIVATIONS).sizes()
+    place = folder / ACTIVATIONS
+    sizes = place.sizes()
+    there = {item: shard_name(*item) for item in layout.all_shards()}
+    there = {item: name for item, name in there.items() if {f"{name}.json", f"{name}.safetensors"} <= sizes.keys()}
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        contents = list(pool.map(lambda name: place.read(f"{name}.json"), there.values()))
     found: Commits = {}
-    for split, shard in layout.all_shards():
-        name = shard_name(split, shard)
-        if f"{name}.json" not in sizes or f"{name}.safetensors" not in sizes:
-            continue
-        content = (folder / ACTIVATIONS).read(f"{name}.json")
+    for (item, name), content in zip(there.items(), contents, strict=True):
         try:
             commit = decode_commit(content or b"", name)
         except DataError:
             continue  # a torn commit is no commit
         if commit.bytes == sizes[f"{name}.safetensors"]:
-            found[split, shard] = commit
+            found[item] = commit
     return found

@@ -22,7 +22,16 @@ from dmsae_ray.activations.packing import Contexts, Packer, join
 from dmsae_ray.activations.position import DRAFT, Draft, Position, Trail, read_draft, text_digest, write_draft
 from dmsae_ray.activations.progress import Meter, Progress
 from dmsae_ray.activations.ray_data import first_error, quiet_context
-from dmsae_ray.activations.records import LAYOUT, SPLITS, TOKENS, Layout, encode, shard_name
+from dmsae_ray.activations.records import (
+    ACTIVATIONS,
+    LAYOUT,
+    SPLITS,
+    STREAMED,
+    TOKENS,
+    Layout,
+    encode,
+    shard_name,
+)
 from dmsae_ray.activations.token_files import damaged_shards, read_layout
 from dmsae_ray.config import Corpus, Experiment
 from dmsae_ray.errors import DataError
@@ -41,7 +50,8 @@ def write_tokens(
     """Tokenise what the experiment asks for, as far as it is not there, and return the layout.
 
     Reading stops when there are enough tokens. The same corpus gives the same bytes, whether a killed call went on
-    (behind its last whole shard) or not. Where a shard is damaged that was there, the tokens are made again.
+    (behind its last whole shard) or not. Where a shard is damaged that was there, the tokens are made again,
+    and if the text behind them has changed the activations go.
 
     Args:
         folder: the store's folder.
@@ -54,13 +64,12 @@ def write_tokens(
     place = folder / TOKENS
     done = read_layout(folder)
     if done is not None:
-        place.delete(DRAFT)
         names = [shard_name(*item) for item in done.all_shards()]
         damaged = damaged_shards(place, {name: done.token_checksums.get(name, "") for name in names})
         if not damaged:
+            place.delete(DRAFT)
             return done
         log.warning("tokens: %s is damaged or missing; the tokens are made again", place / f"{damaged[0]}.safetensors")
-        place.delete(LAYOUT)
     corpus, planned = experiment.corpus, planned_layout(experiment)
     contexts, per_shard = planned.contexts, planned.contexts_per_shard
     plan = {
@@ -90,6 +99,10 @@ def write_tokens(
         skipped=draft.position.skipped,
         token_checksums=draft.token_checksums,
     )
+    if done is not None and layout.token_checksums != done.token_checksums:
+        log.warning("tokens: the text is not what it was; the activations of store %s are made again", folder)
+        (folder / ACTIVATIONS).remove()
+        (folder / STREAMED).remove()
     place.write(LAYOUT, [encode(layout)])
     place.delete(DRAFT)
     return layout

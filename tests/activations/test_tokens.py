@@ -231,6 +231,25 @@ def test_a_damaged_shard_is_made_again(
     assert contents(tmp_path) == contents(undisturbed)
 
 
+@pytest.mark.parametrize("changed", [False, True])
+def test_activations_of_another_text_go(
+    ray_cluster: Any, experiment: Experiment, corpus: Path, undisturbed: Path, tmp_path: Path, changed: bool
+) -> None:
+    """A Hub dataset without a revision may change between the first harvest and the mending of a token shard."""
+    shutil.copytree(undisturbed, tmp_path / "store")
+    shutil.copytree(corpus, tmp_path / "corpus")
+    if changed:
+        first = tmp_path / "corpus" / "0.jsonl"
+        first.write_text(json.dumps({"text": "Another beginning."}) + "\n" + first.read_text())
+    moved = experiment.corpus.model_copy(update={"path": str(tmp_path / "corpus")})
+    (tmp_path / "store" / "tokens" / "train-000003.safetensors").unlink()
+    (tmp_path / "store" / "activations").mkdir()
+    (tmp_path / "store" / "activations" / "train-000000.json").write_text("{}")
+    write_tokens(Folder(str(tmp_path / "store")), experiment.model_copy(update={"corpus": moved}))
+    assert (tmp_path / "store" / "activations").exists() != changed
+    assert (contents(tmp_path / "store" / "tokens") == contents(undisturbed / "tokens")) != changed
+
+
 def test_another_writers_half_file_is_left_alone(ray_cluster: Any, make_experiment: Any, tmp_path: Path) -> None:
     half = tmp_path / "tokens" / ".other.safetensors.0.tmp"
     half.parent.mkdir()
