@@ -3,6 +3,7 @@
 import importlib
 import json
 import random
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -401,3 +402,34 @@ def test_tensors_of_another_dictionary_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a" / "sae.safetensors").write_bytes((tmp_path / "b" / "sae.safetensors").read_bytes())
     with pytest.raises(DataError, match=r"has shape \[65"):
         load_sae(tmp_path / "a")
+
+
+def test_a_large_peer_file_is_not_held_twice(tmp_path: Path) -> None:
+    """In a process of its own: the peak above what torch takes, for 151 MB of weights in the peer's layout."""
+    code = """
+import sys
+from pathlib import Path
+import torch
+from dmsae_ray.sae import load_dictionary_learning
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
+def mib(name):
+    return int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0]) / 1024
+load_dictionary_learning(sys.argv[2])  # what torch imports for it
+before = mib("VmRSS")
+sae = load_dictionary_learning(sys.argv[1])
+assert float(sae.W_enc.sum() + sae.W_dec.sum()) != 0  # every page was read
+print(mib("VmHWM") - before)
+"""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("no /proc here to read memory from")
+    sae = MatryoshkaSAE(576, 32_768, [1024, 31_744], 16)
+    sae.theta.fill_(0.1)
+    small = tmp_path / "small"
+    small.mkdir()
+    peer_files(small, make_sae(), "MatryoshkaBatchTopKTrainer")
+    peer_files(tmp_path, sae, "MatryoshkaBatchTopKTrainer")
+    size = (tmp_path / "ae.pt").stat().st_size / 2**20
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), str(small)], capture_output=True, text=True, check=True
+    )
+    assert size > 140 and 0.9 * size < float(done.stdout) < 1.4 * size
