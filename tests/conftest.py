@@ -8,6 +8,9 @@ import hypothesis
 import pytest
 import torch
 
+from tests.small_store import make_experiment, store, stores  # noqa: F401 - fixtures
+from tests.small_sweep import finished_sweep  # noqa: F401
+
 # Machines are noisy: how long an example takes says nothing.
 hypothesis.settings.register_profile("dmsae", deadline=None)
 hypothesis.settings.load_profile("dmsae")

@@ -17,35 +17,43 @@ PACKAGE = ROOT / "dmsae_ray"
 # Lowest first; a room imports rooms with a lower number only (and itself).
 LEVELS = {
     "errors": 0,
-    "environment": 0,
-    "credentials": 0.5,
-    "config_text": 1,
+    "lazy": 0,
+    "files": 1,
     "config": 2,
     "sae": 3,
     "lm": 3,
     "distill": 4,
     "evaluation": 4,
-    "activations": 5,
-    "sweep": 6,
-    "tracking": 7,
-    "console": 8,
-    "session": 9,
-    "stores": 9,
-    "cli": 10,
+    "corpus": 5,
+    "store": 6,
+    "harvest": 7,
+    "feed": 8,
+    "plan": 9,
+    "results": 10,
+    "sweep": 11,
+    "tracking": 11,
+    "report": 12,
+    "cli": 13,
 }
 CLUSTER = {"ray", "mlflow"}
 FORBIDDEN = {
     "errors": {*CLUSTER, "torch", "transformers"},
-    "environment": {*CLUSTER, "torch", "transformers"},
+    "lazy": {*CLUSTER, "torch", "transformers"},
+    "files": {*CLUSTER, "torch", "transformers"},
     "config": {*CLUSTER, "torch", "transformers"},
-    "credentials": {*CLUSTER, "torch", "transformers"},
-    "config_text": {*CLUSTER, "torch", "transformers"},
     "sae": {*CLUSTER, "transformers", "tokenizers", "datasets"},
     "distill": {*CLUSTER, "transformers", "tokenizers", "datasets"},
     "lm": CLUSTER,
     "evaluation": CLUSTER,
-    "activations": {"mlflow"},
+    "corpus": CLUSTER,
+    "store": CLUSTER,
+    "harvest": {"mlflow"},
+    "feed": {"mlflow"},
+    "plan": CLUSTER,
+    "results": CLUSTER,
     "sweep": {"mlflow"},
+    "tracking": {"torch", "transformers"},
+    "report": CLUSTER,
 }
 TOP_LEVEL = {
     ".ci",
@@ -179,7 +187,7 @@ def test_a_config_and_a_plan_need_neither_torch_nor_ray() -> None:
     code = (
         "import sys\n"
         "from dmsae_ray.config import parse_experiment\n"
-        "from dmsae_ray.sweep.plan import plan_experiment\n"
+        "from dmsae_ray.plan import plan_experiment\n"
         "plan_experiment(parse_experiment({'name': 'test'})).text()\n"
         "print([m for m in ('torch', 'ray', 'mlflow', 'transformers') if m in sys.modules])"
     )

@@ -1,41 +1,81 @@
 """The paper's algorithms: attribution, selection, lineage, and the loop of cycles. torch, numpy and scipy only."""
 
-from dmsae_ray.distill.attribution import attribution_scores, firing_frequency
-from dmsae_ray.distill.core import Core, distilled_core, load_core, save_core
-from dmsae_ray.distill.cycle import run_cycles
-from dmsae_ray.distill.cycle_store import CycleStore, DirectoryCycleStore
-from dmsae_ray.distill.history import History
-from dmsae_ray.distill.lineage import LineageId
-from dmsae_ray.distill.outcome import CycleOutcome, Health
-from dmsae_ray.distill.records import CycleRecord, WindowRecord
-from dmsae_ray.distill.runner import CycleCheckpoint
-from dmsae_ray.distill.seeds import derive_seed
-from dmsae_ray.distill.selection import select_core
-from dmsae_ray.distill.settings import CycleSettings, DataSource, cycle_key
-from dmsae_ray.distill.transfer import Transfer, transfer
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Core",
-    "CycleCheckpoint",
-    "CycleOutcome",
-    "CycleRecord",
-    "CycleSettings",
-    "CycleStore",
-    "DataSource",
-    "DirectoryCycleStore",
-    "Health",
-    "History",
-    "LineageId",
-    "Transfer",
-    "WindowRecord",
-    "attribution_scores",
-    "cycle_key",
-    "derive_seed",
-    "distilled_core",
-    "firing_frequency",
-    "load_core",
-    "run_cycles",
-    "save_core",
-    "select_core",
-    "transfer",
-]
+from dmsae_ray.lazy import face
+
+if TYPE_CHECKING:
+    from dmsae_ray.distill.attribution import attribution_scores as attribution_scores
+    from dmsae_ray.distill.attribution import firing_frequency as firing_frequency
+    from dmsae_ray.distill.controls import gaussian_core as gaussian_core
+    from dmsae_ray.distill.core import Core as Core
+    from dmsae_ray.distill.core import distilled_core as distilled_core
+    from dmsae_ray.distill.core import empty_core as empty_core
+    from dmsae_ray.distill.core import load_core as load_core
+    from dmsae_ray.distill.core import save_core as save_core
+    from dmsae_ray.distill.cycle_runner import CycleCheckpoint as CycleCheckpoint
+    from dmsae_ray.distill.cycle_settings import CycleSettings as CycleSettings
+    from dmsae_ray.distill.cycle_settings import DataSource as DataSource
+    from dmsae_ray.distill.cycle_settings import cycle_key as cycle_key
+    from dmsae_ray.distill.cycle_store import CycleStore as CycleStore
+    from dmsae_ray.distill.cycle_store import DirectoryCycleStore as DirectoryCycleStore
+    from dmsae_ray.distill.cycles import run_cycles as run_cycles
+    from dmsae_ray.distill.history import History as History
+    from dmsae_ray.distill.lineage import LineageId as LineageId
+    from dmsae_ray.distill.matching import pw_mcc as pw_mcc
+    from dmsae_ray.distill.outcome import CycleOutcome as CycleOutcome
+    from dmsae_ray.distill.outcome import Health as Health
+    from dmsae_ray.distill.reports import DISTILLED as DISTILLED
+    from dmsae_ray.distill.reports import CycleRecord as CycleRecord
+    from dmsae_ray.distill.reports import WindowRecord as WindowRecord
+    from dmsae_ray.distill.seeds import derive_seed as derive_seed
+    from dmsae_ray.distill.selection import select_core as select_core
+    from dmsae_ray.distill.transfer import Transfer as Transfer
+    from dmsae_ray.distill.transfer import transfer as transfer
+
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        "attribution": (
+            "attribution_scores",
+            "firing_frequency",
+        ),
+        "controls": ("gaussian_core",),
+        "core": (
+            "Core",
+            "distilled_core",
+            "empty_core",
+            "load_core",
+            "save_core",
+        ),
+        "cycle_runner": ("CycleCheckpoint",),
+        "cycle_settings": (
+            "CycleSettings",
+            "DataSource",
+            "cycle_key",
+        ),
+        "cycle_store": (
+            "CycleStore",
+            "DirectoryCycleStore",
+        ),
+        "cycles": ("run_cycles",),
+        "history": ("History",),
+        "lineage": ("LineageId",),
+        "matching": ("pw_mcc",),
+        "outcome": (
+            "CycleOutcome",
+            "Health",
+        ),
+        "reports": (
+            "DISTILLED",
+            "CycleRecord",
+            "WindowRecord",
+        ),
+        "seeds": ("derive_seed",),
+        "selection": ("select_core",),
+        "transfer": (
+            "Transfer",
+            "transfer",
+        ),
+    },
+)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dmsae_ray.distill.outcome import CycleOutcome, Health
-from dmsae_ray.distill.records import WindowRecord
+from dmsae_ray.distill.reports import WindowRecord
 from dmsae_ray.errors import DataError
 from dmsae_ray.sae import load_sae, save_sae
 

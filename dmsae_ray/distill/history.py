@@ -5,7 +5,7 @@ from typing import Any
 
 from dmsae_ray.distill.core import Core, distilled_core
 from dmsae_ray.distill.lineage import survival
-from dmsae_ray.distill.records import CycleRecord
+from dmsae_ray.distill.reports import CycleRecord
 from dmsae_ray.sae import MatryoshkaSAE
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmsae_ray.distill.records import WindowRecord
+from dmsae_ray.distill.reports import WindowRecord
 from dmsae_ray.distill.training import Trained
 from dmsae_ray.sae import MatryoshkaSAE
 

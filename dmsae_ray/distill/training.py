@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dmsae_ray.distill.parallel import Ranks
-from dmsae_ray.distill.settings import CycleSettings, DataSource
+from dmsae_ray.distill.cycle_settings import CycleSettings, DataSource
+from dmsae_ray.distill.ranks import Ranks
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.sae import Diagnosis, HealthMonitor, MatryoshkaSAE, SAETrainer, StepStats
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from dmsae_ray.distill.conclusion import conclude
 from dmsae_ray.distill.core import Core
+from dmsae_ray.distill.cycle_runner import CycleCheckpoint, Evaluate, Runner, Scorer
+from dmsae_ray.distill.cycle_settings import CycleSettings, DataSource, check_width
 from dmsae_ray.distill.cycle_store import CycleStore
+from dmsae_ray.distill.next_core import conclude
 from dmsae_ray.distill.outcome import CycleOutcome
-from dmsae_ray.distill.parallel import Ranks
-from dmsae_ray.distill.records import CycleRecord, WindowRecord
-from dmsae_ray.distill.runner import CycleCheckpoint, Evaluate, Runner, Scorer
+from dmsae_ray.distill.ranks import Ranks
+from dmsae_ray.distill.reports import CycleRecord, WindowRecord
 from dmsae_ray.distill.seeds import derive_seed
 from dmsae_ray.distill.selection import check_coverage
-from dmsae_ray.distill.settings import CycleSettings, DataSource, check_width
 
 
 @dataclass(frozen=True)

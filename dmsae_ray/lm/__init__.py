@@ -1,28 +1,43 @@
 """The language model: loaded, cut at a layer, read there, and differentiated there; the embedded tiny Gemma-2."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
-    from dmsae_ray.lm.loading import ModelInfo, describe_model, load_tap, load_tokenizer
-    from dmsae_ray.lm.tap import Tap
-    from dmsae_ray.lm.tiny import tiny_model
+    from dmsae_ray.lm.filters import keep_mask as keep_mask
+    from dmsae_ray.lm.loading import ModelInfo as ModelInfo
+    from dmsae_ray.lm.loading import describe_model as describe_model
+    from dmsae_ray.lm.loading import load_tap as load_tap
+    from dmsae_ray.lm.loading import load_tokenizer as load_tokenizer
+    from dmsae_ray.lm.tap import Tap as Tap
+    from dmsae_ray.lm.text import split_documents as split_documents
+    from dmsae_ray.lm.text import stdlib_documents as stdlib_documents
+    from dmsae_ray.lm.tiny import default_cache as default_cache
+    from dmsae_ray.lm.tiny import read_meta as read_meta
+    from dmsae_ray.lm.tiny import tiny_model as tiny_model
+    from dmsae_ray.lm.tiny_recipe import TrainingStep as TrainingStep
 
-_PLACES = {
-    "ModelInfo": "loading",
-    "describe_model": "loading",
-    "load_tap": "loading",
-    "load_tokenizer": "loading",
-    "Tap": "tap",
-    "tiny_model": "tiny",
-}
-
-__all__ = ["ModelInfo", "Tap", "describe_model", "load_tap", "load_tokenizer", "tiny_model"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import on first use: text and paths are often wanted without torch and transformers."""
-    if name not in _PLACES:
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        "filters": ("keep_mask",),
+        "loading": (
+            "ModelInfo",
+            "describe_model",
+            "load_tap",
+            "load_tokenizer",
+        ),
+        "tap": ("Tap",),
+        "text": (
+            "split_documents",
+            "stdlib_documents",
+        ),
+        "tiny": (
+            "default_cache",
+            "read_meta",
+            "tiny_model",
+        ),
+        "tiny_recipe": ("TrainingStep",),
+    },
+)

@@ -1,55 +1,47 @@
 """The dictionary and its training: MatryoshkaSAE, Recipe, SAETrainer, files. Torch only, imported on first use."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
-    from dmsae_ray.sae.dictionary import MatryoshkaSAE
-    from dmsae_ray.sae.dictionary_learning import export_dictionary_learning, load_dictionary_learning
-    from dmsae_ray.sae.files import about_sae, load_sae, save_sae
-    from dmsae_ray.sae.health import TROUBLES, Diagnosis, HealthMonitor, Trouble
-    from dmsae_ray.sae.recipe import Recipe
-    from dmsae_ray.sae.saelens import export_saelens
-    from dmsae_ray.sae.stats import StepStats
-    from dmsae_ray.sae.trainer import SAETrainer
+    from dmsae_ray.sae.dictionary import MatryoshkaSAE as MatryoshkaSAE
+    from dmsae_ray.sae.dictionary_learning import export_dictionary_learning as export_dictionary_learning
+    from dmsae_ray.sae.dictionary_learning import load_dictionary_learning as load_dictionary_learning
+    from dmsae_ray.sae.files import about_sae as about_sae
+    from dmsae_ray.sae.files import load_sae as load_sae
+    from dmsae_ray.sae.files import save_sae as save_sae
+    from dmsae_ray.sae.health import TROUBLES as TROUBLES
+    from dmsae_ray.sae.health import Diagnosis as Diagnosis
+    from dmsae_ray.sae.health import HealthMonitor as HealthMonitor
+    from dmsae_ray.sae.health import Trouble as Trouble
+    from dmsae_ray.sae.recipe import Recipe as Recipe
+    from dmsae_ray.sae.saelens import export_saelens as export_saelens
+    from dmsae_ray.sae.stats import StepStats as StepStats
+    from dmsae_ray.sae.trainer import SAETrainer as SAETrainer
 
-_WHERE = {
-    "TROUBLES": "health",
-    "Diagnosis": "health",
-    "HealthMonitor": "health",
-    "MatryoshkaSAE": "dictionary",
-    "Recipe": "recipe",
-    "SAETrainer": "trainer",
-    "StepStats": "stats",
-    "Trouble": "health",
-    "about_sae": "files",
-    "export_dictionary_learning": "dictionary_learning",
-    "export_saelens": "saelens",
-    "load_dictionary_learning": "dictionary_learning",
-    "load_sae": "files",
-    "save_sae": "files",
-}
-
-__all__ = [
-    "TROUBLES",
-    "Diagnosis",
-    "HealthMonitor",
-    "MatryoshkaSAE",
-    "Recipe",
-    "SAETrainer",
-    "StepStats",
-    "Trouble",
-    "about_sae",
-    "export_dictionary_learning",
-    "export_saelens",
-    "load_dictionary_learning",
-    "load_sae",
-    "save_sae",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        "dictionary": ("MatryoshkaSAE",),
+        "dictionary_learning": (
+            "export_dictionary_learning",
+            "load_dictionary_learning",
+        ),
+        "files": (
+            "about_sae",
+            "load_sae",
+            "save_sae",
+        ),
+        "health": (
+            "TROUBLES",
+            "Diagnosis",
+            "HealthMonitor",
+            "Trouble",
+        ),
+        "recipe": ("Recipe",),
+        "saelens": ("export_saelens",),
+        "stats": ("StepStats",),
+        "trainer": ("SAETrainer",),
+    },
+)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.gradients import Gradients, row_blocks
-from dmsae_ray.sae.kept import Kept
 from dmsae_ray.sae.product import product
+from dmsae_ray.sae.triples import Kept
 
 ON_CPU = 1 / 4
 """Kept share of [b, m] above which the matrix is faster than the triples, measured: benchmarks/results/decode_cpu.json.

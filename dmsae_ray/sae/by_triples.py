@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.gradients import Gradients, row_blocks
-from dmsae_ray.sae.kept import Kept
+from dmsae_ray.sae.triples import Kept
 
 
 class ByTriples:

@@ -12,11 +12,11 @@ from dmsae_ray.sae.by_triples import ByTriples
 from dmsae_ray.sae.dead import SilenceCounter
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.gradients import Gradients
-from dmsae_ray.sae.kept import Kept
 from dmsae_ray.sae.kernel_choice import kernels_for
 from dmsae_ray.sae.product import product
 from dmsae_ray.sae.ranks import RankGroup
 from dmsae_ray.sae.selection import BatchTopK
+from dmsae_ray.sae.triples import Kept
 
 
 @dataclass(frozen=True)

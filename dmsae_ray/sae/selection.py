@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from dmsae_ray.sae.kept import Kept
 from dmsae_ray.sae.order_statistic import kth_largest
 from dmsae_ray.sae.product import product
 from dmsae_ray.sae.ranks import RankGroup
+from dmsae_ray.sae.triples import Kept
 
 _BLOCK_ELEMENTS = 1 << 21
 """Pre-activations computed at a time on the CPU: few enough to be filtered while they are in the cache."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from dmsae_ray.sweep.folders import Folders
+from dmsae_ray.results import Folders
 
 
 class StayingCallbacks(Callback):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from dmsae_ray.distill.runner import CycleCheckpoint
+from dmsae_ray.distill import CycleCheckpoint
 from dmsae_ray.errors import DataError
 
 FILE = "training.pt"

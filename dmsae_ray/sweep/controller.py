@@ -16,27 +16,31 @@ import ray.tune
 from ray.actor import ActorHandle
 from ray.train.torch import TorchTrainer
 
-from dmsae_ray.activations import open_store, prepare, store_key
-from dmsae_ray.activations.corpus import check_corpus
-from dmsae_ray.activations.files import Folder
-from dmsae_ray.activations.identity import file_hash
-from dmsae_ray.activations.model import check_model
-from dmsae_ray.activations.progress import Progress
-from dmsae_ray.activations.readers import Reading
-from dmsae_ray.activations.stream_service import ended, start_stream
 from dmsae_ray.config import Experiment
-from dmsae_ray.distill.core import load_core
+from dmsae_ray.corpus import check_corpus
+from dmsae_ray.distill import load_core
 from dmsae_ray.errors import ConfigError, DmsaeError
-from dmsae_ray.sweep.background import BackgroundHarvest
+from dmsae_ray.feed import ended, start_stream
+from dmsae_ray.files import Folder
+from dmsae_ray.harvest import Progress, check_model, prepare
+from dmsae_ray.plan import (
+    TrialSpec,
+    check_fits,
+    cluster_of_ray,
+    expand,
+    initial_sae,
+    plan_experiment,
+    trials_at_once,
+    trials_beside_harvest,
+)
+from dmsae_ray.results import Folders
+from dmsae_ray.store import Reading, file_hash, open_store, store_key
+from dmsae_ray.sweep.background_harvest import BackgroundHarvest
 from dmsae_ray.sweep.callbacks import FetchSummaries, StayingCallbacks
-from dmsae_ray.sweep.claims import CycleClaims
-from dmsae_ray.sweep.cluster import DRIVER_CPUS, cpus_on_paper
-from dmsae_ray.sweep.folders import Folders
-from dmsae_ray.sweep.gate import admitted, start_gate
-from dmsae_ray.sweep.grid import TrialSpec, expand
+from dmsae_ray.sweep.leases import CycleClaims
 from dmsae_ray.sweep.model_service import start_model_service
-from dmsae_ray.sweep.plan import check_fits, cluster_of_ray, plan_experiment, trials_at_once, trials_beside_harvest
-from dmsae_ray.sweep.settings import initial_sae
+from dmsae_ray.sweep.session import DRIVER_CPUS, cpus_on_paper
+from dmsae_ray.sweep.slots import admitted, start_gate
 from dmsae_ray.sweep.worker import TrialTask, train_loop
 
 

@@ -7,12 +7,12 @@ import torch
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
-from dmsae_ray.activations.model import open_tap
-from dmsae_ray.activations.store import open_store
 from dmsae_ray.config import Experiment, parse_experiment
 from dmsae_ray.errors import DataError
-from dmsae_ray.evaluation.loss_recovered import LossRecovered, loss_recovered
+from dmsae_ray.evaluation import LossRecovered, loss_recovered
+from dmsae_ray.harvest import open_tap
 from dmsae_ray.sae import MatryoshkaSAE
+from dmsae_ray.store import open_store
 
 RETRIES = 5
 """Times that a question is asked again when the actor dies of it."""

@@ -17,26 +17,29 @@ import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
 
-from dmsae_ray.activations.shards import ShardSource
-from dmsae_ray.activations.source import StoreSource
-from dmsae_ray.activations.store import Store, open_store
 from dmsae_ray.config import Experiment, parse_experiment
-from dmsae_ray.distill.controls import gaussian_core
-from dmsae_ray.distill.core import Core, empty_core, load_core
-from dmsae_ray.distill.cycle import run_cycles
-from dmsae_ray.distill.records import CycleRecord, WindowRecord
-from dmsae_ray.distill.runner import CycleCheckpoint
-from dmsae_ray.distill.seeds import derive_seed
-from dmsae_ray.distill.transfer import transfer
+from dmsae_ray.distill import (
+    Core,
+    CycleCheckpoint,
+    CycleRecord,
+    WindowRecord,
+    derive_seed,
+    empty_core,
+    gaussian_core,
+    load_core,
+    run_cycles,
+    transfer,
+)
 from dmsae_ray.errors import DmsaeError
-from dmsae_ray.evaluation.metrics import evaluate
+from dmsae_ray.evaluation import evaluate
+from dmsae_ray.feed import ShardSource, StoreSource
+from dmsae_ray.plan import TrialSpec, cycle_settings, initial_sae
+from dmsae_ray.results import CORE_FILE, SUMMARY_FILE, Folders, folders_of
 from dmsae_ray.sae import MatryoshkaSAE
+from dmsae_ray.store import Store, open_store
 from dmsae_ray.sweep.checkpoint import load_checkpoint, save_checkpoint
-from dmsae_ray.sweep.cycles import SharedCycleStore
-from dmsae_ray.sweep.folders import CORE_FILE, SUMMARY_FILE, Folders, folders_of
-from dmsae_ray.sweep.grid import TrialSpec
 from dmsae_ray.sweep.model_service import answer
-from dmsae_ray.sweep.settings import cycle_settings, initial_sae
+from dmsae_ray.sweep.shared_cycles import SharedCycleStore
 
 REPORTS_PER_CYCLE = 5
 """Curves have more points than that; a report carries several, since each waits for the controller."""
@@ -172,7 +175,7 @@ def _about(experiment: Experiment) -> dict[str, Any]:
 
 def _streamed(store: Store, service: ActorHandle[Any], world: int) -> ShardSource:
     """Training shards of a stream, under a name that the workers share, and that those before a restart had not."""
-    from dmsae_ray.activations.stream import Stream  # a worker that reads a store needs no Ray Data
+    from dmsae_ray.feed import Stream  # a worker that reads a store needs no Ray Data
 
     attempt = [uuid.uuid4().hex]
     if world > 1:

@@ -8,10 +8,9 @@ from typing import Any
 
 import ray.tune
 
-from dmsae_ray.distill.records import DISTILLED, CycleRecord
+from dmsae_ray.distill import DISTILLED, CycleRecord
 from dmsae_ray.errors import DataError
-from dmsae_ray.sweep.folders import SUMMARY_FILE
-from dmsae_ray.tracking.results import load_results, parse_result
+from dmsae_ray.results import SUMMARY_FILE, load_results, parse_result
 from dmsae_ray.tracking.tracker import SweepTracker
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dmsae_ray.config import Experiment
-from dmsae_ray.credentials import redacted
-from dmsae_ray.environment import shell_command
+from dmsae_ray.config import Experiment, redacted, shell_command
 from dmsae_ray.errors import ConfigError, DmsaeError
-from dmsae_ray.sweep.folders import folders_of
+from dmsae_ray.results import folders_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

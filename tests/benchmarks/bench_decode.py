@@ -25,7 +25,7 @@ from dmsae_ray.sae import MatryoshkaSAE
 from dmsae_ray.sae.by_matrix import ON_CPU, ByMatrix
 from dmsae_ray.sae.by_triples import ByTriples
 from dmsae_ray.sae.gradients import Gradients
-from dmsae_ray.sae.kept import Kept
+from dmsae_ray.sae.triples import Kept
 
 SHAPES = [(256, 2048, 512), (2304, 1024, 256)]
 DENSITIES = [1 / n for n in (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2)]

@@ -22,13 +22,14 @@ import numpy as np
 import torch
 from machine import interleaved, machine, save
 
-from dmsae_ray.activations import Feed, Store
-from dmsae_ray.activations.files import Folder
-from dmsae_ray.activations.harvest import Shard, pack_shard, write_shard
-from dmsae_ray.activations.quantised import quantise
-from dmsae_ray.activations.records import ACTIVATIONS, LAYOUT, MANIFEST, TOKENS, Layout, encode
-from dmsae_ray.config import Activations
+from dmsae_ray.config.experiment import Activations
+from dmsae_ray.feed.feed import Feed
+from dmsae_ray.files.folder import Folder
+from dmsae_ray.harvest.harvesting import Shard, pack_shard, write_shard
 from dmsae_ray.sae import MatryoshkaSAE, Recipe, SAETrainer
+from dmsae_ray.store.int8 import quantise
+from dmsae_ray.store.layout import ACTIVATIONS, LAYOUT, MANIFEST, TOKENS, Layout, encode
+from dmsae_ray.store.reader import Store
 
 D, CONTEXT, BATCH = 2304, 1024, 2048
 

@@ -52,9 +52,9 @@ def make_model(folder: Path, d: int, layers: int) -> None:
 
 def bare(experiment: Any, store: Any) -> dict[str, float]:
     """Seconds a token of the loop over two shards of tokens."""
-    from dmsae_ray.activations.model import open_tap
-    from dmsae_ray.activations.records import shard_name
-    from dmsae_ray.activations.token_files import read_layout, read_tokens
+    from dmsae_ray.harvest.model import open_tap
+    from dmsae_ray.store.layout import shard_name
+    from dmsae_ray.store.token_shards import read_layout, read_tokens
 
     tap = open_tap(experiment.model, full=False)
     layout = read_layout(store)
@@ -80,8 +80,8 @@ def harvested(experiment: Any, folder: Any, tokens: Path) -> dict[str, float]:
 
     A thread looks for commits where they are written: what the driver is told comes late and in bunches.
     """
-    from dmsae_ray.activations.harvest import harvest
-    from dmsae_ray.activations.token_files import read_layout
+    from dmsae_ray.harvest.harvesting import harvest
+    from dmsae_ray.store.token_shards import read_layout
 
     shutil.rmtree(folder.uri, ignore_errors=True)
     shutil.copytree(tokens, Path(folder.uri) / "tokens")
@@ -125,9 +125,9 @@ def on_cpu(rounds: int, d: int, layers: int, tokens: int) -> None:
     import ray
     from machine import machine, save
 
-    from dmsae_ray.activations.files import Folder
-    from dmsae_ray.activations.tokens import write_tokens
-    from dmsae_ray.config import parse_experiment
+    from dmsae_ray.config.experiment import parse_experiment
+    from dmsae_ray.files.folder import Folder
+    from dmsae_ray.harvest.tokenising import write_tokens
 
     torch.set_num_threads(1)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)

@@ -15,11 +15,11 @@ import torch
 from machine import machine, save
 from torch import Tensor
 
-from dmsae_ray.activations.quantised import dequantise, quantise
 from dmsae_ray.evaluation.metrics import evaluate
 from dmsae_ray.lm import load_tap
 from dmsae_ray.lm.text import split_documents, stdlib_documents
 from dmsae_ray.sae import MatryoshkaSAE, Recipe, SAETrainer
+from dmsae_ray.store.int8 import dequantise, quantise
 
 CONTEXT, BATCH, HELD_OUT, SHARD = 64, 512, 32_768, 16_384
 ALLOWED = 0.002

@@ -4,7 +4,7 @@ Run by bench_harvest.py --cuda in under 8 minutes. Needs torch, transformers and
 network. A case that the installed kernels refuse, or that does not fit, is a note.
 
 The peak is the rate of an 8192^3 product in bfloat16 in the same run. FLOP are those that the model needs, as
-`dmsae_ray.sweep.cost` counts them: attention over half the context, no recomputation, no padding. An implementation
+`dmsae_ray.plan.cost` counts them: attention over half the context, no recomputation, no padding. An implementation
 counts only if its activations are those of eager, which soft-caps: the relative difference is given. (sdpa knows no
 capping; transformers refuses it for Gemma 2, which is noted.)
 """
@@ -148,7 +148,7 @@ def peak(device: str, n: int) -> float:
 
 
 def flops_a_token(sizes: dict[str, int], layer: int, context: int, gradients: bool) -> float:
-    """As `dmsae_ray.sweep.cost` counts; written again here since that needs packages that a bare machine lacks."""
+    """As `dmsae_ray.plan.cost` counts; written again here since that needs packages that a bare machine lacks."""
     d, inner = sizes["hidden_size"], sizes["num_attention_heads"] * sizes["head_dim"]
     weights = (
         2 * d * inner + 2 * d * sizes["num_key_value_heads"] * sizes["head_dim"] + 3 * d * sizes["intermediate_size"]

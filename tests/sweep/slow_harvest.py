@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dmsae_ray.environment import set_environment
+from dmsae_ray.config.environment import set_environment
 
 FROM = 5
 PATIENCE = 120.0
@@ -17,10 +17,10 @@ PATIENCE = 120.0
 
 def main(mode: str, marks: str, config: str) -> int:
     set_environment(verbose=False)
-    from dmsae_ray import console
-    from dmsae_ray.activations import harvest
-    from dmsae_ray.cli import main as dmsae
+    from dmsae_ray.cli import console
+    from dmsae_ray.cli.main import main as dmsae
     from dmsae_ray.errors import DataError
+    from dmsae_ray.harvest import harvesting as harvest
 
     trained = Path(marks) / "trained"
 

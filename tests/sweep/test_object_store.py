@@ -11,9 +11,9 @@ from pyarrow import fs
 
 from dmsae_ray.distill.core import load_core
 from dmsae_ray.distill.cycle_store import DirectoryCycleStore
-from dmsae_ray.sweep.cycles import SharedCycleStore
+from dmsae_ray.sweep.shared_cycles import SharedCycleStore
 from tests.s3_server import s3_server
-from tests.sweep.conftest import environment, sweep_folder, write_config
+from tests.small_sweep import environment, sweep_folder, write_config
 
 pytest.importorskip("moto.server", reason="needs moto[server]")
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dmsae_ray.activations.files import Folder
-from dmsae_ray.activations.records import SPLITS, shard_name
-from dmsae_ray.activations.token_files import read_layout, read_tokens
-from dmsae_ray.config import load_experiment, parse_experiment
-from dmsae_ray.sweep.capacity import one_node
-from dmsae_ray.sweep.gate import Gate
-from dmsae_ray.sweep.plan import plan_experiment, trials_at_once, trials_beside_harvest
-from tests.sweep.conftest import environment, sweep_folder, write_config
+from dmsae_ray.config.experiment import load_experiment, parse_experiment
+from dmsae_ray.files.folder import Folder
+from dmsae_ray.plan.capacity import one_node
+from dmsae_ray.plan.plan import plan_experiment, trials_at_once, trials_beside_harvest
+from dmsae_ray.store.layout import SPLITS, shard_name
+from dmsae_ray.store.token_shards import read_layout, read_tokens
+from dmsae_ray.sweep.slots import Gate
+from tests.small_sweep import environment, sweep_folder, write_config
 from tests.sweep.test_sweep import cores, wait_for_line
 
 ROOT = Path(__file__).parents[2]

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from dmsae_ray.config import Experiment, load_experiment, parse_experiment
+from dmsae_ray.config.experiment import Experiment, load_experiment, parse_experiment
 from dmsae_ray.distill.core import load_core
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.sweep import cost
-from dmsae_ray.sweep.capacity import one_node
-from dmsae_ray.sweep.folders import folders_of
-from dmsae_ray.sweep.model_size import KNOWN
-from dmsae_ray.sweep.plan import check_fits, plan_experiment, trials_at_once
-from tests.sweep.conftest import dmsae, sweep_folder, write_config
+from dmsae_ray.plan import cost
+from dmsae_ray.plan.capacity import one_node
+from dmsae_ray.plan.model_size import KNOWN
+from dmsae_ray.plan.plan import check_fits, plan_experiment, trials_at_once
+from dmsae_ray.results.folders import folders_of
+from tests.small_sweep import dmsae, sweep_folder, write_config
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from dmsae_ray.distill.core import load_core
-from tests.sweep.conftest import dmsae, environment, sweep_folder, write_config
+from tests.small_sweep import dmsae, environment, sweep_folder, write_config
 
 TRIALS = ["k8-tau0.3-seed0", "k8-tau0.6-seed0"]
 

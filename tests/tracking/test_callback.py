@@ -8,9 +8,8 @@ import pytest
 
 from dmsae_ray.tracking.callback import TrackingCallback, log_finished, log_records
 from dmsae_ray.tracking.tracker import SweepTracker
-
-from .conftest import history, runs
-from .summaries import CYCLES, make_summary, make_windows, write_trial
+from tests.mlflow_stores import history, runs
+from tests.report.summaries import CYCLES, make_summary, make_windows, write_trial
 
 
 def reports_of(summary: dict[str, Any]) -> list[list[dict[str, Any]]]:

@@ -13,13 +13,12 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from dmsae_ray.config import parse_experiment
+from dmsae_ray.config.experiment import parse_experiment
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.tracking.destination import Destination, destination_of
 from dmsae_ray.tracking.sink import MlflowSink
 from dmsae_ray.tracking.tracker import POSITIONS_FILE, SweepTracker
-
-from .conftest import Server, free_port, history, runs
+from tests.mlflow_stores import Server, free_port, history, runs
 
 STEPS = 12
 FINALS = {"carryover": 0.5, "core_size": 16, "l0_core": 7.5, "l0_non_core": 4.0, "fvu": 0.2, "loss_recovered": math.nan}

@@ -1,0 +1,19 @@
+"""The command line and what a person sees while it runs."""
+
+from typing import TYPE_CHECKING
+
+from dmsae_ray.lazy import face
+
+if TYPE_CHECKING:
+    from dmsae_ray.cli.main import demo_experiment as demo_experiment
+    from dmsae_ray.cli.main import main as main
+
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        "main": (
+            "demo_experiment",
+            "main",
+        ),
+    },
+)

@@ -1,0 +1,284 @@
+"""The command line: `dmsae COMMAND`. Errors a user can mend are one line and exit code 2."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dmsae_ray import __version__
+from dmsae_ray.config import Experiment, load_experiment, set_environment
+from dmsae_ray.errors import EXIT_INTERRUPTED, EXIT_USAGE, ConfigError, DmsaeError
+
+DESCRIPTION = """Find the sparse-autoencoder features that always come back
+(Distilled Matryoshka SAEs, arXiv 2512.24975).
+
+A newcomer runs `dmsae demo`. An experiment is one YAML file: `dmsae plan FILE` says what it costs, `dmsae sweep FILE`
+runs it, the same command (or `dmsae resume FOLDER`) goes on after an interruption, `dmsae ui FOLDER` shows its runs.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    args = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = args.run
+    set_environment(verbose=getattr(args, "verbose", False))
+    # A plain `kill` stops as Ctrl-C does: workers are ended, records are delivered.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        return command(args)
+    except DmsaeError as error:
+        print(f"dmsae: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("dmsae: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `dmsae config FILE | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "dmsae", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"dmsae_ray {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    def experiment(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("file", metavar="FILE", help="the experiment, a YAML file")
+        overrides(sub)
+
+    def overrides(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="PATH=VALUE",
+            dest="overrides",
+            help="override a setting, as in --set sweep.seeds=[0,1,2]; may be given several times",
+        )
+
+    def running(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--address", help="Ray cluster to run on ('auto' on its head node); default: this machine")
+        sub.add_argument("-v", "--verbose", action="store_true", help="show Ray's, Tune's and MLflow's own messages")
+
+    sub = command("demo", _demo, "The whole system on the embedded tiny Gemma-2, in a few minutes on two cores.")
+    overrides(sub)
+    running(sub)
+    for name, run, text in (
+        ("sweep", _sweep, "Run every trial of an experiment: sparsities x coverages x seeds."),
+        (
+            "distill",
+            _distill,
+            "Run the cycles of one setting: sae.k, distill.coverage (else the first of the grid), seed.",
+        ),
+    ):
+        sub = command(name, run, text)
+        experiment(sub)
+        running(sub)
+    sub = command("transfer", _transfer, "Train SAEs around a fixed core at every k (Algorithm 3), with controls.")
+    experiment(sub)
+    sub.add_argument("--core", metavar="CORE", help="core file (core.safetensors of a trial)")
+    running(sub)
+    sub = command("resume", _resume, "Go on with an interrupted sweep.")
+    sub.add_argument("folder", metavar="FOLDER", help="<output>/sweeps/<name>-<hash>")
+    running(sub)
+    sub = command("harvest", _harvest, "Make the activations of an experiment, and nothing else.")
+    experiment(sub)
+    running(sub)
+    sub = command("store", _store, "List, verify or remove stores of activations.")
+    actions = sub.add_subparsers(title="actions", required=True, metavar="ACTION", dest="action")
+    for name, text in (
+        ("ls", "what stores there are, how large and how whole"),
+        ("verify", "compare every shard with its checksum; exit code 2 where a file is damaged"),
+        ("rm", "remove stores; refused while a harvest writes or a sweep reads them"),
+    ):
+        action = actions.add_parser(name, help=text, description=text)
+        if name != "ls":
+            several = "*" if name == "verify" else "+"
+            action.add_argument("keys", metavar="KEY", nargs=several, help="a store's key, or how it begins")
+        if name == "rm":
+            action.add_argument("--yes", action="store_true", help="do not ask")
+        action.add_argument("--output", default="dmsae-runs", help="the `output` of experiments, a folder or s3://...")
+    sub = command("plan", _plan, "Say what an experiment would do and cost; nothing is started.")
+    experiment(sub)
+    sub.add_argument("--cluster", metavar="FILE", help="check that this cluster.yaml, at its largest, can hold it")
+    sub = command("config", _config, "Print an experiment resolved: every setting, and what it means.")
+    experiment(sub)
+    sub = command("report", _report, "Make a sweep's table and figures anew.")
+    sub.add_argument("folder", metavar="FOLDER", help="<output>/sweeps/<name>-<hash>")
+    sub = command("export", _export, "Write a trained SAE in a peer's format.")
+    sub.add_argument("sae", metavar="SAE", help="folder of an SAE: <output>/cycles/<key>/sae")
+    sub.add_argument("folder", metavar="FOLDER", help="folder to write")
+    sub.add_argument("--format", choices=("saelens", "dictionary_learning"), default="saelens")
+    sub.add_argument("--model", help="name of the language model; default: as noted with the SAE")
+    sub.add_argument("--layer", type=int, help="block whose output the SAE reads; default: as noted with the SAE")
+    sub.add_argument("--context", type=int, help="context length; default: as noted with the SAE")
+    sub = command("ui", _ui, "Open the MLflow UI on a sweep (or on the output folder of several).")
+    sub.add_argument("folder", metavar="FOLDER", nargs="?", default="dmsae-runs")
+    sub.add_argument("--port", type=int, default=5000)
+    return parser
+
+
+def demo_experiment(overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment of `dmsae demo`: sweeps/demo.yaml, which the package carries."""
+    from importlib.resources import as_file, files
+
+    with as_file(files("dmsae_ray.presets") / "demo.yaml") as path:
+        return load_experiment(path, list(overrides))
+
+
+def _demo(args: argparse.Namespace) -> int:
+    experiment = demo_experiment(args.overrides)
+    print(
+        "dmsae demo: which features of a tiny Gemma-2 always come back?\n"
+        "Real parts, small sizes: Ray Data harvests activations, Ray Train runs the cycles, Ray Tune the grid,\n"
+        "MLflow keeps the records.\n",
+        flush=True,
+    )
+    return _run(experiment, args)
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    return _run(load_experiment(args.file, args.overrides), args)
+
+
+def _distill(args: argparse.Namespace) -> int:
+    experiment = load_experiment(args.file, args.overrides)
+    return _run(experiment.single().model_copy(update={"transfer": None}), args)
+
+
+def _transfer(args: argparse.Namespace) -> int:
+    from dmsae_ray.config import Transfer
+
+    experiment = load_experiment(args.file, args.overrides)
+    transfer = experiment.transfer or Transfer()
+    if args.core is not None:
+        transfer = transfer.model_copy(update={"core": args.core})
+    return _run(experiment.model_copy(update={"transfer": transfer}).located(), args)
+
+
+def _resume(args: argparse.Namespace) -> int:
+    from dmsae_ray.results import experiment_of
+
+    return _run(experiment_of(args.folder), args)
+
+
+def _run(experiment: Experiment, args: argparse.Namespace) -> int:
+    from dmsae_ray.cli.run import run_and_report
+
+    return run_and_report(experiment, address=args.address, verbose=args.verbose)
+
+
+def _harvest(args: argparse.Namespace) -> int:
+    experiment = load_experiment(args.file, args.overrides)
+    from dmsae_ray.cli.console import Screen
+    from dmsae_ray.harvest import prepare
+    from dmsae_ray.results import create_folders
+    from dmsae_ray.store import unpinned
+    from dmsae_ray.sweep import check_inputs, ray_session
+
+    check_inputs(experiment)
+    folders = create_folders(experiment)
+    with ray_session(args.address, log=folders.sweep / "ray.log", verbose=args.verbose), Screen() as screen:
+        for note in unpinned(experiment):
+            screen.say(f"note: {note}")
+        prepare(experiment, folders.stores, progress=screen.harvest())
+        screen.say(f"activations are in {folders.stores}")
+    return 0
+
+
+def _store(args: argparse.Namespace) -> int:
+    from dmsae_ray.cli import stores
+
+    if args.action == "ls":
+        return stores.show(args.output)
+    if args.action == "verify":
+        return stores.verify(args.output, args.keys)
+    return stores.delete(args.output, args.keys, yes=args.yes)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    experiment = load_experiment(args.file, args.overrides)
+    from dmsae_ray.plan import check_fits, cluster_of_yaml, plan_experiment, trials_beside_harvest
+
+    plan = plan_experiment(experiment)
+    print(plan.text())
+    if args.cluster:
+        cluster = cluster_of_yaml(args.cluster)
+        check_fits(plan, cluster)
+        beside = trials_beside_harvest(plan, cluster)
+        when = f"up to {beside} at once while the harvest goes on" if beside else "after the harvest"
+        print(f"{args.cluster} can hold it; trials run {when}.")
+    return 0
+
+
+def _config(args: argparse.Namespace) -> int:
+    print(load_experiment(args.file, args.overrides).described(), end="")
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from dmsae_ray.report import publish
+    from dmsae_ray.results import experiment_of
+
+    experiment_of(args.folder)
+    report, files = publish(Path(args.folder).expanduser())
+    Console().print(report.rich())
+    print(*files, sep="\n")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from dmsae_ray.sae import about_sae, export_dictionary_learning, export_saelens, load_sae
+
+    sae = load_sae(args.sae)
+    about = about_sae(args.sae)
+    given: dict[str, Any] = {}
+    for name in ("model", "layer", "context")[: 3 if args.format == "saelens" else 2]:
+        option = getattr(args, name)
+        given[name] = about.get(name) if option is None else option
+        if given[name] is None:
+            raise ConfigError(f"--{name} is missing; nothing is noted with the SAE '{args.sae}'")
+    for name, least in (("layer", 0), ("context", 1)):
+        if given.get(name, least) < least:
+            raise ConfigError(f"--{name} is {given[name]}; it must be at least {least}")
+    try:
+        if args.format == "saelens":
+            hook = f"blocks.{given['layer']}.hook_resid_post"
+            export_saelens(sae, args.folder, model_name=given["model"], hook_name=hook, context_size=given["context"])
+        else:
+            export_dictionary_learning(sae, args.folder, lm_name=given["model"], layer=given["layer"])
+    except OSError as error:
+        raise ConfigError(f"FOLDER is '{args.folder}'; it cannot be written ({error.strerror or error})") from None
+    print(f"{args.format} format: {args.folder}")
+    return 0
+
+
+def _ui(args: argparse.Namespace) -> int:
+    from dmsae_ray.results import experiment_of
+    from dmsae_ray.tracking import Destination, destination_of
+
+    folder = Path(args.folder).expanduser().absolute()
+    if (folder / "config.yaml").is_file():
+        destination = destination_of(experiment_of(folder))
+    elif (folder / "mlflow.db").is_file():
+        destination = Destination(f"sqlite:///{folder / 'mlflow.db'}")
+    else:
+        raise ConfigError(f"'{args.folder}' is neither a sweep folder nor an output folder with an mlflow.db")
+    if destination.sqlite_file is None:
+        print(f"the runs are on the MLflow server at {destination.shown}")
+        return 0
+    print(f"MLflow UI on http://127.0.0.1:{args.port} (Ctrl-C ends it)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", destination.uri]
+    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(args.port)])

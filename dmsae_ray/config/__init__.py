@@ -1,0 +1,47 @@
+"""One YAML file is one experiment: the tree of settings, what a bad one is told, what must not stand in it."""
+
+from typing import TYPE_CHECKING
+
+from dmsae_ray.lazy import face
+
+if TYPE_CHECKING:
+    from dmsae_ray.config.environment import NEEDED as NEEDED
+    from dmsae_ray.config.environment import set_environment as set_environment
+    from dmsae_ray.config.environment import shell_command as shell_command
+    from dmsae_ray.config.experiment import Activations as Activations
+    from dmsae_ray.config.experiment import CoreSparsity as CoreSparsity
+    from dmsae_ray.config.experiment import Corpus as Corpus
+    from dmsae_ray.config.experiment import Experiment as Experiment
+    from dmsae_ray.config.experiment import LanguageModel as LanguageModel
+    from dmsae_ray.config.experiment import Resources as Resources
+    from dmsae_ray.config.experiment import Transfer as Transfer
+    from dmsae_ray.config.experiment import load_experiment as load_experiment
+    from dmsae_ray.config.experiment import parse_experiment as parse_experiment
+    from dmsae_ray.config.secrets import redacted as redacted
+    from dmsae_ray.config.secrets import refuse_secrets as refuse_secrets
+
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        "environment": (
+            "NEEDED",
+            "set_environment",
+            "shell_command",
+        ),
+        "experiment": (
+            "Activations",
+            "CoreSparsity",
+            "Corpus",
+            "Experiment",
+            "LanguageModel",
+            "Resources",
+            "Transfer",
+            "load_experiment",
+            "parse_experiment",
+        ),
+        "secrets": (
+            "redacted",
+            "refuse_secrets",
+        ),
+    },
+)

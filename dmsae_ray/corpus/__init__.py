@@ -1,0 +1,33 @@
+"""Text in, contexts out: documents of any source in one fixed order, packed into contexts of equal length."""
+
+from typing import TYPE_CHECKING
+
+from dmsae_ray.lazy import face
+
+if TYPE_CHECKING:
+    from dmsae_ray.corpus.contexts import Contexts as Contexts
+    from dmsae_ray.corpus.contexts import Packer as Packer
+    from dmsae_ray.corpus.contexts import join as join
+    from dmsae_ray.corpus.contexts import loss_mask as loss_mask
+    from dmsae_ray.corpus.reading import SUFFIXES as SUFFIXES
+    from dmsae_ray.corpus.reading import check_corpus as check_corpus
+    from dmsae_ray.corpus.reading import documents as documents
+    from dmsae_ray.corpus.reading import list_units as list_units
+
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        "contexts": (
+            "Contexts",
+            "Packer",
+            "join",
+            "loss_mask",
+        ),
+        "reading": (
+            "SUFFIXES",
+            "check_corpus",
+            "documents",
+            "list_units",
+        ),
+    },
+)

@@ -1,0 +1,105 @@
+"""What a Train worker iterates: its share of batch t, read ahead by one thread, its window of shards by another."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from dmsae_ray.feed.shards import Shards, ShardSource, StoredShards
+from dmsae_ray.feed.window import OpenWindow
+from dmsae_ray.files import Ahead
+from dmsae_ray.store import Store, share, windows_from
+
+_BATCHES_AHEAD = 4
+_WINDOWS_AHEAD = 1  # opened while the one before it is read
+
+
+class Feed:
+    """Training batches of a store: batch t is a function of (store, seed, t), whatever the number of workers.
+
+    Args:
+        store: where the rows are; it may still be written.
+        batch_size: rows of a batch, over all workers.
+        seed: seed of the order of the data.
+        rank, world: which worker this is, of how many; it takes a contiguous share of each batch.
+        source: where training shards come from, if not from the store.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        source: ShardSource | None = None,
+    ):
+        if not 0 <= rank < world:
+            raise ValueError(f"rank is {rank}; it must be in 0..{world - 1}")
+        self.store, self.batch_size, self.seed, self.rank, self.world = store, batch_size, seed, rank, world
+        self.source = source
+
+    def batches(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Raw rows [share of batch_size, d_model] of steps `start`..`stop`-1; the tensors are the caller's.
+
+        In the store's dtype, which is exact in float32 (float32 itself for an int8 store), so that half the bytes go
+        to a GPU; in pinned memory where there is CUDA. Threads read ahead; they end when the iterator is exhausted or
+        closed.
+
+        Raises:
+            DataError: a shard is damaged, or will never come.
+        """
+        closed = threading.Event()
+        source = self.source
+        # As long as a batch is wanted, and no longer: a stream holds model actors.
+        opened = (
+            nullcontext(StoredShards(self.store)) if source is None else source.open(self.seed, self.rank, self.world)
+        )
+        with (
+            opened as shards,
+            Ahead(self._read(shards, start, stop, closed), _BATCHES_AHEAD, closed, "dmsae-feed") as batches,
+        ):
+            yield from batches
+
+    def _read(self, shards: Shards, start: int, stop: int, closed: threading.Event) -> Iterator[Tensor]:
+        pinned = torch.cuda.is_available()
+        opened = self._windows(shards, start * self.batch_size, stop * self.batch_size, closed)
+        with Ahead(opened, _WINDOWS_AHEAD, closed, "dmsae-feed-windows") as ahead:
+            windows = iter(ahead)
+            window: OpenWindow | None = None
+            low, high = share(self.batch_size, self.rank, self.world)
+            for step in range(start, stop):
+                out: Tensor | None = None
+                filled, at, end = 0, step * self.batch_size, (step + 1) * self.batch_size
+                first = at
+                while at < end:
+                    while window is None or at >= window.stop:
+                        window = None  # let it go before the next is waited for
+                        window = next(windows)
+                    until = min(end, window.stop)
+                    if out is None:
+                        shape = (high - low, self.store.d_model)
+                        out = torch.empty(shape, dtype=self.store.batch_dtype, pin_memory=pinned)
+                    # This worker's part of the piece of the batch that lies in this window.
+                    part = slice(max(low - (at - first), 0), max(high - (at - first), 0))
+                    filled += window.gather(at, until, part, out[filled:])
+                    at = until
+                assert out is not None and filled == len(out)
+                yield out
+
+    def _windows(self, shards: Shards, position: int, end: int, closed: threading.Event) -> Iterator[OpenWindow]:
+        """The windows that hold rows `position`..`end`-1 of the stream, with this worker's shards open."""
+
+        def rows_of(shard: int) -> int:
+            return shards.rows(shard, closed.is_set)
+
+        n_shards = self.store.layout.shards("train")
+        for window in windows_from(position, n_shards, rows_of, self.store.shuffle_shards, self.seed):
+            opened = OpenWindow(shards, window, self.seed, self.store.quantised, closed.is_set)
+            opened.open(self.rank, self.world)
+            yield opened
+            if window.stop >= end:
+                return
+            del opened

@@ -1,0 +1,43 @@
+"""From text to a store, by Ray Data: tokens by tasks, activations by an autoscaling pool of model actors."""
+
+from typing import TYPE_CHECKING
+
+from dmsae_ray.lazy import face
+
+if TYPE_CHECKING:
+    from dmsae_ray.harvest.attempts import start_attempts as start_attempts
+    from dmsae_ray.harvest.cursor import DRAFT as DRAFT
+    from dmsae_ray.harvest.harvesting import GROWING as GROWING
+    from dmsae_ray.harvest.harvesting import Job as Job
+    from dmsae_ray.harvest.harvesting import ShardWriter as ShardWriter
+    from dmsae_ray.harvest.harvesting import computed_by_actors as computed_by_actors
+    from dmsae_ray.harvest.model import check_model as check_model
+    from dmsae_ray.harvest.model import open_tap as open_tap
+    from dmsae_ray.harvest.preparation import prepare as prepare
+    from dmsae_ray.harvest.progress import Progress as Progress
+    from dmsae_ray.harvest.ray_data import first_error as first_error
+    from dmsae_ray.harvest.ray_data import quiet_context as quiet_context
+
+__getattr__, __dir__, __all__ = face(
+    __name__,
+    {
+        "attempts": ("start_attempts",),
+        "cursor": ("DRAFT",),
+        "harvesting": (
+            "GROWING",
+            "Job",
+            "ShardWriter",
+            "computed_by_actors",
+        ),
+        "model": (
+            "check_model",
+            "open_tap",
+        ),
+        "preparation": ("prepare",),
+        "progress": ("Progress",),
+        "ray_data": (
+            "first_error",
+            "quiet_context",
+        ),
+    },
+)

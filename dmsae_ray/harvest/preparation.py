@@ -1,0 +1,131 @@
+"""Make a store, or find it made."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from dmsae_ray.config import Activations, Experiment
+from dmsae_ray.errors import DataError
+from dmsae_ray.files import Folder
+from dmsae_ray.harvest.harvesting import check_space, harvest
+from dmsae_ray.harvest.progress import Meter, Progress
+from dmsae_ray.harvest.tokenising import planned_layout, write_tokens
+from dmsae_ray.store import (
+    ACTIVATIONS,
+    HEARTBEAT,
+    MANIFEST,
+    PARTIAL,
+    REQUEST,
+    Heartbeat,
+    Store,
+    Watch,
+    check_manifest,
+    encode,
+    make_manifest,
+    open_store,
+    read_commits,
+    read_layout,
+    request_of,
+    shard_name,
+)
+
+log = logging.getLogger(__name__)
+
+
+def prepare(experiment: Experiment, root: str, *, progress: Callable[[Progress], None] | None = None) -> Store:
+    """Tokenise and harvest what the experiment asks for, as far as it is missing; returns the store.
+
+    In mode 'stream' it then holds the held-out splits, and no more training shards than the norm factor needs.
+
+    Needs a Ray cluster (`ray.init`) unless the store is complete. A killed call goes on where it stopped. While another
+    process writes the same store, this one follows it, and takes over if it dies.
+
+    Args:
+        experiment: what to make.
+        root: folder of stores, local or s3:// or gs://.
+        progress: told of tokens and activations that are done.
+
+    Raises:
+        ConfigError: unknown model or layer, or an output that cannot be written; one line.
+        DataError: a corpus too short or unreadable, a disk too small, activations not finite; one line.
+    """
+    folder, settings, request = open_store(root, experiment).folder, experiment.activations, request_of(experiment)
+    while True:
+        if _whole(folder, settings):
+            return open_store(root, experiment)
+        folder.write(REQUEST, [encode({**request, "read_from": _names(experiment)})])
+        heartbeat = Heartbeat(folder)
+        if heartbeat.claim():
+            break
+        _follow(folder, settings, progress)
+    with heartbeat:
+        if read_layout(folder) is None:  # before hours of tokenising; `harvest` looks again
+            planned = planned_layout(experiment)
+            there = read_commits(folder, planned)
+            missing = [item for item in planned.stored_shards(settings) if item not in there]
+            check_space(folder, planned, settings, missing)
+        layout = write_tokens(folder, experiment, progress=progress)
+        commits = harvest(folder, experiment, layout, progress=progress)
+        partial = len(commits) < len(layout.all_shards())
+        if partial:
+            commits = {item: commits[item] for item in layout.stored_shards(settings)}
+        manifest = make_manifest(folder, request, layout, commits, settings.norm_tokens)
+        folder.write(PARTIAL if partial else MANIFEST, [encode(manifest)])
+        if not partial:
+            folder.delete(PARTIAL)
+    return open_store(root, experiment)
+
+
+def _names(experiment: Experiment) -> dict[str, str | None]:
+    """What a person calls the model and the text."""
+    return {"model": experiment.model.name, "corpus": experiment.corpus.path or experiment.corpus.source}
+
+
+def _whole(folder: Folder, settings: Activations) -> bool:
+    """Whether the store has a manifest that will do and every file that it lists; a manifest that lies is removed."""
+    manifests = (MANIFEST, PARTIAL) if settings.mode == "stream" else (MANIFEST,)
+    return any(_holds(folder, manifest, settings) for manifest in manifests)
+
+
+def _holds(folder: Folder, manifest: str, settings: Activations) -> bool:
+    if folder.size(manifest) is None:
+        return False
+    layout = read_layout(folder)
+    if layout is not None:
+        commits = read_commits(folder, layout)
+        try:
+            listed = check_manifest(folder, manifest, layout, commits).listed
+            if set(listed) >= set(layout.stored_shards(settings)):
+                return True
+        except DataError as error:
+            log.warning("%s", error)
+    folder.delete(manifest)
+    return False
+
+
+def _follow(folder: Folder, settings: Activations, progress: Callable[[Progress], None] | None) -> None:
+    """Wait while another harvest lives; returns when it is done or dead.
+
+    Raises:
+        DataError: it failed.
+    """
+    watch = Watch(folder)
+    meter: Meter | None = None
+    seen = 0
+    while True:
+        at_work = folder.size(HEARTBEAT) is not None and watch.alive()  # asked first: a reason is left before the end
+        reason = watch.failure()
+        if reason is not None:
+            raise DataError(f"store {folder}: the harvest that was followed failed: {reason}")
+        layout = read_layout(folder)
+        if layout is not None and progress is not None:
+            names = (folder / ACTIVATIONS).sizes()
+            wanted = {shard_name(*item): layout.shard_tokens(*item) for item in layout.stored_shards(settings)}
+            done = sum(tokens for name, tokens in wanted.items() if f"{name}.json" in names)
+            if meter is None:
+                meter, seen = Meter("activations", sum(wanted.values()), progress, done=done), done
+            meter.add(done - seen, 0)
+            seen = done
+        if not at_work:
+            return
+        time.sleep(1.0)

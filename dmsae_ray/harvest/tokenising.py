@@ -1,0 +1,243 @@
+"""The corpus as token shards: tokenised by Ray Data tasks, packed and written in order by the driver.
+
+One token shard belongs to each activation shard, and behind each a `position.Draft` says where it ends. Contexts go to
+the splits eval, attribution and train in this order. A shard holds `tokens` int32 [contexts, context] and `starts`
+int32 [documents that start in it] (see `packing`).
+"""
+
+import logging
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from dmsae_ray.config import Corpus, Experiment
+from dmsae_ray.corpus import Contexts, Packer, documents, join, list_units
+from dmsae_ray.errors import DataError
+from dmsae_ray.files import Folder, checksum
+from dmsae_ray.harvest.cursor import DRAFT, Draft, Position, Trail, read_draft, text_digest, write_draft
+from dmsae_ray.harvest.model import check_model, open_tokenizer
+from dmsae_ray.harvest.progress import Meter, Progress
+from dmsae_ray.harvest.ray_data import first_error, quiet_context
+from dmsae_ray.store import (
+    ACTIVATIONS,
+    LAYOUT,
+    SPLITS,
+    STREAMED,
+    TOKENS,
+    Layout,
+    damaged_shards,
+    encode,
+    read_layout,
+    shard_name,
+)
+
+log = logging.getLogger(__name__)
+
+_BLOCK_BYTES = 4 << 20
+
+Group = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+"""Documents: their tokens [sum(lengths)], the tokens of each [documents], 0 for one without text, the unit of each."""
+
+
+def write_tokens(
+    folder: Folder, experiment: Experiment, *, progress: Callable[[Progress], None] | None = None
+) -> Layout:
+    """Tokenise what the experiment asks for, as far as it is not there, and return the layout.
+
+    Reading stops when there are enough tokens. The same corpus gives the same bytes, whether a killed call went on
+    (behind its last whole shard) or not. Where a shard is damaged that was there, the tokens are made again,
+    and if the text behind them has changed the activations go.
+
+    Args:
+        folder: the store's folder.
+        experiment: its sections model, corpus and activations are used.
+        progress: called now and then with the tokens packed.
+
+    Raises:
+        DataError: the corpus is empty, too short or cannot be read.
+    """
+    place = folder / TOKENS
+    done = read_layout(folder)
+    if done is not None:
+        names = [shard_name(*item) for item in done.all_shards()]
+        damaged = damaged_shards(place, {name: done.token_checksums.get(name, "") for name in names})
+        if not damaged:
+            place.delete(DRAFT)
+            return done
+        log.warning("tokens: %s is damaged or missing; the tokens are made again", place / f"{damaged[0]}.safetensors")
+    corpus, planned = experiment.corpus, planned_layout(experiment)
+    contexts, per_shard = planned.contexts, planned.contexts_per_shard
+    plan = {
+        shard_name(split, i): min(per_shard, contexts[split] - i * per_shard)
+        for split in SPLITS
+        for i in range(-(-contexts[split] // per_shard))
+    }
+    tokenizer = open_tokenizer(experiment.model.name, experiment.model.revision)
+    units = list_units(corpus)
+    draft = read_draft(place, text_digest(units, corpus.model_dump(mode="json")), list(plan))
+    if draft.token_checksums:
+        log.info("tokens: going on behind shard %d of %d", len(draft.token_checksums), len(plan))
+    groups = _tokenised(experiment, units, draft.position)
+    packing = Packing(place, plan, draft, corpus.context, tokenizer.bos_token_id, tokenizer.eos_token_id, progress)
+    draft = packing.run(groups)
+    groups.close()
+    if len(draft.token_checksums) < len(plan):
+        raise _too_short(corpus, packing.tokens_seen, packing.documents_seen, packing.skipped_seen)
+    if draft.position.skipped:
+        log.info("corpus: %d empty or corrupt documents were skipped", draft.position.skipped)
+    layout = replace(
+        planned,
+        bos=tokenizer.bos_token_id,
+        eos=tokenizer.eos_token_id,
+        special=tuple(sorted(int(i) for i in tokenizer.all_special_ids)),
+        documents=draft.position.documents,
+        skipped=draft.position.skipped,
+        token_checksums=draft.token_checksums,
+    )
+    if done is not None and layout.token_checksums != done.token_checksums:
+        log.warning("tokens: the text is not what it was; the activations of store %s are made again", folder)
+        (folder / ACTIVATIONS).remove()
+        (folder / STREAMED).remove()
+    place.write(LAYOUT, [encode(layout)])
+    place.delete(DRAFT)
+    return layout
+
+
+def planned_layout(experiment: Experiment) -> Layout:
+    """The sizes of a layout, before anything is read."""
+    corpus = experiment.corpus
+    return Layout(
+        d_model=check_model(experiment.model, corpus.context),
+        context=corpus.context,
+        bos=None,
+        eos=None,
+        special=(),
+        contexts_per_shard=max(1, experiment.activations.shard_tokens // corpus.context),
+        contexts={
+            "eval": _contexts(corpus.eval_tokens, corpus),
+            "attribution": _contexts(corpus.attribution_tokens, corpus),
+            "train": _contexts(corpus.tokens, corpus),
+        },
+        documents=0,
+        skipped=0,
+        token_checksums={},
+    )
+
+
+class Packing:
+    """Packs documents into contexts and contexts into token shards, in order, from where a draft ends.
+
+    Args:
+        folder: of the token shards.
+        plan: contexts of each shard, by name, in order.
+        draft: what is there already.
+        context, bos, eos: see `Packer`.
+        progress: told of the tokens packed.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        plan: dict[str, int],
+        draft: Draft,
+        context: int,
+        bos: int | None,
+        eos: int | None,
+        progress: Callable[[Progress], None] | None = None,
+    ):
+        self._folder, self._plan, self._draft, self._context = folder, plan, draft, context
+        written = sum(plan[name] for name in draft.token_checksums)
+        self._body = context - (bos is not None)
+        self._packer = Packer(context, bos, eos, skip=draft.position.offset)
+        self._trail = Trail(draft.position, written * self._body, eos is not None)
+        self._written = self._packed = written
+        self._meter = Meter("tokens", sum(plan.values()) * context, progress, done=written * context)
+        # A document that a shard ends in is read, and counted, a second time.
+        self._documents_before = draft.position.documents - (draft.position.offset > 0)
+        self.skipped_seen = draft.position.skipped
+
+    @property
+    def documents_seen(self) -> int:
+        """Documents with text so far."""
+        return self._documents_before + self._packer.documents
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens so far, those that fill no context yet included."""
+        return self._packed * self._context + self._packer.pending
+
+    def run(self, groups: Iterable[Group]) -> Draft:
+        """Write shards until the plan is done or the groups end; returns what is there then."""
+        names = list(self._plan)
+        waiting: list[Contexts] = []
+        have, wanted = 0, sum(self._plan.values())
+        for tokens, lengths, units in groups:
+            self.skipped_seen += int((lengths == 0).sum())
+            self._trail.add(lengths, units)
+            full = self._packer.add(tokens, lengths[lengths > 0])
+            waiting.append(full)
+            self._meter.add(max(0, min(len(full), wanted - self._packed)) * self._context, full.tokens.nbytes)
+            have, self._packed = have + len(full), self._packed + len(full)
+            while (done := len(self._draft.token_checksums)) < len(names) and have >= self._plan[names[done]]:
+                need = self._plan[names[done]]
+                merged = join(waiting)
+                self._write(names[done], merged[slice(0, need)])
+                waiting, have = [merged[slice(need, None)]], have - need
+            if len(self._draft.token_checksums) == len(names):
+                break
+        return self._draft
+
+    def _write(self, name: str, shard: Contexts) -> None:
+        """Write a shard and, after it, where it ends."""
+        content = safetensors.numpy.save(
+            {"tokens": np.ascontiguousarray(shard.tokens), "starts": np.ascontiguousarray(shard.starts)}
+        )
+        self._folder.write(f"{name}.safetensors", [content])
+        self._written += len(shard)
+        position = self._trail.cut(self._written * self._body)
+        sums = {**self._draft.token_checksums, name: checksum(content)}
+        self._draft = Draft(self._draft.units, position, sums)
+        write_draft(self._folder, self._draft)
+
+
+def _contexts(tokens: int, corpus: Corpus) -> int:
+    return -(-tokens // corpus.context)
+
+
+def _too_short(corpus: Corpus, tokens: int, documents: int, skipped: int) -> DataError:
+    place = "the standard library's text" if corpus.source == "stdlib" else f"'{corpus.path}'"
+    bad = f" ({skipped} empty or corrupt documents skipped)" if skipped else ""
+    if documents == 0:
+        return DataError(f"corpus.path {place} holds no text in '{corpus.text_field}'{bad}")
+    asked = corpus.tokens + corpus.attribution_tokens + corpus.eval_tokens
+    return DataError(
+        f"corpus.tokens {corpus.tokens} + attribution_tokens {corpus.attribution_tokens} + eval_tokens "
+        f"{corpus.eval_tokens} = {asked} tokens were asked of {place}, which holds only {tokens}{bad}"
+    )
+
+
+def _tokenised(experiment: Experiment, units: list[dict[str, Any]], start: Position) -> Generator[Group, None, None]:
+    """Groups of documents in order, from a position on."""
+    model, corpus = experiment.model.name, experiment.corpus
+    revision = experiment.model.revision
+
+    def tokenise(batch: pa.Table) -> dict[str, list[bytes]]:
+        texts = [text or "" for text in batch["text"].to_pylist()]
+        # A document that spells a special token's name means the letters, not the token.
+        ids = open_tokenizer(model, revision)(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        flat = np.fromiter((token for document in ids for token in document), np.int32)
+        lengths = np.array([len(document) for document in ids], np.int32)
+        unit = batch["unit"].to_numpy().astype(np.int32)
+        return {"tokens": [flat.tobytes()], "lengths": [lengths.tobytes()], "units": [unit.tobytes()]}
+
+    with quiet_context(preserve_order=True, target_max_block_size=_BLOCK_BYTES), first_error("tokenising"):
+        texts = documents(corpus, units, start.unit, start.document)
+        rows = texts.map_batches(tokenise, batch_size=None, batch_format="pyarrow", num_cpus=1)
+        for row in rows.iter_rows():
+            tokens, lengths, unit = (np.frombuffer(row[name], np.int32) for name in ("tokens", "lengths", "units"))
+            yield tokens, lengths, unit

@@ -1,0 +1,28 @@
+"""Faces of rooms: what a room exports is imported on first use, so that a light name loads no torch and no Ray."""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+
+def face(
+    package: str, modules: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Make the `__getattr__`, `__dir__` and `__all__` of a room's `__init__` (PEP 562).
+
+    Args:
+        package: dotted name of the room.
+        modules: the names that each module of the room gives to other rooms.
+
+    Returns:
+        The three, to be assigned in that order.
+    """
+    homes = {name: module for module, names in modules.items() for name in names}
+
+    def load(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        return getattr(import_module(f"{package}.{homes[name]}"), name)
+
+    names = sorted(homes)
+    return load, lambda: names, names

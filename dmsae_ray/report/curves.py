@@ -1,0 +1,51 @@
+"""Curves of the last cycle over its tokens, read from the journal and averaged over seeds."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmsae_ray.report.estimates import Estimate, estimate
+from dmsae_ray.results import TrialResult
+from dmsae_ray.tracking import read_journal
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve over seeds: values[i] at tokens[i], counted from the cycle's beginning."""
+
+    tokens: list[int]
+    values: list[Estimate]
+
+
+def final_cycle_bands(results: Sequence[TrialResult], journal: Path, name: str) -> dict[str, dict[str, Band]]:
+    """The curve `train/<name>` of every arm in the last cycle, {panel: {arm: band}}.
+
+    Trials of cycles have a panel a setting, with their controls as arms; transfers have a panel for each k and core
+    sparsity, with their arms side by side, and the baseline, which has no core, left out.
+    """
+    curves: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+    wanted, by_id = f"/{name}", {r.trial_id: r for r in results}
+    for record in read_journal(journal):
+        if record.kind == "metric" and record.trial in by_id and record.key.startswith("train/"):
+            arm = record.key.removeprefix("train").removesuffix(wanted)
+            if record.key.endswith(wanted) and arm.count("/") <= 1:
+                curves[record.trial, arm.lstrip("/")][record.step] = float(record.value)
+    replicas: dict[tuple[str, str], list[dict[int, float]]] = defaultdict(list)
+    for (trial_id, arm), curve in curves.items():
+        result = by_id[trial_id]
+        setting = result.setting
+        if setting.arm == "baseline":
+            continue
+        # Tokens of the feed: cycle l of a trial reads from l times a cycle's tokens on; a transfer reads from 0 on.
+        start = 0 if setting.arm else result.last.cycle * result.last.tokens
+        own = {step - start: value for step, value in curve.items() if step > start}
+        panel = f"k={setting.k} {setting.core_sparsity}" if setting.arm else setting.label
+        if own:
+            replicas[panel, arm or setting.arm or "distilled"].append(own)
+    bands: dict[str, dict[str, Band]] = defaultdict(dict)
+    for (panel, arm), found in replicas.items():
+        tokens = sorted(set.intersection(*(set(curve) for curve in found)))
+        if tokens:
+            bands[panel][arm] = Band(tokens, [estimate(curve[t] for curve in found) for t in tokens])
+    return dict(bands)

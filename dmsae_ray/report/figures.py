@@ -1,0 +1,221 @@
+"""The figures of a sweep, made from its summaries and the curves in its journal."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dmsae_ray.report.aggregate import Aggregate
+from dmsae_ray.report.curves import Band, final_cycle_bands
+from dmsae_ray.report.estimates import Estimate, estimate
+from dmsae_ray.report.plots import (
+    CHANCE,
+    MOST_PANELS,
+    bars,
+    colour,
+    counts,
+    known_value,
+    large_numbers,
+    marker,
+    panels,
+    points,
+    save,
+)
+from dmsae_ray.report.report import Report
+from dmsae_ray.tracking import JOURNAL_FILE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Draw = Callable[[Report, Path, Path], Path | None]
+
+
+def write_figures(report: Report, sweep_dir: str | Path) -> list[Path]:
+    """Draw every figure that the results allow into `<sweep>/figures`; returns the files written."""
+    sweep_dir = Path(sweep_dir).absolute()
+    drawers: list[Draw] = [selected_sets, survival, carryover, coverage, core_l0, transfer, cost]
+    made = [draw(report, sweep_dir, sweep_dir / "figures") for draw in drawers]
+    return [path for path in made if path is not None]
+
+
+def selected_sets(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
+    """Fig. 2: the selected set of every cycle, carried below and new above."""
+    shown = _shown(report.cycles)
+    if not shown:
+        return None
+    figure, axes = panels(len(shown))
+    for axis, one in zip(axes, shown, strict=True):
+        replicas = [r for r in report.results if r.setting == one.setting]
+        cycles = range(len(one.core_sizes))
+        by_cycle = [[c for r in replicas for c in r.records if c.cycle == cycle] for cycle in cycles]
+        carried = [estimate(c.carried or 0 for c in records) for records in by_cycle]
+        total = [estimate(c.n_core for c in records) for records in by_cycle]
+        new = [t.mean - c.mean for t, c in zip(total, carried, strict=True)]
+        axis.bar(cycles, [c.mean for c in carried], color=colour(0), label="carried from the cycle before")
+        axis.bar(cycles, new, bottom=[c.mean for c in carried], color=colour(5), label="new in this cycle")
+        axis.errorbar(cycles, [t.mean for t in total], yerr=bars(total), fmt="none", ecolor="black", capsize=3)
+        axis.set_title(_title(one))
+        axis.set_xticks(list(cycles))
+        axis.set_xlabel("cycle")
+        axis.set_ylabel("latents in the core")
+        counts(axis.yaxis)
+    _legend_below(figure, axes[0])
+    return save(figure, folder / "selected_sets.png")
+
+
+def survival(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
+    """Fig. 2: which share of the latents born in a cycle is still in the core later."""
+    shown = _shown(report.cycles)
+    if not shown:
+        return None
+    figure, axes = panels(len(shown))
+    for axis, one in zip(axes, shown, strict=True):
+        replicas = [r for r in report.results if r.setting == one.setting]
+        births = sorted({birth for r in replicas for birth in r.survival})[:-1]
+        for n, birth in enumerate(births):
+            alive = [r.survival[birth] for r in replicas if birth in r.survival]
+            ages = range(max(len(a) for a in alive))
+            shares = [estimate(a[age] / a[0] for a in alive if age < len(a)) for age in ages]
+            cycles = [known_value(birth + age + 0.06 * (n - (len(births) - 1) / 2)) for age in ages]
+            points(axis, cycles, shares, color=colour(n), marker=marker(n), label=f"born in cycle {birth}")
+        axis.set_ylim(0, 1.05)
+        axis.set_xticks(range(len(one.core_sizes)))
+        axis.set_title(_title(one))
+        axis.set_xlabel("cycle")
+        axis.set_ylabel("share still in the core")
+    _legend_below(figure, axes[0])
+    return save(figure, folder / "survival.png")
+
+
+def carryover(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
+    """Fig. 6: carryover against the measured total L0, beside the controls and chance; a panel a coverage."""
+    if not any(one.carryover.n for one in report.cycles):
+        return None
+    coverages = sorted({one.setting.coverage or 0.0 for one in report.cycles})[:MOST_PANELS]
+    controls = sorted({name for one in report.cycles for name in one.controls})
+    figure, axes = panels(len(coverages), width=3.8, height=3.0)
+    for axis, value in zip(axes, coverages, strict=True):
+        line = sorted((a for a in report.cycles if a.setting.coverage == value), key=lambda a: a.metrics["l0"].mean)
+        x = [one.metrics["l0"] for one in line]
+        points(axis, x, [a.carryover for a in line], color=colour(0), marker="o", label="distilled core")
+        for n, name in enumerate(controls, start=1):
+            at = [a.control_metrics.get(name, {}).get("l0", Estimate(0.0, None, 0)) for a in line]
+            y = [a.controls.get(name, Estimate(0.0, None, 0)) for a in line]
+            label = f"{name.replace('_', ' ')} control"
+            points(axis, at, y, color=colour(n), marker=marker(n), markerfacecolor="white", label=label)
+        at = [known_value(l0.mean) for l0 in x]
+        points(axis, at, [a.chance for a in line], color=CHANCE, linestyle="--", marker="", label="chance |C| / |pool|")
+        axis.set_ylim(0, 1.05)
+        axis.set_title(f"τ = {value:g}, n = {_seeds(line)}")
+        axis.set_xlabel("measured L0, core included (latents a token)")
+        axis.set_ylabel("carryover in the last cycle")
+    _legend_below(figure, axes[0])
+    return save(figure, folder / "carryover.png")
+
+
+def coverage(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
+    """Fig. 5: reconstruction against coverage; None where all trials have one coverage."""
+    if len({one.setting.coverage for one in report.cycles}) < 2:
+        return None
+    figure, axes = panels(2, width=3.8, height=3.0)
+    names = (("fvu", "fraction of variance unexplained"), ("explained_variance", "explained variance"))
+    for axis, (name, label) in zip(axes, names, strict=True):
+        for n, k in enumerate(sorted({one.setting.k for one in report.cycles})):
+            line = [one for one in report.cycles if one.setting.k == k]
+            x = [known_value(one.setting.coverage or 0.0) for one in line]
+            y = [one.metrics[name] for one in line]
+            points(axis, x, y, color=colour(n), marker=marker(n), label=f"k = {k}, n = {_seeds(line)}")
+        axis.set_xticks(sorted({one.setting.coverage or 0.0 for one in report.cycles}))
+        axis.set_xlabel("attribution coverage τ")
+        axis.set_ylabel(f"{label}, last cycle")
+    _legend_below(figure, axes[0])
+    return save(figure, folder / "coverage.png")
+
+
+def core_l0(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
+    """Fig. 3: is the core in use while the last cycle trains? Distilled core against control cores."""
+    bands = final_cycle_bands(report.results, sweep_dir / JOURNAL_FILE, "l0_core")
+    shown = dict(list(bands.items())[:MOST_PANELS])
+    if not shown:
+        return None
+    figure, axes = panels(len(shown))
+    arms = list(dict.fromkeys(arm for found in shown.values() for arm in found))
+    for axis, (title, found) in zip(axes, shown.items(), strict=True):
+        for arm, band in found.items():
+            n = arms.index(arm)
+            label = "distilled core" if arm == "distilled" else f"{arm.replace('_', ' ')} core"
+            _band(axis, band, colour(n), ("-", "--", ":", "-.")[n % 4], label)
+        axis.set_ylim(bottom=0)
+        axis.set_title(f"{title}, n = {max(v.n for band in found.values() for v in band.values)}")
+        large_numbers(axis.xaxis)
+        axis.set_xlabel("training tokens of the cycle")
+        axis.set_ylabel("core L0 (latents a token)")
+    fullest = max(zip(axes, shown.values(), strict=True), key=lambda pair: len(pair[1]))[0]
+    _legend_below(figure, fullest)
+    return save(figure, folder / "core_l0.png")
+
+
+def transfer(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
+    """Figs. 4 and 7: SAEs around a fixed core against the baseline, at measured total L0."""
+    if not report.transfers:
+        return None
+    figure, axes = panels(2, width=3.8, height=3.0)
+    names = (("fvu", "fraction of variance unexplained"), ("loss_recovered", "loss recovered"))
+    series = sorted({(a.setting.arm or "", a.setting.core_sparsity) for a in report.transfers})
+    for axis, (name, label) in zip(axes, names, strict=True):
+        for n, (arm, sparsity) in enumerate(series):
+            line = [a for a in report.transfers if (a.setting.arm, a.setting.core_sparsity) == (arm, sparsity)]
+            line.sort(key=lambda a: a.metrics["l0"].mean)
+            text = "no core (baseline)" if arm == "baseline" else f"{arm} core, {sparsity}"
+            style = "--" if sparsity == "sparse" else "-"
+            x, y = [a.metrics["l0"] for a in line], [a.metrics[name] for a in line]
+            points(axis, x, y, color=colour(n), marker=marker(n), linestyle=style, label=text)
+        axis.set_xlabel("measured L0, core included (latents a token)")
+        axis.set_ylabel(label)
+    _legend_below(figure, axes[0])
+    return save(figure, folder / "transfer.png")
+
+
+def cost(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
+    """What one cycle cost, by setting."""
+    known = [a for a in (*report.cycles, *report.transfers) if a.seconds.n]
+    if not known:
+        return None
+    figure, axes = panels(2, width=3.6, height=max(1.6, 0.28 * len(known) + 0.6))
+    quantities = (("seconds a cycle", [a.seconds for a in known]), ("FLOP a cycle", [a.flops for a in known]))
+    for axis, (label, values) in zip(axes, quantities, strict=True):
+        rows = range(len(known))
+        axis.barh(rows, [v.mean for v in values], xerr=bars(values), color=colour(0), error_kw={"capsize": 2})
+        axis.set_yticks(rows, [a.setting.label if axis is axes[0] else "" for a in known])
+        axis.invert_yaxis()
+        large_numbers(axis.xaxis)
+        axis.set_xlabel(label)
+        axis.set_xlim(left=0)
+    return save(figure, folder / "cost.png")
+
+
+def _band(axis: "Axes", band: Band, paint: str, style: str, label: str) -> None:
+    means = [v.mean for v in band.values]
+    axis.plot(band.tokens, means, color=paint, linestyle=style, label=label)
+    if any(v.half_width is not None for v in band.values):
+        low = [v.mean - (v.half_width or 0.0) for v in band.values]
+        high = [v.mean + (v.half_width or 0.0) for v in band.values]
+        axis.fill_between(band.tokens, low, high, color=paint, alpha=0.15, linewidth=0)
+
+
+def _legend_below(figure: "Figure", axis: "Axes") -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), frameon=False)
+
+
+def _shown(aggregates: Sequence[Aggregate]) -> list[Aggregate]:
+    return [a for a in aggregates if a.core_sizes][:MOST_PANELS]
+
+
+def _seeds(aggregates: Sequence[Aggregate]) -> str:
+    counts = sorted({len(a.seeds) for a in aggregates})
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
+
+
+def _title(one: Aggregate) -> str:
+    return f"{one.setting.label}, n = {len(one.seeds)}"

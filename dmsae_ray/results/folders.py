@@ -1,0 +1,154 @@
+"""Where a run keeps what. Stores and cycles are shared by all sweeps of one `output`; the rest is a sweep's own.
+
+`output` is a local (or shared) folder, or a URI such as s3://bucket/runs. What workers write goes there. The
+controller's own files (config, journal, report, figures, MLflow's database) are local: in `output` itself, or, where
+that is a URI, in ./dmsae-runs of the machine that runs the controller.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmsae_ray.config import Experiment, load_experiment
+from dmsae_ray.errors import ConfigError
+from dmsae_ray.files import Folder
+
+CONFIG_FILE = "config.yaml"
+SUMMARY_FILE = "summary.json"
+CORE_FILE = "core.safetensors"
+INPUTS_FILE = "inputs.json"
+HOME = "dmsae-runs"
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The folders of one experiment.
+
+    output    where workers write: an absolute path or a URI
+    home      where the controller writes; the same place if `output` is local
+    name      of the sweep's folder
+    """
+
+    output: Folder
+    home: Path
+    name: str
+
+    @property
+    def stores(self) -> str:
+        """Tokens and activations, by store key."""
+        return (self.output / "stores").uri
+
+    @property
+    def cycles(self) -> str:
+        """Finished SAE trainings, by cycle key."""
+        return (self.output / "cycles").uri
+
+    @property
+    def train(self) -> str:
+        """Ray Train's checkpoints, one folder a trial."""
+        return (self.output / "sweeps" / self.name / "train").uri
+
+    @property
+    def sweep(self) -> Path:
+        """The sweep's own folder, on the controller's machine."""
+        return self.home / "sweeps" / self.name
+
+    @property
+    def tune(self) -> Path:
+        """Ray Tune's own files."""
+        return self.sweep / "tune"
+
+    def trial(self, trial_id: str) -> Path:
+        """What one trial found, on the controller's machine: summary.json and its distilled core."""
+        return self.sweep / "trials" / trial_id
+
+    def keep_to(self, inputs: dict[str, str]) -> None:
+        """Note what the sweep was begun with, as hashes by setting; its config alone names files that may change.
+
+        Raises:
+            ConfigError: it was begun with something else under the same name.
+        """
+        shared = self.output / "sweeps" / self.name
+        content = shared.read(INPUTS_FILE)
+        if content is None:
+            shared.write(INPUTS_FILE, [json.dumps(inputs, indent=1).encode()])
+            return
+        begun = json.loads(content)
+        changed = [name for name, found in inputs.items() if begun.get(name) != found]
+        if changed:
+            raise ConfigError(
+                f"name is '{self.name.rpartition('-')[0]}'; since this sweep was begun, what its config calls "
+                f"{' and '.join(changed)} has changed: give another name to begin anew"
+            )
+
+    def publish(self, trial_id: str, files: dict[str, bytes]) -> None:
+        """Write a trial's result where the controller finds it; called by a worker.
+
+        The summary comes last: it says that the trial is finished.
+        """
+        shared = self.output / "sweeps" / self.name / "trials" / trial_id
+        for name in sorted(files, key=lambda name: name == SUMMARY_FILE):
+            shared.write(name, [files[name]])
+
+    def fetch(self, trial_id: str) -> Path | None:
+        """A trial's summary on this machine, brought from `output` if need be; None if the trial is not finished."""
+        summary = self.trial(trial_id) / SUMMARY_FILE
+        if not summary.is_file() and self.output.local is None:
+            shared, here = self.output / "sweeps" / self.name / "trials" / trial_id, Folder(str(self.trial(trial_id)))
+            for name in (CORE_FILE, SUMMARY_FILE):
+                content = shared.read(name)
+                if content is not None:
+                    here.write(name, [content])
+        return summary if summary.is_file() else None
+
+
+def folders_of(experiment: Experiment) -> Folders:
+    """The folders of an experiment; nothing is created."""
+    output = Folder(experiment.output)
+    local = output.local
+    output = output if local is None else Folder(str(local))
+    return Folders(output, local or Path(HOME).absolute(), f"{experiment.name}-{experiment.digest()[:8]}")
+
+
+def create_folders(experiment: Experiment) -> Folders:
+    """Create the folders of an experiment and write its resolved config into the sweep's.
+
+    Raises:
+        ConfigError: `output` cannot be written.
+    """
+    folders = folders_of(experiment)
+    try:
+        for folder in (folders.sweep / "trials", folders.tune):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"output is '{experiment.output}'; it must be a folder that can be written ({error.strerror or error})"
+        ) from None
+    config = experiment.to_yaml().encode()
+    Folder(str(folders.sweep)).write(CONFIG_FILE, [config])
+    (folders.output / "sweeps" / folders.name).write(CONFIG_FILE, [config])
+    return folders
+
+
+def experiment_of(sweep_folder: str | Path) -> Experiment:
+    """The experiment that a sweep folder was made for.
+
+    Raises:
+        ConfigError: the folder is none of a sweep.
+    """
+    config = Path(sweep_folder).expanduser().absolute() / CONFIG_FILE
+    if not config.is_file():
+        raise ConfigError(
+            f"'{sweep_folder}' is no sweep folder (it has no {CONFIG_FILE}); give one of <output>/sweeps/<name>-<hash>"
+        )
+    experiment = load_experiment(config)
+    if Folder(experiment.output).local is not None:
+        # `output` may have been moved as a whole.
+        experiment = experiment.model_copy(update={"output": str(config.parent.parent.parent)})
+    expected = folders_of(experiment).sweep
+    if expected.resolve() != config.parent.resolve():
+        raise ConfigError(
+            f"'{sweep_folder}' is not where its {CONFIG_FILE} belongs, which is '{expected}' as seen from here: the "
+            "file was changed, the folder was renamed, or (output on an object store) this is another working directory"
+        )
+    return experiment

@@ -1,0 +1,136 @@
+"""What a store is made from, by content where that is on this machine: changed text never meets old activations.
+
+A local model counts by what its files hold, in full; a local corpus by names and sizes of its files and, above 256 MB,
+by samples of what they hold. Their paths do not count: the same content elsewhere is the same store. What is on the Hub
+counts by its id and revision, what is in a bucket by its URI: nothing is asked over the network.
+"""
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+from dmsae_ray.config import Corpus, Experiment
+
+_WEIGHTS = (".safetensors", ".bin")
+_MODEL_FILES = {
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+}
+_WHOLE_BYTES = 256 << 20  # a corpus up to this size is read in full
+_SAMPLED_FILES, _SAMPLES, _SAMPLE_BYTES = 2048, 8, 16 << 10
+_REMEMBERED_BYTES = 16 << 20  # reading less costs nothing
+_SETTLED_SECONDS = 2.0  # a file written within this time may yet change without a new time stamp
+
+Entry = tuple[str, str, int, int]
+"""A file: name, path, size, time of its last change in ns."""
+
+
+def model_content(name: str) -> str | None:
+    """Hash of a local model folder's configuration, tokenizer and weights; None for a model that is not local.
+
+    Large files are read once; their hashes are remembered by path, size and times in the user's cache folder.
+    """
+    folder = Path(name).expanduser()
+    if name == "tiny" or not folder.is_dir():
+        return None
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    suffix = next((s for s in _WEIGHTS if any(path.suffix == s for path in files)), None)
+    chosen = [
+        p for p in files if p.suffix == suffix or p.name in _MODEL_FILES or p.name.endswith((".model", ".index.json"))
+    ]
+    return _digest([path.name, file_hash(path)] for path in chosen)
+
+
+def corpus_content(corpus: Corpus) -> str | None:
+    """Hash of a local corpus's files; None for one that is not local, or not there."""
+    if corpus.source in ("stdlib", "huggingface") or corpus.path is None or "://" in corpus.path:
+        return None
+    from dmsae_ray.corpus import SUFFIXES
+    from dmsae_ray.files import filesystem, list_files
+
+    try:
+        paths = list_files(corpus.path, SUFFIXES[corpus.source])
+        root = filesystem(corpus.path)[1]
+        entries = []
+        for path in paths:
+            stat = os.stat(path)
+            name = os.path.relpath(path, root) if path != root else os.path.basename(path)
+            entries.append((name, path, stat.st_size, stat.st_mtime_ns))
+    except OSError:
+        return None  # reading it says what is wrong
+    return _files_hash(tuple(entries)) if entries else None
+
+
+def unpinned(experiment: Experiment) -> tuple[str, ...]:
+    """What is read from the Hub in whatever version is there on the day, in one sentence each."""
+    model, corpus = experiment.model, experiment.corpus
+    found = []
+    on_hub = model.name != "tiny" and not Path(model.name).expanduser().is_dir()
+    if on_hub and model.revision in (None, "main"):
+        found.append(f"model.revision does not pin '{model.name}': give a commit, for results that last")
+    if corpus.source == "huggingface" and corpus.revision in (None, "main"):
+        found.append(f"corpus.revision does not pin '{corpus.path}': give a commit, for results that last")
+    return tuple(found)
+
+
+@lru_cache(maxsize=4)
+def _files_hash(entries: tuple[Entry, ...]) -> str:
+    whole = sum(size for _, _, size, _ in entries) <= _WHOLE_BYTES
+    step = 1 if whole else -(-len(entries) // _SAMPLED_FILES)
+    looked_at = {entry[1] for entry in entries[::step]}
+    return _digest(
+        [name, size, _content_hash(path, None if whole else size) if path in looked_at else ""]
+        for name, path, size, _ in entries
+    )
+
+
+def _content_hash(path: str, sampled: int | None) -> str:
+    """Hash of a file, or of samples spread over a file of size `sampled`, its first and last bytes among them."""
+    with open(path, "rb") as file:
+        if sampled is None or sampled <= _SAMPLES * _SAMPLE_BYTES:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        for i in range(_SAMPLES):
+            file.seek((sampled - _SAMPLE_BYTES) * i // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE_BYTES))
+        return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, from the cache if path, size and time are those of an earlier call."""
+    from dmsae_ray.lm import default_cache
+
+    stat = path.stat()
+    if stat.st_size < _REMEMBERED_BYTES:
+        return _content_hash(str(path), None)
+    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+    known = default_cache() / "hashes" / f"{key}.json"
+    mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        kept = json.loads(known.read_text())
+        if kept["file"] == mark:
+            return str(kept["sha256"])
+    found = _content_hash(str(path), None)
+    if time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED_SECONDS:
+        with suppress(OSError):
+            known.parent.mkdir(parents=True, exist_ok=True)
+            aside = known.with_name(f".{known.name}.{uuid.uuid4().hex}")
+            aside.write_text(json.dumps({"file": mark, "sha256": found}))
+            aside.replace(known)
+    return found
+
+
+def _digest(parts: Iterable[list[object]]) -> str:
+    return hashlib.sha256(json.dumps(list(parts)).encode()).hexdigest()

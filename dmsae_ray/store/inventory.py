@@ -1,0 +1,230 @@
+"""The stores of an output folder: what each holds and how whole it is, checked and removed."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from pyarrow import fs
+
+from dmsae_ray.config import Activations
+from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.files import Folder, filesystem
+from dmsae_ray.harvest import DRAFT
+from dmsae_ray.store.layout import (
+    ACTIVATIONS,
+    LAYOUT,
+    MANIFEST,
+    PARTIAL,
+    REQUEST,
+    STREAMED,
+    TOKENS,
+    Commit,
+    Layout,
+    Split,
+    decode,
+    decode_commit,
+    decode_layout,
+    shard_name,
+)
+from dmsae_ray.store.manifest import Commits, check_manifest, read_request
+from dmsae_ray.store.reader import Store, check_finite
+from dmsae_ray.store.token_shards import read_layout, read_tokens
+from dmsae_ray.store.usage import READERS, readers
+from dmsae_ray.store.writer import other_writer
+
+_PARTS = {REQUEST, MANIFEST, PARTIAL, TOKENS, ACTIVATIONS, STREAMED}
+"""One of these tells a store from another folder."""
+_SHORTEST = 6  # letters that name a store
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is known of a store without reading its data.
+
+    Attributes:
+        key: its address.
+        model, layer, corpus, dtype: what it was asked for; '?' where the request cannot be read.
+        tokens: tokens of all splits.
+        rows: training activations; None while the store is written.
+        bytes: of all its files.
+        state: 'complete', 'for streaming', or how far it is.
+        written: when a file of it was last written, a reader's mark apart.
+        used: when a sweep last began to read it, or ended.
+    """
+
+    key: str
+    model: str
+    layer: str
+    corpus: str
+    dtype: str
+    tokens: int
+    rows: int | None
+    bytes: int
+    state: str
+    written: datetime | None
+    used: datetime | None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A file that was read and compared with its checksum; `error` says what is wrong with it."""
+
+    file: str
+    bytes: int
+    error: str | None
+
+
+def list_stores(root: Folder) -> list[Stored]:
+    """Every store in the folder of stores, by key."""
+    return [_describe(root / key, key) for key in keys(root)]
+
+
+def keys(root: Folder) -> list[str]:
+    """Keys of the stores, sorted; a folder that holds nothing of a store is none."""
+    folders = [str(info.base_name) for info in root.entries() if info.type == fs.FileType.Directory]
+    return sorted(key for key in folders if any(info.base_name in _PARTS for info in (root / key).entries()))
+
+
+def find(root: Folder, start: str) -> str:
+    """The one key that starts like this.
+
+    Raises:
+        ConfigError: there is none, or several, or the start says too little.
+    """
+    if len(start) < _SHORTEST:
+        raise ConfigError(f"'{start}' is too short for a store's key; give the first {_SHORTEST} letters or more")
+    known = keys(root)
+    found = [key for key in known if key.startswith(start)]
+    if len(found) != 1:
+        what = "several stores" if found else "no store"
+        raise ConfigError(f"'{start}' names {what} of {root}; there are {', '.join(found or known) or 'none'}")
+    return found[0]
+
+
+def check(store: Folder) -> Iterator[Checked]:
+    """Read every file that is there or should be: shards against their checksums, the manifest against all others.
+
+    Raises:
+        DataError: the store cannot be listed.
+    """
+    tokens, activations = store / TOKENS, store / ACTIVATIONS
+    sizes, token_sizes, shard_sizes = store.sizes(), tokens.sizes(), activations.sizes()
+    manifests = [name for name in (MANIFEST, PARTIAL) if name in sizes]
+    yield _checked(store / REQUEST, sizes.get(REQUEST), partial(read_request, store))
+    if LAYOUT not in token_sizes and not manifests:
+        return  # tokens that are not all there are checked by whoever goes on with them
+    found = _checked(tokens / LAYOUT, token_sizes.get(LAYOUT), partial(_layout, store))
+    yield found
+    if found.error is not None:
+        return
+    layout, commits = _layout(store), Commits()
+    reader = Store(store, "", Activations())
+
+    def read(split: Split, shard: int) -> None:
+        name = shard_name(split, shard)
+        commits[split, shard] = _commit(activations, f"{name}.json")
+        tensors = reader.read_committed(split, shard, commits[split, shard])
+        check_finite(tensors, activations / f"{name}.safetensors")
+
+    for split, shard in layout.all_shards():
+        name = shard_name(split, shard)
+        file = f"{name}.safetensors"
+        yield _checked(tokens / file, token_sizes.get(file), partial(read_tokens, store, layout, name))
+        if MANIFEST in manifests or f"{name}.json" in shard_sizes:
+            yield _checked(activations / file, shard_sizes.get(file), partial(read, split, shard))
+    for name in manifests:
+        yield _checked(store / name, sizes.get(name), partial(check_manifest, store, name, layout, commits))
+
+
+def _layout(store: Folder) -> Layout:
+    layout = read_layout(store)
+    if layout is None:
+        raise DataError(f"{store / TOKENS / LAYOUT} is missing; harvest again to have it made")
+    return layout
+
+
+def _commit(activations: Folder, file: str) -> Commit:
+    content = activations.read(file)
+    if content is None:
+        raise DataError(f"{activations / file} is missing; harvest again to have the shard made")
+    return decode_commit(content, activations / file)
+
+
+def remove(store: Folder) -> None:
+    """Delete a store.
+
+    Raises:
+        ConfigError: a harvest writes it, or a sweep reads it.
+    """
+    if other_writer(store):
+        raise ConfigError(f"store {store} is being written by a harvest; stop that first")
+    busy = readers(store)
+    if busy:
+        raise ConfigError(f"store {store} is being read by sweep {', '.join(busy)}; stop that first")
+    for name in (MANIFEST, PARTIAL):
+        store.delete(name)  # first: what is left of a deletion that is interrupted must not look whole
+    store.remove()
+
+
+def _checked(where: Folder, size: int | None, read: Callable[[], object]) -> Checked:
+    try:
+        read()
+    except DataError as error:
+        return Checked(str(where), size or 0, str(error))
+    return Checked(str(where), size or 0, None)
+
+
+def _describe(store: Folder, key: str) -> Stored:
+    try:
+        tree = decode(store.read(REQUEST) or b"", REQUEST)
+    except DataError:
+        tree = {}
+    files = [info for info in store.entries(recursive=True) if info.is_file]
+    _, path = filesystem(store.uri)
+    marks = [i.mtime for i in files if i.path.startswith(f"{path}/{READERS}/")]
+    times = [i.mtime for i in files if not i.path.startswith(f"{path}/{READERS}/")]
+    state, rows = _state(store)
+    layer = _get(tree, "model", "layer")
+    tokens = [_get(tree, "corpus", name) for name in ("tokens", "attribution_tokens", "eval_tokens")]
+    return Stored(
+        key=key,
+        model=str(_get(tree, "read_from", "model") or _get(tree, "model", "name") or "?"),
+        layer="?" if layer is None else str(layer),
+        corpus=str(_get(tree, "read_from", "corpus") or _get(tree, "corpus", "path") or "?"),
+        dtype=str(_get(tree, "activations", "dtype") or "?"),
+        tokens=sum(n for n in tokens if isinstance(n, int)),
+        rows=rows,
+        bytes=sum(i.size for i in files),
+        state=state,
+        written=max(times, default=None),
+        used=max(marks, default=None),
+    )
+
+
+def _state(store: Folder) -> tuple[str, int | None]:
+    try:
+        for name, state in ((MANIFEST, "complete"), (PARTIAL, "for streaming")):
+            content = store.read(name)
+            if content is not None:
+                return state, int(decode(content, name)["rows"]["train"])
+        content = (store / TOKENS).read(LAYOUT)
+        if content is not None:
+            return f"{_share(decode_layout(content, LAYOUT), store):.0%} of the activations", None
+        draft = (store / TOKENS).read(DRAFT)
+        count = len(decode(draft, DRAFT)["token_checksums"]) if draft is not None else 0
+        return f"{count} shards of tokens", None
+    except (DataError, KeyError, TypeError, ValueError):
+        return "damaged", None
+
+
+def _share(layout: Layout, store: Folder) -> float:
+    names = (store / ACTIVATIONS).sizes()
+    there = [layout.shard_tokens(*item) for item in layout.all_shards() if f"{shard_name(*item)}.json" in names]
+    return sum(there) / sum(layout.shard_tokens(*item) for item in layout.all_shards())
+
+
+def _get(tree: dict[str, Any], section: str, name: str) -> Any:
+    found = tree.get(section)
+    return found.get(name) if isinstance(found, dict) else None

@@ -1,0 +1,154 @@
+"""The manifest of a store: written when all is there that it lists, and compared with what the other files say."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from dmsae_ray.errors import DataError
+from dmsae_ray.files import Folder
+from dmsae_ray.store.layout import (
+    ACTIVATIONS,
+    MANIFEST,
+    REQUEST,
+    SPLITS,
+    TOKENS,
+    Commit,
+    Layout,
+    Split,
+    decode,
+    decode_commit,
+    norm_factor,
+    shard_name,
+)
+
+_READS_AT_ONCE = 16
+"""Small files that are read at a time: in a bucket each takes its time, and there are thousands."""
+
+Commits = dict[tuple[Split, int], Commit]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The norm factor that belongs to one `activations.norm_tokens`; readers with another one compute their own."""
+
+    tokens: Annotated[int, Field(ge=1)]
+    factor: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store holds.
+
+    Attributes:
+        request, layout: what it was made from, and how it is cut.
+        shards: commits by split, from shard 0 on.
+        rows: activations by split.
+        bytes: of all shards of activations.
+        token_bytes: size of every token shard.
+        norm: see `Norm`.
+    """
+
+    request: dict[str, Any]
+    layout: Layout
+    shards: dict[Split, list[Commit]]
+    rows: dict[Split, int]
+    bytes: int
+    token_bytes: dict[str, int]
+    norm: Norm
+
+    @property
+    def listed(self) -> list[tuple[Split, int]]:
+        """Every (split, shard) in it, in the layout's order."""
+        return [(split, shard) for split in SPLITS for shard in range(len(self.shards.get(split, ())))]
+
+
+_MANIFEST = TypeAdapter(Manifest)
+
+
+def make_manifest(
+    folder: Folder, request: dict[str, Any], layout: Layout, commits: Commits, norm_tokens: int
+) -> Manifest:
+    """The manifest that lists these commits.
+
+    Raises:
+        DataError: the store's shards do not fit together, or their norms are 0.
+    """
+    shards = {
+        split: [commits[item] for item in layout.all_shards() if item[0] == split and item in commits]
+        for split in SPLITS
+    }
+    widths = sorted({commit.d_model for commit in commits.values()} | {layout.d_model})
+    if len(widths) > 1:
+        raise DataError(f"the shards of store {folder} have different widths {widths}: delete it and harvest again")
+    sizes = (folder / TOKENS).sizes()
+    names = [shard_name(*item) for item in layout.all_shards()]
+    first = shards["train"][: layout.norm_shards(norm_tokens)]
+    return Manifest(
+        request=request,
+        layout=layout,
+        shards=shards,
+        rows={split: sum(commit.rows for commit in of_split) for split, of_split in shards.items()},
+        bytes=sum(commit.bytes for commit in commits.values()),
+        token_bytes={name: sizes[f"{name}.safetensors"] for name in names if f"{name}.safetensors" in sizes},
+        norm=Norm(norm_tokens, norm_factor(first)),
+    )
+
+
+def check_manifest(folder: Folder, name: str, layout: Layout, commits: Commits) -> Manifest:
+    """Read a manifest, `MANIFEST` or `PARTIAL`, and compare it with the store's other files.
+
+    Raises:
+        DataError: it is no manifest, or says something else; names what.
+    """
+    where = folder / name
+    again = f"delete {where} and harvest again to have it made"
+    try:
+        found = _MANIFEST.validate_json(folder.read(name) or b"", strict=True)
+    except ValidationError:
+        raise DataError(f"{where} is not a manifest that this version writes; {again}") from None
+    if name == MANIFEST and found.listed != layout.all_shards():
+        raise DataError(f"{where} lists {len(found.listed)} shards, the layout {len(layout.all_shards())}; {again}")
+    for split, shard in found.listed:
+        if commits.get((split, shard)) != found.shards[split][shard]:
+            commit = folder / ACTIVATIONS / f"{shard_name(split, shard)}.json"
+            raise DataError(f"{where} does not agree with the commit {commit}; {again}")
+    listed = {item: commits[item] for item in found.listed}
+    expected = make_manifest(folder, read_request(folder), layout, listed, found.norm.tokens)
+    for field in fields(Manifest):
+        if getattr(found, field.name) != getattr(expected, field.name):
+            raise DataError(f"'{field.name}' of {where} is not what the store's other files say; {again}")
+    return found
+
+
+def read_request(folder: Folder) -> dict[str, Any]:
+    """What a store was asked for, without the names that a person calls it by.
+
+    Raises:
+        DataError: that is not there, or cannot be read.
+    """
+    content = folder.read(REQUEST)
+    if content is None:
+        raise DataError(f"{folder / REQUEST} is missing; harvest again to have it made")
+    tree = decode(content, folder / REQUEST)
+    return {name: value for name, value in tree.items() if name != "read_from"}
+
+
+def read_commits(folder: Folder, layout: Layout) -> Commits:
+    """Commits of the shards that are there whole (by size; readers verify the checksum)."""
+    place = folder / ACTIVATIONS
+    sizes = place.sizes()
+    there = {item: shard_name(*item) for item in layout.all_shards()}
+    there = {item: name for item, name in there.items() if {f"{name}.json", f"{name}.safetensors"} <= sizes.keys()}
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        contents = list(pool.map(lambda name: place.read(f"{name}.json"), there.values()))
+    found: Commits = {}
+    for (item, name), content in zip(there.items(), contents, strict=True):
+        try:
+            commit = decode_commit(content or b"", name)
+        except DataError:
+            continue  # a torn commit is no commit
+        if commit.bytes == sizes[f"{name}.safetensors"]:
+            found[item] = commit
+    return found

@@ -1,0 +1,70 @@
+"""The cycle store of a sweep: claims that hold across the cluster, and results on local disk or an object store."""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+from ray.actor import ActorHandle
+
+from dmsae_ray.distill import CycleOutcome, DirectoryCycleStore
+from dmsae_ray.files import Folder, filesystem
+from dmsae_ray.lm import default_cache
+from dmsae_ray.sweep.leases import claimed
+
+DONE = "outcome.json"
+"""The file of a result that is copied last: without it there is no result."""
+
+
+class SharedCycleStore(DirectoryCycleStore):
+    """Finished cycles in `place`, a folder or a URI; of a URI's, this machine keeps a copy in its cache."""
+
+    def __init__(self, place: str, claims: ActorHandle[Any], about: dict[str, Any] | None = None) -> None:
+        self._shared = Folder(place)
+        local = self._shared.local
+        self._remote = local is None
+        cache = default_cache() / "cycles" / hashlib.sha256(place.encode()).hexdigest()[:16]
+        super().__init__(cache if local is None else local, about)
+        self._claims = claims
+
+    @contextmanager
+    def claim(self, key: str) -> Iterator[None]:
+        """Wait until no other trial of the cluster trains the cycle `key`, and hold it within the context."""
+        with claimed(self._claims, key):
+            yield
+
+    def load(self, key: str) -> CycleOutcome | None:
+        """The outcome of `key`, None if it was never finished; DataError if its files are damaged."""
+        if self._remote and not self.folder(key).is_dir() and (self._shared / key).size(DONE) is not None:
+            self._download(key)
+        return super().load(key)
+
+    def save(self, key: str, outcome: CycleOutcome) -> None:
+        """Keep `outcome`; it is either there in full or not at all."""
+        super().save(key, outcome)
+        if self._remote:
+            self._upload(key)
+
+    def _download(self, key: str) -> None:
+        system, path = filesystem((self._shared / key).uri)
+        aside = self.root / f".{key[:16]}-{uuid.uuid4().hex}"
+        aside.mkdir(parents=True)
+        try:
+            fs.copy_files(path, str(aside), source_filesystem=system, destination_filesystem=fs.LocalFileSystem())
+            if not self.folder(key).is_dir():
+                os.rename(aside, self.folder(key))
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _upload(self, key: str) -> None:
+        here, local = self.folder(key), fs.LocalFileSystem()
+        system, path = filesystem((self._shared / key).uri)
+        files = sorted((f for f in Path(here).rglob("*") if f.is_file()), key=lambda f: f.name == DONE)
+        for file in files:
+            target = f"{path}/{file.relative_to(here).as_posix()}"
+            fs.copy_files(str(file), target, source_filesystem=local, destination_filesystem=system)

@@ -1,0 +1,211 @@
+"""A Hub that is down for a while: waited for wherever it is asked, and nothing is lost or read twice."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+import requests
+import urllib3
+
+from dmsae_ray.config.experiment import Corpus
+from dmsae_ray.corpus.reading import list_units, read_unit
+from dmsae_ray.errors import DataError
+from dmsae_ray.files import retry as outages
+from dmsae_ray.files.retry import is_outage, patiently, retried, why
+from tests.corpus.hub_server import COMMIT, DATASET, Hub, hub_server, use
+
+TEXTS = [f"{i} " + "x" * 800_000 for i in range(40)]  # a file is read in several requests
+STREAMED = Corpus(source="huggingface", path=DATASET, revision=COMMIT)
+FILES = Corpus(source="jsonl", path=f"hf://datasets/{DATASET}")
+DELAYS = (0.25, 0.375, 0.625)  # nobody else's; none of them passes
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Hub]:
+    lines = [json.dumps({"text": text}).encode() + b"\n" for text in TEXTS]
+    with hub_server({"a.jsonl": b"".join(lines[:30]), "b.jsonl": b"".join(lines[30:])}) as hub:
+        yield hub
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Sleeps of this process, which take no time."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(outages, "RETRY_DELAYS", DELAYS)
+    return slept
+
+
+@pytest.fixture
+def hub(server: Hub, waits: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
+    use(server, monkeypatch, str(tmp_path))
+    server.fault = lambda method, path: None
+    return server
+
+
+def ours(waits: list[float]) -> list[float]:
+    return [seconds for seconds in waits if seconds in DELAYS]
+
+
+def pytest_ids(corpus: object) -> str:
+    return corpus.source if isinstance(corpus, Corpus) else str(corpus)
+
+
+@pytest.mark.parametrize("status", [0, 429, 503])
+@pytest.mark.parametrize("corpus", [STREAMED, FILES], ids=pytest_ids)
+def test_units_are_waited_for(
+    corpus: Corpus, status: int, hub: Hub, waits: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.fault = lambda method, path: status if len(ours(waits)) < 3 else None
+    with caplog.at_level(logging.WARNING, "dmsae_ray"):
+        assert len(list_units(corpus)) == 2
+    assert ours(waits) == list(DELAYS)
+    said = [record.message for record in caplog.records if record.name == outages.__name__]
+    assert len(said) == 3
+    assert all(line.startswith(f"corpus.path '{corpus.path}': the Hub does not answer (") for line in said)
+
+
+@pytest.mark.parametrize(("status", "reason"), [(0, "Server disconnected"), (429, "429"), (503, "503")])
+@pytest.mark.parametrize("corpus", [STREAMED, FILES], ids=pytest_ids)
+def test_hub_that_stays_down_is_one_line(corpus: Corpus, status: int, reason: str, hub: Hub) -> None:
+    hub.fault = lambda method, path: status
+    with pytest.raises(DataError) as caught:
+        list_units(corpus)
+    message = str(caught.value)
+    assert message.startswith(f"corpus.path '{corpus.path}': the Hub did not answer after 4 tries in ")
+    assert reason in message and "\n" not in message and "data file" not in message
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refusal_is_said_at_once(status: int, hub: Hub, waits: list[float]) -> None:
+    hub.fault = lambda method, path: status
+    with pytest.raises(DataError, match=rf"^corpus.path '{DATASET}' cannot be opened: [^\n]*{status}[^\n]*$"):
+        list_units(STREAMED)
+    assert ours(waits) == []
+
+
+def test_an_unknown_split_is_said_at_once(hub: Hub, waits: list[float]) -> None:
+    with pytest.raises(DataError, match=rf"^corpus.path '{DATASET}' cannot be opened: Bad split: nope[^\n]*$"):
+        list_units(STREAMED.model_copy(update={"split": "nope"}))
+    assert ours(waits) == []
+
+
+@pytest.mark.parametrize("status", [0, 503])
+@pytest.mark.parametrize("corpus", [STREAMED, FILES], ids=pytest_ids)
+def test_reading_goes_on_where_it_was(corpus: Corpus, status: int, hub: Hub, waits: list[float]) -> None:
+    units = list_units(corpus)
+    hub.requests.clear()
+
+    def down(method: str, path: str) -> int | None:
+        """From the third request for the first file on, for everything, until it was waited for three times."""
+        read = sum(request.endswith("/a.jsonl") for request in hub.requests)
+        return status if read >= 3 and len(ours(waits)) < 3 else None
+
+    hub.fault = down
+    assert [text for unit in units for text in read_unit(corpus, unit)] == TEXTS
+    assert ours(waits) == list(DELAYS)
+
+
+@pytest.mark.parametrize("corpus", [STREAMED, FILES], ids=pytest_ids)
+def test_hub_that_goes_down_and_stays_down(corpus: Corpus, hub: Hub) -> None:
+    unit = list_units(corpus)[0]
+    hub.requests.clear()
+    hub.fault = lambda method, path: 503 if sum("a.jsonl" in r for r in hub.requests) >= 3 else None
+    with pytest.raises(DataError, match=r"^corpus[^\n]*, behind document \d+: the Hub did not answer after 4 tries"):
+        list(read_unit(corpus, unit))
+
+
+def test_offline_does_not_wait(hub: Hub, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets.config
+    import huggingface_hub.constants
+
+    for variables in ((huggingface_hub.constants,), (huggingface_hub.constants, datasets.config)):
+        for module in variables:
+            monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
+        for corpus in (STREAMED, FILES):
+            with pytest.raises(DataError, match=rf"^corpus.path '{corpus.path}' cannot be [^\n]*OFFLINE is set[^\n]*$"):
+                list_units(corpus)
+    assert waits == []
+
+
+def test_items_are_not_given_twice(waits: list[float]) -> None:
+    calls = 0
+
+    def flaky() -> Iterator[int]:
+        nonlocal calls
+        calls += 1
+        for i in range(40):
+            if i == 10 * calls and calls < 3:
+                raise ConnectionError("lost")
+            yield i
+
+    assert list(retried(flaky, "corpus.path 'x'", "the Hub")) == list(range(40))
+    assert waits == [DELAYS[0], DELAYS[0]]  # something came between the two
+
+
+def test_the_line_says_where_it_was(waits: list[float]) -> None:
+    def dead() -> Iterator[str]:
+        yield "one"
+        raise ConnectionError("no route\nto host")
+
+    line = r"^corpus.path 'x', behind document 1: s3 did not answer after 4 tries in \d+ s: no route to host$"
+    with pytest.raises(DataError, match=line):
+        list(retried(dead, "corpus.path 'x'", "s3"))
+
+
+def test_other_errors_come_out_as_they_are(waits: list[float]) -> None:
+    def broken() -> None:
+        raise ValueError("no such thing")
+
+    with pytest.raises(ValueError, match="no such thing"):
+        patiently(broken, "corpus.path 'x'", "the Hub")
+    assert waits == []
+
+
+def response(status: int) -> requests.HTTPError:
+    answer = requests.Response()
+    answer.status_code = status
+    return requests.HTTPError(f"status {status}", response=answer)
+
+
+def came_of(outer: Exception, *causes: Exception) -> Exception:
+    outer.__cause__ = came_of(*causes) if causes else None
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (ConnectionResetError(), True),
+        (TimeoutError(), True),
+        (requests.ConnectionError(), True),
+        (requests.exceptions.ChunkedEncodingError(), True),
+        (aiohttp.ServerDisconnectedError(), True),
+        (aiohttp.ClientPayloadError(), True),
+        (urllib3.exceptions.ProtocolError(), True),
+        (response(500), True),
+        (response(429), True),
+        (response(404), False),
+        (OSError("AWS Error SLOW_DOWN during GetObject operation: try later"), True),
+        (OSError("AWS Error ACCESS_DENIED during GetObject operation: no"), False),
+        (OSError("google::cloud::Status(UNAVAILABLE: connect)"), True),
+        (FileNotFoundError(2, "no such file"), False),
+        (ValueError("unknown split"), False),
+        (came_of(RuntimeError("generation failed"), ValueError(), response(503)), True),
+        (came_of(FileNotFoundError("in no cache"), response(404), TimeoutError()), False),
+        (came_of(TimeoutError(), response(404)), True),
+    ],
+)
+def test_errors_are_sorted(error: Exception, passes: bool) -> None:
+    assert is_outage(error) == passes
+
+
+def test_the_reason_is_what_happened_first() -> None:
+    error = came_of(FileNotFoundError("no data file in this folder"), response(503), ConnectionResetError("reset"))
+    assert why(error) == "reset"
+    assert why(came_of(FileNotFoundError("no data file in this folder"), response(404))) == "status 404"
+    assert why(came_of(ValueError("unknown split"), response(404))) == "unknown split"

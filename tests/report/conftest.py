@@ -1,0 +1,3 @@
+"""Real MLflow stores as fixtures."""
+
+from tests.mlflow_stores import empty_database, new_database, server, sqlite  # noqa: F401

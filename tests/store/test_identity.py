@@ -1,0 +1,153 @@
+"""The address of a store follows what a local model and a local corpus hold, and not where they are."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmsae_ray.config.experiment import Corpus, Experiment, parse_experiment
+from dmsae_ray.harvest.preparation import prepare
+from dmsae_ray.lm.tiny import tiny_model
+from dmsae_ray.store import identity
+from dmsae_ray.store.identity import corpus_content, model_content, unpinned
+from dmsae_ray.store.layout import store_key
+from dmsae_ray.store.reader import open_store
+from tests.small_store import TREE
+
+Make = Callable[..., Experiment]
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DMSAE_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(tiny_model(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    (tmp_path / "text" / "b").mkdir(parents=True)
+    (tmp_path / "text" / "a.txt").write_text("one " * 1000)
+    (tmp_path / "text" / "b" / "c.txt").write_text("two " * 1000)
+    return tmp_path / "text"
+
+
+def experiment(model: Path | str, text: Path | str) -> Experiment:
+    corpus = {**TREE["corpus"], "source": "text", "path": str(text)}
+    return parse_experiment({**TREE, "model": {**TREE["model"], "name": str(model)}, "corpus": corpus})
+
+
+def flip(path: Path, place: int) -> None:
+    """Change one byte, and neither the size nor the time."""
+    stat = path.stat()
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_the_same_content_elsewhere_is_the_same_store(model: Path, text: Path, tmp_path: Path) -> None:
+    key = store_key(experiment(model, text))
+    shutil.copytree(model, tmp_path / "moved")
+    shutil.copytree(text, tmp_path / "elsewhere")
+    assert store_key(experiment(tmp_path / "moved", tmp_path / "elsewhere")) == key
+    (model / "README.md").write_text("not read by anyone")
+    (model / "trainer_state.json").write_text("{}")
+    (text / "notes.json").write_text("{}")
+    assert store_key(experiment(model, text)) == key
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_any_byte_of_a_model_counts(model: Path, text: Path, file: str) -> None:
+    key = store_key(experiment(model, text))
+    size = (model / file).stat().st_size
+    for place in (0, size // 2, size - 1):
+        flip(model / file, place)
+        assert store_key(experiment(model, text)) != key
+        flip(model / file, place)
+    assert store_key(experiment(model, text)) == key
+
+
+def test_weights_are_read_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "_REMEMBERED_BYTES", 0)
+    monkeypatch.setattr(identity, "_SETTLED_SECONDS", -1.0)
+    found = model_content(str(model))
+    read: list[str] = []
+    original = identity._content_hash
+    monkeypatch.setattr(identity, "_content_hash", lambda path, s: (read.append(Path(path).name), original(path, s))[1])
+    assert model_content(str(model)) == found and read == []
+    flip(model / "model.safetensors", 1000)
+    assert model_content(str(model)) != found and read == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("change", ["byte", "rename", "more", "less", "order"])
+def test_a_corpus_that_changes_in_place_is_another(text: Path, change: str) -> None:
+    corpus = Corpus(source="text", path=str(text))
+    found = corpus_content(corpus)
+    if change == "byte":
+        (text / "b" / "c.txt").write_text("two " * 500 + "Two " + "two " * 499)
+    elif change == "rename":
+        (text / "a.txt").rename(text / "z.txt")
+    elif change == "more":
+        (text / "b" / "d.txt").write_text("three")
+    elif change == "less":
+        (text / "a.txt").unlink()
+    else:
+        (text / "a.txt").rename(text / "x")
+        (text / "b" / "c.txt").rename(text / "a.txt")
+        (text / "x").rename(text / "b" / "c.txt")
+    assert corpus_content(corpus) != found
+
+
+def test_a_large_corpus_is_sampled(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = text / "large.txt"
+    large.write_bytes(bytes(1 << 20))
+    monkeypatch.setattr(identity, "_WHOLE_BYTES", 1 << 20)
+    corpus = Corpus(source="text", path=str(text))
+    found = corpus_content(corpus)
+    for place in (0, (1 << 20) - 1):
+        content = bytearray(1 << 20)
+        content[place] = 1
+        large.write_bytes(content)
+        assert corpus_content(corpus) != found
+    large.write_bytes(bytes((1 << 20) + 1))
+    assert corpus_content(corpus) != found
+
+
+def test_what_is_not_here_counts_by_name(make_experiment: Make) -> None:
+    assert model_content("tiny") is None and model_content("google/gemma-2-2b") is None
+    assert corpus_content(Corpus(source="text", path="/no/such/place")) is None
+    assert corpus_content(Corpus(source="parquet", path="s3://bucket/text")) is None
+    assert corpus_content(Corpus()) is None
+    other = make_experiment().model_copy(update={"corpus": Corpus(revision="0" * 40)})
+    again = make_experiment().model_copy(update={"corpus": Corpus(revision="1" * 40)})
+    assert store_key(other) != store_key(again)
+
+
+def test_what_is_not_pinned_is_said(make_experiment: Make) -> None:
+    assert unpinned(make_experiment()) == ()
+    both = unpinned(parse_experiment({"name": "x"}))
+    assert [note.partition(" ")[0] for note in both] == ["model.revision", "corpus.revision"]
+    pins = {"model": {"revision": "0" * 40}, "corpus": {"revision": "1" * 40}}
+    assert unpinned(parse_experiment({"name": "x", **pins})) == ()
+
+
+def test_changed_weights_are_harvested_anew(ray_cluster: Any, model: Path, tmp_path: Path) -> None:
+    """End to end: the path in the config is the same before and after."""
+    from safetensors.torch import load_file, save_file
+
+    tree = {**TREE, "model": {**TREE["model"], "name": str(model)}}
+    first = prepare(parse_experiment(tree), str(tmp_path / "stores"))
+    weights = load_file(model / "model.safetensors")
+    weights["model.layers.0.mlp.down_proj.weight"] *= 1.5
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    second = prepare(parse_experiment(tree), str(tmp_path / "stores"))
+    assert second.key != first.key
+    assert not first.read("train", 0)["x"].equal(second.read("train", 0)["x"])
+    # A reader on a machine without the folder is told the key.
+    shutil.rmtree(model)
+    there = open_store(str(tmp_path / "stores"), parse_experiment(tree), second.key)
+    assert there.read("train", 0)["x"].equal(second.read("train", 0)["x"])
