@@ -1,7 +1,4 @@
-"""Errors a user can mend. Each message is one line: the field, its value, and what is allowed."""
-
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-"""Exit codes of the command line: a trial failed; something that the user can mend; Ctrl-C."""
+"""Errors that a user can mend. Each message is one line: the field, its value, and what is allowed."""
 
 
 class DmsaeError(Exception):
@@ -14,3 +11,18 @@ class ConfigError(DmsaeError):
 
 class DataError(DmsaeError):
     """A file or a stream of data that is missing, truncated, corrupt or of the wrong kind."""
+
+
+def one_line(error: object, most: int = 300) -> str:
+    """Say what an exception says, in one line.
+
+    Args:
+        error: the exception, or a text.
+        most: characters; what is longer is cut and ends in '...'.
+
+    Returns:
+        The message; of an operating system's error its reason alone, of an error without a message its type.
+    """
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    text = " ".join(str(text).split())
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -2,16 +2,12 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-from ray.tune import Callback
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from dmsae_ray.harvest import Progress as HarvestProgress
+from dmsae_ray.harvest import HarvestProgress
 from dmsae_ray.lm import TrainingStep
-from dmsae_ray.sweep import reason_of
 
 LINE_SECONDS = 60.0
 """Between two lines of a harvest where there is no terminal for a bar."""
@@ -85,47 +81,3 @@ def _rate(event: HarvestProgress) -> str:
     left = event.eta_s
     eta = f", {left // 3600:.0f} h {left % 3600 / 60:.0f} min left" if 60 < left < float("inf") else ""
     return f"{event.tokens_per_s:,.0f} tokens/s, {event.bytes / 1e9:,.1f} GB{eta}" if event.tokens_per_s else ""
-
-
-class TrialLines(Callback):
-    """A line for every finished cycle of every trial, and a bar over all trainings of a sweep."""
-
-    def __init__(self, screen: Screen, trainings: int) -> None:
-        self._screen = screen
-        self._total = trainings
-        self._done = 0
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        """Tell of finished cycles."""
-        for record in result.get("records") or []:
-            if record["kind"] == "cycle":
-                self._done += 1
-                self._screen.say("  " + cycle_line(trial.config["trial_id"], record))
-        self._screen.bar("training", min(self._done, self._total), self._total, "trainings")
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Tell of a trial that ended with an error."""
-        error = Path(trial.error_file) if trial.error_file else None
-        reason = reason_of(error.read_text(errors="replace") if error and error.is_file() else "")
-        self._screen.say(f"  {trial.config['trial_id']}: failed: {reason}")
-
-
-def cycle_line(trial_id: str, record: dict[str, Any]) -> str:
-    """One cycle in one line."""
-    metrics = record["metrics"]
-    what = {"distilled": f"cycle {record['cycle']}", "baseline": "baseline"}.get(
-        record["arm"], f"control {record['arm']}"
-    )
-    parts = [f"core {record['n_core_in']} -> {record['n_core']}"]
-    if record["collapsed"]:
-        parts.append(f"collapsed: {record['collapsed']}")
-    parts += [f"{trouble} at step {step}" for trouble, step in record["troubles"].items()]
-    if record["carryover"] is not None:
-        parts.append(f"carryover {record['carryover']:.2f} (chance {record['chance']:.2f})")
-    parts.append(f"L0 {metrics.get('l0_core', 0):.1f}+{metrics.get('l0_non_core', 0):.1f}")
-    if "fvu" in metrics:
-        parts.append(f"FVU {metrics['fvu']:.3f}")
-    if "loss_recovered" in metrics:
-        parts.append(f"loss recovered {metrics['loss_recovered']:.3f}")
-    cost = "found" if record["cached"] else f"{record['seconds']:.0f} s"
-    return f"{trial_id:<22} {what:<17} " + ", ".join(parts) + f" [{cost}]"

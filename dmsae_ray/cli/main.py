@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dmsae_ray import __version__
-from dmsae_ray.config import Experiment, load_experiment, set_environment
-from dmsae_ray.errors import EXIT_INTERRUPTED, EXIT_USAGE, ConfigError, DmsaeError
+from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
+from dmsae_ray.config import Experiment, TransferSettings, load_experiment, set_environment
+from dmsae_ray.errors import ConfigError, DmsaeError
 
 DESCRIPTION = """Find the sparse-autoencoder features that always come back
 (Distilled Matryoshka SAEs, arXiv 2512.24975).
@@ -157,10 +158,9 @@ def _distill(args: argparse.Namespace) -> int:
 
 
 def _transfer(args: argparse.Namespace) -> int:
-    from dmsae_ray.config import Transfer
 
     experiment = load_experiment(args.file, args.overrides)
-    transfer = experiment.transfer or Transfer()
+    transfer = experiment.transfer or TransferSettings()
     if args.core is not None:
         transfer = transfer.model_copy(update={"core": args.core})
     return _run(experiment.model_copy(update={"transfer": transfer}).located(), args)
@@ -208,10 +208,10 @@ def _store(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     experiment = load_experiment(args.file, args.overrides)
-    from dmsae_ray.plan import check_fits, cluster_of_yaml, plan_experiment, trials_beside_harvest
+    from dmsae_ray.plan import check_fits, cluster_of_yaml, plan_experiment, plan_text, trials_beside_harvest
 
     plan = plan_experiment(experiment)
-    print(plan.text())
+    print(plan_text(plan))
     if args.cluster:
         cluster = cluster_of_yaml(args.cluster)
         check_fits(plan, cluster)

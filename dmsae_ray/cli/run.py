@@ -1,46 +1,46 @@
-"""One run of an experiment as a person sees it: checks, cluster, activations, trials, records, report."""
+"""One run of an experiment as a person sees it: checks, cluster, activations, trials, tracking, report."""
 
-from dmsae_ray.cli.console import Screen, TrialLines
+from dmsae_ray.cli.console import Screen
+from dmsae_ray.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
+from dmsae_ray.cli.trial_lines import TrialLines
 from dmsae_ray.config import Experiment, shell_command
-from dmsae_ray.errors import EXIT_FAILED, EXIT_INTERRUPTED, DmsaeError
-from dmsae_ray.plan import plan_experiment
+from dmsae_ray.errors import DmsaeError
+from dmsae_ray.lm import read_meta, tiny_model
 from dmsae_ray.report import Report, publish
-from dmsae_ray.results import create_folders
 from dmsae_ray.store import open_store
-from dmsae_ray.sweep import SweepResult, check_inputs, inputs_of, ray_session, run_sweep, state_of
+from dmsae_ray.sweep import PreparedSweep, SweepResult, prepare_sweep, ray_session, run_sweep, sweep_state
 from dmsae_ray.tracking import Status, SweepTracker, TrackingCallback, log_finished
 
 
 def run_and_report(experiment: Experiment, *, address: str | None = None, verbose: bool = False) -> int:
-    """Run an experiment, or go on with it, and say what it found; the exit code of the command.
+    """Run an experiment, or go on with it, and say what it found.
 
     Ray is started when the inputs, the output folder and the tracking server are checked, workers when the cluster's
     size is.
+
+    Args:
+        experiment: what to run.
+        address: of a Ray cluster; None: one is started on this machine.
+        verbose: show Ray's and Tune's own messages.
+
+    Returns:
+        The exit code of the command.
+
+    Raises:
+        DmsaeError: it cannot be run; one line.
     """
     with Screen() as screen:
-        _check_model(experiment, screen)
-        folders = create_folders(experiment)
-        folders.keep_to(inputs_of(experiment))
-        plan = plan_experiment(experiment)
-        tracker = SweepTracker.of(experiment, folders.sweep)
-        tracker.start(plan.params())
+        if experiment.model.name == "tiny":
+            _make_tiny_model(screen)
+        sweep = prepare_sweep(experiment)
+        tracker = SweepTracker.of(experiment, sweep.folders.sweep)
+        tracker.start(sweep.plan.params())
         status: Status = "KILLED"
         try:
-            screen.say(f"sweep folder: {folders.sweep}")
-            result = state_of(experiment, folders)
+            screen.say(f"sweep folder: {sweep.folders.sweep}")
+            result = sweep_state(sweep)
             if result.unfinished:
-                screen.say(f"plan: {plan.line()}")
-                for note in plan.notes:
-                    screen.say(f"note: {note}")
-                with ray_session(address, log=folders.sweep / "ray.log", verbose=verbose):
-                    result = run_sweep(
-                        experiment,
-                        folders,
-                        callbacks=[TrackingCallback(tracker), TrialLines(screen, plan.trainings_unshared)],
-                        progress=screen.harvest(),
-                        verbose=verbose,
-                    )
-                _tell_dropped(experiment, result, screen, tracker)
+                result = _run(sweep, screen, tracker, address, verbose)
             else:
                 screen.say(f"all {len(result.finished)} trials are finished: nothing to run")
             report = _report(result, tracker)
@@ -53,35 +53,51 @@ def run_and_report(experiment: Experiment, *, address: str | None = None, verbos
         return _say(screen, tracker, result, report)
 
 
-def _check_model(experiment: Experiment, screen: Screen) -> None:
-    """Check what is given; the embedded model is made here where this Python has other text than the shipped one."""
-    if experiment.model.name == "tiny":
-        from dmsae_ray.lm import read_meta, tiny_model
+def _make_tiny_model(screen: Screen) -> None:
+    """Find the embedded model; it is made here where this Python has other text than the shipped one."""
+    meta = read_meta(tiny_model(progress=screen.tiny_training))
+    screen.say(
+        f"language model: embedded tiny Gemma-2, {meta['val_loss']:.2f} nats a token on held-out text "
+        f"(unigram statistics: {meta['unigram_loss']:.2f})"
+    )
 
-        meta = read_meta(tiny_model(progress=screen.tiny_training))
-        screen.say(
-            f"language model: embedded tiny Gemma-2, {meta['val_loss']:.2f} nats a token on held-out text "
-            f"(unigram statistics: {meta['unigram_loss']:.2f})"
+
+def _run(
+    sweep: PreparedSweep, screen: Screen, tracker: SweepTracker, address: str | None, verbose: bool
+) -> SweepResult:
+    """Run what is unfinished in a Ray session of its own."""
+    screen.say(f"plan: {sweep.plan.line()}")
+    for note in sweep.plan.notes:
+        screen.say(f"note: {note}")
+    with ray_session(address, log=sweep.folders.sweep / "ray.log", verbose=verbose):
+        result = run_sweep(
+            sweep,
+            callbacks=[TrackingCallback(tracker), TrialLines(screen, sweep.plan.trainings_unshared)],
+            progress=screen.harvest(),
+            verbose=verbose,
         )
-    check_inputs(experiment)
+    if not result.unfinished and sweep.experiment.activations.mode == "store":
+        _tell_dropped(sweep, screen, tracker)
+    return result
 
 
-def _tell_dropped(experiment: Experiment, result: SweepResult, screen: Screen, tracker: SweepTracker) -> None:
+def _tell_dropped(sweep: PreparedSweep, screen: Screen, tracker: SweepTracker) -> None:
     """Say, and log on the parent run, which share of the tokens each filter kept out of training."""
-    if result.unfinished or experiment.activations.mode != "store":
-        return
-    dropped = open_store(result.folders.stores, experiment).dropped("train")
+    dropped = open_store(sweep.folders.stores, sweep.experiment, sweep.store_key).dropped("train")
     tracker.metrics(None, {f"tokens_dropped/{reason}": share for reason, share in dropped.items()}, 0)
     said = ", ".join(f"{reason} {share:.2%}" for reason, share in dropped.items() if reason != "no_target")
     screen.say(f"  tokens kept out of training: {said}" if said else "  no tokens were kept out of training")
 
 
 def _report(result: SweepResult, tracker: SweepTracker) -> Report | None:
-    """Write the report, and log what trials found before an interruption that the tracker may have missed."""
+    """Write the report and attach it to the parent run; log what an earlier controller found but did not log."""
     if not result.finished:
         return None
     log_finished(tracker, result.folders.sweep)
-    return publish(result.folders.sweep, tracker)[0]
+    report, files = publish(result.folders.sweep)
+    for path in files:
+        tracker.artifact(path)
+    return report
 
 
 def _say(screen: Screen, tracker: SweepTracker, result: SweepResult, report: Report | None) -> int:

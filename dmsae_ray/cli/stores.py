@@ -7,10 +7,11 @@ from datetime import datetime
 from rich.table import Table
 
 from dmsae_ray.cli.console import Screen
+from dmsae_ray.cli.exit_codes import EXIT_USAGE
 from dmsae_ray.config import refuse_secrets
-from dmsae_ray.errors import EXIT_USAGE, ConfigError, DataError
+from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.files import Folder
-from dmsae_ray.store import Checked, check, find, keys, list_stores, remove
+from dmsae_ray.store import CheckedFile, check_store, find_key, list_stores, remove_store, store_keys
 
 
 def stores_of(output: str) -> Folder:
@@ -52,7 +53,7 @@ def show(output: str) -> int:
 def verify(output: str, names: Sequence[str]) -> int:
     """Read stores, all by default, and compare each file with what others say; exit code 2 where one is damaged."""
     root = stores_of(output)
-    chosen = _chosen(root, names) or keys(root)
+    chosen = _chosen(root, names) or store_keys(root)
     total = {store.key: store.bytes for store in list_stores(root)}
     damaged = 0
     with Screen() as screen:
@@ -85,22 +86,22 @@ def delete(output: str, names: Sequence[str], *, yes: bool) -> int:
             if input(f"remove {what}? [y/N] ").strip().lower() not in ("y", "yes"):
                 print("kept")
                 continue
-        remove(root / key)
+        remove_store(root / key)
         print(f"removed {what}")
     return 0
 
 
-def _check(store: Folder) -> Iterator[Checked]:
-    """As `check`; that a store cannot be read is told like a damage, so that the others are checked too."""
+def _check(store: Folder) -> Iterator[CheckedFile]:
+    """As `check_store`; that a store cannot be read is told like a damage, so that the others are checked too."""
     try:
-        yield from check(store)
+        yield from check_store(store)
     except DataError as error:
-        yield Checked(str(store), 0, str(error))
+        yield CheckedFile(str(store), 0, str(error))
 
 
 def _chosen(root: Folder, names: Sequence[str]) -> list[str]:
     """Keys of the stores that are named, each once."""
-    return list(dict.fromkeys(find(root, name) for name in names))
+    return list(dict.fromkeys(find_key(root, name) for name in names))
 
 
 def _date(when: datetime | None) -> str:

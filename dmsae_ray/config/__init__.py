@@ -8,17 +8,17 @@ if TYPE_CHECKING:
     from dmsae_ray.config.environment import NEEDED as NEEDED
     from dmsae_ray.config.environment import set_environment as set_environment
     from dmsae_ray.config.environment import shell_command as shell_command
-    from dmsae_ray.config.experiment import Activations as Activations
-    from dmsae_ray.config.experiment import CoreSparsity as CoreSparsity
-    from dmsae_ray.config.experiment import Corpus as Corpus
     from dmsae_ray.config.experiment import Experiment as Experiment
-    from dmsae_ray.config.experiment import LanguageModel as LanguageModel
-    from dmsae_ray.config.experiment import Resources as Resources
-    from dmsae_ray.config.experiment import Transfer as Transfer
     from dmsae_ray.config.experiment import load_experiment as load_experiment
     from dmsae_ray.config.experiment import parse_experiment as parse_experiment
     from dmsae_ray.config.secrets import redacted as redacted
     from dmsae_ray.config.secrets import refuse_secrets as refuse_secrets
+    from dmsae_ray.config.sections import ActivationSettings as ActivationSettings
+    from dmsae_ray.config.sections import CoreSparsity as CoreSparsity
+    from dmsae_ray.config.sections import CorpusSettings as CorpusSettings
+    from dmsae_ray.config.sections import ModelSettings as ModelSettings
+    from dmsae_ray.config.sections import ResourceSettings as ResourceSettings
+    from dmsae_ray.config.sections import TransferSettings as TransferSettings
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -29,19 +29,21 @@ __getattr__, __dir__, __all__ = face(
             "shell_command",
         ),
         "experiment": (
-            "Activations",
-            "CoreSparsity",
-            "Corpus",
             "Experiment",
-            "LanguageModel",
-            "Resources",
-            "Transfer",
             "load_experiment",
             "parse_experiment",
         ),
         "secrets": (
             "redacted",
             "refuse_secrets",
+        ),
+        "sections": (
+            "ActivationSettings",
+            "CoreSparsity",
+            "CorpusSettings",
+            "ModelSettings",
+            "ResourceSettings",
+            "TransferSettings",
         ),
     },
 )

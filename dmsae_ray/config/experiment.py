@@ -1,335 +1,36 @@
 """One experiment is one YAML file is one `Experiment`: validated in full before anything starts.
 
-Every field says its unit and its bounds. What decides results is in `model`, `corpus`, `activations`, `sae`,
-`recipe`, `distill`, `transfer` and `sweep`; where and how it runs is in `resources`, `tracking` and `output`, which
-no result depends on.
+What decides results is in `model`, `corpus`, `activations`, `sae`, `recipe`, `distill`, `transfer` and `sweep`; where
+and how it runs is in `resources`, `tracking` and `output`, which no result depends on.
 """
 
 import hashlib
 import json
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
-from dmsae_ray.config.messages import allowed, apply_override, described, one_line, read_yaml
+from dmsae_ray.config.messages import describe_validation_error
 from dmsae_ray.config.secrets import refuse_secrets
+from dmsae_ray.config.sections import (
+    ActivationSettings,
+    CorpusSettings,
+    DistillSettings,
+    ModelSettings,
+    NO_FILTERS,
+    RecipeSettings,
+    ResourceSettings,
+    SAESettings,
+    Section,
+    Seed,
+    SweepSettings,
+    TrackingSettings,
+    TransferSettings,
+)
+from dmsae_ray.config.text import apply_override, described, read_yaml
 from dmsae_ray.errors import ConfigError
-
-Score = Literal["quantile", "mean", "trimmed_mean", "max", "frequency", "random"]
-Control = Literal["gaussian", "random_latents", "lowest_score", "most_frequent"]
-CoreSparsity = Literal["dense", "sparse"]
-Trouble = Literal["not_finite", "no_latent_fires", "all_dead", "spike"]
-Coverage = Annotated[float, Field(gt=0, le=1)]
-K = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-
-SAEBENCH_FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)
-"""SAEBench's Matryoshka group fractions; the last group takes what rounding leaves."""
-
-
-_Values = TypeVar("_Values", bound="tuple[Any, ...] | None")
-_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML 1.1 reads 5e8 as text and yes as true: a person means the number, and no number is meant by true."""
-        rule = allowed(cls.model_fields[info.field_name or ""])
-        numeric = "number" in rule and "text" not in rule
-        for item in value if isinstance(value, list | tuple) else (value,):
-            if numeric and isinstance(item, bool):
-                raise ValueError(f"is {json.dumps(value)}; it must be {rule}")
-        if numeric and isinstance(value, str) and _EXPONENT.fullmatch(value):
-            return float(value)
-        return value
-
-
-def _distinct(values: _Values) -> _Values:
-    """A list of which each item becomes something of its own: none twice, and at least one."""
-    if values is not None and (not values or len(set(values)) != len(values)):
-        raise ValueError(f"is {json.dumps(list(values))}; it must hold at least one value, and none twice")
-    return values
-
-
-def _whole_above_one(gpus: float) -> float:
-    """Ray gives a share of one GPU, or several whole ones."""
-    if gpus > 1 and gpus != int(gpus):
-        raise ValueError(f"is {gpus:g}; it must be at most 1, or a whole number of GPUs")
-    return gpus
-
-
-class LanguageModel(_Section):
-    """The language model and the place where its residual stream is read."""
-
-    name: str = Field("google/gemma-2-2b", description="'tiny' (embedded), a Hugging Face Hub id, or a local folder")
-    revision: str | None = Field(None, description="Hub revision (commit or tag); pin it for results that last")
-    layer: int = Field(12, ge=0, description="read the residual stream after this block, counted from 0")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("bfloat16", description="dtype the model runs in")
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = Field(
-        "auto", description="attention implementation; 'auto' keeps soft-capping right (eager for Gemma 2)"
-    )
-
-
-class Corpus(_Section):
-    """The text, how it is cut into contexts, and how many tokens of it are used for what."""
-
-    source: Literal["stdlib", "huggingface", "parquet", "jsonl", "text"] = Field(
-        "huggingface", description="'stdlib' is the text every Python carries; others read `path`"
-    )
-    path: str | None = Field(
-        "monology/pile-uncopyrighted",
-        description="Hub id of a dataset, or a file or folder: local, s3://, gs://, hf://",
-    )
-    subset: str | None = Field(None, description="configuration name of a Hub dataset")
-    split: str = Field("train", description="split of a Hub dataset")
-    revision: str | None = Field(None, description="Hub revision of the dataset")
-    text_field: str = Field("text", description="column or key that holds the text")
-    context: int = Field(1024, ge=8, le=131_072, description="tokens in a context, BOS included")
-    tokens: int = Field(500_000_000, ge=64, description="tokens whose activations are harvested for training")
-    attribution_tokens: int = Field(1_000_000, ge=16, description="held-out tokens for the (x, gradient) pairs")
-    eval_tokens: int = Field(262_144, ge=16, description="held-out tokens for FVU and loss recovered")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _stdlib_has_no_path(cls, data: Any) -> Any:
-        """One way to say it: a path beside 'stdlib' would be read by nobody."""
-        if isinstance(data, dict) and data.get("source") == "stdlib":
-            if data.get("path") is not None:
-                raise ValueError(f"corpus.path is {json.dumps(data['path'], default=str)}; source 'stdlib' reads none")
-            return {**data, "path": None}
-        return data
-
-    @model_validator(mode="after")
-    def _source_has_path(self) -> "Corpus":
-        if self.source != "stdlib" and not self.path:
-            raise ValueError(f"corpus.path is empty; source '{self.source}' needs a dataset id, file or folder")
-        return self
-
-
-_NO_FILTERS = {"drop_bos": False, "drop_special": False, "max_norm_multiple": None}
-
-
-class Activations(_Section):
-    """How activations are filtered and kept."""
-
-    mode: Literal["store", "stream"] = Field(
-        "store",
-        description="'store': the model runs once, shards on disk serve all trials of all sweeps; 'stream': training "
-        "rows are kept nowhere, each training has model actors of its own; the batches are the same",
-    )
-    dtype: Literal["bfloat16", "float16", "float32", "int8"] = Field(
-        "bfloat16",
-        description="dtype of stored activations; 'int8' (a scale a token) is for training rows, others are bfloat16",
-    )
-    shard_tokens: int = Field(262_144, ge=64, description="tokens of a shard, before filters")
-    shuffle_shards: int = Field(16, ge=1, description="rows are shuffled within windows of this many shards")
-    norm_tokens: int = Field(
-        1_000_000, ge=16, description="first training tokens, rounded up to shards, behind the norm factor"
-    )
-    drop_bos: bool = Field(True, description="leave out BOS positions")
-    drop_special: bool = Field(
-        False, description="leave out the tokenizer's other special tokens, as the EOS between two documents"
-    )
-    max_norm_multiple: float | None = Field(
-        10.0, gt=1, description="leave out tokens with a norm above this multiple of the median (attention sinks)"
-    )
-
-
-class SAE(_Section):
-    """The dictionary."""
-
-    n_latents: int = Field(65_536, ge=2, description="all latents, core included")
-    group_sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
-        None, description="Matryoshka groups, adding up to n_latents; the last gives up the core. Default: SAEBench's"
-    )
-    k: K = Field(80, description="target L0 of the baseline (Eq. 4 scales it to the non-core latents)")
-    core_sparsity: CoreSparsity = Field("dense", description="is the core exempt from BatchTopK (Eq. 3) or not")
-    core_decoder_init: Literal["random", "tied"] = Field("random", description="first decoder rows of the core")
-
-    @property
-    def groups(self) -> tuple[int, ...]:
-        """Group sizes, adding up to `n_latents`."""
-        if self.group_sizes is not None:
-            return self.group_sizes
-        head = [int(fraction * self.n_latents) for fraction in SAEBENCH_FRACTIONS[:-1]]
-        return (*head, self.n_latents - sum(head))
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> "SAE":
-        if self.group_sizes is not None and sum(self.group_sizes) != self.n_latents:
-            raise ValueError(
-                f"sae.group_sizes {list(self.group_sizes)} add up to {sum(self.group_sizes)}; "
-                f"they must add up to sae.n_latents = {self.n_latents}"
-            )
-        if min(self.groups) < 1:
-            raise ValueError(
-                f"sae.n_latents is {self.n_latents}; SAEBench's groups need at least 32, or give group_sizes"
-            )
-        return self
-
-
-class Recipe(_Section):
-    """How one SAE is trained. The defaults are SAEBench's Matryoshka recipe."""
-
-    name: Literal["default", "saebench"] = Field(
-        "default", description="'saebench' also trains on BOS and high-norm tokens, as SAEBench did"
-    )
-    tokens: int = Field(500_000_000, ge=1, description="training tokens of one cycle")
-    batch_size: int = Field(2048, ge=1, description="tokens of one step, over all workers")
-    lr: float = Field(3e-4, gt=0, le=1, description="peak learning rate of Adam")
-    warmup_steps: int = Field(1000, ge=0, description="linear warm-up")
-    decay_start: float = Field(0.8, gt=0, le=1, description="share of the steps after which lr falls to 0, linearly")
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        (0.9, 0.999), description="Adam's decay rates"
-    )
-    clip_norm: float = Field(1.0, gt=0, description="global gradient norm")
-    auxk_alpha: float = Field(1 / 32, ge=0, description="weight of the AuxK loss on dead latents")
-    k_aux: int | None = Field(None, ge=1, description="dead latents used by AuxK; default d_model // 2")
-    dead_after_tokens: int = Field(10_000_000, ge=1, description="a latent silent for so many tokens is dead")
-    threshold_beta: float = Field(0.999, ge=0, lt=1, description="decay of the running inference threshold")
-    threshold_start_step: int = Field(1000, ge=0, description="the threshold is estimated after this step")
-    group_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
-        None, description="weights of the prefixes' losses; default: 1 / groups each"
-    )
-    stop_on: tuple[Trouble, ...] = Field(
-        ("not_finite", "no_latent_fires", "all_dead"),
-        description="troubles that end a training; others are reported only",
-    )
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of one cycle."""
-        return self.tokens // self.batch_size
-
-    @model_validator(mode="after")
-    def _has_steps(self) -> "Recipe":
-        if self.steps < 2:
-            raise ValueError(f"recipe.tokens is {self.tokens}; at least two batches of {self.batch_size} are needed")
-        if self.threshold_start_step > self.steps - 2:
-            raise ValueError(
-                f"recipe.threshold_start_step is {self.threshold_start_step}; with {self.steps} steps a cycle "
-                f"it must be at most {self.steps - 2}, or no inference threshold is ever estimated"
-            )
-        if self.warmup_steps >= self.steps:
-            raise ValueError(
-                f"recipe.warmup_steps is {self.warmup_steps}; it must be below the {self.steps} steps of a cycle"
-            )
-        if self.warmup_steps > int(self.decay_start * self.steps):
-            raise ValueError(
-                f"recipe.decay_start is {self.decay_start:g}; lr would fall from step "
-                f"{int(self.decay_start * self.steps)} of {self.steps}, while it still warms up ({self.warmup_steps})"
-            )
-        return self
-
-
-class Distill(_Section):
-    """The train-and-select cycles (Algorithm 1) and the selection (Algorithm 2)."""
-
-    cycles: int = Field(4, ge=1, le=100, description="cycles with a core, after cycle 0")
-    coverage: Coverage = Field(0.9, description="share of the attribution that the core must explain (tau, Eq. 7)")
-    score: Score = Field("quantile", description="how |gradient x activation| of the tokens becomes one score (Eq. 6)")
-    quantile: float = Field(0.99, ge=0, le=1, description="q of score 'quantile'; above it, 'trimmed_mean' leaves out")
-    pool_groups: int = Field(1, ge=1, description="candidate pool: core and this many Matryoshka groups")
-    min_cycles: int | None = Field(
-        None, ge=1, description="distilled core: selected in the last so many cycles; default all"
-    )
-    initial_sae: str | None = Field(None, description="folder of a trained Matryoshka SAE that serves as cycle 0")
-    controls: tuple[Control, ...] = Field(
-        ("gaussian",), description="norm-matched cores trained in place of the core in the last cycle"
-    )
-
-    @field_validator("controls")
-    @classmethod
-    def _none_twice(cls, controls: tuple[Control, ...]) -> tuple[Control, ...]:
-        return _distinct(controls) if controls else controls
-
-    @model_validator(mode="after")
-    def _selects(self) -> "Distill":
-        if self.score == "trimmed_mean" and self.quantile <= 0.5:
-            raise ValueError(
-                f"distill.quantile is {self.quantile:g}; score 'trimmed_mean' needs a quantile in (0.5, 1]"
-            )
-        if self.min_cycles is not None and self.min_cycles > self.cycles + 1:
-            raise ValueError(
-                f"distill.min_cycles is {self.min_cycles}; it must be from 1 to {self.cycles + 1}, "
-                "the selections that there are (cycle 0 included)"
-            )
-        return self
-
-
-class Transfer(_Section):
-    """Train around one fixed core (Algorithm 3) instead of running cycles."""
-
-    core: str | None = Field(None, description="core file (safetensors); `--core` on the command line sets it")
-    arms: tuple[Literal["distilled", "gaussian", "baseline"], ...] = Field(
-        ("distilled", "gaussian", "baseline"), description="the core, norm-matched random rows, no core at all"
-    )
-    core_sparsity: tuple[CoreSparsity, ...] = Field(("dense", "sparse"), description="which core variants to train")
-
-    _checks = field_validator("arms", "core_sparsity")(_distinct)
-
-
-class Sweep(_Section):
-    """The grid: every k with every coverage with every seed is one trial."""
-
-    k: tuple[K, ...] | None = Field(None, description="default: only sae.k")
-    coverage: tuple[Coverage, ...] | None = Field(None, description="default: only distill.coverage")
-    seeds: tuple[Seed, ...] = Field((0,), description="seeds of initialisation; each is a replica of every setting")
-    data_seed: Seed = Field(0, description="seed of the order of the training data")
-    data_per_seed: bool = Field(False, description="give every replica its own data order as well")
-
-    _checks = field_validator("k", "coverage", "seeds")(_distinct)
-
-
-class Resources(_Section):
-    """What the experiment asks of the cluster. No result depends on it."""
-
-    workers_per_trial: int = Field(1, ge=1, description="Train workers that share one SAE training")
-    cpus_per_worker: float = Field(1, gt=0, description="CPUs of a Train worker")
-    gpus_per_worker: float = Field(0, ge=0, description="GPUs of a Train worker")
-    max_concurrent_trials: int | None = Field(None, ge=1, description="default: as many as fit the cluster")
-    model_actors_min: int = Field(1, ge=1, description="language-model actors at least")
-    model_actors_max: int = Field(1, ge=1, description="language-model actors at most; Ray Data scales between")
-    cpus_per_model_actor: float = Field(1, gt=0, description="CPUs of a language-model actor")
-    gpus_per_model_actor: float = Field(0, ge=0, description="GPUs of a language-model actor; fractions share a GPU")
-    model_batch_tokens: int = Field(4096, ge=8, description="tokens of one forward pass of a model actor")
-    max_failures: int = Field(3, ge=0, description="times a trial is taken up again after a worker failed or was lost")
-    checkpoint_every_tokens: int = Field(50_000_000, ge=1, description="training tokens between two checkpoints")
-
-    _checks = field_validator("gpus_per_worker", "gpus_per_model_actor")(_whole_above_one)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "Resources":
-        if self.model_actors_max < self.model_actors_min:
-            raise ValueError(
-                f"resources.model_actors_max is {self.model_actors_max}; "
-                f"it must be at least model_actors_min = {self.model_actors_min}"
-            )
-        return self
-
-
-class Tracking(_Section):
-    """Where MLflow records go."""
-
-    uri: str | None = Field(None, description="MLflow server; default MLFLOW_TRACKING_URI, else a file in `output`")
-    experiment: str | None = Field(None, description="MLflow experiment; default: the experiment's name")
-    window_steps: int | None = Field(None, ge=1, description="steps between two points of a curve; default: steps / 50")
-
 
 _SECTIONS = (
     "model",
@@ -345,7 +46,7 @@ _SECTIONS = (
 )
 
 
-class Experiment(_Section):
+class Experiment(Section):
     """One experiment, whole."""
 
     name: str = Field(
@@ -357,16 +58,18 @@ class Experiment(_Section):
         "dmsae-runs", min_length=1, description="folder (local or shared) of stores, cycles, sweeps, the MLflow file"
     )
     seed: Seed = Field(0, description="seed of `dmsae distill`, which runs a single setting")
-    model: LanguageModel = LanguageModel()
-    corpus: Corpus = Corpus()
-    activations: Activations = Activations()
-    sae: SAE = SAE()
-    recipe: Recipe = Recipe()
-    distill: Distill = Distill()
-    transfer: Transfer | None = Field(None, description="present: train around a fixed core instead of running cycles")
-    sweep: Sweep = Sweep()
-    resources: Resources = Resources()
-    tracking: Tracking = Tracking()
+    model: ModelSettings = ModelSettings()
+    corpus: CorpusSettings = CorpusSettings()
+    activations: ActivationSettings = ActivationSettings()
+    sae: SAESettings = SAESettings()
+    recipe: RecipeSettings = RecipeSettings()
+    distill: DistillSettings = DistillSettings()
+    transfer: TransferSettings | None = Field(
+        None, description="present: train around a fixed core instead of running cycles"
+    )
+    sweep: SweepSettings = SweepSettings()
+    resources: ResourceSettings = ResourceSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
     @model_validator(mode="before")
     @classmethod
@@ -382,10 +85,10 @@ class Experiment(_Section):
         if isinstance(recipe, dict) and recipe.get("name") == "saebench":
             filters = data.get("activations") or {}
             if isinstance(filters, dict):
-                for name, value in _NO_FILTERS.items():
+                for name, value in NO_FILTERS.items():
                     if filters.get(name, value) != value:
                         raise ValueError(f"recipe 'saebench' trains on all tokens; leave out activations.{name}")
-                data["activations"] = {**filters, **_NO_FILTERS}
+                data["activations"] = {**filters, **NO_FILTERS}
         return data
 
     @model_validator(mode="after")
@@ -489,4 +192,4 @@ def parse_experiment(tree: dict[str, Any]) -> Experiment:
     try:
         return Experiment.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(one_line(error, Experiment)) from None
+        raise ConfigError(describe_validation_error(error, Experiment)) from None

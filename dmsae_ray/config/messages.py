@@ -1,108 +1,16 @@
-"""The text side of a config: YAML in, `--set` overrides, and one line that says what is wrong. Knows no setting."""
+"""What a person is told of a setting that is wrong: its place, its value, all that is allowed, the nearest name."""
 
 import difflib
 import json
 import types
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from dmsae_ray.config.secrets import redacted
-from dmsae_ray.errors import ConfigError
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML without the silent loss of a section that is written twice."""
-
-
-def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if isinstance(key, str) and key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice", key_node.start_mark)
-        seen.add(key if isinstance(key, str) else id(key_node))
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-
-
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
-
-    Raises:
-        ConfigError: the file cannot be read, is not YAML, or holds something else.
-    """
-    try:
-        tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
-    except OSError as error:
-        raise ConfigError(f"config file '{path}' cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise ConfigError(f"config file '{path}' is not YAML: {_where(error)}") from None
-    except RecursionError:
-        raise ConfigError(f"config file '{path}' is nested too deeply; sections hold values, one level deep") from None
-    if not isinstance(tree, dict):
-        found = "nothing" if tree is None else type(tree).__name__
-        raise ConfigError(f"config file '{path}' holds {found}; it must be a mapping with 'name' and sections")
-    return tree
-
-
-def _where(error: Exception) -> str:
-    """What is wrong in which line, without quoting the file."""
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-    place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
-    return " ".join(f"{problem}{place}".split()) if problem else redacted(" ".join(str(error).split()))
-
-
-def apply_override(tree: dict[str, Any], text: str) -> None:
-    """Set one value of a mapping in place, from `dotted.path=value` with the value in YAML.
-
-    Raises:
-        ConfigError: `text` is not of that form, or goes through a value as if it were a section.
-    """
-    path, equals, value = text.partition("=")
-    text = redacted(text)
-    keys = path.strip().split(".")
-    if not equals or not all(keys):
-        raise ConfigError(f"--set '{text}' is not of the form path=value, as in --set sweep.seeds=[0,1,2]")
-    try:
-        parsed = yaml.load(value, Loader=_Loader)
-    except (yaml.YAMLError, ValueError):
-        raise ConfigError(f"--set '{text}': the value is not YAML") from None
-    node = tree
-    for key in keys[:-1]:
-        child = node.get(key)
-        if isinstance(child, str) and key == "recipe":
-            child = {"name": child}
-        if child is not None and not isinstance(child, dict):
-            raise ConfigError(f"--set '{text}': '{key}' is a value, not a section")
-        node[key] = child = dict(child or {})
-        node = child
-    node[keys[-1]] = parsed
-
-
-def described(model: BaseModel, indent: str = "") -> str:
-    """A tree of settings as YAML, one a line, each with its description as a comment."""
-    lines = []
-    for name, field in type(model).model_fields.items():
-        value = getattr(model, name)
-        if isinstance(value, BaseModel):
-            about = " ".join((value.__doc__ or "").split("\n\n")[0].split())
-            lines += [f"{indent}{name}:  # {about}", described(value, indent + "  ").rstrip("\n")]
-            continue
-        plain = model.model_dump(mode="json", include={name})[name]
-        text = yaml.safe_dump(plain, default_flow_style=True, width=10**6).removesuffix("...\n").strip()
-        lines.append(f"{indent}{name}: {text}" + (f"  # {field.description}" if field.description else ""))
-    return "\n".join(lines) + "\n"
-
-
-def one_line(error: ValidationError, root: type[BaseModel]) -> str:
+def describe_validation_error(error: ValidationError, root: type[BaseModel]) -> str:
     """The first thing that is wrong: its place in `root`, its value, and all that is allowed there."""
     problems = error.errors()
     first = problems[0]

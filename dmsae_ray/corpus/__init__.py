@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from dmsae_ray.corpus.contexts import Packer as Packer
     from dmsae_ray.corpus.contexts import join as join
     from dmsae_ray.corpus.contexts import loss_mask as loss_mask
-    from dmsae_ray.corpus.reading import SUFFIXES as SUFFIXES
+    from dmsae_ray.corpus.formats import SUFFIXES as SUFFIXES
     from dmsae_ray.corpus.reading import check_corpus as check_corpus
-    from dmsae_ray.corpus.reading import documents as documents
     from dmsae_ray.corpus.reading import list_units as list_units
+    from dmsae_ray.corpus.reading import read_unit as read_unit
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -23,11 +23,11 @@ __getattr__, __dir__, __all__ = face(
             "join",
             "loss_mask",
         ),
+        "formats": ("SUFFIXES",),
         "reading": (
-            "SUFFIXES",
             "check_corpus",
-            "documents",
             "list_units",
+            "read_unit",
         ),
     },
 )

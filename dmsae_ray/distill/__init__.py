@@ -13,25 +13,28 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.core import empty_core as empty_core
     from dmsae_ray.distill.core import load_core as load_core
     from dmsae_ray.distill.core import save_core as save_core
+    from dmsae_ray.distill.core_transfer import TransferResult as TransferResult
+    from dmsae_ray.distill.core_transfer import transfer as transfer
+    from dmsae_ray.distill.cost import scoring_flops as scoring_flops
+    from dmsae_ray.distill.cost import training_flops as training_flops
     from dmsae_ray.distill.cycle_runner import CycleCheckpoint as CycleCheckpoint
+    from dmsae_ray.distill.cycle_runner import CycleRunner as CycleRunner
     from dmsae_ray.distill.cycle_settings import CycleSettings as CycleSettings
     from dmsae_ray.distill.cycle_settings import DataSource as DataSource
     from dmsae_ray.distill.cycle_settings import cycle_key as cycle_key
     from dmsae_ray.distill.cycle_store import CycleStore as CycleStore
     from dmsae_ray.distill.cycle_store import DirectoryCycleStore as DirectoryCycleStore
     from dmsae_ray.distill.cycles import run_cycles as run_cycles
-    from dmsae_ray.distill.history import History as History
     from dmsae_ray.distill.lineage import LineageId as LineageId
     from dmsae_ray.distill.matching import pw_mcc as pw_mcc
-    from dmsae_ray.distill.outcome import CycleOutcome as CycleOutcome
-    from dmsae_ray.distill.outcome import Health as Health
     from dmsae_ray.distill.reports import DISTILLED as DISTILLED
-    from dmsae_ray.distill.reports import CycleRecord as CycleRecord
-    from dmsae_ray.distill.reports import WindowRecord as WindowRecord
+    from dmsae_ray.distill.reports import CycleReport as CycleReport
+    from dmsae_ray.distill.reports import WindowReport as WindowReport
+    from dmsae_ray.distill.result import DistillationResult as DistillationResult
     from dmsae_ray.distill.seeds import derive_seed as derive_seed
     from dmsae_ray.distill.selection import select_core as select_core
-    from dmsae_ray.distill.transfer import Transfer as Transfer
-    from dmsae_ray.distill.transfer import transfer as transfer
+    from dmsae_ray.distill.trained_cycle import Health as Health
+    from dmsae_ray.distill.trained_cycle import TrainedCycle as TrainedCycle
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -48,7 +51,18 @@ __getattr__, __dir__, __all__ = face(
             "load_core",
             "save_core",
         ),
-        "cycle_runner": ("CycleCheckpoint",),
+        "core_transfer": (
+            "TransferResult",
+            "transfer",
+        ),
+        "cost": (
+            "scoring_flops",
+            "training_flops",
+        ),
+        "cycle_runner": (
+            "CycleCheckpoint",
+            "CycleRunner",
+        ),
         "cycle_settings": (
             "CycleSettings",
             "DataSource",
@@ -59,23 +73,19 @@ __getattr__, __dir__, __all__ = face(
             "DirectoryCycleStore",
         ),
         "cycles": ("run_cycles",),
-        "history": ("History",),
         "lineage": ("LineageId",),
         "matching": ("pw_mcc",),
-        "outcome": (
-            "CycleOutcome",
-            "Health",
-        ),
         "reports": (
             "DISTILLED",
-            "CycleRecord",
-            "WindowRecord",
+            "CycleReport",
+            "WindowReport",
         ),
+        "result": ("DistillationResult",),
         "seeds": ("derive_seed",),
         "selection": ("select_core",),
-        "transfer": (
-            "Transfer",
-            "transfer",
+        "trained_cycle": (
+            "Health",
+            "TrainedCycle",
         ),
     },
 )

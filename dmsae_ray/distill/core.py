@@ -12,7 +12,8 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from dmsae_ray.distill.lineage import Lineage, LineageId, persistent
-from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.errors import ConfigError, DataError, one_line
+from dmsae_ray.files import replacing
 
 FORMAT = "dmsae-core-1"
 
@@ -83,11 +84,9 @@ def distilled_core(cores: list[Core], min_cycles: int | None = None) -> Core:
 def save_core(core: Core, path: str | os.PathLike[str]) -> None:
     """Writes `core` to a safetensors file, atomically; lineage and provenance are JSON in its header."""
     path = Path(path)
-    data = core.to_bytes()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(core.to_bytes())
 
 
 def load_core(path: str | os.PathLike[str], d_model: int | None = None) -> Core:
@@ -104,8 +103,7 @@ def load_core(path: str | os.PathLike[str], d_model: int | None = None) -> Core:
         lineage = tuple(LineageId(*map(int, i)) for i in json.loads(header["lineage"]))
         provenance = json.loads(header["provenance"])
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"core: {path} is truncated or not a core file ({reason})") from None
+        raise DataError(f"core: {path} is truncated or not a core file ({one_line(error)})") from None
     if d_model is not None and rows.ndim == 2 and rows.shape[1] != d_model:
         raise DataError(f"core: {path} has rows of width {rows.shape[1]}, the model needs {d_model}")
     if not torch.isfinite(rows).all():

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from dmsae_ray.distill.attribution import attribution_scores, firing_frequency
 from dmsae_ray.distill.core import Core
+from dmsae_ray.distill.cost import scoring_flops, training_flops
 from dmsae_ray.distill.cycle_settings import CycleSettings, DataSource, cycle_key, given_key
 from dmsae_ray.distill.cycle_store import CycleStore
-from dmsae_ray.distill.outcome import CycleOutcome, Health, health_of
 from dmsae_ray.distill.ranks import Ranks
-from dmsae_ray.distill.reports import WindowRecord
+from dmsae_ray.distill.reports import WindowReport
 from dmsae_ray.distill.seeds import derive_seed
-from dmsae_ray.distill.training import Trained, TrainingHooks, TrainingJob, train_sae, training_flops
+from dmsae_ray.distill.trained_cycle import Health, TrainedCycle, health_of
+from dmsae_ray.distill.training import TrainingHooks, TrainingJob, TrainingResult, train_sae
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.sae import MatryoshkaSAE
 
@@ -45,104 +46,133 @@ class CycleCheckpoint:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A cycle's result; `outcome` is None on all ranks but the first."""
+class CycleRun:
+    """A cycle's result; `trained` is None on all ranks but the first."""
 
     key: str
     seed: int
     cached: bool
-    outcome: CycleOutcome | None
+    trained: TrainedCycle | None
 
 
-@dataclass(frozen=True)
-class Runner:
-    """Trains, scores, evaluates and stores single cycles. All ranks call its methods in the same order."""
+class CycleRunner:
+    """Trains, scores, evaluates and stores single cycles: all that `run_cycles` and `transfer` have in common.
 
-    settings: CycleSettings
-    source: DataSource
-    ranks: Ranks
-    device: torch.device
-    process_group: dist.ProcessGroup | None = None
-    store: CycleStore | None = None
-    evaluate: Evaluate | None = None
-    scorer: Scorer | None = None
-    window_steps: int = 100
-    on_window: Callable[[WindowRecord], None] | None = None
-    checkpoint_every_steps: int | None = None
-    save_checkpoint: Callable[[CycleCheckpoint], None] | None = None
-    resume: CycleCheckpoint | None = None
+    All ranks make one with the same arguments and call its methods in the same order. The first rank loads, scores,
+    evaluates and stores; `on_window` and `save_checkpoint` are called on every rank at the same points, so that a
+    barrier inside them is possible and only one need write.
 
-    def __post_init__(self) -> None:
-        self.settings.check_scoring(has_scorer=self.scorer is not None)
-        for name in ("window_steps", "checkpoint_every_steps"):
-            value = getattr(self, name)
+    Args:
+        settings: what determines a cycle, apart from core, seed and data.
+        source: where activations and the attribution set come from.
+        store: where finished cycles go to and come from; None: nothing is kept.
+        evaluate: held-out metrics of an SAE.
+        scorer: scores of an SAE, in place of the one that `settings` names.
+        on_window: told of the training curve, every `window_steps` steps.
+        window_steps: steps of a window.
+        save_checkpoint: given a checkpoint every `checkpoint_every_steps` steps; None: none are made.
+        checkpoint_every_steps: steps between two checkpoints.
+        resume: the last checkpoint of an earlier run. Its cycle goes on bit for bit; cycles before it come from the
+            store or, without one, are trained again to the same result.
+        process_group: the ranks that share a training; None: this process alone.
+        device: where the SAE is trained.
+
+    Raises:
+        ConfigError: a setting cannot work; names it.
+    """
+
+    def __init__(
+        self,
+        settings: CycleSettings,
+        source: DataSource,
+        *,
+        store: CycleStore | None = None,
+        evaluate: Evaluate | None = None,
+        scorer: Scorer | None = None,
+        on_window: Callable[[WindowReport], None] | None = None,
+        window_steps: int = 100,
+        save_checkpoint: Callable[[CycleCheckpoint], None] | None = None,
+        checkpoint_every_steps: int | None = None,
+        resume: CycleCheckpoint | None = None,
+        process_group: dist.ProcessGroup | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        settings.check_scoring(has_scorer=scorer is not None)
+        for name, value in (("window_steps", window_steps), ("checkpoint_every_steps", checkpoint_every_steps)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: {value!r} must be at least 1")
+        self.settings, self.source = settings, source
+        self.store, self.evaluate, self.scorer = store, evaluate, scorer
+        self.on_window, self.window_steps = on_window, window_steps
+        self.save_checkpoint, self.checkpoint_every_steps = save_checkpoint, checkpoint_every_steps
+        self.resume, self.process_group = resume, process_group
+        self.device = torch.device(device)
+        self.ranks = Ranks(process_group, self.device)
 
-    def cycle(self, cycle: int, arm: str, core: Core, seed: int, start_step: int) -> Found:
-        """The outcome of training around `core` from `start_step` of the feed, trained only if it is not stored."""
+    def cycle(self, cycle: int, arm: str, core: Core, seed: int, start_step: int) -> CycleRun:
+        """The result of training around `core` from `start_step` of the feed, trained only if it is not stored."""
         key = cycle_key(self.settings, self.source.fingerprint, core.rows, seed, start_step)
         stored = self._stored(key)
         if stored.cached:
             return self._tell(stored, cycle, arm, seed)
-        with ExitStack() as claims:
+        with ExitStack() as lease:
             store = self.store
             if store is not None:
-                self.ranks.wait_for(lambda: claims.enter_context(store.claim(key)))
+                self.ranks.wait_for(lambda: lease.enter_context(store.lease(key)))
                 stored = self._stored(key)
                 if stored.cached:
                     return self._tell(stored, cycle, arm, seed)
-            outcome = self._train(cycle, arm, core, seed, start_step, key)
-        return Found(key, seed, False, outcome)
+            trained = self._train(cycle, arm, core, seed, start_step, key)
+        return CycleRun(key, seed, False, trained)
 
-    def given(self, sae: MatryoshkaSAE) -> Found:
+    def given(self, sae: MatryoshkaSAE) -> CycleRun:
         """Cycle 0 when its SAE is given: scored and evaluated, not trained."""
         key = self.ranks.share(lambda: given_key(self.source.fingerprint, sae))
         stored = self._stored(key)
         if stored.cached:
             return stored
-        outcome = self._conclude(key, lambda: self._measured(Trained(sae.to(self.device), [], 0, 0.0), ()))
-        return Found(key, 0, False, outcome)
+        trained = self._finish(key, lambda: self._measured(TrainingResult(sae.to(self.device), [], 0, 0.0), ()))
+        return CycleRun(key, 0, False, trained)
 
     @cached_property
     def _attribution_set(self) -> tuple[Tensor, Tensor]:
         return self.source.attribution()
 
-    def _stored(self, key: str) -> Found:
-        """The stored outcome, scored and evaluated anew where this run asks for what it lacks."""
+    def _stored(self, key: str) -> CycleRun:
+        """The stored cycle, scored and evaluated anew where this run asks for what it lacks."""
         if self.store is None:
-            return Found(key, 0, False, None)
+            return CycleRun(key, 0, False, None)
         store = self.store
 
-        def look() -> CycleOutcome | None:
-            outcome = store.load(key)
-            return None if outcome is None else self._completed(key, outcome)
+        def look() -> TrainedCycle | None:
+            trained = store.load(key)
+            return None if trained is None else self._completed(key, trained)
 
-        outcome = self.ranks.wait_for(look)
-        return Found(key, 0, self.ranks.share(lambda: outcome is not None), outcome)
+        trained = self.ranks.wait_for(look)
+        return CycleRun(key, 0, self.ranks.share(lambda: trained is not None), trained)
 
-    def _completed(self, key: str, outcome: CycleOutcome) -> CycleOutcome:
-        outcome.sae.to(self.device)
-        if outcome.health.collapsed is None and outcome.scoring != self.settings.scoring():
-            scores, _ = self._scored(outcome.sae, outcome.health)
-            outcome = replace(outcome, scores=scores, scoring=self.settings.scoring())
-        if self.evaluate is not None and not outcome.evaluated:
-            metrics = {**outcome.metrics, **self.evaluate(outcome.sae)}
-            outcome = replace(outcome, metrics=metrics, evaluated=True)
+    def _completed(self, key: str, trained: TrainedCycle) -> TrainedCycle:
+        trained.sae.to(self.device)
+        if trained.health.collapsed is None and trained.scoring != self.settings.scoring():
+            scores, _ = self._scored(trained.sae, trained.health)
+            trained = replace(trained, scores=scores, scoring=self.settings.scoring())
+        if self.evaluate is not None and not trained.evaluated:
+            metrics = {**trained.metrics, **self.evaluate(trained.sae)}
+            trained = replace(trained, metrics=metrics, evaluated=True)
             if self.store is not None:
-                self.store.save(key, outcome)
-        return outcome
+                self.store.save(key, trained)
+        return trained
 
-    def _tell(self, found: Found, cycle: int, arm: str, seed: int) -> Found:
+    def _tell(self, found: CycleRun, cycle: int, arm: str, seed: int) -> CycleRun:
         """Tells a stored cycle's training curve again, on every rank."""
-        outcome = found.outcome
-        windows = self.ranks.share(lambda: outcome.windows if outcome is not None else ())
+        trained = found.trained
+        windows = self.ranks.share(lambda: trained.windows if trained is not None else ())
         if self.on_window is not None:
             for window in windows:
                 self.on_window(replace(window, cycle=cycle, arm=arm, cached=True))
         return replace(found, seed=seed)
 
-    def _train(self, cycle: int, arm: str, core: Core, seed: int, start_step: int, key: str) -> CycleOutcome | None:
+    def _train(self, cycle: int, arm: str, core: Core, seed: int, start_step: int, key: str) -> TrainedCycle | None:
         settings, resume = self.settings, self.resume
         state = None
         if resume is not None and (resume.cycle, resume.arm) == (cycle, arm):
@@ -150,8 +180,8 @@ class Runner:
                 raise ConfigError(f"resume: the checkpoint of cycle {cycle} ({arm}) belongs to other settings or data")
             state = resume.trainer_state
 
-        def window(step: int, stats: dict[str, float]) -> WindowRecord:
-            return WindowRecord(cycle, arm, step, (start_step + step) * settings.batch_size, stats)
+        def window(step: int, stats: dict[str, float]) -> WindowReport:
+            return WindowReport(cycle, arm, step, (start_step + step) * settings.batch_size, stats)
 
         def on_window(step: int, stats: dict[str, float]) -> None:
             if self.on_window is not None:
@@ -168,29 +198,29 @@ class Runner:
             on_checkpoint,
         )
         job = TrainingJob(core.rows, seed, start_step, f"cycle {cycle}, {arm}")
-        trained = train_sae(
+        training = train_sae(
             settings, self.source, job, hooks, state=state, process_group=self.process_group, device=self.device
         )
-        windows = tuple(window(step, stats) for step, stats in trained.windows)
-        return self._conclude(key, lambda: self._measured(trained, windows))
+        windows = tuple(window(step, stats) for step, stats in training.windows)
+        return self._finish(key, lambda: self._measured(training, windows))
 
-    def _conclude(self, key: str, measure: Callable[[], CycleOutcome]) -> CycleOutcome | None:
+    def _finish(self, key: str, measure: Callable[[], TrainedCycle]) -> TrainedCycle | None:
         """Measures and stores on the first rank; the others wait, and fail if it fails."""
 
-        def conclude() -> CycleOutcome:
-            outcome = measure()
+        def select_next_core() -> TrainedCycle:
+            trained = measure()
             if self.store is not None:
-                self.store.save(key, outcome)
-            return outcome
+                self.store.save(key, trained)
+            return trained
 
-        return self.ranks.wait_for(conclude)
+        return self.ranks.wait_for(select_next_core)
 
-    def _measured(self, trained: Trained, windows: tuple[WindowRecord, ...]) -> CycleOutcome:
-        began, health = time.monotonic(), health_of(trained)
-        sae, tokens = trained.sae, trained.steps * self.settings.batch_size
+    def _measured(self, training: TrainingResult, windows: tuple[WindowReport, ...]) -> TrainedCycle:
+        began, health = time.monotonic(), health_of(training)
+        sae, tokens = training.sae, training.steps * self.settings.batch_size
         scores, frequency = self._scored(sae, health)
         sampled = len(self._attribution_set[0])
-        seconds = trained.seconds + time.monotonic() - began
+        seconds = training.seconds + time.monotonic() - began
         metrics = {
             "l0": float(frequency.sum()),
             "l0_core": float(frequency[: sae.n_core].sum()),
@@ -200,8 +230,8 @@ class Runner:
         if self.evaluate is not None and health.collapsed is None:
             metrics.update(self.evaluate(sae))
         flops = training_flops(sae.d_model, sae.n_latents, tokens)
-        flops += 2.0 * sae.d_model * sampled * (sae.n_latents + 2 * len(scores))
-        return CycleOutcome(
+        flops += scoring_flops(sae.d_model, sae.n_latents, len(scores), sampled)
+        return TrainedCycle(
             sae=sae,
             scores=scores,
             frequency=frequency,

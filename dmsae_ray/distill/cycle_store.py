@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from dmsae_ray.distill.outcome import CycleOutcome, Health
-from dmsae_ray.distill.reports import WindowRecord
-from dmsae_ray.errors import DataError
+from dmsae_ray.distill.reports import WindowReport
+from dmsae_ray.distill.trained_cycle import Health, TrainedCycle
+from dmsae_ray.errors import DataError, one_line
 from dmsae_ray.sae import load_sae, save_sae
 
 ABANDONED_SECONDS = 24 * 3600.0
@@ -26,20 +26,20 @@ ABANDONED_SECONDS = 24 * 3600.0
 class CycleStore(Protocol):
     """Outcomes by key (settings.cycle_key). Only the first rank of a trial calls it."""
 
-    def load(self, key: str) -> CycleOutcome | None:
-        """The outcome of `key`, or None."""
+    def load(self, key: str) -> TrainedCycle | None:
+        """The cycle of `key`, or None."""
 
-    def save(self, key: str, outcome: CycleOutcome) -> None:
-        """Keeps `outcome`; it is either there in full or not at all."""
+    def save(self, key: str, cycle: TrainedCycle) -> None:
+        """Keeps `cycle`; it is either there in full or not at all."""
 
-    def claim(self, key: str) -> AbstractContextManager[None]:
+    def lease(self, key: str) -> AbstractContextManager[None]:
         """Held while `key` is trained; entering waits for other trials that hold it. May be entered in any thread."""
 
 
 class DirectoryCycleStore:
     """A folder a key: sae/ (sae.save_sae's format), tensors.safetensors, outcome.json. Written aside, then renamed.
 
-    Claims nothing: two trials that want the same key at the same time both train it, and the first to finish is kept.
+    Leases are not kept: two trials that want the same key at the same time both train it; the first result is kept.
     """
 
     def __init__(self, root: str | os.PathLike[str], about: dict[str, Any] | None = None) -> None:
@@ -47,50 +47,51 @@ class DirectoryCycleStore:
         self.root, self.about = Path(root), about
 
     def folder(self, key: str) -> Path:
-        """Where the outcome of `key` is, or would be."""
+        """Where the cycle of `key` is, or would be."""
         return self.root / key
 
-    def load(self, key: str) -> CycleOutcome | None:
-        """The outcome of `key`, None if it was never finished; DataError if its files are damaged."""
+    def load(self, key: str) -> TrainedCycle | None:
+        """The cycle of `key`, None if it was never finished; DataError if its files are damaged."""
         folder = self.folder(key)
         if not folder.is_dir():
             return None
         try:
             fields = json.loads((folder / "outcome.json").read_text())
             tensors = load_file(folder / "tensors.safetensors")
-            return CycleOutcome(
+            return TrainedCycle(
                 sae=load_sae(folder / "sae"),
                 scores=tensors["scores"],
                 frequency=tensors["frequency"],
                 health=Health(**fields.pop("health")),
-                windows=tuple(WindowRecord(**w) for w in fields.pop("windows")),
+                windows=tuple(WindowReport(**w) for w in fields.pop("windows")),
                 **fields,
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, DataError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"cycle: {folder} is damaged ({reason}); delete it to train the cycle again") from None
+            raise DataError(
+                f"cycle: {folder} is damaged ({one_line(error)}); delete it to train the cycle again"
+            ) from None
 
-    def save(self, key: str, outcome: CycleOutcome) -> None:
-        """Keeps `outcome` under `key`, in place of one that had not been evaluated; otherwise the first one stays."""
+    def save(self, key: str, cycle: TrainedCycle) -> None:
+        """Keeps `cycle` under `key`, in place of one that had not been evaluated; otherwise the first one stays."""
         self._sweep(key)
         aside = self.root / f".{key[:16]}-{uuid.uuid4().hex}"
         aside.mkdir(parents=True)
         try:
-            save_sae(outcome.sae, aside / "sae", self.about)
-            tensors = {"scores": outcome.scores.contiguous(), "frequency": outcome.frequency.contiguous()}
+            save_sae(cycle.sae, aside / "sae", self.about)
+            tensors = {"scores": cycle.scores.contiguous(), "frequency": cycle.frequency.contiguous()}
             save_file(tensors, aside / "tensors.safetensors")
             names = ("metrics", "tokens", "flops", "seconds", "scoring", "evaluated")
-            fields = {name: getattr(outcome, name) for name in names}
-            fields["health"] = asdict(outcome.health)
-            fields["windows"] = [asdict(w) for w in outcome.windows]
+            fields = {name: getattr(cycle, name) for name in names}
+            fields["health"] = asdict(cycle.health)
+            fields["windows"] = [asdict(w) for w in cycle.windows]
             (aside / "outcome.json").write_text(json.dumps(fields))
-            self._publish(aside, self.folder(key), evaluated=outcome.evaluated)
+            self._publish(aside, self.folder(key), evaluated=cycle.evaluated)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
     @contextmanager
-    def claim(self, key: str) -> Iterator[None]:
-        """No claim: stores that are shared by concurrent trials override this."""
+    def lease(self, key: str) -> Iterator[None]:
+        """Waits for nobody: stores that are shared by concurrent trials override this."""
         yield
 
     def _publish(self, aside: Path, final: Path, *, evaluated: bool) -> None:

@@ -2,18 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
-import torch
-import torch.distributed as dist
-
 from dmsae_ray.distill.controls import NEEDS_SAE, check_controls, gaussian_core
 from dmsae_ray.distill.core import Core, empty_core
-from dmsae_ray.distill.cycle_runner import CycleCheckpoint, Evaluate, Found, Runner, Scorer
-from dmsae_ray.distill.cycle_settings import CycleSettings, DataSource, check_width
-from dmsae_ray.distill.cycle_store import CycleStore
-from dmsae_ray.distill.history import History
-from dmsae_ray.distill.next_core import Conclusion, conclude, control_seed
-from dmsae_ray.distill.ranks import Ranks
-from dmsae_ray.distill.reports import DISTILLED, CycleRecord, WindowRecord
+from dmsae_ray.distill.cycle_runner import CycleRun, CycleRunner
+from dmsae_ray.distill.cycle_settings import check_width
+from dmsae_ray.distill.next_core import NextCore, control_seed, select_next_core
+from dmsae_ray.distill.reports import CycleReport, DISTILLED
+from dmsae_ray.distill.result import DistillationResult
 from dmsae_ray.distill.seeds import derive_seed
 from dmsae_ray.distill.selection import check_coverage
 from dmsae_ray.errors import ConfigError
@@ -21,8 +16,7 @@ from dmsae_ray.sae import MatryoshkaSAE
 
 
 def run_cycles(
-    settings: CycleSettings,
-    source: DataSource,
+    runner: CycleRunner,
     *,
     cycles: int,
     coverage: float,
@@ -31,69 +25,53 @@ def run_cycles(
     initial_sae: MatryoshkaSAE | None = None,
     initial_core: Core | None = None,
     controls: Sequence[str] = (),
-    store: CycleStore | None = None,
-    evaluate: Evaluate | None = None,
-    scorer: Scorer | None = None,
-    checkpoint_every_steps: int | None = None,
-    save_checkpoint: Callable[[CycleCheckpoint], None] | None = None,
-    resume: CycleCheckpoint | None = None,
-    on_window: Callable[[WindowRecord], None] | None = None,
-    window_steps: int = 100,
-    on_cycle: Callable[[CycleRecord], None] | None = None,
-    process_group: dist.ProcessGroup | None = None,
-    device: str | torch.device = "cpu",
-) -> History:
+    on_cycle: Callable[[CycleReport], None] | None = None,
+) -> DistillationResult:
     """The cores C_0..C_L of `cycles` = L train-and-select cycles, and the distilled core (Algorithms 1 and 2).
 
-    Cycle 0 has an empty core, or is `initial_sae` (takes raw activations; scored, not trained), or is skipped when
-    `initial_core` stands for C_0. Cycle l >= 1 trains around the frozen C_{l-1} on the feed's steps
-    l*steps..(l+1)*steps-1, from seed derive_seed(seed, "cycle", l), and C_l is selected from it. In cycle L the
-    `controls` (controls.CONTROLS) are trained too, in place of C_{L-1}, with the same seed and batches.
+    Cycle 0 has an empty core, or is `initial_sae`, or is skipped where `initial_core` stands for C_0. Cycle l >= 1
+    trains around the frozen C_{l-1} on the feed's steps l*steps..(l+1)*steps-1, from seed derive_seed(seed, "cycle", l),
+    and C_l is selected from it. In cycle L the controls are trained too, in place of C_{L-1}, with the same seed and
+    batches.
 
-    Results go to and come from `store` under settings.cycle_key, so trials that differ only in coverage share cycle 0
-    and a run that is started again goes on where it was. `resume` (the last CycleCheckpoint) goes on within a cycle,
-    bit for bit; cycles before it come from the store or, without one, are trained again to the same result.
+    Results go to and come from the runner's store under `cycle_key`, so trials that differ only in coverage share
+    cycle 0, and a run that is started again goes on where it was. With a process group every rank calls this with the
+    same arguments. A collapse ends the run and is reported by `collapsed_at` and `collapse` of the result. An interrupt
+    leaves whole files only.
 
-    With a `process_group` every rank calls this with the same arguments. The first loads, scores, evaluates and stores;
-    `on_window`, `on_cycle` and `save_checkpoint` are called on every rank at the same points, so that a barrier inside
-    them is possible and only one need write. Records of cycles found in the store are told again, `cached` = True.
+    Args:
+        runner: trains, scores and stores single cycles.
+        cycles: L, at least 1.
+        coverage: tau in (0, 1], the share of the score that a core must hold.
+        seed: of the trial.
+        min_cycles: the distilled core holds what was selected in the last so many cycles; None: in all.
+        initial_sae: takes raw activations; scored as cycle 0, not trained.
+        initial_core: stands for C_0.
+        controls: names of `controls.CONTROLS`.
+        on_cycle: told of each cycle, on every rank; of those found in the store too, with `cached` = True.
 
-    A collapse ends the run and is reported by History.collapsed_at and .collapse. ConfigError for arguments that cannot
-    work, DataError for a feed or attribution set with values that are not finite. An interrupt leaves whole files only.
+    Raises:
+        ConfigError: arguments that cannot work.
+        DataError: a feed or an attribution set with values that are not finite.
     """
     check_coverage(coverage)
     controls = tuple(controls)
     check_controls(controls)
-    _check(settings, source, cycles, min_cycles, initial_sae, initial_core, controls)
-    device = torch.device(device)
-    runner = Runner(
-        settings=settings,
-        source=source,
-        ranks=Ranks(process_group, device),
-        device=device,
-        process_group=process_group,
-        store=store,
-        evaluate=evaluate,
-        scorer=scorer,
-        window_steps=window_steps,
-        on_window=on_window,
-        checkpoint_every_steps=checkpoint_every_steps,
-        save_checkpoint=save_checkpoint,
-        resume=resume,
-    )
-    history = History(cycles=cycles, coverage=coverage, seed=seed, min_cycles=min_cycles)
-    core = empty_core(source.d_model)
+    _check(runner, cycles, min_cycles, initial_sae, initial_core, controls)
+    steps = runner.settings.steps
+    result = DistillationResult(cycles=cycles, coverage=coverage, seed=seed, min_cycles=min_cycles)
+    core = empty_core(runner.source.d_model)
     if initial_core is not None:
         core = initial_core.as_origin()
-        history.cores.append(core)
+        result.cores.append(core)
         if cycles == 1:
-            history.control_cores = {name: gaussian_core(core, control_seed(seed, name)) for name in controls}
+            result.control_cores = {name: gaussian_core(core, control_seed(seed, name)) for name in controls}
 
-    def finish(found: Found, cycle: int, arm: str, trained_with: Core) -> Conclusion:
+    def finish(run: CycleRun, cycle: int, arm: str, trained_with: Core) -> NextCore:
         wanted = controls if cycle == cycles - 1 and arm == DISTILLED else ()
-        done = conclude(runner, found, cycle, arm, trained_with, coverage=coverage, seed=seed, controls=wanted)
+        done = select_next_core(runner, run, cycle, arm, trained_with, coverage=coverage, seed=seed, controls=wanted)
         if on_cycle is not None:
-            on_cycle(done.record)
+            on_cycle(done.report)
         return done
 
     def cycle_seed(cycle: int) -> int:
@@ -101,27 +79,26 @@ def run_cycles(
 
     for cycle in range(0 if initial_core is None else 1, cycles + 1):
         if cycle == 0 and initial_sae is not None:
-            found = runner.given(initial_sae)
+            run = runner.given(initial_sae)
         else:
-            found = runner.cycle(cycle, DISTILLED, core, cycle_seed(cycle), cycle * settings.steps)
-        done = finish(found, cycle, DISTILLED, core)
+            run = runner.cycle(cycle, DISTILLED, core, cycle_seed(cycle), cycle * steps)
+        done = finish(run, cycle, DISTILLED, core)
         core = done.core
-        history.records.append(done.record)
-        history.cores.append(core)
-        history.control_cores.update(done.controls)
-        history.sae = found.outcome.sae if found.outcome is not None else None
-        if done.record.collapsed is not None:
-            history.collapsed_at, history.collapse = cycle, done.record.collapsed
-            return history
-    for name, control in history.control_cores.items():
-        found = runner.cycle(cycles, name, control, cycle_seed(cycles), cycles * settings.steps)
-        history.control_records[name] = finish(found, cycles, name, control).record
-    return history
+        result.reports.append(done.report)
+        result.cores.append(core)
+        result.control_cores.update(done.controls)
+        result.sae = run.trained.sae if run.trained is not None else None
+        if done.report.collapsed is not None:
+            result.collapsed_at, result.collapse = cycle, done.report.collapsed
+            return result
+    for name, control in result.control_cores.items():
+        run = runner.cycle(cycles, name, control, cycle_seed(cycles), cycles * steps)
+        result.control_reports[name] = finish(run, cycles, name, control).report
+    return result
 
 
 def _check(
-    settings: CycleSettings,
-    source: DataSource,
+    runner: CycleRunner,
     cycles: int,
     min_cycles: int | None,
     initial_sae: MatryoshkaSAE | None,
@@ -135,12 +112,12 @@ def _check(
     if initial_sae is not None and initial_core is not None:
         raise ConfigError("initial_sae, initial_core: both stand for cycle 0; give one")
     if initial_sae is not None:
-        check_width("initial_sae", initial_sae.d_model, source)
-        if settings.pool_groups > len(initial_sae.group_sizes):
-            groups = len(initial_sae.group_sizes)
-            raise ConfigError(f"pool_groups: {settings.pool_groups} is more than initial_sae's {groups} groups")
+        check_width("initial_sae", initial_sae.d_model, runner.source)
+        pool_groups, groups = runner.settings.pool_groups, len(initial_sae.group_sizes)
+        if pool_groups > groups:
+            raise ConfigError(f"pool_groups: {pool_groups} is more than initial_sae's {groups} groups")
     if initial_core is not None:
-        check_width("initial_core", initial_core.d_model, source)
+        check_width("initial_core", initial_core.d_model, runner.source)
         if len(initial_core) == 0:
             raise ConfigError("initial_core: is empty; leave it out to train cycle 0")
         for name in controls:

@@ -1,4 +1,4 @@
-"""From a cycle's outcome to the next core, its record, and the controls that will stand beside it."""
+"""From a trained cycle to the next core (Eq. 7, Algorithm 2), its report, and the controls that stand beside it."""
 
 from dataclasses import dataclass
 
@@ -6,19 +6,25 @@ import torch
 
 from dmsae_ray.distill.controls import NEEDS_SAE, gaussian_core, latent_core
 from dmsae_ray.distill.core import Core
-from dmsae_ray.distill.cycle_runner import Found, Runner
+from dmsae_ray.distill.cycle_runner import CycleRun, CycleRunner
 from dmsae_ray.distill.lineage import descend, overlap
-from dmsae_ray.distill.outcome import CycleOutcome
-from dmsae_ray.distill.reports import CycleRecord
+from dmsae_ray.distill.reports import CycleReport
 from dmsae_ray.distill.seeds import derive_seed
 from dmsae_ray.distill.selection import select_core
+from dmsae_ray.distill.trained_cycle import TrainedCycle
 
 
 @dataclass(frozen=True)
-class Conclusion:
-    """What every rank must know about a finished cycle."""
+class NextCore:
+    """What every rank must know about a finished cycle.
 
-    record: CycleRecord
+    Attributes:
+        report: its numbers.
+        core: C_l, selected from it; empty where it collapsed.
+        controls: control cores that stand against C_l, by name.
+    """
+
+    report: CycleReport
     core: Core
     controls: dict[str, Core]
 
@@ -28,9 +34,9 @@ def control_seed(seed: int, name: str) -> int:
     return derive_seed(seed, "control", name)
 
 
-def conclude(
-    runner: Runner,
-    found: Found,
+def select_next_core(
+    runner: CycleRunner,
+    run: CycleRun,
     cycle: int,
     arm: str,
     trained_with: Core,
@@ -38,18 +44,26 @@ def conclude(
     coverage: float,
     seed: int,
     controls: tuple[str, ...] = (),
-) -> Conclusion:
-    """Selects C_l (Eq. 7) from the outcome of cycle `cycle`, trained around `trained_with`; the same on every rank.
+) -> NextCore:
+    """Select C_l (Eq. 7) from cycle `cycle`, trained around `trained_with`; the same on every rank.
 
-    With `controls`, control cores that stand against C_l are made from the same SAE.
+    Args:
+        runner: that trained the cycle.
+        run: the trained cycle.
+        cycle: its number, l.
+        arm: 'distilled', or the control that `trained_with` is.
+        trained_with: C_{l-1}.
+        coverage: tau.
+        seed: of the trial.
+        controls: names of control cores to be made from the same SAE.
     """
 
-    def decide() -> Conclusion:
-        assert found.outcome is not None, "the first rank has the outcome"
-        outcome = found.outcome
+    def select() -> NextCore:
+        assert run.trained is not None, "the first rank has the trained cycle"
+        trained = run.trained
         selected = torch.empty(0, dtype=torch.int64)
-        if outcome.collapsed is None:
-            selected = select_core(outcome.scores, coverage)
+        if trained.collapsed is None:
+            selected = select_core(trained.scores, coverage)
         lineage = descend(trained_with.lineage, cycle, selected.tolist())
         provenance = {
             "cycle": cycle,
@@ -57,34 +71,34 @@ def conclude(
             "coverage": coverage,
             "seed": seed,
             "k": runner.settings.k,
-            "n_latents": outcome.sae.n_latents,
+            "n_latents": trained.sae.n_latents,
             **runner.settings.scoring(),
             "data": runner.source.fingerprint,
-            "key": found.key,
+            "key": run.key,
         }
-        w_enc = outcome.sae.W_enc.detach()
+        w_enc = trained.sae.W_enc.detach()
         core = Core(w_enc[selected.to(w_enc.device)], lineage, provenance)
-        made = {}
-        for name in controls if outcome.collapsed is None else ():
-            lot = control_seed(seed, name)
-            control: Core | None = gaussian_core(core, lot)
+        made: dict[str, Core] = {}
+        for name in controls if trained.collapsed is None else ():
+            draw = control_seed(seed, name)
+            control: Core | None = gaussian_core(core, draw)
             if name in NEEDS_SAE:
-                control = latent_core(name, core, w_enc, outcome.scores, outcome.frequency, selected, lot)
+                control = latent_core(name, core, w_enc, trained.scores, trained.frequency, selected, draw)
             if control is not None:
                 made[name] = control
-        return Conclusion(_record(found, outcome, cycle, arm, trained_with, core), core, made)
+        return NextCore(_report(run, trained, cycle, arm, trained_with, core), core, made)
 
-    return runner.ranks.share(decide)
+    return runner.ranks.share(select)
 
 
-def _record(found: Found, outcome: CycleOutcome, cycle: int, arm: str, trained_with: Core, core: Core) -> CycleRecord:
-    pool = len(outcome.scores)
+def _report(run: CycleRun, trained: TrainedCycle, cycle: int, arm: str, trained_with: Core, core: Core) -> CycleReport:
+    pool = len(trained.scores)
     seen = overlap(trained_with.lineage, core.lineage, pool) if cycle > 0 else None
-    return CycleRecord(
+    return CycleReport(
         cycle=cycle,
         arm=arm,
-        key=found.key,
-        seed=found.seed,
+        key=run.key,
+        seed=run.seed,
         n_core_in=len(trained_with),
         n_core=len(core),
         pool=pool,
@@ -93,12 +107,12 @@ def _record(found: Found, outcome: CycleOutcome, cycle: int, arm: str, trained_w
         chance=seen.chance if seen else None,
         new=seen.new if seen else None,
         jaccard=seen.jaccard if seen else None,
-        core_share=outcome.core_share,
-        collapsed=outcome.collapsed,
-        tokens=outcome.tokens,
-        flops=outcome.flops,
-        seconds=outcome.seconds,
-        cached=found.cached,
-        metrics=outcome.metrics,
-        troubles=outcome.health.troubles,
+        core_share=trained.core_share,
+        collapsed=trained.collapsed,
+        tokens=trained.tokens,
+        flops=trained.flops,
+        seconds=trained.seconds,
+        cached=run.cached,
+        metrics=trained.metrics,
+        troubles=trained.health.troubles,
     )

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+
+from dmsae_ray.sae import RankGroup
 
 T = TypeVar("T")
 
@@ -15,14 +16,12 @@ HEARTBEAT_SECONDS = 5.0
 """While the first rank waits (for another trial's cycle), it answers the others this often: collectives time out."""
 
 
-class Ranks:
-    """The ranks of `group`; a single process when `group` is None."""
+class Ranks(RankGroup):
+    """The ranks of `group`, or a single process where it is None."""
 
     def __init__(self, group: dist.ProcessGroup | None, device: torch.device) -> None:
-        self.group = group
-        self.size = dist.get_world_size(group) if group is not None else 1
-        self.rank = dist.get_rank(group) if group is not None else 0
-        self.device = device
+        super().__init__(group)
+        self.group, self.device = group, device
         self._speaks_on = device if group is not None and dist.get_backend(group) == "nccl" else torch.device("cpu")
 
     @property
@@ -82,18 +81,6 @@ class Ranks:
 
         self.share(finished)
         return result[0]
-
-    def maximum(self, value: Tensor) -> Tensor:
-        """Elementwise maximum of `value` over the ranks, in place."""
-        if self.size > 1:
-            dist.all_reduce(value, dist.ReduceOp.MAX, group=self.group)
-        return value
-
-    def total(self, value: Tensor) -> Tensor:
-        """Sum of `value` over the ranks, in place."""
-        if self.size > 1:
-            dist.all_reduce(value, dist.ReduceOp.SUM, group=self.group)
-        return value
 
     def _broadcast(self, box: list[Any]) -> None:
         assert self.group is not None

@@ -8,7 +8,7 @@ DISTILLED = "distilled"
 
 
 @dataclass(frozen=True)
-class WindowRecord:
+class WindowReport:
     """Means of the training statistics over the last window of steps.
 
     cycle, arm   what was being trained
@@ -27,7 +27,7 @@ class WindowRecord:
 
 
 @dataclass(frozen=True)
-class CycleRecord:
+class CycleReport:
     """One cycle: what it trained with, what was selected from it, at what cost.
 
     n_core_in    size of the core that it trained with, C_{l-1} (for controls: of the control core)

@@ -19,7 +19,7 @@ HEALTH_EVERY_STEPS = 100
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """sae takes raw activations; windows are (finished steps, means); seconds include those before a resumption.
 
     troubles    what HealthMonitor found, each with the first step it was seen in
@@ -118,14 +118,6 @@ class FiniteFeed:
             raise DataError(f"activations: step {-bad} of the feed ({self._where}) holds a value that is not finite")
 
 
-def training_flops(d_model: int, n_latents: int, tokens: int) -> float:
-    """Dense-equivalent FLOPs of training on `tokens` tokens: 6 a parameter and token, 2 * m * d weights.
-
-    The common yardstick for compute-matched comparisons; the sparse decoder makes the real count smaller.
-    """
-    return 12.0 * d_model * n_latents * tokens
-
-
 def train_sae(
     settings: CycleSettings,
     source: DataSource,
@@ -135,7 +127,7 @@ def train_sae(
     state: dict[str, Any] | None = None,
     process_group: dist.ProcessGroup | None = None,
     device: str | torch.device = "cpu",
-) -> Trained:
+) -> TrainingResult:
     """Trains an SAE around `job.core_rows` for settings.steps steps; goes on from a checkpoint's `state` if given.
 
     Deterministic: the result is a function of settings, source and job; stopping and resuming does not change a bit of
@@ -193,7 +185,7 @@ def train_sae(
             hooks.on_checkpoint(done, _state(trainer, means, health, windows, done, spent))
     health.look()
     seconds = before + time.monotonic() - began
-    return Trained(sae.folded(), windows, done, seconds, tuple(health.diagnoses), health.stopped)
+    return TrainingResult(sae.folded(), windows, done, seconds, tuple(health.diagnoses), health.stopped)
 
 
 def _steps(source: DataSource, job: TrainingJob, done: int, steps: int, device: torch.device) -> Iterator[Tensor]:
@@ -212,7 +204,7 @@ def _steps(source: DataSource, job: TrainingJob, done: int, steps: int, device: 
 
 def _check_rows(x: Tensor, batch_size: int, step: int, ranks: Ranks, device: torch.device) -> None:
     """DataError if the ranks' rows are not a whole batch; beyond one rank this waits, so it is done once a training."""
-    rows = int(ranks.total(torch.tensor(len(x), device=device)))
+    rows = int(ranks.sum(torch.tensor(len(x), device=device)))
     if rows != batch_size:
         raise DataError(
             f"activations: step {step} of the feed has {rows} rows over all ranks, batch_size is {batch_size}"

@@ -7,9 +7,8 @@ from dmsae_ray.lazy import face
 if TYPE_CHECKING:
     from dmsae_ray.feed.feed import Feed as Feed
     from dmsae_ray.feed.shards import ShardSource as ShardSource
-    from dmsae_ray.feed.source import StoreSource as StoreSource
-    from dmsae_ray.feed.stream import Stream as Stream
-    from dmsae_ray.feed.stream_service import ended as ended
+    from dmsae_ray.feed.stream import StreamedShards as StreamedShards
+    from dmsae_ray.feed.stream_service import killed_on_exit as killed_on_exit
     from dmsae_ray.feed.stream_service import start_stream as start_stream
 
 __getattr__, __dir__, __all__ = face(
@@ -17,10 +16,9 @@ __getattr__, __dir__, __all__ = face(
     {
         "feed": ("Feed",),
         "shards": ("ShardSource",),
-        "source": ("StoreSource",),
-        "stream": ("Stream",),
+        "stream": ("StreamedShards",),
         "stream_service": (
-            "ended",
+            "killed_on_exit",
             "start_stream",
         ),
     },

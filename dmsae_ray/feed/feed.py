@@ -1,5 +1,7 @@
 """What a Train worker iterates: its share of batch t, read ahead by one thread, its window of shards by another."""
 
+import hashlib
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -7,24 +9,40 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from dmsae_ray.feed.shards import Shards, ShardSource, StoredShards
+from dmsae_ray.errors import DataError
+from dmsae_ray.feed.shards import ShardPass, ShardSource, StoredShards
 from dmsae_ray.feed.window import OpenWindow
-from dmsae_ray.files import Ahead
-from dmsae_ray.store import Store, share, windows_from
+from dmsae_ray.files import Prefetcher
+from dmsae_ray.store import (
+    ACTIVATIONS,
+    ORDER_VERSION,
+    Split,
+    Store,
+    check_finite_shard,
+    shard_name,
+    share,
+    windows_from,
+)
 
 _BATCHES_AHEAD = 4
 _WINDOWS_AHEAD = 1  # opened while the one before it is read
 
 
 class Feed:
-    """Training batches of a store: batch t is a function of (store, seed, t), whatever the number of workers.
+    """One worker's source of data: training batches, held-out pairs and held-out rows (a `distill.DataSource`).
+
+    Batch t is a function of (store, seed, t), whatever the number of workers.
 
     Args:
         store: where the rows are; it may still be written.
         batch_size: rows of a batch, over all workers.
         seed: seed of the order of the data.
         rank, world: which worker this is, of how many; it takes a contiguous share of each batch.
-        source: where training shards come from, if not from the store.
+        shards: where training shards come from, if not from the store.
+
+    Attributes:
+        fingerprint: hash of all that determines the batches and the norm factor: store, window, tokens behind the
+            factor, batch size, seed. Not of the number of workers.
     """
 
     def __init__(
@@ -34,12 +52,24 @@ class Feed:
         seed: int,
         rank: int = 0,
         world: int = 1,
-        source: ShardSource | None = None,
+        shards: ShardSource | None = None,
     ):
         if not 0 <= rank < world:
             raise ValueError(f"rank is {rank}; it must be in 0..{world - 1}")
         self.store, self.batch_size, self.seed, self.rank, self.world = store, batch_size, seed, rank, world
-        self.source = source
+        self._source = shards
+        identity = [ORDER_VERSION, store.key, store.shuffle_shards, store.norm_tokens, batch_size, seed]
+        self.fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+    @property
+    def d_model(self) -> int:
+        """Width of an activation."""
+        return self.store.d_model
+
+    @property
+    def norm_factor(self) -> float:
+        """What a trainer divides activations by: their root mean square norm."""
+        return self.store.norm_factor
 
     def batches(self, start: int, stop: int) -> Iterator[Tensor]:
         """Raw rows [share of batch_size, d_model] of steps `start`..`stop`-1; the tensors are the caller's.
@@ -52,21 +82,37 @@ class Feed:
             DataError: a shard is damaged, or will never come.
         """
         closed = threading.Event()
-        source = self.source
+        source = self._source
         # As long as a batch is wanted, and no longer: a stream holds model actors.
         opened = (
             nullcontext(StoredShards(self.store)) if source is None else source.open(self.seed, self.rank, self.world)
         )
         with (
             opened as shards,
-            Ahead(self._read(shards, start, stop, closed), _BATCHES_AHEAD, closed, "dmsae-feed") as batches,
+            Prefetcher(self._read(shards, start, stop, closed), _BATCHES_AHEAD, closed, "dmsae-feed") as batches,
         ):
             yield from batches
 
-    def _read(self, shards: Shards, start: int, stop: int, closed: threading.Event) -> Iterator[Tensor]:
+    def attribution(self) -> tuple[Tensor, Tensor]:
+        """All held-out pairs (x, g), each [N, d_model] in the stored dtype; memory-mapped if they are one shard."""
+        parts = list(self._held_out("attribution"))
+        if any("g" not in part for part in parts):
+            raise DataError(f"store {self.store.folder}: an attribution shard has no gradients 'g'; delete the store")
+        x, g = [part["x"] for part in parts], [part["g"] for part in parts]
+        if not any(len(part) for part in x):
+            raise DataError("the attribution set is empty: every token was dropped by the filters")
+        return (x[0], g[0]) if len(parts) == 1 else (torch.cat(x), torch.cat(g))
+
+    def evaluation(self) -> Iterator[Tensor]:
+        """Held-out activations in batches: raw float32 [at most batch_size, d_model]."""
+        for part in self._held_out("eval"):
+            for start in range(0, len(part["x"]), self.batch_size):
+                yield part["x"][start : start + self.batch_size].to(torch.float32, copy=True)
+
+    def _read(self, shards: ShardPass, start: int, stop: int, closed: threading.Event) -> Iterator[Tensor]:
         pinned = torch.cuda.is_available()
         opened = self._windows(shards, start * self.batch_size, stop * self.batch_size, closed)
-        with Ahead(opened, _WINDOWS_AHEAD, closed, "dmsae-feed-windows") as ahead:
+        with Prefetcher(opened, _WINDOWS_AHEAD, closed, "dmsae-feed-windows") as ahead:
             windows = iter(ahead)
             window: OpenWindow | None = None
             low, high = share(self.batch_size, self.rank, self.world)
@@ -89,7 +135,7 @@ class Feed:
                 assert out is not None and filled == len(out)
                 yield out
 
-    def _windows(self, shards: Shards, position: int, end: int, closed: threading.Event) -> Iterator[OpenWindow]:
+    def _windows(self, shards: ShardPass, position: int, end: int, closed: threading.Event) -> Iterator[OpenWindow]:
         """The windows that hold rows `position`..`end`-1 of the stream, with this worker's shards open."""
 
         def rows_of(shard: int) -> int:
@@ -103,3 +149,9 @@ class Feed:
             if window.stop >= end:
                 return
             del opened
+
+    def _held_out(self, split: Split) -> Iterator[dict[str, Tensor]]:
+        for shard in range(self.store.layout.shards(split)):
+            tensors = self.store.read(split, shard)
+            check_finite_shard(tensors, f"{self.store.folder / ACTIVATIONS / shard_name(split, shard)}.safetensors")
+            yield tensors

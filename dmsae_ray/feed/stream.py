@@ -1,6 +1,6 @@
 """Training shards that model actors compute while they are trained on, and that are kept nowhere: the reader's side.
 
-Mode 'stream'. A `Stream` asks its trial's `stream_service.StreamService` for shards by their place in the endless
+Mode 'stream'. A `StreamedShards` asks its trial's `stream_service.StreamService` for shards by their place in the endless
 order of shards: place p is shard `shard_order(n, seed, epoch)[p % n]` of epoch p // n. Blocks lie in Ray's object
 store and are read where they lie. What the store has (the shards behind the norm factor, or all of them after a
 harvest) is read from the store.
@@ -18,8 +18,8 @@ from ray.actor import ActorHandle
 from torch import Tensor
 
 from dmsae_ray.errors import DataError
-from dmsae_ray.feed.shards import Asked, Shards
-from dmsae_ray.files import Stopped
+from dmsae_ray.feed.shards import IsClosed, ShardPass
+from dmsae_ray.files import ReaderClosed
 from dmsae_ray.harvest import first_error
 from dmsae_ray.store import Store, Window, tensors_in
 
@@ -30,7 +30,7 @@ _POLL_SECONDS = 0.5  # how late a reader may notice that it is closed
 
 
 @dataclass(frozen=True)
-class Opening:
+class SessionState:
     """What a reader is told when it opens a session.
 
     Attributes:
@@ -42,7 +42,7 @@ class Opening:
     stored: frozenset[int]
 
 
-class Stream:
+class StreamedShards:
     """Implements `shards.ShardSource` on top of a store that is complete but for training shards.
 
     Args:
@@ -56,28 +56,28 @@ class Stream:
         self._passes = itertools.count()
 
     @contextmanager
-    def open(self, seed: int, rank: int, world: int) -> Iterator[Shards]:
+    def open(self, seed: int, rank: int, world: int) -> Iterator[ShardPass]:
         """See `shards.ShardSource`. Model actors are there from the first shard wanted until all readers have left."""
         session = f"{self._attempt}-{next(self._passes)}"
         opening = _answer(self._service.open.remote(session, self._attempt, seed, world))
         try:
-            yield _StreamedShards(self._store, self._service, session, opening, rank)
+            yield _StreamPass(self._store, self._service, session, opening, rank)
         finally:
             self._service.close.remote(session, rank)
 
 
-class _StreamedShards:
-    """Implements `shards.Shards`; its methods may be called by two threads of a reader."""
+class _StreamPass:
+    """Implements `shards.ShardPass`; its methods may be called by two threads of a reader."""
 
-    def __init__(self, store: Store, service: ActorHandle[Any], session: str, opening: Opening, rank: int):
+    def __init__(self, store: Store, service: ActorHandle[Any], session: str, opening: SessionState, rank: int):
         self._store, self._service, self._session, self._rank = store, service, session, rank
         self._stored, self._rows = opening.stored, dict(opening.rows)
         self._n = store.layout.shards("train")
         self._first = -1
         self._lock = threading.Lock()
 
-    def rows(self, shard: int, stopped: Asked) -> int:
-        """See `Shards`."""
+    def rows(self, shard: int, stopped: IsClosed) -> int:
+        """See `ShardPass`."""
         if shard not in self._rows:
             # Only in epoch 0, which is walked through before any other; its order is that of the shards' numbers.
             place = shard
@@ -85,8 +85,8 @@ class _StreamedShards:
             self._rows[shard] = self._wait(lambda: self._service.rows.remote(self._session, place), stopped)
         return self._rows[shard]
 
-    def read(self, window: Window, place: int, stopped: Asked) -> dict[str, Tensor]:
-        """See `Shards`."""
+    def read(self, window: Window, place: int, stopped: IsClosed) -> dict[str, Tensor]:
+        """See `ShardPass`."""
         first = window.epoch * self._n + window.index * self._store.shuffle_shards
         self._move_to(first)
         shard = window.shards[place]
@@ -95,7 +95,7 @@ class _StreamedShards:
         (block,) = self._wait(lambda: self._service.block.remote(self._session, first + place), stopped)
         while not ray.wait([block], timeout=_POLL_SECONDS)[0]:
             if stopped():
-                raise Stopped
+                raise ReaderClosed
         table = _answer(block)
         if table.column(SHARD)[0].as_py() != shard:
             raise RuntimeError(f"the stream gave shard {table.column(SHARD)[0]} for shard {shard}")
@@ -118,10 +118,10 @@ class _StreamedShards:
                 self._first = first
                 self._service.move.remote(self._session, self._rank, first)
 
-    def _wait(self, ask: Callable[[], Any], stopped: Asked) -> Any:
+    def _wait(self, ask: Callable[[], Any], stopped: IsClosed) -> Any:
         while (found := _answer(ask())) is None:
             if stopped():
-                raise Stopped
+                raise ReaderClosed
         return found
 
 

@@ -26,11 +26,12 @@ from ray.data._internal.execution.backpressure_policy import (
 )
 from ray.data._internal.execution.operators.map_operator import MapOperator
 
-from dmsae_ray.config import Experiment, Resources, parse_experiment
+from dmsae_ray.config import Experiment, ResourceSettings, parse_experiment
 from dmsae_ray.errors import DataError, DmsaeError
-from dmsae_ray.feed.stream import CONTENT, SHARD, Opening
-from dmsae_ray.harvest import GROWING, Job, ShardWriter, computed_by_actors, first_error, quiet_context, start_attempts
-from dmsae_ray.store import STREAMED, Split, decode_commit, encode, open_store, read_commits, shard_name, shard_order
+from dmsae_ray.feed.stream import CONTENT, SHARD, SessionState
+from dmsae_ray.files import encode_record
+from dmsae_ray.harvest import GROWING, HarvestActor, HarvestJob, first_error, map_shards, quiet_context, start_attempts
+from dmsae_ray.store import STREAMED, Split, decode_commit, open_store, read_commits, shard_name, shard_order
 
 _POLL_SECONDS = 0.5  # how long a call waits before it says that there is nothing yet
 _SHARDS_A_DATASET = 1024
@@ -39,14 +40,14 @@ _READERS = 16  # of commits, at once
 _FAR = 1 << 62  # a place that nobody reaches
 
 
-class ShardStreamer(ShardWriter):
+class StreamActor(HarvestActor):
     """A model actor whose shards go into Ray's object store; their commits into the store's folder."""
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         """Make the shard `split`, `shard` of the batch: a table of one row, the bytes of the file that it would be."""
         (split,), (shard,) = batch["split"], batch["shard"]
         content, commit = self.compute(str(split), int(shard))
-        (self.job.folder / STREAMED).write(f"{shard_name(str(split), int(shard))}.json", [encode(commit)])
+        (self.job.folder / STREAMED).write(f"{shard_name(str(split), int(shard))}.json", [encode_record(commit)])
         offsets = pa.py_buffer(np.array([0, len(content)], np.int64))
         rows = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(content)])
         return pa.table({CONTENT: rows, SHARD: pa.array([int(shard)])})
@@ -58,7 +59,7 @@ class StreamService:
     def __init__(self, experiment: dict[str, Any], stores: str, key: str):
         settings = parse_experiment(experiment)
         self._store, self._resources = open_store(stores, settings, key), settings.resources
-        self._job = Job(
+        self._job = HarvestJob(
             self._store.folder,
             self._store.layout,
             settings.model,
@@ -70,7 +71,7 @@ class StreamService:
         self._sessions: dict[str, _Session] = {}
         self._lock = threading.Lock()
 
-    def open(self, session: str, attempt: str, seed: int, world: int) -> Opening:
+    def open(self, session: str, attempt: str, seed: int, world: int) -> SessionState:
         """Join a session of `world` readers, or begin it. What is left of another attempt at the trial ends."""
         with self._lock:
             for name in [name for name, found in self._sessions.items() if found.attempt != attempt]:
@@ -79,7 +80,7 @@ class StreamService:
                 stored = self._look()
                 window = self._store.shuffle_shards
                 self._sessions[session] = _Session(attempt, self._job, self._resources, window, seed, world, stored)
-            return Opening(dict(self._rows), self._sessions[session].stored)
+            return SessionState(dict(self._rows), self._sessions[session].stored)
 
     def move(self, session: str, rank: int, first: int) -> None:
         """A reader opens the window that begins at place `first`."""
@@ -182,8 +183,8 @@ class _Session:
     def __init__(
         self,
         attempt: str,
-        job: Job,
-        resources: Resources,
+        job: HarvestJob,
+        resources: ResourceSettings,
         window: int,
         seed: int,
         world: int,
@@ -226,7 +227,7 @@ class _Session:
             self._changed.notify_all()
 
     def wait(self, place: int) -> bool:
-        """Whether the shard at a place is there, soon; raises what ended the computing before it."""
+        """Whether the shard at a place is there, soon; raises what killed_on_exit the computing before it."""
         with self._changed:
             self._changed.wait_for(lambda: self._reached(place) or self._error or self._ended, _POLL_SECONDS)
             if self._ended:
@@ -283,7 +284,7 @@ class _Session:
         # Settings are the process's, and sealed in a dataset when it is made: one session at a time.
         with _SETTINGS, quiet_context(preserve_order=True, autoscaling_config=GROWING) as context:
             context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [partial(_OnDemand, allowed=allowed)])
-            return computed_by_actors(ShardStreamer, self._job, self._resources, wanted)
+            return map_shards(StreamActor, self._job, self._resources, wanted)
 
     def _advance(self, place: int) -> None:
         """All below `place` is done; wait until it is wanted."""
@@ -315,7 +316,7 @@ def start_stream(experiment: Experiment, stores: str, key: str, *, cpus: float) 
 
 
 @contextmanager
-def ended(service: ActorHandle[Any] | None) -> Iterator[None]:
+def killed_on_exit(service: ActorHandle[Any] | None) -> Iterator[None]:
     """A context after which the service, its model actors and its blocks are gone; None: there is none."""
     try:
         yield

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dmsae_ray.feed.shards import Shards
+from dmsae_ray.feed.shards import ShardPass
 from dmsae_ray.store import Window, batch_rows, dequantise, row_order
 
 Run = tuple[int, int, int, int]
@@ -30,7 +30,7 @@ class OpenWindow:
         stop: place after its last row in the endless stream.
     """
 
-    def __init__(self, shards: Shards, window: Window, seed: int, quantised: bool, stopped: Callable[[], bool]):
+    def __init__(self, shards: ShardPass, window: Window, seed: int, quantised: bool, stopped: Callable[[], bool]):
         self._source, self._window, self._quantised, self._stopped = shards, window, quantised, stopped
         self._order = row_order(window, seed)
         self._ends = np.cumsum(window.rows)

@@ -5,39 +5,61 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.files.atomic import replacing as replacing
+    from dmsae_ray.files.cache import cache_folder as cache_folder
+    from dmsae_ray.files.cache import file_sha256 as file_sha256
+    from dmsae_ray.files.checksum import checksum as checksum
     from dmsae_ray.files.folder import Folder as Folder
-    from dmsae_ray.files.folder import checksum as checksum
     from dmsae_ray.files.folder import filesystem as filesystem
-    from dmsae_ray.files.folder import list_files as list_files
-    from dmsae_ray.files.folder import one_line as one_line
-    from dmsae_ray.files.prefetch import Ahead as Ahead
-    from dmsae_ray.files.prefetch import Stopped as Stopped
+    from dmsae_ray.files.heartbeat import Heartbeat as Heartbeat
+    from dmsae_ray.files.heartbeat import has_ended as has_ended
+    from dmsae_ray.files.heartbeat import is_beating as is_beating
+    from dmsae_ray.files.json_records import decode_record as decode_record
+    from dmsae_ray.files.json_records import encode_record as encode_record
+    from dmsae_ray.files.json_records import nan_to_null as nan_to_null
+    from dmsae_ray.files.listing import list_files as list_files
+    from dmsae_ray.files.prefetch import Prefetcher as Prefetcher
+    from dmsae_ray.files.prefetch import ReaderClosed as ReaderClosed
     from dmsae_ray.files.retry import HUB as HUB
-    from dmsae_ray.files.retry import came_from_server as came_from_server
-    from dmsae_ray.files.retry import patiently as patiently
-    from dmsae_ray.files.retry import retried as retried
-    from dmsae_ray.files.retry import why as why
+    from dmsae_ray.files.retry import call_with_retries as call_with_retries
+    from dmsae_ray.files.retry import is_server_error as is_server_error
+    from dmsae_ray.files.retry import iterate_with_retries as iterate_with_retries
+    from dmsae_ray.files.retry import root_message as root_message
 
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "atomic": ("replacing",),
+        "cache": (
+            "cache_folder",
+            "file_sha256",
+        ),
+        "checksum": ("checksum",),
         "folder": (
             "Folder",
-            "checksum",
             "filesystem",
-            "list_files",
-            "one_line",
         ),
+        "heartbeat": (
+            "Heartbeat",
+            "has_ended",
+            "is_beating",
+        ),
+        "json_records": (
+            "decode_record",
+            "encode_record",
+            "nan_to_null",
+        ),
+        "listing": ("list_files",),
         "prefetch": (
-            "Ahead",
-            "Stopped",
+            "Prefetcher",
+            "ReaderClosed",
         ),
         "retry": (
             "HUB",
-            "came_from_server",
-            "patiently",
-            "retried",
-            "why",
+            "call_with_retries",
+            "is_server_error",
+            "iterate_with_retries",
+            "root_message",
         ),
     },
 )

@@ -1,24 +1,20 @@
 """Files on any pyarrow filesystem, written whole or not at all."""
 
-import hashlib
-import mmap
 import os
 import shutil
-import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-import numpy as np
 from pyarrow import fs
 
-from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.errors import ConfigError, DataError, one_line
+from dmsae_ray.files.atomic import remove_temporaries, replacing
+from dmsae_ray.files.checksum import Buffer
 
-Buffer = bytes | bytearray | memoryview
-_BLOCK = 1 << 16
 _PIECE = 16 << 20
 
 
@@ -105,8 +101,11 @@ class Folder:
         system, path = filesystem(self.uri)
         try:
             if isinstance(system, fs.LocalFileSystem):
-                _write_local(Path(path), name, pieces)
-                sweep_temporaries(self, name)
+                target = Path(path) / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(target, durable=True) as temporary, open(temporary, "wb") as file:
+                    file.writelines(pieces)
+                remove_temporaries(target)
             else:
                 with system.open_output_stream(f"{path}/{name}") as stream:
                     for piece in pieces:
@@ -142,21 +141,6 @@ class Folder:
         return shutil.disk_usage(place).free
 
 
-def checksum(content: Buffer | mmap.mmap) -> str:
-    """Checksum [64 hex digits] of a file's bytes: SHA-256 over the sums of its 64 KiB blocks, its tail and its length.
-
-    A block's sum is that of its little-endian 64-bit words. It finds torn, truncated, swapped and flipped data at the
-    speed of memory, 5 to 10 times that of SHA-256 over the bytes themselves; it is no defence against forgery.
-    """
-    data = np.frombuffer(content, np.uint8)
-    whole = len(data) // _BLOCK * _BLOCK
-    sums = data[:whole].view("<u8").reshape(-1, _BLOCK // 8).sum(1, dtype=np.uint64)
-    digest = hashlib.sha256(sums.astype("<u8").tobytes())
-    digest.update(data[whole:].tobytes())
-    digest.update(str(len(data)).encode())
-    return digest.hexdigest()
-
-
 @lru_cache(maxsize=64)
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """The filesystem of a local path or URI, and the path within it."""
@@ -177,77 +161,3 @@ def _fsspec(uri: str, reason: Exception) -> tuple[fs.FileSystem, str]:
     except (ImportError, ValueError) as error:
         raise ConfigError(f"'{Folder(uri)}' is not a place known here: {one_line(reason or error)}") from None
     return fs.PyFileSystem(fs.FSSpecHandler(handler)), str(path)
-
-
-def _write_local(folder: Path, name: str, pieces: Iterable[Buffer]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{name}.{uuid.uuid4().hex}.tmp"
-    try:
-        with open(temporary, "wb") as stream:
-            for piece in pieces:
-                stream.write(piece)
-            stream.flush()
-            os.fsync(stream.fileno())
-        try:
-            os.replace(temporary, folder / name)
-        except FileNotFoundError:
-            # Another harvest that wrote the same file first has swept ours away; the two are identical.
-            if not (folder / name).exists():
-                raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sweep_temporaries(folder: Folder, name: str) -> None:
-    """Remove what killed writers of the file `name` left behind."""
-    if folder.local is not None:
-        for leftover in folder.local.glob(f".{name}.*.tmp"):
-            leftover.unlink(missing_ok=True)
-
-
-def one_line(error: object) -> str:
-    """An exception's message in one line of at most 300 characters."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    text = " ".join(str(text).split())
-    return text if len(text) <= 300 else text[:297] + "..."
-
-
-def list_files(uri: str, suffixes: tuple[str, ...]) -> list[str]:
-    """Paths (within the filesystem of `uri`) of a file, or of a folder's files with these suffixes, sorted.
-
-    Hidden files (a component that starts with '.' or '_') are left out, and other names of a file given already.
-    """
-    system, path = filesystem(uri)
-    info = system.get_file_info(path)
-    if info.type == fs.FileType.File:
-        return [path]
-    local = isinstance(system, fs.LocalFileSystem) and info.type == fs.FileType.Directory
-    return sorted(_local(path, suffixes) if local else _visible(system, path, suffixes))
-
-
-def _local(path: str, suffixes: tuple[str, ...]) -> Iterable[str]:
-    """Visible files of a local folder, by the first name of each; links may go round in a circle."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    entered: set[str] = set()
-    found: dict[str, str] = {}
-    for folder, folders, names in os.walk(path, onerror=refuse, followlinks=True):
-        real = os.path.realpath(folder)
-        folders[:] = [] if real in entered else sorted(name for name in folders if name[0] not in "._")
-        if real in entered:
-            continue
-        entered.add(real)
-        for name in sorted(names):
-            file = os.path.join(folder, name)
-            if name[0] not in "._" and name.endswith(suffixes) and os.path.isfile(file):
-                found.setdefault(os.path.realpath(file) if os.path.islink(file) else os.path.join(real, name), file)
-    return found.values()
-
-
-def _visible(system: fs.FileSystem, path: str, suffixes: tuple[str, ...]) -> Iterator[str]:
-    for info in system.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True)):
-        parts = info.path[len(path) :].strip("/").split("/")
-        if info.type == fs.FileType.File and info.path.endswith(suffixes) and not any(p[0] in "._" for p in parts if p):
-            yield info.path

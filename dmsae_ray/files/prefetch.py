@@ -10,7 +10,7 @@ T = TypeVar("T")
 _POLL_SECONDS = 0.1  # how late a thread may notice that its consumer has gone
 
 
-class Stopped(Exception):
+class ReaderClosed(Exception):
     """A wait was given up because its reader was closed."""
 
 
@@ -18,14 +18,14 @@ class _End:
     pass
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """Items of `source`, in order, of which at most `depth` are made and not yet taken.
 
     Use it as a context: leaving it sets `closed`, which ends the thread (and those of nested readers that share the
     event), and waits for the thread.
 
     Args:
-        source: run in the thread. It may end early with `Stopped`; another exception reaches the consumer.
+        source: run in the thread. It may end early with `ReaderClosed`; another exception reaches the consumer.
         depth: items made ahead. The next one is begun only when there is room for it.
         closed: set by whoever wants no more.
         name: of the thread.
@@ -37,7 +37,7 @@ class Ahead(Generic[T]):
         self._ready: queue.Queue[T | BaseException | _End] = queue.Queue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def __enter__(self) -> "Ahead[T]":
+    def __enter__(self) -> "Prefetcher[T]":
         self._thread.start()
         return self
 
@@ -53,7 +53,7 @@ class Ahead(Generic[T]):
                 item = self._ready.get(timeout=_POLL_SECONDS)
             except queue.Empty:
                 if self._closed.is_set():
-                    raise Stopped from None
+                    raise ReaderClosed from None
                 continue
             if isinstance(item, BaseException):
                 raise item
@@ -73,7 +73,7 @@ class Ahead(Generic[T]):
                     return
                 self._ready.put(item)
                 del item
-        except Stopped:
+        except ReaderClosed:
             return
         except BaseException as error:
             self._ready.put(error)

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TypeVar
 
-from dmsae_ray.errors import DataError, DmsaeError
-from dmsae_ray.files.folder import one_line
+from dmsae_ray.errors import DataError, DmsaeError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ _CHAIN = 32
 Item = TypeVar("Item")
 
 
-def retried(make: Callable[[], Iterator[Item]], what: str, server: str) -> Iterator[Item]:
+def iterate_with_retries(make: Callable[[], Iterator[Item]], what: str, server: str) -> Iterator[Item]:
     """Iterate `make()`; after an outage begin again, past the items that were delivered.
 
     Args:
@@ -68,22 +67,28 @@ def retried(make: Callable[[], Iterator[Item]], what: str, server: str) -> Itera
                 raise
             place = f"{what}, behind document {delivered}" if delivered else what
             if server == HUB and _offline():
-                raise DataError(f"{place} cannot be asked of the Hub, HF_HUB_OFFLINE is set: {why(error)}") from None
+                raise DataError(
+                    f"{place} cannot be asked of the Hub, HF_HUB_OFFLINE is set: {root_message(error)}"
+                ) from None
             if failures >= len(RETRY_DELAYS):
                 seconds = time.monotonic() - began
                 raise DataError(
-                    f"{place}: {server} did not answer after {failures + 1} tries in {seconds:.0f} s: {why(error)}"
+                    f"{place}: {server} did not answer after {failures + 1} tries in {seconds:.0f} s: {root_message(error)}"
                 ) from None
             log.warning(
-                "%s: %s does not answer (%s); next try in %g s", place, server, why(error), RETRY_DELAYS[failures]
+                "%s: %s does not answer (%s); next try in %g s",
+                place,
+                server,
+                root_message(error),
+                RETRY_DELAYS[failures],
             )
             time.sleep(RETRY_DELAYS[failures])
             failures += 1
 
 
-def patiently(call: Callable[[], Item], what: str, server: str) -> Item:
-    """`call()`, after an outage again; see `retried`."""
-    return next(retried(lambda: iter([call()]), what, server))
+def call_with_retries(call: Callable[[], Item], what: str, server: str) -> Item:
+    """`call()`, after an outage again; see `iterate_with_retries`."""
+    return next(iterate_with_retries(lambda: iter([call()]), what, server))
 
 
 def is_outage(error: BaseException) -> bool:
@@ -95,12 +100,12 @@ def is_outage(error: BaseException) -> bool:
     return next((_passes(link) for link in _chain(error) if _says_what_happened(link)), False)
 
 
-def came_from_server(error: BaseException) -> bool:
+def is_server_error(error: BaseException) -> bool:
     """Whether an error is about reaching what is read, rather than about what it holds."""
     return any(map(_says_what_happened, _chain(error))) or (isinstance(error, OSError) and error.errno is not None)
 
 
-def why(error: BaseException) -> str:
+def root_message(error: BaseException) -> str:
     """What went wrong, in one line.
 
     For a Hub that could not be asked `datasets` ends with a FileNotFoundError about a local folder nobody meant, and

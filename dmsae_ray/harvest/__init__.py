@@ -5,36 +5,34 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.harvest.actors import GROWING as GROWING
+    from dmsae_ray.harvest.actors import HarvestActor as HarvestActor
+    from dmsae_ray.harvest.actors import HarvestJob as HarvestJob
+    from dmsae_ray.harvest.actors import map_shards as map_shards
     from dmsae_ray.harvest.attempts import start_attempts as start_attempts
-    from dmsae_ray.harvest.cursor import DRAFT as DRAFT
-    from dmsae_ray.harvest.harvesting import GROWING as GROWING
-    from dmsae_ray.harvest.harvesting import Job as Job
-    from dmsae_ray.harvest.harvesting import ShardWriter as ShardWriter
-    from dmsae_ray.harvest.harvesting import computed_by_actors as computed_by_actors
     from dmsae_ray.harvest.model import check_model as check_model
     from dmsae_ray.harvest.model import open_tap as open_tap
     from dmsae_ray.harvest.preparation import prepare as prepare
-    from dmsae_ray.harvest.progress import Progress as Progress
+    from dmsae_ray.harvest.progress import HarvestProgress as HarvestProgress
     from dmsae_ray.harvest.ray_data import first_error as first_error
     from dmsae_ray.harvest.ray_data import quiet_context as quiet_context
 
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
-        "attempts": ("start_attempts",),
-        "cursor": ("DRAFT",),
-        "harvesting": (
+        "actors": (
             "GROWING",
-            "Job",
-            "ShardWriter",
-            "computed_by_actors",
+            "HarvestActor",
+            "HarvestJob",
+            "map_shards",
         ),
+        "attempts": ("start_attempts",),
         "model": (
             "check_model",
             "open_tap",
         ),
         "preparation": ("prepare",),
-        "progress": ("Progress",),
+        "progress": ("HarvestProgress",),
         "ray_data": (
             "first_error",
             "quiet_context",

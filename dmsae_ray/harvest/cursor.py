@@ -13,15 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dmsae_ray.errors import DataError
-from dmsae_ray.files import Folder
-from dmsae_ray.store import damaged_shards, decode, encode
-
-DRAFT = "draft.json"
-"""In the folder of the tokens while they are written; the layout takes its place."""
+from dmsae_ray.files import Folder, decode_record, encode_record
+from dmsae_ray.store import DRAFT, damaged_shards
 
 
 @dataclass(frozen=True)
-class Position:
+class CorpusCursor:
     """A cut through the stream of documents.
 
     Attributes:
@@ -40,15 +37,15 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Draft:
+class TokenDraft:
     """What is written so far: checksums of token shards by name, where they end, and of which text."""
 
     units: str = ""
-    position: Position = Position()
+    position: CorpusCursor = CorpusCursor()
     token_checksums: dict[str, str] = field(default_factory=dict)
 
 
-class Trail:
+class CursorTracker:
     """Turns places of the token stream into positions, for documents that come in order.
 
     Args:
@@ -57,7 +54,7 @@ class Trail:
         eos: a token follows every document.
     """
 
-    def __init__(self, start: Position, place: int, eos: bool):
+    def __init__(self, start: CorpusCursor, place: int, eos: bool):
         self._unit, self._number = start.unit, start.document
         self._skipped = start.skipped
         self._eos = eos
@@ -81,14 +78,14 @@ class Trail:
         self._ends = np.concatenate([self._ends, ends])
         self._where = np.concatenate([self._where, np.stack([units, numbers, skipped], axis=1)[good]])
 
-    def cut(self, place: int) -> Position:
+    def cut(self, place: int) -> CorpusCursor:
         """The position at a place of the stream, after the last cut and within the documents that were given."""
         used = int(np.searchsorted(self._ends[1:], place, side="right"))
         offset = place - int(self._ends[used])
         unit, number, skipped = (int(n) for n in self._where[used if offset else used - 1])
         self._ends, self._where = self._ends[used:], self._where[used:]
         self._documents += used
-        return Position(unit, number + (offset == 0), offset, self._documents + (offset > 0), skipped)
+        return CorpusCursor(unit, number + (offset == 0), offset, self._documents + (offset > 0), skipped)
 
 
 def text_digest(units: list[dict[str, Any]], of_text: dict[str, Any]) -> str:
@@ -96,20 +93,20 @@ def text_digest(units: list[dict[str, Any]], of_text: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps([units, of_text], sort_keys=True).encode()).hexdigest()
 
 
-def read_draft(folder: Folder, units: str, names: list[str]) -> Draft:
+def read_draft(folder: Folder, units: str, names: list[str]) -> TokenDraft:
     """The draft of token shards `names`, in order; an empty one if it is of another text or a shard is damaged."""
     content = folder.read(DRAFT)
     if content is None:
-        return Draft(units)
+        return TokenDraft(units)
     try:
-        tree = decode(content, folder / DRAFT)
-        draft = Draft(tree["units"], Position(**tree["position"]), dict(tree["token_checksums"]))
+        tree = decode_record(content, folder / DRAFT)
+        draft = TokenDraft(tree["units"], CorpusCursor(**tree["position"]), dict(tree["token_checksums"]))
     except (DataError, KeyError, TypeError, ValueError):
-        return Draft(units)
+        return TokenDraft(units)
     fits = draft.units == units and set(draft.token_checksums) == set(names[: len(draft.token_checksums)])
-    return draft if fits and not damaged_shards(folder, draft.token_checksums) else Draft(units)
+    return draft if fits and not damaged_shards(folder, draft.token_checksums) else TokenDraft(units)
 
 
-def write_draft(folder: Folder, draft: Draft) -> None:
+def write_draft(folder: Folder, draft: TokenDraft) -> None:
     """Keep the draft in place of the one before."""
-    folder.write(DRAFT, [encode(draft)])
+    folder.write(DRAFT, [encode_record(draft)])

@@ -3,14 +3,14 @@
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from dmsae_ray.config import LanguageModel
+from dmsae_ray.config import ModelSettings
 from dmsae_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from dmsae_ray.lm import Tap
 
 
-def open_tap(model: LanguageModel, *, full: bool) -> "Tap":
+def open_tap(model: ModelSettings, *, full: bool) -> "Tap":
     """The language model of the configuration; without the layers above the tap unless `full`."""
     from dmsae_ray.lm import load_tap
 
@@ -33,7 +33,7 @@ def open_tokenizer(name: str, revision: str | None) -> Any:
     return load_tokenizer(name, revision)
 
 
-def check_model(model: LanguageModel, context: int) -> int:
+def check_model(model: ModelSettings, context: int) -> int:
     """Width of the model's residual stream, from its configuration only.
 
     Raises:

@@ -4,11 +4,11 @@ import logging
 import time
 from collections.abc import Callable
 
-from dmsae_ray.config import Activations, Experiment
+from dmsae_ray.config import ActivationSettings, Experiment
 from dmsae_ray.errors import DataError
-from dmsae_ray.files import Folder
+from dmsae_ray.files import Folder, encode_record
 from dmsae_ray.harvest.harvesting import check_space, harvest
-from dmsae_ray.harvest.progress import Meter, Progress
+from dmsae_ray.harvest.progress import HarvestProgress, Meter
 from dmsae_ray.harvest.tokenising import planned_layout, write_tokens
 from dmsae_ray.store import (
     ACTIVATIONS,
@@ -16,11 +16,12 @@ from dmsae_ray.store import (
     MANIFEST,
     PARTIAL,
     REQUEST,
-    Heartbeat,
     Store,
-    Watch,
+    StoreTiming,
+    StoreWriter,
+    TIMING,
+    WriterWatch,
     check_manifest,
-    encode,
     make_manifest,
     open_store,
     read_commits,
@@ -32,7 +33,13 @@ from dmsae_ray.store import (
 log = logging.getLogger(__name__)
 
 
-def prepare(experiment: Experiment, root: str, *, progress: Callable[[Progress], None] | None = None) -> Store:
+def prepare(
+    experiment: Experiment,
+    root: str,
+    *,
+    progress: Callable[[HarvestProgress], None] | None = None,
+    timing: StoreTiming = TIMING,
+) -> Store:
     """Tokenise and harvest what the experiment asks for, as far as it is missing; returns the store.
 
     In mode 'stream' it then holds the held-out splits, and no more training shards than the norm factor needs.
@@ -44,6 +51,7 @@ def prepare(experiment: Experiment, root: str, *, progress: Callable[[Progress],
         experiment: what to make.
         root: folder of stores, local or s3:// or gs://.
         progress: told of tokens and activations that are done.
+        timing: how often this harvest says that it lives, and how long it waits for another.
 
     Raises:
         ConfigError: unknown model or layer, or an output that cannot be written; one line.
@@ -53,12 +61,12 @@ def prepare(experiment: Experiment, root: str, *, progress: Callable[[Progress],
     while True:
         if _whole(folder, settings):
             return open_store(root, experiment)
-        folder.write(REQUEST, [encode({**request, "read_from": _names(experiment)})])
-        heartbeat = Heartbeat(folder)
-        if heartbeat.claim():
+        folder.write(REQUEST, [encode_record({**request, "read_from": _names(experiment)})])
+        writer = StoreWriter(folder, timing)
+        if writer.take_over():
             break
-        _follow(folder, settings, progress)
-    with heartbeat:
+        _follow(folder, settings, progress, timing)
+    with writer:
         if read_layout(folder) is None:  # before hours of tokenising; `harvest` looks again
             planned = planned_layout(experiment)
             there = read_commits(folder, planned)
@@ -70,7 +78,7 @@ def prepare(experiment: Experiment, root: str, *, progress: Callable[[Progress],
         if partial:
             commits = {item: commits[item] for item in layout.stored_shards(settings)}
         manifest = make_manifest(folder, request, layout, commits, settings.norm_tokens)
-        folder.write(PARTIAL if partial else MANIFEST, [encode(manifest)])
+        folder.write(PARTIAL if partial else MANIFEST, [encode_record(manifest)])
         if not partial:
             folder.delete(PARTIAL)
     return open_store(root, experiment)
@@ -81,13 +89,13 @@ def _names(experiment: Experiment) -> dict[str, str | None]:
     return {"model": experiment.model.name, "corpus": experiment.corpus.path or experiment.corpus.source}
 
 
-def _whole(folder: Folder, settings: Activations) -> bool:
+def _whole(folder: Folder, settings: ActivationSettings) -> bool:
     """Whether the store has a manifest that will do and every file that it lists; a manifest that lies is removed."""
     manifests = (MANIFEST, PARTIAL) if settings.mode == "stream" else (MANIFEST,)
     return any(_holds(folder, manifest, settings) for manifest in manifests)
 
 
-def _holds(folder: Folder, manifest: str, settings: Activations) -> bool:
+def _holds(folder: Folder, manifest: str, settings: ActivationSettings) -> bool:
     if folder.size(manifest) is None:
         return False
     layout = read_layout(folder)
@@ -103,13 +111,18 @@ def _holds(folder: Folder, manifest: str, settings: Activations) -> bool:
     return False
 
 
-def _follow(folder: Folder, settings: Activations, progress: Callable[[Progress], None] | None) -> None:
+def _follow(
+    folder: Folder,
+    settings: ActivationSettings,
+    progress: Callable[[HarvestProgress], None] | None,
+    timing: StoreTiming,
+) -> None:
     """Wait while another harvest lives; returns when it is done or dead.
 
     Raises:
         DataError: it failed.
     """
-    watch = Watch(folder)
+    watch = WriterWatch(folder, timing.silence)
     meter: Meter | None = None
     seen = 0
     while True:
@@ -128,4 +141,4 @@ def _follow(folder: Folder, settings: Activations, progress: Callable[[Progress]
             seen = done
         if not at_work:
             return
-        time.sleep(1.0)
+        time.sleep(timing.poll)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Progress:
+class HarvestProgress:
     """A state of the work.
 
     Attributes:
@@ -31,7 +31,7 @@ class Progress:
 class Meter:
     """Adds up work and tells a callback."""
 
-    def __init__(self, stage: str, total: int, callback: Callable[[Progress], None] | None, done: int = 0):
+    def __init__(self, stage: str, total: int, callback: Callable[[HarvestProgress], None] | None, done: int = 0):
         self.stage, self.total, self.callback = stage, total, callback
         self._found, self._done, self._bytes = done, done, 0
         self._began = time.monotonic()
@@ -44,4 +44,4 @@ class Meter:
         if self.callback is not None:
             seconds = max(time.monotonic() - self._began, 1e-9)
             rate = (self._done - self._found) / seconds
-            self.callback(Progress(self.stage, self._done, self.total, rate, self._bytes))
+            self.callback(HarvestProgress(self.stage, self._done, self.total, rate, self._bytes))

@@ -11,8 +11,7 @@ from typing import Any
 from ray.data import DataContext
 from ray.exceptions import RayError
 
-from dmsae_ray.errors import DataError, DmsaeError
-from dmsae_ray.files import one_line
+from dmsae_ray.errors import DataError, DmsaeError, one_line
 
 # Ray Data adds it to the text of an exception or, as one more, to its arguments; str() shows that in one of these ways.
 _ADVICE = re.compile(

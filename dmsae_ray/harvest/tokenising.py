@@ -1,37 +1,37 @@
 """The corpus as token shards: tokenised by Ray Data tasks, packed and written in order by the driver.
 
-One token shard belongs to each activation shard, and behind each a `position.Draft` says where it ends. Contexts go to
+One token shard belongs to each activation shard, and behind each a `position.TokenDraft` says where it ends. Contexts go to
 the splits eval, attribution and train in this order. A shard holds `tokens` int32 [contexts, context] and `starts`
 int32 [documents that start in it] (see `packing`).
 """
 
 import logging
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import safetensors.numpy
-from numpy.typing import NDArray
 
-from dmsae_ray.config import Corpus, Experiment
-from dmsae_ray.corpus import Contexts, Packer, documents, join, list_units
+from dmsae_ray.config import CorpusSettings, Experiment
+from dmsae_ray.corpus import list_units
 from dmsae_ray.errors import DataError
-from dmsae_ray.files import Folder, checksum
-from dmsae_ray.harvest.cursor import DRAFT, Draft, Position, Trail, read_draft, text_digest, write_draft
+from dmsae_ray.files import Folder, encode_record
+from dmsae_ray.harvest.cursor import CorpusCursor, read_draft, text_digest
+from dmsae_ray.harvest.documents import documents
 from dmsae_ray.harvest.model import check_model, open_tokenizer
-from dmsae_ray.harvest.progress import Meter, Progress
+from dmsae_ray.harvest.progress import HarvestProgress
 from dmsae_ray.harvest.ray_data import first_error, quiet_context
+from dmsae_ray.harvest.token_writer import DocumentGroup, TokenShardWriter
 from dmsae_ray.store import (
     ACTIVATIONS,
+    DRAFT,
     LAYOUT,
+    Layout,
     SPLITS,
     STREAMED,
     TOKENS,
-    Layout,
     damaged_shards,
-    encode,
     read_layout,
     shard_name,
 )
@@ -40,12 +40,9 @@ log = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 4 << 20
 
-Group = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
-"""Documents: their tokens [sum(lengths)], the tokens of each [documents], 0 for one without text, the unit of each."""
-
 
 def write_tokens(
-    folder: Folder, experiment: Experiment, *, progress: Callable[[Progress], None] | None = None
+    folder: Folder, experiment: Experiment, *, progress: Callable[[HarvestProgress], None] | None = None
 ) -> Layout:
     """Tokenise what the experiment asks for, as far as it is not there, and return the layout.
 
@@ -83,7 +80,9 @@ def write_tokens(
     if draft.token_checksums:
         log.info("tokens: going on behind shard %d of %d", len(draft.token_checksums), len(plan))
     groups = _tokenised(experiment, units, draft.position)
-    packing = Packing(place, plan, draft, corpus.context, tokenizer.bos_token_id, tokenizer.eos_token_id, progress)
+    packing = TokenShardWriter(
+        place, plan, draft, corpus.context, tokenizer.bos_token_id, tokenizer.eos_token_id, progress
+    )
     draft = packing.run(groups)
     groups.close()
     if len(draft.token_checksums) < len(plan):
@@ -103,7 +102,7 @@ def write_tokens(
         log.warning("tokens: the text is not what it was; the activations of store %s are made again", folder)
         (folder / ACTIVATIONS).remove()
         (folder / STREAMED).remove()
-    place.write(LAYOUT, [encode(layout)])
+    place.write(LAYOUT, [encode_record(layout)])
     place.delete(DRAFT)
     return layout
 
@@ -129,87 +128,11 @@ def planned_layout(experiment: Experiment) -> Layout:
     )
 
 
-class Packing:
-    """Packs documents into contexts and contexts into token shards, in order, from where a draft ends.
-
-    Args:
-        folder: of the token shards.
-        plan: contexts of each shard, by name, in order.
-        draft: what is there already.
-        context, bos, eos: see `Packer`.
-        progress: told of the tokens packed.
-    """
-
-    def __init__(
-        self,
-        folder: Folder,
-        plan: dict[str, int],
-        draft: Draft,
-        context: int,
-        bos: int | None,
-        eos: int | None,
-        progress: Callable[[Progress], None] | None = None,
-    ):
-        self._folder, self._plan, self._draft, self._context = folder, plan, draft, context
-        written = sum(plan[name] for name in draft.token_checksums)
-        self._body = context - (bos is not None)
-        self._packer = Packer(context, bos, eos, skip=draft.position.offset)
-        self._trail = Trail(draft.position, written * self._body, eos is not None)
-        self._written = self._packed = written
-        self._meter = Meter("tokens", sum(plan.values()) * context, progress, done=written * context)
-        # A document that a shard ends in is read, and counted, a second time.
-        self._documents_before = draft.position.documents - (draft.position.offset > 0)
-        self.skipped_seen = draft.position.skipped
-
-    @property
-    def documents_seen(self) -> int:
-        """Documents with text so far."""
-        return self._documents_before + self._packer.documents
-
-    @property
-    def tokens_seen(self) -> int:
-        """Tokens so far, those that fill no context yet included."""
-        return self._packed * self._context + self._packer.pending
-
-    def run(self, groups: Iterable[Group]) -> Draft:
-        """Write shards until the plan is done or the groups end; returns what is there then."""
-        names = list(self._plan)
-        waiting: list[Contexts] = []
-        have, wanted = 0, sum(self._plan.values())
-        for tokens, lengths, units in groups:
-            self.skipped_seen += int((lengths == 0).sum())
-            self._trail.add(lengths, units)
-            full = self._packer.add(tokens, lengths[lengths > 0])
-            waiting.append(full)
-            self._meter.add(max(0, min(len(full), wanted - self._packed)) * self._context, full.tokens.nbytes)
-            have, self._packed = have + len(full), self._packed + len(full)
-            while (done := len(self._draft.token_checksums)) < len(names) and have >= self._plan[names[done]]:
-                need = self._plan[names[done]]
-                merged = join(waiting)
-                self._write(names[done], merged[slice(0, need)])
-                waiting, have = [merged[slice(need, None)]], have - need
-            if len(self._draft.token_checksums) == len(names):
-                break
-        return self._draft
-
-    def _write(self, name: str, shard: Contexts) -> None:
-        """Write a shard and, after it, where it ends."""
-        content = safetensors.numpy.save(
-            {"tokens": np.ascontiguousarray(shard.tokens), "starts": np.ascontiguousarray(shard.starts)}
-        )
-        self._folder.write(f"{name}.safetensors", [content])
-        self._written += len(shard)
-        position = self._trail.cut(self._written * self._body)
-        sums = {**self._draft.token_checksums, name: checksum(content)}
-        self._draft = Draft(self._draft.units, position, sums)
-        write_draft(self._folder, self._draft)
-
-
-def _contexts(tokens: int, corpus: Corpus) -> int:
+def _contexts(tokens: int, corpus: CorpusSettings) -> int:
     return -(-tokens // corpus.context)
 
 
-def _too_short(corpus: Corpus, tokens: int, documents: int, skipped: int) -> DataError:
+def _too_short(corpus: CorpusSettings, tokens: int, documents: int, skipped: int) -> DataError:
     place = "the standard library's text" if corpus.source == "stdlib" else f"'{corpus.path}'"
     bad = f" ({skipped} empty or corrupt documents skipped)" if skipped else ""
     if documents == 0:
@@ -221,7 +144,9 @@ def _too_short(corpus: Corpus, tokens: int, documents: int, skipped: int) -> Dat
     )
 
 
-def _tokenised(experiment: Experiment, units: list[dict[str, Any]], start: Position) -> Generator[Group, None, None]:
+def _tokenised(
+    experiment: Experiment, units: list[dict[str, Any]], start: CorpusCursor
+) -> Generator[DocumentGroup, None, None]:
     """Groups of documents in order, from a position on."""
     model, corpus = experiment.model.name, experiment.corpus
     revision = experiment.model.revision

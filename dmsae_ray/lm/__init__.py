@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from dmsae_ray.lm.tap import Tap as Tap
     from dmsae_ray.lm.text import split_documents as split_documents
     from dmsae_ray.lm.text import stdlib_documents as stdlib_documents
-    from dmsae_ray.lm.tiny import default_cache as default_cache
     from dmsae_ray.lm.tiny import read_meta as read_meta
     from dmsae_ray.lm.tiny import tiny_model as tiny_model
     from dmsae_ray.lm.tiny_recipe import TrainingStep as TrainingStep
@@ -34,7 +33,6 @@ __getattr__, __dir__, __all__ = face(
             "stdlib_documents",
         ),
         "tiny": (
-            "default_cache",
             "read_meta",
             "tiny_model",
         ),

@@ -44,7 +44,7 @@ def soft_caps_attention(config: PretrainedConfig) -> bool:
     return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
 
 
-class Head(nn.Module):
+class LanguageModelHead(nn.Module):
     """From the decoder's last hidden states to logits, by the architecture's own code.
 
     The same causal-LM module, sharing its weights, with the decoder replaced by one that returns what it is given. So

@@ -11,7 +11,7 @@ _CHUNK_LOGITS = 1 << 27
 
 _IGNORED = -100
 
-Head = Callable[[Tensor], Tensor]
+Unembed = Callable[[Tensor], Tensor]
 
 
 def targets_of(tokens: Tensor, loss_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -44,7 +44,7 @@ def chunk_rows(vocab_size: int) -> int:
     return max(1, _CHUNK_LOGITS // vocab_size)
 
 
-def summed(head: Head, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
+def summed(head: Unembed, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
     """Sum of the cross-entropies in nats: float64, 0-d. No graph.
 
     Args:
@@ -60,7 +60,7 @@ def summed(head: Head, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
     return total
 
 
-def gradient(head: Head, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
+def gradient(head: Unembed, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
     """Gradient of the summed cross-entropy at the hidden states: [n, t, d], in their dtype.
 
     Arguments as in `summed`. Logits of one chunk and their gradient exist at a time.

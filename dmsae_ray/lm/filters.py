@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Kept:
+class FilterResult:
     """Which rows stay.
 
     Attributes:
@@ -32,7 +32,7 @@ def keep_mask(
     bos_id: int | None = None,
     special_ids: Sequence[int] = (),
     max_norm_multiple: float | None = 10.0,
-) -> Kept:
+) -> FilterResult:
     """Rows to keep of a batch of activations.
 
     Args:
@@ -60,4 +60,4 @@ def keep_mask(
         norms = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
         median = norms[kept].median() if bool(kept.any()) else torch.inf
         drop("high_norm", norms > max_norm_multiple * median)
-    return Kept(kept, dropped)
+    return FilterResult(kept, dropped)

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
-from dmsae_ray.errors import ConfigError
+from dmsae_ray.errors import ConfigError, one_line
 from dmsae_ray.lm.architecture import soft_caps_attention, truncated
 from dmsae_ray.lm.quiet import quiet
 from dmsae_ray.lm.tap import Tap
@@ -101,7 +101,7 @@ def load_tokenizer(model: str, revision: str | None = None) -> Any:
     Raises:
         ConfigError: unknown model, or one without a tokenizer.
     """
-    with _one_line(model, "tokenizer"), quiet():
+    with _told_in_one_line(model, "tokenizer"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(_place(model), revision=revision)
         # Where there are no files, transformers makes a tokenizer of the right class that knows special tokens only.
         if len(tokenizer) < 32:
@@ -110,7 +110,7 @@ def load_tokenizer(model: str, revision: str | None = None) -> Any:
 
 
 def _config(model: str, revision: str | None) -> PretrainedConfig:
-    with _one_line(model, "configuration"), quiet():
+    with _told_in_one_line(model, "configuration"), quiet():
         config: PretrainedConfig = AutoConfig.from_pretrained(_place(model), revision=revision)
     return config
 
@@ -118,7 +118,7 @@ def _config(model: str, revision: str | None) -> PretrainedConfig:
 def _weights(
     model: str, revision: str | None, config: PretrainedConfig, dtype: torch.dtype, attention: str | None
 ) -> Any:
-    with _one_line(model, "weights"), quiet():
+    with _told_in_one_line(model, "weights"), quiet():
         auto: Any = AutoModelForCausalLM
         loaded, report = auto.from_pretrained(
             _place(model),
@@ -187,10 +187,10 @@ def _place(model: str) -> str:
 
 
 @contextmanager
-def _one_line(model: str, what: str) -> Iterator[None]:
+def _told_in_one_line(model: str, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        reason = reason if len(reason) <= 160 else reason[:157] + "..."
-        raise ConfigError(f"model.name '{model}': its {what} cannot be loaded ({reason}); {_ALLOWED}") from None
+        raise ConfigError(
+            f"model.name '{model}': its {what} cannot be loaded ({one_line(error, 160)}); {_ALLOWED}"
+        ) from None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.lm import cross_entropy
-from dmsae_ray.lm.architecture import Head, blocks_of
+from dmsae_ray.lm.architecture import LanguageModelHead, blocks_of
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -55,7 +55,7 @@ class Tap:
         self.full = full
         self._decoder = decoder
         self._block = blocks[layer]
-        self._head = Head(model) if full else None
+        self._head = LanguageModelHead(model) if full else None
         self._rows = cross_entropy.chunk_rows(self.vocab_size)
         parameter = next(decoder.parameters())
         self.device: torch.device = parameter.device
@@ -144,7 +144,7 @@ class Tap:
             output: Tensor = self._decoder(input_ids=tokens.to(self.device), use_cache=False).last_hidden_state
         return output
 
-    def _whole(self) -> Head:
+    def _whole(self) -> LanguageModelHead:
         if self._head is None:
             raise ValueError(f"'{self.model_name}' was loaded with full=False: it has no layers above the tap")
         return self._head

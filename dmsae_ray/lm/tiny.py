@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from dmsae_ray.errors import ConfigError, DmsaeError
+from dmsae_ray.files import cache_folder, replacing
 from dmsae_ray.lm.text import corpus_sha256, split_documents, stdlib_documents, stdlib_fingerprint
-from dmsae_ray.lm.tiny_recipe import Progress, TinyRecipe, TrainingStep
+from dmsae_ray.lm.tiny_recipe import OnTrainingStep, TinyRecipe, TrainingStep
 
 SHIPPED = Path(__file__).parent / "tiny_gemma2"
 WEIGHTS, TOKENIZER, META = "model.safetensors", "tokenizer.json", "meta.json"
 
 
 def tiny_model(
-    cache_dir: str | Path | None = None, progress: Progress | None = None, recipe: TinyRecipe | None = None
+    cache_dir: str | Path | None = None, progress: OnTrainingStep | None = None, recipe: TinyRecipe | None = None
 ) -> Path:
     """Folder of the tiny model for this Python's text: the shipped one, else the cached one, else trained now.
 
@@ -42,7 +43,7 @@ def tiny_model(
         ConfigError: the cache cannot be written.
         DataError: this Python has no source of its standard library.
     """
-    cache = Path(cache_dir) if cache_dir is not None else default_cache()
+    cache = Path(cache_dir) if cache_dir is not None else cache_folder()
     recipe = recipe or TinyRecipe()
     corpus = _corpus(cache)
     folder = cache / f"tiny-gemma2-{_key(corpus, recipe)}"
@@ -59,14 +60,6 @@ def tiny_model(
             f"DMSAE_CACHE '{cache}' cannot be written: {error.strerror or error}; set it to a folder that can"
         ) from None
     return folder
-
-
-def default_cache() -> Path:
-    """`$DMSAE_CACHE`, else `dmsae` in the user's cache folder."""
-    if chosen := os.environ.get("DMSAE_CACHE"):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "dmsae"
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -89,7 +82,7 @@ def is_whole(folder: Path, corpus: str, recipe: TinyRecipe) -> bool:
     )
 
 
-def build(folder: Path, recipe: TinyRecipe, progress: Progress | None = None) -> dict[str, Any]:
+def build(folder: Path, recipe: TinyRecipe, progress: OnTrainingStep | None = None) -> dict[str, Any]:
     """Train the model and put it at `folder` in one move, replacing what was there; returns its meta data."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Permissions of mkdtemp are the owner's alone; the model inside is for whoever may read the parent.
@@ -107,7 +100,7 @@ def build(folder: Path, recipe: TinyRecipe, progress: Progress | None = None) ->
     return meta
 
 
-def _train_into(folder: Path, recipe: TinyRecipe, progress: Progress | None) -> dict[str, Any]:
+def _train_into(folder: Path, recipe: TinyRecipe, progress: OnTrainingStep | None) -> dict[str, Any]:
     import torch
     import transformers
 
@@ -171,9 +164,8 @@ def _corpus(cache: Path) -> str:
     corpus = corpus_sha256(stdlib_documents())
     with suppress(OSError):  # a cache that cannot be written only costs time here
         cache.mkdir(parents=True, exist_ok=True)
-        temporary = memory.with_suffix(f".{os.getpid()}")
-        temporary.write_text(corpus)
-        os.replace(temporary, memory)
+        with replacing(memory) as temporary:
+            temporary.write_text(corpus)
     return corpus
 
 

@@ -36,4 +36,4 @@ class TrainingStep:
     loss: float
 
 
-Progress = Callable[[TrainingStep], None]
+OnTrainingStep = Callable[[TrainingStep], None]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from dmsae_ray.lm.tiny_recipe import Progress, TinyRecipe, TrainingStep
+from dmsae_ray.lm.tiny_recipe import OnTrainingStep, TinyRecipe, TrainingStep
 
 PAD, EOS, BOS, UNK = range(4)
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")  # ids as in Gemma's own vocabulary
@@ -88,7 +88,7 @@ def initial_model(recipe: TinyRecipe) -> Gemma2ForCausalLM:
     return model
 
 
-def train_model(stream: Tensor, recipe: TinyRecipe, progress: Progress | None = None) -> Gemma2ForCausalLM:
+def train_model(stream: Tensor, recipe: TinyRecipe, progress: OnTrainingStep | None = None) -> Gemma2ForCausalLM:
     """Train on contexts that start anywhere in the stream.
 
     Args:

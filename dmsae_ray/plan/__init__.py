@@ -5,35 +5,53 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
-    from dmsae_ray.plan.plan import check_fits as check_fits
-    from dmsae_ray.plan.plan import cluster_of_ray as cluster_of_ray
-    from dmsae_ray.plan.plan import cluster_of_yaml as cluster_of_yaml
+    from dmsae_ray.plan.capacity import DRIVER_CPUS as DRIVER_CPUS
+    from dmsae_ray.plan.capacity import Cluster as Cluster
+    from dmsae_ray.plan.capacity import cluster_of_nodes as cluster_of_nodes
+    from dmsae_ray.plan.capacity import cluster_of_yaml as cluster_of_yaml
+    from dmsae_ray.plan.fit import check_fits as check_fits
+    from dmsae_ray.plan.fit import trials_at_once as trials_at_once
+    from dmsae_ray.plan.fit import trials_beside_harvest as trials_beside_harvest
+    from dmsae_ray.plan.plan import Plan as Plan
     from dmsae_ray.plan.plan import plan_experiment as plan_experiment
-    from dmsae_ray.plan.plan import trials_at_once as trials_at_once
-    from dmsae_ray.plan.plan import trials_beside_harvest as trials_beside_harvest
+    from dmsae_ray.plan.plan_text import plan_text as plan_text
     from dmsae_ray.plan.training import cycle_settings as cycle_settings
     from dmsae_ray.plan.training import initial_sae as initial_sae
-    from dmsae_ray.plan.trials import TrialSpec as TrialSpec
-    from dmsae_ray.plan.trials import expand as expand
+    from dmsae_ray.plan.trials import CycleSetting as CycleSetting
+    from dmsae_ray.plan.trials import Params as Params
+    from dmsae_ray.plan.trials import Setting as Setting
+    from dmsae_ray.plan.trials import TransferSetting as TransferSetting
+    from dmsae_ray.plan.trials import Trial as Trial
 
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
-        "plan": (
-            "check_fits",
-            "cluster_of_ray",
+        "capacity": (
+            "DRIVER_CPUS",
+            "Cluster",
+            "cluster_of_nodes",
             "cluster_of_yaml",
-            "plan_experiment",
+        ),
+        "fit": (
+            "check_fits",
             "trials_at_once",
             "trials_beside_harvest",
         ),
+        "plan": (
+            "Plan",
+            "plan_experiment",
+        ),
+        "plan_text": ("plan_text",),
         "training": (
             "cycle_settings",
             "initial_sae",
         ),
         "trials": (
-            "TrialSpec",
-            "expand",
+            "CycleSetting",
+            "Params",
+            "Setting",
+            "TransferSetting",
+            "Trial",
         ),
     },
 )

@@ -10,13 +10,22 @@ import yaml
 
 from dmsae_ray.errors import ConfigError
 
+DRIVER_CPUS = 0.05
+"""The part of a CPU that each light process is booked with: a trial's driver, the leases of cycles."""
+
 _EPSILON = 1e-9
 """Shares such as 0.05 CPU do not add up exactly in binary."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """What one process (or several alike) is given, on one node each."""
+    """What one process is given, or each of several alike; a process lies on one node.
+
+    Attributes:
+        what: the process, in words.
+        cpus, gpus: of each.
+        count: number of processes.
+    """
 
     what: str
     cpus: float
@@ -130,24 +139,6 @@ def cluster_of_yaml(path: str | Path) -> Cluster:
             f"head_node_type ({' '.join(str(error).split())})"
         ) from None
     return Cluster(str(path), tuple(kinds), limit + 1)
-
-
-BOOTSTRAP = "~/ray_bootstrap_config.yaml"
-"""Where Ray's launcher leaves its file on the head node that it started."""
-LAUNCHER_PORT = 6379
-
-
-def cluster_of_ray() -> Cluster:
-    """The cluster of the current Ray session; on a head node that Ray's launcher started, at its largest."""
-    import ray
-
-    launched = Path(BOOTSTRAP).expanduser()
-    address = ray.get_runtime_context().gcs_address
-    # An embedded session on that machine has a port of its own.
-    if launched.is_file() and address.endswith(f":{LAUNCHER_PORT}"):
-        return cluster_of_yaml(launched)
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return cluster_of_nodes([node["Resources"] for node in nodes if node["Alive"]])
 
 
 def cluster_of_nodes(nodes: Sequence[dict[str, Any]]) -> Cluster:

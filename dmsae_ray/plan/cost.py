@@ -9,6 +9,7 @@ average; a sliding window would make it less).
 from dataclasses import dataclass
 
 from dmsae_ray.config import Experiment
+from dmsae_ray.distill import scoring_flops, training_flops
 from dmsae_ray.plan.model_size import ModelSize
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
@@ -62,16 +63,6 @@ def gradient_flops(size: ModelSize, layer: int, context: int) -> float:
     """
     back = 2.0 * size.block_weights + 2.0 * attention_flops(size, context)
     return forward_flops(size, context) + (size.layers - layer - 1) * back + 2.0 * size.vocab * size.hidden
-
-
-def training_flops(d_model: int, n_latents: int, tokens: float) -> float:
-    """Dense-equivalent FLOPs of training an SAE: 6 a weight and token (distill.training counts the same)."""
-    return 12.0 * d_model * n_latents * tokens
-
-
-def scoring_flops(d_model: int, n_latents: int, pool: int, tokens: float) -> float:
-    """FLOPs of one scoring (Eq. 6): codes of all latents, gradients against the pool's decoder rows."""
-    return 2.0 * d_model * (n_latents + 2 * pool) * tokens
 
 
 def experiment_flops(experiment: Experiment, size: ModelSize, trainings: int) -> Flops:

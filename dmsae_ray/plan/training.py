@@ -6,19 +6,19 @@ from pathlib import Path
 from dmsae_ray.config import Experiment
 from dmsae_ray.distill import CycleSettings
 from dmsae_ray.errors import ConfigError, DmsaeError
-from dmsae_ray.plan.trials import TrialSpec
+from dmsae_ray.plan.trials import Setting
 from dmsae_ray.sae import MatryoshkaSAE, Recipe, load_dictionary_learning, load_sae
 
 
-def cycle_settings(experiment: Experiment, spec: TrialSpec, d_model: int) -> CycleSettings:
-    """What determines the trainings of a trial, apart from core, seed and data."""
+def cycle_settings(experiment: Experiment, setting: Setting, d_model: int) -> CycleSettings:
+    """What determines the trainings of a trial, apart from core, seed and data; d_model is the width of x."""
     recipe, sae, distill = experiment.recipe, experiment.sae, experiment.distill
     steps = recipe.steps
     return CycleSettings(
         n_latents=sae.n_latents,
         group_sizes=sae.groups,
-        k=spec.k,
-        core_sparsity=spec.core_sparsity,
+        k=setting.k,
+        core_sparsity=setting.core_sparsity,
         core_decoder_init=sae.core_decoder_init,
         recipe=Recipe(
             steps=steps,

@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, zip_longest
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 
-from dmsae_ray.distill import CycleRecord, load_core, pw_mcc
+from dmsae_ray.distill import CycleReport, load_core, pw_mcc
+from dmsae_ray.plan import Setting
 from dmsae_ray.report.estimates import Estimate, estimate
-from dmsae_ray.results import CORE_FILE, Setting, TrialResult
+from dmsae_ray.results import CORE_FILE, TrialResult
+
+S = TypeVar("S", bound=Setting)
+S_co = TypeVar("S_co", bound=Setting, covariant=True)
 
 METRICS = ("l0", "l0_core", "l0_non_core", "fvu", "explained_variance", "loss_recovered", "dead_fraction")
 
@@ -31,7 +35,7 @@ class Consistency:
 
 
 @dataclass(frozen=True)
-class Aggregate:
+class Aggregate(Generic[S_co]):
     """One setting over its seeds.
 
     core_sizes       |C_0|..|C_L|
@@ -47,7 +51,7 @@ class Aggregate:
     collapsed        which seeds collapsed, and how
     """
 
-    setting: Setting
+    setting: S_co
     seeds: tuple[int, ...]
     core_sizes: tuple[Estimate, ...]
     carryovers: tuple[Estimate, ...]
@@ -65,17 +69,17 @@ class Aggregate:
     collapsed: dict[int, str]
 
 
-def aggregate(setting: Setting, results: Sequence[TrialResult]) -> Aggregate:
+def aggregate(setting: S, results: Sequence[TrialResult]) -> Aggregate[S]:
     """Bring the replicas `results` of `setting` together."""
     controls = sorted({name for r in results for name in r.controls})
     sizes = zip_longest(*(r.core_sizes for r in results))
     whole = [r for r in results if r.collapse is None]
-    with_core = [[c for c in r.records if c.carryover is not None] for r in results]
-    carryovers = zip_longest(*([c.carryover for c in records] for records in with_core))
-    trained = [[c for c in (*r.records, *r.controls.values()) if c.seconds > 0] for r in results]
+    with_core = [[c for c in r.reports if c.carryover is not None] for r in results]
+    carryovers = zip_longest(*([c.carryover for c in reports] for reports in with_core))
+    trained = [[c for c in (*r.reports, *r.controls.values()) if c.seconds > 0] for r in results]
     return Aggregate(
         setting=setting,
-        seeds=tuple(r.seed for r in results),
+        seeds=tuple(r.trial.seed for r in results),
         core_sizes=tuple(estimate(at_cycle) for at_cycle in sizes),
         carryovers=tuple(estimate(at_cycle) for at_cycle in carryovers),
         carryover=estimate(r.last.carryover for r in whole),
@@ -92,10 +96,10 @@ def aggregate(setting: Setting, results: Sequence[TrialResult]) -> Aggregate:
             }
             for name in controls
         },
-        seconds=estimate(_mean([c.seconds for c in records]) for records in trained),
-        flops=estimate(_mean([c.flops for c in records]) for records in trained),
+        seconds=estimate(_mean([c.seconds for c in reports]) for reports in trained),
+        flops=estimate(_mean([c.flops for c in reports]) for reports in trained),
         consistency=consistency(results),
-        collapsed={r.seed: r.collapse for r in results if r.collapse},
+        collapsed={r.trial.seed: r.collapse for r in results if r.collapse},
     )
 
 
@@ -107,32 +111,19 @@ def consistency(results: Sequence[TrialResult]) -> Consistency | None:
         return None
     of_pairs = [pw_mcc(pair) for pair in combinations(rows, 2)]
     generator = torch.Generator().manual_seed(0)
-    lots = [torch.randn(r.shape, generator=generator) for r in rows]
-    return Consistency(sum(of_pairs) / len(of_pairs), min(of_pairs), max(of_pairs), pw_mcc(lots), len(of_pairs))
+    drawn = [torch.randn(r.shape, generator=generator) for r in rows]
+    return Consistency(sum(of_pairs) / len(of_pairs), min(of_pairs), max(of_pairs), pw_mcc(drawn), len(of_pairs))
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _carryover(record: CycleRecord | None) -> float | None:
-    return record.carryover if record is not None else None
+def _carryover(report: CycleReport | None) -> float | None:
+    return report.carryover if report is not None else None
 
 
 def _margin(result: TrialResult, control: str) -> float | None:
     other = _carryover(result.controls.get(control))
     own = result.last.carryover
     return None if own is None or other is None else own - other
-
-
-def to_json(value: Any) -> Any:
-    """Aggregates as what JSON can hold: NaN becomes null, an estimate an object."""
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: to_json(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, dict):
-        return {str(key): to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    return value

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmsae_ray.distill import DISTILLED
+from dmsae_ray.plan import TransferSetting
 from dmsae_ray.report.estimates import Estimate, estimate
 from dmsae_ray.results import TrialResult
 from dmsae_ray.tracking import read_journal
@@ -35,14 +37,17 @@ def final_cycle_bands(results: Sequence[TrialResult], journal: Path, name: str) 
     for (trial_id, arm), curve in curves.items():
         result = by_id[trial_id]
         setting = result.setting
-        if setting.arm == "baseline":
-            continue
-        # Tokens of the feed: cycle l of a trial reads from l times a cycle's tokens on; a transfer reads from 0 on.
-        start = 0 if setting.arm else result.last.cycle * result.last.tokens
+        if isinstance(setting, TransferSetting):
+            if setting.arm == "baseline":
+                continue
+            # It reads the feed from its first token on.
+            start, panel, own_arm = 0, f"k={setting.k} {setting.core_sparsity}", str(setting.arm)
+        else:
+            # Cycle l of a trial reads the feed from l times a cycle's tokens on.
+            start, panel, own_arm = result.last.cycle * result.last.tokens, setting.label, DISTILLED
         own = {step - start: value for step, value in curve.items() if step > start}
-        panel = f"k={setting.k} {setting.core_sparsity}" if setting.arm else setting.label
         if own:
-            replicas[panel, arm or setting.arm or "distilled"].append(own)
+            replicas[panel, arm or own_arm].append(own)
     bands: dict[str, dict[str, Band]] = defaultdict(dict)
     for (panel, arm), found in replicas.items():
         tokens = sorted(set.intersection(*(set(curve) for curve in found)))

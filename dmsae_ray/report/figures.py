@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dmsae_ray.plan import CycleSetting, Setting
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.curves import Band, final_cycle_bands
 from dmsae_ray.report.estimates import Estimate, estimate
@@ -47,9 +48,9 @@ def selected_sets(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
     for axis, one in zip(axes, shown, strict=True):
         replicas = [r for r in report.results if r.setting == one.setting]
         cycles = range(len(one.core_sizes))
-        by_cycle = [[c for r in replicas for c in r.records if c.cycle == cycle] for cycle in cycles]
-        carried = [estimate(c.carried or 0 for c in records) for records in by_cycle]
-        total = [estimate(c.n_core for c in records) for records in by_cycle]
+        by_cycle = [[c for r in replicas for c in r.reports if c.cycle == cycle] for cycle in cycles]
+        carried = [estimate(c.carried or 0 for c in reports) for reports in by_cycle]
+        total = [estimate(c.n_core for c in reports) for reports in by_cycle]
         new = [t.mean - c.mean for t, c in zip(total, carried, strict=True)]
         axis.bar(cycles, [c.mean for c in carried], color=colour(0), label="carried from the cycle before")
         axis.bar(cycles, new, bottom=[c.mean for c in carried], color=colour(5), label="new in this cycle")
@@ -91,7 +92,7 @@ def carryover(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
     """Fig. 6: carryover against the measured total L0, beside the controls and chance; a panel a coverage."""
     if not any(one.carryover.n for one in report.cycles):
         return None
-    coverages = sorted({one.setting.coverage or 0.0 for one in report.cycles})[:MOST_PANELS]
+    coverages = sorted({one.setting.coverage for one in report.cycles})[:MOST_PANELS]
     controls = sorted({name for one in report.cycles for name in one.controls})
     figure, axes = panels(len(coverages), width=3.8, height=3.0)
     for axis, value in zip(axes, coverages, strict=True):
@@ -122,10 +123,10 @@ def coverage(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
     for axis, (name, label) in zip(axes, names, strict=True):
         for n, k in enumerate(sorted({one.setting.k for one in report.cycles})):
             line = [one for one in report.cycles if one.setting.k == k]
-            x = [known_value(one.setting.coverage or 0.0) for one in line]
+            x = [known_value(one.setting.coverage) for one in line]
             y = [one.metrics[name] for one in line]
             points(axis, x, y, color=colour(n), marker=marker(n), label=f"k = {k}, n = {_seeds(line)}")
-        axis.set_xticks(sorted({one.setting.coverage or 0.0 for one in report.cycles}))
+        axis.set_xticks(sorted({one.setting.coverage for one in report.cycles}))
         axis.set_xlabel("attribution coverage τ")
         axis.set_ylabel(f"{label}, last cycle")
     _legend_below(figure, axes[0])
@@ -161,7 +162,7 @@ def transfer(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
         return None
     figure, axes = panels(2, width=3.8, height=3.0)
     names = (("fvu", "fraction of variance unexplained"), ("loss_recovered", "loss recovered"))
-    series = sorted({(a.setting.arm or "", a.setting.core_sparsity) for a in report.transfers})
+    series = sorted({(a.setting.arm, a.setting.core_sparsity) for a in report.transfers})
     for axis, (name, label) in zip(axes, names, strict=True):
         for n, (arm, sparsity) in enumerate(series):
             line = [a for a in report.transfers if (a.setting.arm, a.setting.core_sparsity) == (arm, sparsity)]
@@ -178,7 +179,8 @@ def transfer(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
 
 def cost(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
     """What one cycle cost, by setting."""
-    known = [a for a in (*report.cycles, *report.transfers) if a.seconds.n]
+    every: list[Aggregate[Setting]] = [*report.cycles, *report.transfers]
+    known = [a for a in every if a.seconds.n]
     if not known:
         return None
     figure, axes = panels(2, width=3.6, height=max(1.6, 0.28 * len(known) + 0.6))
@@ -208,14 +210,14 @@ def _legend_below(figure: "Figure", axis: "Axes") -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), frameon=False)
 
 
-def _shown(aggregates: Sequence[Aggregate]) -> list[Aggregate]:
+def _shown(aggregates: Sequence[Aggregate[CycleSetting]]) -> list[Aggregate[CycleSetting]]:
     return [a for a in aggregates if a.core_sizes][:MOST_PANELS]
 
 
-def _seeds(aggregates: Sequence[Aggregate]) -> str:
+def _seeds(aggregates: Sequence[Aggregate[CycleSetting]]) -> str:
     counts = sorted({len(a.seeds) for a in aggregates})
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
 
 
-def _title(one: Aggregate) -> str:
+def _title(one: Aggregate[CycleSetting]) -> str:
     return f"{one.setting.label}, n = {len(one.seeds)}"

@@ -8,9 +8,11 @@ from rich.console import Group
 from rich.text import Text
 
 from dmsae_ray.errors import DataError
-from dmsae_ray.report.aggregate import Aggregate, aggregate, to_json
+from dmsae_ray.files import nan_to_null
+from dmsae_ray.plan import CycleSetting, TransferSetting
+from dmsae_ray.report.aggregate import Aggregate, aggregate
 from dmsae_ray.report.tables import Table, cost_table, cycles_table, main_table, margin_table, transfer_table
-from dmsae_ray.results import TrialResult, load_results, settings_of
+from dmsae_ray.results import TrialResult, by_setting, load_results
 
 REPORT_FILE = "report.md"
 JSON_FILE = "report.json"
@@ -33,8 +35,8 @@ class Report:
 
     name: str
     results: tuple[TrialResult, ...]
-    cycles: tuple[Aggregate, ...]
-    transfers: tuple[Aggregate, ...]
+    cycles: tuple[Aggregate[CycleSetting], ...]
+    transfers: tuple[Aggregate[TransferSetting], ...]
 
     @property
     def tables(self) -> list[Table]:
@@ -52,7 +54,7 @@ class Report:
         """A line for each trial that collapsed, and for each trouble seen in a training."""
         lines = [f"{r.trial_id} collapsed: {r.collapse}" for r in self.results if r.collapse]
         for r in self.results:
-            for record in (*r.records, *r.controls.values()):
+            for record in (*r.reports, *r.controls.values()):
                 where = f"{r.trial_id}, cycle {record.cycle}, {record.arm}"
                 lines += [f"{where}: {trouble} at step {step}" for trouble, step in record.troubles.items()]
         return lines
@@ -83,12 +85,12 @@ def make_report(sweep_dir: str | Path) -> Report:
     results = load_results(sweep_dir)
     if not results:
         raise DataError(f"'{sweep_dir}' has no finished trial; run the sweep, or give another sweep folder")
-    found = [aggregate(setting, replicas) for setting, replicas in settings_of(results).items()]
+    found = by_setting(results).items()
     return Report(
         name=Path(sweep_dir).absolute().name,
         results=tuple(results),
-        cycles=tuple(a for a in found if a.setting.arm is None),
-        transfers=tuple(a for a in found if a.setting.arm is not None),
+        cycles=tuple(aggregate(setting, own) for setting, own in found if isinstance(setting, CycleSetting)),
+        transfers=tuple(aggregate(setting, own) for setting, own in found if isinstance(setting, TransferSetting)),
     )
 
 
@@ -97,6 +99,6 @@ def write_report(report: Report, sweep_dir: str | Path, figures: list[Path]) -> 
     folder = Path(sweep_dir).absolute()
     text, data = folder / REPORT_FILE, folder / JSON_FILE
     text.write_text(report.markdown([Path(f).absolute() for f in figures], folder))
-    tree = {"sweep": report.name, "cycles": to_json(report.cycles), "transfers": to_json(report.transfers)}
+    tree = {"sweep": report.name, "cycles": nan_to_null(report.cycles), "transfers": nan_to_null(report.transfers)}
     data.write_text(json.dumps(tree, indent=1, allow_nan=False))
     return [text, data]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
+from dmsae_ray.plan import CycleSetting, Setting, TransferSetting
 from dmsae_ray.report.aggregate import Aggregate, Consistency
 from dmsae_ray.report.estimates import Estimate
 
@@ -43,7 +44,7 @@ class Table:
         return f"## {self.title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def main_table(aggregates: Sequence[Aggregate]) -> Table:
+def main_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
     """Cores and carryover beside chance and controls, what the SAEs use, and what they keep."""
     controls = sorted({name for a in aggregates for name in a.controls})
     head = ("k", "τ", "n", "core size\nby cycle", "carry-\nover", "chance", *(f"{_word(c)}\ncontrol" for c in controls))
@@ -68,7 +69,7 @@ def main_table(aggregates: Sequence[Aggregate]) -> Table:
     return Table("Cores", head, tuple(rows))
 
 
-def cycles_table(aggregates: Sequence[Aggregate]) -> Table:
+def cycles_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
     """Core sizes and carryover of every cycle, with intervals."""
     cycles = max(len(a.core_sizes) for a in aggregates)
     head = ("k", "τ", *(f"core {c}" for c in range(cycles)), *(f"carryover {c}" for c in range(1, cycles)))
@@ -81,7 +82,7 @@ def cycles_table(aggregates: Sequence[Aggregate]) -> Table:
     return Table("By cycle", head, tuple(rows))
 
 
-def margin_table(aggregates: Sequence[Aggregate]) -> Table:
+def margin_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
     """What speaks for a core: carryover less each control's, its share of the score, likeness between seeds."""
     controls = sorted({name for a in aggregates for name in a.margins})
     head = ("k", "τ", "n", *(f"carryover\nover {c.replace('_', ' ')}" for c in controls))
@@ -100,7 +101,7 @@ def margin_table(aggregates: Sequence[Aggregate]) -> Table:
     return Table("Cores against norm-matched controls, and between seeds", head, tuple(rows))
 
 
-def transfer_table(aggregates: Sequence[Aggregate]) -> Table:
+def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
     """SAEs trained around a fixed core, at measured L0."""
     head = (
         "k",
@@ -118,7 +119,7 @@ def transfer_table(aggregates: Sequence[Aggregate]) -> Table:
     rows = [
         (
             str(a.setting.k),
-            a.setting.arm or "-",
+            a.setting.arm,
             "-" if a.setting.arm == "baseline" else a.setting.core_sparsity,
             str(len(a.seeds)),
             *(a.metrics[name].text() for name in ("l0", "l0_core", "l0_non_core")),
@@ -131,7 +132,7 @@ def transfer_table(aggregates: Sequence[Aggregate]) -> Table:
     return Table("Transfer", head, tuple(rows))
 
 
-def cost_table(aggregates: Sequence[Aggregate]) -> Table:
+def cost_table(aggregates: Sequence[Aggregate[Setting]]) -> Table:
     """What one cycle cost."""
     head = ("setting", "seconds a cycle", "FLOP a cycle")
     rows = [(a.setting.label, a.seconds.text(1), _power(a.flops)) for a in aggregates]

@@ -8,10 +8,15 @@ that is a URI, in ./dmsae-runs of the machine that runs the controller.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dmsae_ray.config import Experiment, load_experiment
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.files import Folder
+from dmsae_ray.files import Folder, nan_to_null
+from dmsae_ray.plan import Trial
+
+if TYPE_CHECKING:
+    from dmsae_ray.distill import Core
 
 CONFIG_FILE = "config.yaml"
 SUMMARY_FILE = "summary.json"
@@ -24,9 +29,10 @@ HOME = "dmsae-runs"
 class Folders:
     """The folders of one experiment.
 
-    output    where workers write: an absolute path or a URI
-    home      where the controller writes; the same place if `output` is local
-    name      of the sweep's folder
+    Attributes:
+        output: where workers write, an absolute path or a URI.
+        home: where the controller writes; the same place if `output` is local.
+        name: of the sweep's folder.
     """
 
     output: Folder
@@ -62,7 +68,7 @@ class Folders:
         """What one trial found, on the controller's machine: summary.json and its distilled core."""
         return self.sweep / "trials" / trial_id
 
-    def keep_to(self, inputs: dict[str, str]) -> None:
+    def check_inputs_unchanged(self, inputs: dict[str, str]) -> None:
         """Note what the sweep was begun with, as hashes by setting; its config alone names files that may change.
 
         Raises:
@@ -81,14 +87,21 @@ class Folders:
                 f"{' and '.join(changed)} has changed: give another name to begin anew"
             )
 
-    def publish(self, trial_id: str, files: dict[str, bytes]) -> None:
+    def publish_trial(self, trial: Trial, summary: dict[str, Any], core: "Core | None") -> None:
         """Write a trial's result where the controller finds it; called by a worker.
 
-        The summary comes last: it says that the trial is finished.
+        The summary comes last: it says that the trial is finished. What was not measured is null in it.
+
+        Args:
+            trial: which one.
+            summary: what it found, see `distill.DistillationResult.summary`.
+            core: its distilled core; None for a transfer.
         """
-        shared = self.output / "sweeps" / self.name / "trials" / trial_id
-        for name in sorted(files, key=lambda name: name == SUMMARY_FILE):
-            shared.write(name, [files[name]])
+        shared = self.output / "sweeps" / self.name / "trials" / trial.trial_id
+        if core is not None:
+            shared.write(CORE_FILE, [core.to_bytes()])
+        tree = nan_to_null({"trial_id": trial.trial_id, "params": trial.params(), **summary})
+        shared.write(SUMMARY_FILE, [json.dumps(tree, indent=1, allow_nan=False).encode()])
 
     def fetch(self, trial_id: str) -> Path | None:
         """A trial's summary on this machine, brought from `output` if need be; None if the trial is not finished."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dmsae_ray.sae.health import Diagnosis as Diagnosis
     from dmsae_ray.sae.health import HealthMonitor as HealthMonitor
     from dmsae_ray.sae.health import Trouble as Trouble
+    from dmsae_ray.sae.ranks import RankGroup as RankGroup
     from dmsae_ray.sae.recipe import Recipe as Recipe
     from dmsae_ray.sae.saelens import export_saelens as export_saelens
     from dmsae_ray.sae.stats import StepStats as StepStats
@@ -39,6 +40,7 @@ __getattr__, __dir__, __all__ = face(
             "HealthMonitor",
             "Trouble",
         ),
+        "ranks": ("RankGroup",),
         "recipe": ("Recipe",),
         "saelens": ("export_saelens",),
         "stats": ("StepStats",),

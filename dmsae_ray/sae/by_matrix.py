@@ -8,7 +8,7 @@ from torch import Tensor
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.gradients import Gradients, row_blocks
 from dmsae_ray.sae.product import product
-from dmsae_ray.sae.triples import Kept
+from dmsae_ray.sae.triples import Triples
 
 ON_CPU = 1 / 4
 """Kept share of [b, m] above which the matrix is faster than the triples, measured: benchmarks/results/decode_cpu.json.
@@ -32,7 +32,7 @@ def matrix_is_faster(n_triples: int, b: int, n_topk: int, device: torch.device, 
 class ByMatrix:
     """The same as `ByTriples`, by products of matrices whose factors are rounded to `low`, see `product`."""
 
-    def __init__(self, sae: MatryoshkaSAE, kept: Kept, b: int, low: torch.dtype | None) -> None:
+    def __init__(self, sae: MatryoshkaSAE, kept: Triples, b: int, low: torch.dtype | None) -> None:
         self._sae, self._b, self._low = sae, b, low
         self._first = sae.n_dense
         dtype = sae.W_dec.dtype if low is None else low

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.gradients import Gradients, row_blocks
-from dmsae_ray.sae.triples import Kept
+from dmsae_ray.sae.triples import Triples
 
 
 class ByTriples:
@@ -21,7 +21,7 @@ class ByTriples:
     def __init__(
         self,
         sae: MatryoshkaSAE,
-        kept: Kept,
+        kept: Triples,
         b: int,
         group_of: Tensor,
         groups: int,

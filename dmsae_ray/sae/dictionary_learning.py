@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmsae_ray.errors import DataError
+from dmsae_ray.errors import DataError, one_line
+from dmsae_ray.files import replacing
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
-from dmsae_ray.sae.files import adopt, naming, one_line, read_json, replacing
+from dmsae_ray.sae.files import adopt, naming, read_json
 
 _KEYS = {"W_enc", "b_enc", "W_dec", "b_dec", "k", "threshold", "group_sizes"}
 _LINEAR_KEYS = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"}

@@ -10,7 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.errors import ConfigError, DataError, one_line
+from dmsae_ray.files import replacing
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 
 FORMAT = "dmsae_ray.sae/1"
@@ -126,11 +127,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def one_line(error: BaseException) -> str:
-    """The error's text on one line, at most 200 characters."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
-
-
 class naming:
     """Turns what odd content raises inside (KeyError, ConfigError, …) into a DataError that names the file."""
 
@@ -145,20 +141,3 @@ class naming:
             raise DataError(f"{self._path}: {error} is missing") from error
         if isinstance(error, (TypeError, ValueError, ArithmeticError, RuntimeError, ConfigError)):
             raise DataError(f"{self._path}: {one_line(error)}") from error
-
-
-class replacing:
-    """A temporary path beside `path` that takes its place if the block ends well, and vanishes otherwise."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> Path:
-        return self._temporary
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if kind is None:
-            os.replace(self._temporary, self._path)
-        else:
-            self._temporary.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from dmsae_ray.errors import one_line
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,6 @@ def _tried(device: torch.device, width: int) -> ModuleType | None:
         kernels.adam(rows, gradient, *moments, **how, divisor=flag + 1, skip=flag)
         torch.cuda.synchronize(device)
     except Exception as error:  # no Triton, no C compiler for its launchers, a GPU that it does not know
-        _log.warning("%s: steps take longer without Triton's kernels: %s", device, " ".join(str(error).split())[:300])
+        _log.warning("%s: steps take longer without Triton's kernels: %s", device, one_line(error))
         return None
     return kernels

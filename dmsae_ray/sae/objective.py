@@ -16,7 +16,7 @@ from dmsae_ray.sae.kernel_choice import kernels_for
 from dmsae_ray.sae.product import product
 from dmsae_ray.sae.ranks import RankGroup
 from dmsae_ray.sae.selection import BatchTopK
-from dmsae_ray.sae.triples import Kept
+from dmsae_ray.sae.triples import Triples
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ class Objective:
         self._write_rest(gradients, dense, parts[0], aux)
         return self._summary(squared, counts, aux, kept, n_tokens)
 
-    def _code(self, kept: Kept, b: int) -> ByTriples | ByMatrix:
+    def _code(self, kept: Triples, b: int) -> ByTriples | ByMatrix:
         if matrix_is_faster(len(kept.values), b, self._sae.n_topk, kept.values.device, self._low):
             return ByMatrix(self._sae, kept, b, self._low)
         groups = len(self._prefix_weights)
         how: dict[str, Any] = {"in_blocks": self._in_blocks, "kernels": self._kernels}
         return ByTriples(self._sae, kept, b, self._group_of, groups, **how)
 
-    def _count(self, dense: Tensor, kept: Kept, n_tokens: int) -> Tensor:
+    def _count(self, dense: Tensor, kept: Triples, n_tokens: int) -> Tensor:
         """[2]: this rank's active core and other latents; brings `silence` up to date."""
         sae = self._sae
         active = (kept.values > 0).to(torch.int64)
@@ -132,7 +132,7 @@ class Objective:
         aux.W_enc.masked_fill_(frozen[:, None], 0)
         gradients.W_enc.index_add_(0, rows, aux.W_enc, alpha=self._alpha)
 
-    def _summary(self, squared: Tensor, counts: Tensor, aux: AuxK | None, kept: Kept, n_tokens: int) -> BatchLoss:
+    def _summary(self, squared: Tensor, counts: Tensor, aux: AuxK | None, kept: Triples, n_tokens: int) -> BatchLoss:
         own_aux = squared.new_zeros(1) if aux is None else aux.loss.reshape(1)
         shares = self._ranks.sum(torch.cat([squared.double(), counts.double(), own_aux.double()]))
         groups = len(squared)

@@ -8,8 +8,8 @@ from typing import Any
 from safetensors.torch import save_file
 
 from dmsae_ray import __version__
+from dmsae_ray.files import replacing
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
-from dmsae_ray.sae.files import replacing
 
 _SAELENS_VERSION = "6.54.0"
 """Of the layout written here; without it SAELens takes a file for one of before version 6 and converts it."""

@@ -6,7 +6,7 @@ from torch import Tensor
 from dmsae_ray.sae.order_statistic import kth_largest
 from dmsae_ray.sae.product import product
 from dmsae_ray.sae.ranks import RankGroup
-from dmsae_ray.sae.triples import Kept
+from dmsae_ray.sae.triples import Triples
 
 _BLOCK_ELEMENTS = 1 << 21
 """Pre-activations computed at a time on the CPU: few enough to be filtered while they are in the cache."""
@@ -36,7 +36,7 @@ class BatchTopK:
         self._low = low
         self._hint: float | None = None
 
-    def select(self, centred: Tensor, W_enc: Tensor, b_enc: Tensor, first: int, n_keep: int) -> Kept:
+    def select(self, centred: Tensor, W_enc: Tensor, b_enc: Tensor, first: int, n_keep: int) -> Triples:
         """The kept triples of latents first..m-1.
 
         centred [b, d] = x - b_dec, W_enc [m, d], b_enc [m]; n_keep counts over all ranks.
@@ -59,7 +59,7 @@ class BatchTopK:
         infinity = values.new_full((1,), torch.inf)
         smallest = torch.cat([torch.where(values > 0, values, torch.inf), infinity]).amin()
         smallest = torch.nan_to_num(self._ranks.minimum(smallest), posinf=0.0)
-        return Kept(rows, latents + first, values, smallest)
+        return Triples(rows, latents + first, values, smallest)
 
     def _above_or_first_ties(self, place: Tensor, values: Tensor, cutoff: Tensor, ties: Tensor) -> Tensor:
         """[n] bool; place [n] is the row-major position, by which ties are ordered."""

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.errors import ConfigError, DataError, one_line
 from dmsae_ray.sae.dead import SilenceCounter
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.gradients import Gradients
@@ -118,8 +118,7 @@ class SAETrainer:
             self._adam.load_state_dict(state["adam"])
             self._silence.load_state_dict(state["silence"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            first = " ".join(str(error).split())
-            raise DataError(f"trainer state: does not fit this dictionary ({first})") from error
+            raise DataError(f"trainer state: does not fit this dictionary ({one_line(error)})") from error
 
     def _count_rows(self, rows: int) -> int:
         if self._ranks.size == 1:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Kept:
+class Triples:
     """Activations that survived selection, ordered by latent, then by row.
 
     On CUDA the number of triples is fixed, so that nothing waits for a count: the surplus has value 0.

@@ -5,17 +5,21 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
-    from dmsae_ray.store.identity import file_hash as file_hash
+    from dmsae_ray.store.commit import Commit as Commit
+    from dmsae_ray.store.commit import decode_commit as decode_commit
+    from dmsae_ray.store.identity import request_of as request_of
+    from dmsae_ray.store.identity import store_key as store_key
     from dmsae_ray.store.identity import unpinned as unpinned
     from dmsae_ray.store.int8 import dequantise as dequantise
     from dmsae_ray.store.int8 import quantise as quantise
-    from dmsae_ray.store.inventory import Checked as Checked
-    from dmsae_ray.store.inventory import check as check
-    from dmsae_ray.store.inventory import find as find
-    from dmsae_ray.store.inventory import keys as keys
+    from dmsae_ray.store.inventory import CheckedFile as CheckedFile
+    from dmsae_ray.store.inventory import check_store as check_store
+    from dmsae_ray.store.inventory import find_key as find_key
     from dmsae_ray.store.inventory import list_stores as list_stores
-    from dmsae_ray.store.inventory import remove as remove
+    from dmsae_ray.store.inventory import remove_store as remove_store
+    from dmsae_ray.store.inventory import store_keys as store_keys
     from dmsae_ray.store.layout import ACTIVATIONS as ACTIVATIONS
+    from dmsae_ray.store.layout import DRAFT as DRAFT
     from dmsae_ray.store.layout import LAYOUT as LAYOUT
     from dmsae_ray.store.layout import MANIFEST as MANIFEST
     from dmsae_ray.store.layout import PARTIAL as PARTIAL
@@ -23,15 +27,9 @@ if TYPE_CHECKING:
     from dmsae_ray.store.layout import SPLITS as SPLITS
     from dmsae_ray.store.layout import STREAMED as STREAMED
     from dmsae_ray.store.layout import TOKENS as TOKENS
-    from dmsae_ray.store.layout import Commit as Commit
     from dmsae_ray.store.layout import Layout as Layout
     from dmsae_ray.store.layout import Split as Split
-    from dmsae_ray.store.layout import decode as decode
-    from dmsae_ray.store.layout import decode_commit as decode_commit
-    from dmsae_ray.store.layout import encode as encode
-    from dmsae_ray.store.layout import request_of as request_of
     from dmsae_ray.store.layout import shard_name as shard_name
-    from dmsae_ray.store.layout import store_key as store_key
     from dmsae_ray.store.manifest import Commits as Commits
     from dmsae_ray.store.manifest import check_manifest as check_manifest
     from dmsae_ray.store.manifest import make_manifest as make_manifest
@@ -45,22 +43,29 @@ if TYPE_CHECKING:
     from dmsae_ray.store.order import stored_order as stored_order
     from dmsae_ray.store.order import windows_from as windows_from
     from dmsae_ray.store.reader import Store as Store
-    from dmsae_ray.store.reader import check_finite as check_finite
+    from dmsae_ray.store.reader import check_finite_shard as check_finite_shard
     from dmsae_ray.store.reader import open_store as open_store
     from dmsae_ray.store.tensor_file import tensors_in as tensors_in
+    from dmsae_ray.store.timing import TIMING as TIMING
+    from dmsae_ray.store.timing import StoreTiming as StoreTiming
     from dmsae_ray.store.token_shards import damaged_shards as damaged_shards
     from dmsae_ray.store.token_shards import read_layout as read_layout
     from dmsae_ray.store.token_shards import read_tokens as read_tokens
-    from dmsae_ray.store.usage import Reading as Reading
+    from dmsae_ray.store.usage import UsageMark as UsageMark
     from dmsae_ray.store.writer import HEARTBEAT as HEARTBEAT
-    from dmsae_ray.store.writer import Heartbeat as Heartbeat
-    from dmsae_ray.store.writer import Watch as Watch
+    from dmsae_ray.store.writer import StoreWriter as StoreWriter
+    from dmsae_ray.store.writer import WriterWatch as WriterWatch
 
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "commit": (
+            "Commit",
+            "decode_commit",
+        ),
         "identity": (
-            "file_hash",
+            "request_of",
+            "store_key",
             "unpinned",
         ),
         "int8": (
@@ -68,15 +73,16 @@ __getattr__, __dir__, __all__ = face(
             "quantise",
         ),
         "inventory": (
-            "Checked",
-            "check",
-            "find",
-            "keys",
+            "CheckedFile",
+            "check_store",
+            "find_key",
             "list_stores",
-            "remove",
+            "remove_store",
+            "store_keys",
         ),
         "layout": (
             "ACTIVATIONS",
+            "DRAFT",
             "LAYOUT",
             "MANIFEST",
             "PARTIAL",
@@ -84,15 +90,9 @@ __getattr__, __dir__, __all__ = face(
             "SPLITS",
             "STREAMED",
             "TOKENS",
-            "Commit",
             "Layout",
             "Split",
-            "decode",
-            "decode_commit",
-            "encode",
-            "request_of",
             "shard_name",
-            "store_key",
         ),
         "manifest": (
             "Commits",
@@ -112,20 +112,24 @@ __getattr__, __dir__, __all__ = face(
         ),
         "reader": (
             "Store",
-            "check_finite",
+            "check_finite_shard",
             "open_store",
         ),
         "tensor_file": ("tensors_in",),
+        "timing": (
+            "TIMING",
+            "StoreTiming",
+        ),
         "token_shards": (
             "damaged_shards",
             "read_layout",
             "read_tokens",
         ),
-        "usage": ("Reading",),
+        "usage": ("UsageMark",),
         "writer": (
             "HEARTBEAT",
-            "Heartbeat",
-            "Watch",
+            "StoreWriter",
+            "WriterWatch",
         ),
     },
 )

@@ -8,14 +8,16 @@ counts by its id and revision, what is in a bucket by its URI: nothing is asked 
 import hashlib
 import json
 import os
-import time
-import uuid
+import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from dmsae_ray.config import Corpus, Experiment
+from dmsae_ray.config import CorpusSettings, Experiment
+from dmsae_ray.corpus import SUFFIXES
+from dmsae_ray.files import file_sha256, filesystem, list_files
+from dmsae_ray.store.layout import FORMAT
 
 _WEIGHTS = (".safetensors", ".bin")
 _MODEL_FILES = {
@@ -30,11 +32,44 @@ _MODEL_FILES = {
 }
 _WHOLE_BYTES = 256 << 20  # a corpus up to this size is read in full
 _SAMPLED_FILES, _SAMPLES, _SAMPLE_BYTES = 2048, 8, 16 << 10
-_REMEMBERED_BYTES = 16 << 20  # reading less costs nothing
-_SETTLED_SECONDS = 2.0  # a file written within this time may yet change without a new time stamp
 
-Entry = tuple[str, str, int, int]
+_HOW_IT_IS_READ = {"mode", "shuffle_shards", "norm_tokens"}
+_STDLIB_FIELDS = {"source", "context", "tokens", "attribution_tokens", "eval_tokens"}
+
+FileStamp = tuple[str, str, int, int]
 """A file: name, path, size, time of its last change in ns."""
+
+
+def request_of(experiment: Experiment) -> dict[str, Any]:
+    """All that decides the content of a store.
+
+    The text that every Python carries, and so the embedded model trained on it, differ between versions of Python. A
+    local model or corpus stands there by its content (`identity`), and not by its path. `mode`,
+    `shuffle_shards` and `norm_tokens` say how a store is read.
+    """
+    request: dict[str, Any] = {
+        "format": FORMAT,
+        "model": experiment.model.model_dump(mode="json"),
+        "corpus": experiment.corpus.model_dump(mode="json"),
+        "activations": experiment.activations.model_dump(mode="json", exclude=_HOW_IT_IS_READ),
+    }
+    for section, name, content in (
+        ("model", "name", model_content(experiment.model.name)),
+        ("corpus", "path", corpus_content(experiment.corpus)),
+    ):
+        if content is not None:
+            request[section] = {**request[section], name: None, "content": content}
+    if experiment.corpus.source == "stdlib":
+        request["corpus"] = {k: v for k, v in request["corpus"].items() if k in _STDLIB_FIELDS}
+    if experiment.corpus.source == "stdlib" or experiment.model.name == "tiny":
+        request["python"] = ".".join(map(str, sys.version_info[:3]))
+    return request
+
+
+def store_key(experiment: Experiment) -> str:
+    """Address of a store: a hash [24 hex digits] of the model, corpus and activations sections."""
+    text = json.dumps(request_of(experiment), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def model_content(name: str) -> str | None:
@@ -50,16 +85,13 @@ def model_content(name: str) -> str | None:
     chosen = [
         p for p in files if p.suffix == suffix or p.name in _MODEL_FILES or p.name.endswith((".model", ".index.json"))
     ]
-    return _digest([path.name, file_hash(path)] for path in chosen)
+    return _digest([path.name, file_sha256(path)] for path in chosen)
 
 
-def corpus_content(corpus: Corpus) -> str | None:
+def corpus_content(corpus: CorpusSettings) -> str | None:
     """Hash of a local corpus's files; None for one that is not local, or not there."""
     if corpus.source in ("stdlib", "huggingface") or corpus.path is None or "://" in corpus.path:
         return None
-    from dmsae_ray.corpus import SUFFIXES
-    from dmsae_ray.files import filesystem, list_files
-
     try:
         paths = list_files(corpus.path, SUFFIXES[corpus.source])
         root = filesystem(corpus.path)[1]
@@ -86,7 +118,7 @@ def unpinned(experiment: Experiment) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4)
-def _files_hash(entries: tuple[Entry, ...]) -> str:
+def _files_hash(entries: tuple[FileStamp, ...]) -> str:
     whole = sum(size for _, _, size, _ in entries) <= _WHOLE_BYTES
     step = 1 if whole else -(-len(entries) // _SAMPLED_FILES)
     looked_at = {entry[1] for entry in entries[::step]}
@@ -106,30 +138,6 @@ def _content_hash(path: str, sampled: int | None) -> str:
             file.seek((sampled - _SAMPLE_BYTES) * i // (_SAMPLES - 1))
             digest.update(file.read(_SAMPLE_BYTES))
         return digest.hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, from the cache if path, size and time are those of an earlier call."""
-    from dmsae_ray.lm import default_cache
-
-    stat = path.stat()
-    if stat.st_size < _REMEMBERED_BYTES:
-        return _content_hash(str(path), None)
-    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
-    known = default_cache() / "hashes" / f"{key}.json"
-    mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        kept = json.loads(known.read_text())
-        if kept["file"] == mark:
-            return str(kept["sha256"])
-    found = _content_hash(str(path), None)
-    if time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED_SECONDS:
-        with suppress(OSError):
-            known.parent.mkdir(parents=True, exist_ok=True)
-            aside = known.with_name(f".{known.name}.{uuid.uuid4().hex}")
-            aside.write_text(json.dumps({"file": mark, "sha256": found}))
-            aside.replace(known)
-    return found
 
 
 def _digest(parts: Iterable[list[object]]) -> str:

@@ -8,31 +8,30 @@ from typing import Any
 
 from pyarrow import fs
 
-from dmsae_ray.config import Activations
+from dmsae_ray.config import ActivationSettings
 from dmsae_ray.errors import ConfigError, DataError
-from dmsae_ray.files import Folder, filesystem
-from dmsae_ray.harvest import DRAFT
+from dmsae_ray.files import Folder, decode_record, filesystem
+from dmsae_ray.store.commit import Commit, decode_commit
 from dmsae_ray.store.layout import (
     ACTIVATIONS,
+    DRAFT,
     LAYOUT,
+    Layout,
     MANIFEST,
     PARTIAL,
     REQUEST,
     STREAMED,
-    TOKENS,
-    Commit,
-    Layout,
     Split,
-    decode,
-    decode_commit,
+    TOKENS,
     decode_layout,
     shard_name,
 )
 from dmsae_ray.store.manifest import Commits, check_manifest, read_request
-from dmsae_ray.store.reader import Store, check_finite
+from dmsae_ray.store.reader import Store, check_finite_shard
+from dmsae_ray.store.timing import StoreTiming, TIMING
 from dmsae_ray.store.token_shards import read_layout, read_tokens
-from dmsae_ray.store.usage import READERS, readers
-from dmsae_ray.store.writer import other_writer
+from dmsae_ray.store.usage import USERS, active_users
+from dmsae_ray.store.writer import has_writer
 
 _PARTS = {REQUEST, MANIFEST, PARTIAL, TOKENS, ACTIVATIONS, STREAMED}
 """One of these tells a store from another folder."""
@@ -40,7 +39,7 @@ _SHORTEST = 6  # letters that name a store
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoreSummary:
     """What is known of a store without reading its data.
 
     Attributes:
@@ -68,7 +67,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedFile:
     """A file that was read and compared with its checksum; `error` says what is wrong with it."""
 
     file: str
@@ -76,18 +75,18 @@ class Checked:
     error: str | None
 
 
-def list_stores(root: Folder) -> list[Stored]:
+def list_stores(root: Folder) -> list[StoreSummary]:
     """Every store in the folder of stores, by key."""
-    return [_describe(root / key, key) for key in keys(root)]
+    return [_describe(root / key, key) for key in store_keys(root)]
 
 
-def keys(root: Folder) -> list[str]:
+def store_keys(root: Folder) -> list[str]:
     """Keys of the stores, sorted; a folder that holds nothing of a store is none."""
     folders = [str(info.base_name) for info in root.entries() if info.type == fs.FileType.Directory]
     return sorted(key for key in folders if any(info.base_name in _PARTS for info in (root / key).entries()))
 
 
-def find(root: Folder, start: str) -> str:
+def find_key(root: Folder, start: str) -> str:
     """The one key that starts like this.
 
     Raises:
@@ -95,7 +94,7 @@ def find(root: Folder, start: str) -> str:
     """
     if len(start) < _SHORTEST:
         raise ConfigError(f"'{start}' is too short for a store's key; give the first {_SHORTEST} letters or more")
-    known = keys(root)
+    known = store_keys(root)
     found = [key for key in known if key.startswith(start)]
     if len(found) != 1:
         what = "several stores" if found else "no store"
@@ -103,7 +102,7 @@ def find(root: Folder, start: str) -> str:
     return found[0]
 
 
-def check(store: Folder) -> Iterator[Checked]:
+def check_store(store: Folder) -> Iterator[CheckedFile]:
     """Read every file that is there or should be: shards against their checksums, the manifest against all others.
 
     Raises:
@@ -120,13 +119,13 @@ def check(store: Folder) -> Iterator[Checked]:
     if found.error is not None:
         return
     layout, commits = _layout(store), Commits()
-    reader = Store(store, "", Activations())
+    reader = Store(store, "", ActivationSettings())
 
     def read(split: Split, shard: int) -> None:
         name = shard_name(split, shard)
         commits[split, shard] = _commit(activations, f"{name}.json")
         tensors = reader.read_committed(split, shard, commits[split, shard])
-        check_finite(tensors, activations / f"{name}.safetensors")
+        check_finite_shard(tensors, activations / f"{name}.safetensors")
 
     for split, shard in layout.all_shards():
         name = shard_name(split, shard)
@@ -152,15 +151,15 @@ def _commit(activations: Folder, file: str) -> Commit:
     return decode_commit(content, activations / file)
 
 
-def remove(store: Folder) -> None:
+def remove_store(store: Folder, timing: StoreTiming = TIMING) -> None:
     """Delete a store.
 
     Raises:
         ConfigError: a harvest writes it, or a sweep reads it.
     """
-    if other_writer(store):
+    if has_writer(store, timing):
         raise ConfigError(f"store {store} is being written by a harvest; stop that first")
-    busy = readers(store)
+    busy = active_users(store, timing)
     if busy:
         raise ConfigError(f"store {store} is being read by sweep {', '.join(busy)}; stop that first")
     for name in (MANIFEST, PARTIAL):
@@ -168,27 +167,27 @@ def remove(store: Folder) -> None:
     store.remove()
 
 
-def _checked(where: Folder, size: int | None, read: Callable[[], object]) -> Checked:
+def _checked(where: Folder, size: int | None, read: Callable[[], object]) -> CheckedFile:
     try:
         read()
     except DataError as error:
-        return Checked(str(where), size or 0, str(error))
-    return Checked(str(where), size or 0, None)
+        return CheckedFile(str(where), size or 0, str(error))
+    return CheckedFile(str(where), size or 0, None)
 
 
-def _describe(store: Folder, key: str) -> Stored:
+def _describe(store: Folder, key: str) -> StoreSummary:
     try:
-        tree = decode(store.read(REQUEST) or b"", REQUEST)
+        tree = decode_record(store.read(REQUEST) or b"", REQUEST)
     except DataError:
         tree = {}
     files = [info for info in store.entries(recursive=True) if info.is_file]
     _, path = filesystem(store.uri)
-    marks = [i.mtime for i in files if i.path.startswith(f"{path}/{READERS}/")]
-    times = [i.mtime for i in files if not i.path.startswith(f"{path}/{READERS}/")]
+    marks = [i.mtime for i in files if i.path.startswith(f"{path}/{USERS}/")]
+    times = [i.mtime for i in files if not i.path.startswith(f"{path}/{USERS}/")]
     state, rows = _state(store)
     layer = _get(tree, "model", "layer")
     tokens = [_get(tree, "corpus", name) for name in ("tokens", "attribution_tokens", "eval_tokens")]
-    return Stored(
+    return StoreSummary(
         key=key,
         model=str(_get(tree, "read_from", "model") or _get(tree, "model", "name") or "?"),
         layer="?" if layer is None else str(layer),
@@ -208,12 +207,12 @@ def _state(store: Folder) -> tuple[str, int | None]:
         for name, state in ((MANIFEST, "complete"), (PARTIAL, "for streaming")):
             content = store.read(name)
             if content is not None:
-                return state, int(decode(content, name)["rows"]["train"])
+                return state, int(decode_record(content, name)["rows"]["train"])
         content = (store / TOKENS).read(LAYOUT)
         if content is not None:
             return f"{_share(decode_layout(content, LAYOUT), store):.0%} of the activations", None
         draft = (store / TOKENS).read(DRAFT)
-        count = len(decode(draft, DRAFT)["token_checksums"]) if draft is not None else 0
+        count = len(decode_record(draft, DRAFT)["token_checksums"]) if draft is not None else 0
         return f"{count} shards of tokens", None
     except (DataError, KeyError, TypeError, ValueError):
         return "damaged", None

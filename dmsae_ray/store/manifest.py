@@ -7,21 +7,9 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from dmsae_ray.errors import DataError
-from dmsae_ray.files import Folder
-from dmsae_ray.store.layout import (
-    ACTIVATIONS,
-    MANIFEST,
-    REQUEST,
-    SPLITS,
-    TOKENS,
-    Commit,
-    Layout,
-    Split,
-    decode,
-    decode_commit,
-    norm_factor,
-    shard_name,
-)
+from dmsae_ray.files import Folder, decode_record
+from dmsae_ray.store.commit import Commit, decode_commit, norm_factor
+from dmsae_ray.store.layout import ACTIVATIONS, Layout, MANIFEST, REQUEST, SPLITS, Split, TOKENS, shard_name
 
 _READS_AT_ONCE = 16
 """Small files that are read at a time: in a bucket each takes its time, and there are thousands."""
@@ -64,7 +52,14 @@ class Manifest:
         return [(split, shard) for split in SPLITS for shard in range(len(self.shards.get(split, ())))]
 
 
-_MANIFEST = TypeAdapter(Manifest)
+@dataclass(frozen=True)
+class _Shards:
+    """What readers need of a manifest."""
+
+    shards: dict[Split, list[Commit]]
+
+
+_MANIFEST, _SHARDS = TypeAdapter(Manifest), TypeAdapter(_Shards)
 
 
 def make_manifest(
@@ -122,6 +117,14 @@ def check_manifest(folder: Folder, name: str, layout: Layout, commits: Commits) 
     return found
 
 
+def decode_shards(content: bytes, where: object) -> dict[Split, list[Commit]]:
+    """The commits that a manifest lists, by split; DataError if it is none."""
+    try:
+        return _SHARDS.validate_json(content, strict=True).shards
+    except ValidationError:
+        raise DataError(f"{where} is not a manifest; delete it and harvest again to have it made") from None
+
+
 def read_request(folder: Folder) -> dict[str, Any]:
     """What a store was asked for, without the names that a person calls it by.
 
@@ -131,7 +134,7 @@ def read_request(folder: Folder) -> dict[str, Any]:
     content = folder.read(REQUEST)
     if content is None:
         raise DataError(f"{folder / REQUEST} is missing; harvest again to have it made")
-    tree = decode(content, folder / REQUEST)
+    tree = decode_record(content, folder / REQUEST)
     return {name: value for name, value in tree.items() if name != "read_from"}
 
 

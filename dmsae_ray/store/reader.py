@@ -1,11 +1,4 @@
-"""A store of activations, as its readers see it: complete, or still being written.
-
-<root>/<key>/request.json             what decides the content
-             tokens/                  token shards and layout.json (`tokens`)
-             activations/             <split>-<shard>.safetensors and its commit, <split>-<shard>.json (`harvest`)
-             manifest.json            when all is there
-             heartbeat.json, failed.json   while it is written, or when that failed (`heartbeat`)
-"""
+"""A store of activations, as its readers see it: complete, or still being written."""
 
 import tempfile
 import time
@@ -16,25 +9,18 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from dmsae_ray.config import Activations, Experiment
+from dmsae_ray.config import ActivationSettings, Experiment
 from dmsae_ray.corpus import Contexts, join, loss_mask
-from dmsae_ray.errors import DataError
-from dmsae_ray.files import Folder, Stopped, checksum
-from dmsae_ray.store.layout import (
-    ACTIVATIONS,
-    MANIFEST,
-    Commit,
-    Layout,
-    Split,
-    decode_commit,
-    decode_shards,
-    norm_factor,
-    shard_name,
-    store_key,
-)
+from dmsae_ray.errors import DataError, one_line
+from dmsae_ray.files import Folder, ReaderClosed, checksum
+from dmsae_ray.store.commit import Commit, decode_commit, norm_factor
+from dmsae_ray.store.identity import store_key
+from dmsae_ray.store.layout import ACTIVATIONS, Layout, MANIFEST, Split, shard_name
+from dmsae_ray.store.manifest import decode_shards
 from dmsae_ray.store.tensor_file import map_file, tensors_in
+from dmsae_ray.store.timing import TIMING
 from dmsae_ray.store.token_shards import read_layout, read_tokens
-from dmsae_ray.store.writer import SILENCE_SECONDS, Watch
+from dmsae_ray.store.writer import WriterWatch
 
 T = TypeVar("T")
 _POLL_SECONDS = (0.05, 2.0)
@@ -52,7 +38,7 @@ class Store:
         batch_dtype: of training rows as `Feed` gives them.
     """
 
-    def __init__(self, folder: Folder, key: str, settings: Activations, *, silence: float = SILENCE_SECONDS):
+    def __init__(self, folder: Folder, key: str, settings: ActivationSettings, *, silence: float = TIMING.silence):
         self.folder, self.key = folder, key
         self.shuffle_shards, self.norm_tokens = settings.shuffle_shards, settings.norm_tokens
         self.quantised = settings.dtype == "int8"
@@ -83,7 +69,7 @@ class Store:
         Args:
             split: which split.
             shard: its index.
-            stopped: asked between polls; true gives up the wait with `Stopped`.
+            stopped: asked between polls; true gives up the wait with `ReaderClosed`.
 
         Raises:
             DataError: the harvest failed (with its reason), or nobody writes the store.
@@ -141,7 +127,7 @@ class Store:
         try:
             tensors = self._map(place, name, commit) if place.local is not None else self._fetch(place, name, commit)
         except (OSError, ValueError) as error:
-            raise DataError(f"{place / name} is not a readable shard: {' '.join(str(error).split())}") from None
+            raise DataError(f"{place / name} is not a readable shard: {one_line(error)}") from None
         x = tensors.get("x")
         if x is None or x.shape != (commit.rows, self.d_model):
             shape = None if x is None else list(x.shape)
@@ -166,7 +152,7 @@ class Store:
             name = shard_name(split, shard)
             read_tokens(self.folder, self.layout, name)
             self._verified.discard(f"{name}.safetensors")
-            check_finite(self.read(split, shard), self.folder / ACTIVATIONS / f"{name}.safetensors")
+            check_finite_shard(self.read(split, shard), self.folder / ACTIVATIONS / f"{name}.safetensors")
 
     def _map(self, place: Folder, name: str, commit: Commit) -> dict[str, Tensor]:
         path = place.local / name  # type: ignore[operator]
@@ -208,7 +194,7 @@ class Store:
         self._manifest_read = True
 
     def _poll(self, look: Callable[[], T | None], what: str, stopped: Callable[[], bool] | None = None) -> T:
-        watch = Watch(self.folder, self._silence)
+        watch = WriterWatch(self.folder, self._silence)
         delay, longest = _POLL_SECONDS
         while True:
             alive = watch.alive()  # asked before looking: a harvest that ends in between has written what we look for
@@ -221,12 +207,12 @@ class Store:
             if not alive:
                 raise DataError(f"store {self.folder}: {what} is not there and no harvest is writing it")
             if stopped is not None and stopped():
-                raise Stopped
+                raise ReaderClosed
             time.sleep(delay)
             delay = min(2 * delay, longest)
 
 
-def check_finite(tensors: dict[str, Tensor], where: object) -> None:
+def check_finite_shard(tensors: dict[str, Tensor], where: object) -> None:
     """Raise DataError if a floating tensor holds NaN or an infinity."""
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():

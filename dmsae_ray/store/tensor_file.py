@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from dmsae_ray.errors import DataError
+from dmsae_ray.errors import DataError, one_line
 
 _DTYPES = {
     "F32": torch.float32,
@@ -38,7 +38,7 @@ def tensors_in(content: mmap.mmap | memoryview, where: object) -> dict[str, Tens
         header = json.loads(bytes(content[8:begin]))
         return {name: _tensor(content, begin, entry) for name, entry in header.items() if name != "__metadata__"}
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
-        raise DataError(f"{where} is not a safetensors file that can be read: {' '.join(str(error).split())}") from None
+        raise DataError(f"{where} is not a safetensors file that can be read: {one_line(error)}") from None
 
 
 def _tensor(content: mmap.mmap | memoryview, begin: int, entry: dict[str, object]) -> Tensor:

@@ -5,29 +5,27 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
-    from dmsae_ray.sweep.controller import SweepResult as SweepResult
-    from dmsae_ray.sweep.controller import check_inputs as check_inputs
-    from dmsae_ray.sweep.controller import inputs_of as inputs_of
-    from dmsae_ray.sweep.controller import reason_of as reason_of
     from dmsae_ray.sweep.controller import run_sweep as run_sweep
-    from dmsae_ray.sweep.controller import state_of as state_of
-    from dmsae_ray.sweep.session import DRIVER_CPUS as DRIVER_CPUS
+    from dmsae_ray.sweep.inputs import check_inputs as check_inputs
+    from dmsae_ray.sweep.prepared import PreparedSweep as PreparedSweep
+    from dmsae_ray.sweep.prepared import SweepResult as SweepResult
+    from dmsae_ray.sweep.prepared import prepare_sweep as prepare_sweep
+    from dmsae_ray.sweep.prepared import sweep_state as sweep_state
     from dmsae_ray.sweep.session import ray_session as ray_session
+    from dmsae_ray.sweep.tuning import reason_of as reason_of
 
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
-        "controller": (
+        "controller": ("run_sweep",),
+        "inputs": ("check_inputs",),
+        "prepared": (
+            "PreparedSweep",
             "SweepResult",
-            "check_inputs",
-            "inputs_of",
-            "reason_of",
-            "run_sweep",
-            "state_of",
+            "prepare_sweep",
+            "sweep_state",
         ),
-        "session": (
-            "DRIVER_CPUS",
-            "ray_session",
-        ),
+        "session": ("ray_session",),
+        "tuning": ("reason_of",),
     },
 )

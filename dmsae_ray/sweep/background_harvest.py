@@ -8,9 +8,9 @@ from types import TracebackType
 from ray.exceptions import RayError
 
 from dmsae_ray.config import Experiment
-from dmsae_ray.errors import DataError
-from dmsae_ray.files import Folder, one_line
-from dmsae_ray.harvest import Progress, prepare
+from dmsae_ray.errors import DataError, one_line
+from dmsae_ray.files import Folder
+from dmsae_ray.harvest import HarvestProgress, prepare
 from dmsae_ray.store import ACTIVATIONS, read_layout
 
 _POLL_SECONDS = 0.2
@@ -18,7 +18,7 @@ _END_SECONDS = 5.0
 """How long an interrupted harvest may take to end; then Ray's end is its end."""
 
 
-class Stopped(DataError):
+class HarvestInterrupted(DataError):
     """A harvest that its controller has ended."""
 
 
@@ -38,7 +38,7 @@ class BackgroundHarvest:
         experiment: Experiment,
         root: str,
         key: str,
-        progress: Callable[[Progress], None] | None,
+        progress: Callable[[HarvestProgress], None] | None,
         done: Callable[[str | None], None],
     ):
         self._experiment, self._root = experiment, root
@@ -96,8 +96,8 @@ class BackgroundHarvest:
         with suppress(RayError):  # at the end of Ray's session nobody is there to be told
             self._done(None if self._error is None else one_line(self._error))
 
-    def _tell(self, state: Progress) -> None:
+    def _tell(self, state: HarvestProgress) -> None:
         if self._stop.is_set():
-            raise Stopped("it was interrupted")
+            raise HarvestInterrupted("it was interrupted")
         if self._progress is not None:
             self._progress(state)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from dmsae_ray.distill import CycleCheckpoint
-from dmsae_ray.errors import DataError
+from dmsae_ray.errors import DataError, one_line
 
 FILE = "training.pt"
 
@@ -26,7 +26,6 @@ def load_checkpoint(folder: Path) -> CycleCheckpoint:
     try:
         return CycleCheckpoint(**torch.load(folder / FILE, map_location="cpu", weights_only=True))
     except Exception as error:  # torch.load raises half a dozen kinds for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"checkpoint {folder / FILE} is damaged ({reason}); delete its folder to start the cycle again"
+            f"checkpoint {folder / FILE} is damaged ({one_line(error)}); delete its folder to start the cycle again"
         ) from None

@@ -1,4 +1,4 @@
-"""Concurrent trials that want the same cycle: one trains it, the others wait for its result."""
+"""Concurrent trials that want the same cycle: one leases and trains it, the others wait for its result."""
 
 import threading
 import time
@@ -11,18 +11,18 @@ import ray
 from ray.actor import ActorHandle
 
 LEASE_SECONDS = 60.0
-"""A claim not renewed for so long is free again: its holder was lost."""
+"""A lease not renewed for so long is free again: its holder was lost."""
 
 
-class CycleClaims:
-    """Who is training which cycle. One actor a cluster; each claim is a lease that its holder renews."""
+class CycleLeases:
+    """Who trains which cycle. One actor a sweep; a holder renews its lease while it trains."""
 
     def __init__(self, lease_seconds: float = LEASE_SECONDS) -> None:
         self._lease = lease_seconds
         self._holders: dict[str, tuple[str, float]] = {}
 
     def acquire(self, key: str, holder: str) -> bool:
-        """Take or renew the claim on `key`; False where another holds it."""
+        """Take or renew the lease of `key`; False where another holds it."""
         now = time.monotonic()
         current, renewed = self._holders.get(key, (holder, now))
         if current != holder and now - renewed < self._lease:
@@ -31,22 +31,22 @@ class CycleClaims:
         return True
 
     def release(self, key: str, holder: str) -> None:
-        """Give the claim back; nothing happens where it is held by another."""
+        """Give the lease back; nothing happens where another holds it."""
         if self._holders.get(key, ("", 0.0))[0] == holder:
             del self._holders[key]
 
 
 @contextmanager
-def claimed(claims: ActorHandle[Any], key: str, *, poll_seconds: float = 0.5) -> Iterator[None]:
+def leased(leases: ActorHandle[Any], key: str, *, poll_seconds: float = 0.5) -> Iterator[None]:
     """Wait until nobody else trains the cycle `key`, and hold it within the context."""
     holder = uuid.uuid4().hex
-    while not ray.get(claims.acquire.remote(key, holder)):
+    while not ray.get(leases.acquire.remote(key, holder)):
         time.sleep(poll_seconds)
     done = threading.Event()
 
     def renew() -> None:
         while not done.wait(LEASE_SECONDS / 4):
-            ray.get(claims.acquire.remote(key, holder))
+            ray.get(leases.acquire.remote(key, holder))
 
     renewal = threading.Thread(target=renew, daemon=True)
     renewal.start()
@@ -55,4 +55,4 @@ def claimed(claims: ActorHandle[Any], key: str, *, poll_seconds: float = 0.5) ->
     finally:
         done.set()
         renewal.join()
-        ray.get(claims.release.remote(key, holder))
+        ray.get(leases.release.remote(key, holder))

@@ -18,8 +18,8 @@ RETRIES = 5
 """Times that a question is asked again when the actor dies of it."""
 
 
-def answer(question: "ray.ObjectRef[dict[str, float]]") -> dict[str, float]:
-    """Wait for the answer to a question.
+def await_metrics(question: "ray.ObjectRef[dict[str, float]]") -> dict[str, float]:
+    """Wait for what the service measures.
 
     Raises:
         DataError: the service died each time it was asked.
@@ -76,7 +76,7 @@ class LanguageModelService:
 def start_model_service(experiment: Experiment, stores: str, key: str) -> ActorHandle[Any]:
     """Start the service on the store `key`; a lost one (a spot node) is started again by Ray and asked again.
 
-    Read what it says with `answer`.
+    Wait for what it measures with `await_metrics`.
     """
     actor: Any = ray.remote(LanguageModelService).options(
         num_cpus=experiment.resources.cpus_per_model_actor,

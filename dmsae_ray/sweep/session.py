@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting the embedded one, without Ray's chatter unless it is asked for."""
+"""The Ray session of a command: joined or started, without Ray's chatter unless it is asked for; what it can hold."""
 
 import contextlib
 import logging
@@ -8,16 +8,19 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dmsae_ray.config import NEEDED
-from dmsae_ray.errors import ConfigError
+from dmsae_ray.errors import ConfigError, one_line
+from dmsae_ray.plan import Cluster, cluster_of_nodes, cluster_of_yaml
 
 NAMESPACE = "dmsae"
 EMBEDDED_OBJECT_STORE_BYTES = 512 * 2**20
 """Activations go through files, not through Ray's object store; what remains is small."""
 
-# The part of a core that each of the light processes (a trial's driver, the claims) is booked with.
-DRIVER_CPUS = 0.05
+BOOTSTRAP = "~/ray_bootstrap_config.yaml"
+"""Where Ray's launcher leaves its file on the head node that it started."""
+LAUNCHER_PORT = 6379
 
 
 @contextlib.contextmanager
@@ -44,7 +47,20 @@ def ray_session(address: str | None, *, log: Path, verbose: bool = False) -> Ite
             ray.shutdown()
 
 
-def cpus_on_paper() -> float:
+def cluster_of_ray() -> Cluster:
+    """The cluster of the current Ray session; on a head node that Ray's launcher started, at its largest."""
+    import ray
+
+    launched = Path(BOOTSTRAP).expanduser()
+    address = ray.get_runtime_context().gcs_address
+    # An embedded session on that machine has a port of its own.
+    if launched.is_file() and address.endswith(f":{LAUNCHER_PORT}"):
+        return cluster_of_yaml(launched)
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return cluster_of_nodes([node["Resources"] for node in nodes if node["Alive"]])
+
+
+def borrowed_cpus() -> float:
     """CPUs of the current session that are counted and not there: one, where it is the embedded cluster."""
     import ray
 
@@ -77,9 +93,8 @@ def _init(address: str | None, level: int, verbose: bool) -> None:
                 runtime_env={"env_vars": NEEDED},
             )
         except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
             raise ConfigError(
-                f"--address is '{address}'; no Ray cluster answers there ({reason[:200]}); "
+                f"--address is '{address}'; no Ray cluster answers there ({one_line(error, 200)}); "
                 "leave it out to use this machine, or give 'auto' on the head node"
             ) from None
 

@@ -1,4 +1,4 @@
-"""The cycle store of a sweep: claims that hold across the cluster, and results on local disk or an object store."""
+"""The cycle store of a sweep: leases that hold across the cluster, and results on local disk or an object store."""
 
 import hashlib
 import os
@@ -12,10 +12,9 @@ from typing import Any
 from pyarrow import fs
 from ray.actor import ActorHandle
 
-from dmsae_ray.distill import CycleOutcome, DirectoryCycleStore
-from dmsae_ray.files import Folder, filesystem
-from dmsae_ray.lm import default_cache
-from dmsae_ray.sweep.leases import claimed
+from dmsae_ray.distill import DirectoryCycleStore, TrainedCycle
+from dmsae_ray.files import Folder, cache_folder, filesystem
+from dmsae_ray.sweep.leases import leased
 
 DONE = "outcome.json"
 """The file of a result that is copied last: without it there is no result."""
@@ -24,29 +23,29 @@ DONE = "outcome.json"
 class SharedCycleStore(DirectoryCycleStore):
     """Finished cycles in `place`, a folder or a URI; of a URI's, this machine keeps a copy in its cache."""
 
-    def __init__(self, place: str, claims: ActorHandle[Any], about: dict[str, Any] | None = None) -> None:
+    def __init__(self, place: str, leases: ActorHandle[Any], about: dict[str, Any] | None = None) -> None:
         self._shared = Folder(place)
         local = self._shared.local
         self._remote = local is None
-        cache = default_cache() / "cycles" / hashlib.sha256(place.encode()).hexdigest()[:16]
+        cache = cache_folder() / "cycles" / hashlib.sha256(place.encode()).hexdigest()[:16]
         super().__init__(cache if local is None else local, about)
-        self._claims = claims
+        self._leases = leases
 
     @contextmanager
-    def claim(self, key: str) -> Iterator[None]:
+    def lease(self, key: str) -> Iterator[None]:
         """Wait until no other trial of the cluster trains the cycle `key`, and hold it within the context."""
-        with claimed(self._claims, key):
+        with leased(self._leases, key):
             yield
 
-    def load(self, key: str) -> CycleOutcome | None:
-        """The outcome of `key`, None if it was never finished; DataError if its files are damaged."""
+    def load(self, key: str) -> TrainedCycle | None:
+        """The cycle of `key`, None if it was never finished; DataError if its files are damaged."""
         if self._remote and not self.folder(key).is_dir() and (self._shared / key).size(DONE) is not None:
             self._download(key)
         return super().load(key)
 
-    def save(self, key: str, outcome: CycleOutcome) -> None:
-        """Keep `outcome`; it is either there in full or not at all."""
-        super().save(key, outcome)
+    def save(self, key: str, cycle: TrainedCycle) -> None:
+        """Keep `cycle`; it is either there in full or not at all."""
+        super().save(key, cycle)
         if self._remote:
             self._upload(key)
 

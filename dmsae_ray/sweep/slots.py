@@ -14,12 +14,12 @@ from dmsae_ray.errors import DmsaeError
 _POLL_SECONDS = 0.5
 
 
-class GateClosed(DmsaeError):
+class SlotsClosed(DmsaeError):
     """A trial that may not begin, and why."""
 
 
-class Gate:
-    """Lets so many trials in at once. An actor of its own, since trials' drivers are spread over the cluster."""
+class TrialSlots:
+    """Lets so many trials run at once. An actor of its own, since trials' drivers are spread over the cluster."""
 
     def __init__(self, places: int) -> None:
         self._places = places
@@ -49,28 +49,28 @@ class Gate:
 
 
 @contextmanager
-def admitted(gate: ActorHandle[Any], trial: str) -> Iterator[None]:
+def holding_slot(slots: ActorHandle[Any], trial: str) -> Iterator[None]:
     """Wait for a place, and keep it within the context.
 
     Raises:
-        GateClosed: none will come; with the reason.
+        SlotsClosed: none will come; with the reason.
     """
     while True:
-        answer: Any = ray.get(gate.enter.remote(trial))
+        answer: Any = ray.get(slots.enter.remote(trial))
         if isinstance(answer, str):
-            raise GateClosed(answer)
+            raise SlotsClosed(answer)
         if answer:
             break
         time.sleep(_POLL_SECONDS)
     try:
         yield
     finally:
-        gate.leave.remote(trial)
+        slots.leave.remote(trial)
 
 
-def start_gate(places: int) -> ActorHandle[Any]:
-    """Start a gate on this node, which outlives it."""
+def start_slots(places: int) -> ActorHandle[Any]:
+    """Start the slots on this node, so that they live as long as the sweep."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor: Any = ray.remote(Gate).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
+    actor: Any = ray.remote(TrialSlots).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
     handle: ActorHandle[Any] = actor.remote(places)
     return handle

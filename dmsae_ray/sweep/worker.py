@@ -1,12 +1,10 @@
 """What a Train worker does in one trial: the plain loop of `distill`; Ray brings data, reports and restarts."""
 
 import copy
-import json
-import math
 import tempfile
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,9 @@ from dmsae_ray.config import Experiment, parse_experiment
 from dmsae_ray.distill import (
     Core,
     CycleCheckpoint,
-    CycleRecord,
-    WindowRecord,
+    CycleReport,
+    CycleRunner,
+    WindowReport,
     derive_seed,
     empty_core,
     gaussian_core,
@@ -32,13 +31,13 @@ from dmsae_ray.distill import (
 )
 from dmsae_ray.errors import DmsaeError
 from dmsae_ray.evaluation import evaluate
-from dmsae_ray.feed import ShardSource, StoreSource
-from dmsae_ray.plan import TrialSpec, cycle_settings, initial_sae
-from dmsae_ray.results import CORE_FILE, SUMMARY_FILE, Folders, folders_of
+from dmsae_ray.feed import Feed, ShardSource
+from dmsae_ray.plan import CycleSetting, TransferSetting, Trial, cycle_settings, initial_sae
+from dmsae_ray.results import TrialReport, folders_of
 from dmsae_ray.sae import MatryoshkaSAE
 from dmsae_ray.store import Store, open_store
 from dmsae_ray.sweep.checkpoint import load_checkpoint, save_checkpoint
-from dmsae_ray.sweep.model_service import answer
+from dmsae_ray.sweep.model_service import await_metrics
 from dmsae_ray.sweep.shared_cycles import SharedCycleStore
 
 REPORTS_PER_CYCLE = 5
@@ -47,34 +46,47 @@ REPORTS_PER_CYCLE = 5
 
 @dataclass(frozen=True)
 class TrialTask:
-    """All that a worker is told; plain data, but for the handles of the two services."""
+    """All that a worker is told; plain data, but for the handles of the services.
+
+    Attributes:
+        experiment: as `Experiment.model_dump` gives it.
+        trial: as `Trial.params` gives it.
+        store: key of the store.
+        leases: `leases.CycleLeases` of the sweep.
+        model: `model_service.LanguageModelService` of the sweep.
+        stream: computes its training shards (`feed.StreamService`); None: they are in the store.
+    """
 
     experiment: dict[str, Any]
-    spec: dict[str, Any]
+    trial: dict[str, Any]
     store: str
-    """Its key."""
-    claims: ActorHandle[Any]
+    leases: ActorHandle[Any]
     model: ActorHandle[Any]
     stream: ActorHandle[Any] | None = None
-    """Computes its training shards; None: they are in the store."""
 
 
 class Reporter:
-    """Collects records and sends them through Ray Train, every worker at the same steps as all the others."""
+    """Collects reports and sends them through Ray Train, every worker at the same steps as all the others.
+
+    Args:
+        windows_per_report: curves have more points than that; a report carries several, since each waits for the
+            controller.
+    """
 
     def __init__(self, windows_per_report: int) -> None:
         self._per_report = windows_per_report
-        self._records: list[dict[str, Any]] = []
+        self._windows: list[WindowReport] = []
+        self._cycles: list[CycleReport] = []
 
-    def window(self, record: WindowRecord) -> None:
+    def window(self, report: WindowReport) -> None:
         """One point of the curves."""
-        self._records.append({"kind": "window", **asdict(record)})
-        if not record.cached and sum(r["kind"] == "window" for r in self._records) >= self._per_report:
+        self._windows.append(report)
+        if not report.cached and len(self._windows) >= self._per_report:
             self.send()
 
-    def cycle(self, record: CycleRecord) -> None:
+    def cycle(self, report: CycleReport) -> None:
         """A finished cycle; sent at once."""
-        self._records.append({"kind": "cycle", **record.as_dict()})
+        self._cycles.append(report)
         self.send()
 
     def checkpoint(self, state: CycleCheckpoint) -> None:
@@ -88,8 +100,9 @@ class Reporter:
 
     def send(self, checkpoint: ray.train.Checkpoint | None = None) -> None:
         """Report what has been collected."""
-        records, self._records = self._records, []
-        ray.train.report({"records": records}, checkpoint=checkpoint)
+        report = TrialReport(tuple(self._windows), tuple(self._cycles))
+        self._windows, self._cycles = [], []
+        ray.train.report(report.to_metrics(), checkpoint=checkpoint)
 
 
 def train_loop(task: dict[str, Any]) -> str | None:
@@ -109,8 +122,7 @@ def train_loop(task: dict[str, Any]) -> str | None:
 
 
 def _run(task: TrialTask) -> None:
-    experiment = parse_experiment(task.experiment)
-    spec = TrialSpec(**task.spec)
+    experiment, trial = parse_experiment(task.experiment), Trial.from_params(task.trial)
     folders = folders_of(experiment)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -119,46 +131,54 @@ def _run(task: TrialTask) -> None:
 
     store = open_store(folders.stores, experiment, task.store)
     shards = None if task.stream is None else _streamed(store, task.stream, world)
-    source = StoreSource(store, experiment.recipe.batch_size, spec.data_seed, rank, world, shards)
-    settings = cycle_settings(experiment, spec, source.d_model)
+    feed = Feed(store, experiment.recipe.batch_size, trial.data_seed, rank, world, shards)
+    settings = cycle_settings(experiment, trial.setting, feed.d_model)
     window = experiment.tracking.window_steps or max(1, settings.steps // 50)
     reporter = Reporter(max(1, settings.steps // window // REPORTS_PER_CYCLE))
-    common: dict[str, Any] = {
-        "seed": spec.seed,
-        "store": SharedCycleStore(folders.cycles, task.claims, _about(experiment)),
-        "evaluate": _evaluation(source, task.model),
-        "checkpoint_every_steps": max(1, experiment.resources.checkpoint_every_tokens // settings.batch_size),
-        "save_checkpoint": reporter.checkpoint,
-        "resume": _last_checkpoint(),
-        "on_window": reporter.window,
-        "window_steps": window,
-        "on_cycle": reporter.cycle,
-        "process_group": dist.group.WORLD if world > 1 else None,
-        "device": ray.train.torch.get_device(),
-    }
-    core: Core | None
-    if spec.coverage is not None:
-        history = run_cycles(
-            settings,
-            source,
-            cycles=experiment.distill.cycles,
-            coverage=spec.coverage,
-            min_cycles=experiment.distill.min_cycles,
-            initial_sae=initial_sae(experiment, source.d_model),
-            controls=experiment.distill.controls,
-            **common,
-        )
-        summary, core = history.summary(), history.distilled
+    runner = CycleRunner(
+        settings,
+        feed,
+        store=SharedCycleStore(folders.cycles, task.leases, _about(experiment)),
+        evaluate=_evaluation(feed, task.model),
+        on_window=reporter.window,
+        window_steps=window,
+        save_checkpoint=reporter.checkpoint,
+        checkpoint_every_steps=max(1, experiment.resources.checkpoint_every_tokens // settings.batch_size),
+        resume=_last_checkpoint(),
+        process_group=dist.group.WORLD if world > 1 else None,
+        device=ray.train.torch.get_device(),
+    )
+    if isinstance(trial.setting, CycleSetting):
+        summary, core = _run_cycles(experiment, trial, trial.setting, runner, reporter)
     else:
-        assert spec.arm is not None  # a trial has the one or the other
-        around = _transfer_core(experiment, spec, source.d_model)
-        done = transfer(settings, source, around, arm=spec.arm, coverage=experiment.distill.coverage, **common)
-        summary, core = (
-            {"records": [done.record.as_dict()], "tokens": done.record.tokens, "flops": done.record.flops},
-            None,
-        )
+        summary, core = _run_transfer(experiment, trial, trial.setting, runner, reporter), None
     if rank == 0:
-        _write_result(folders, spec, summary, core)
+        folders.publish_trial(trial, summary, core)
+
+
+def _run_cycles(
+    experiment: Experiment, trial: Trial, setting: CycleSetting, runner: CycleRunner, reporter: Reporter
+) -> tuple[dict[str, Any], Core]:
+    result = run_cycles(
+        runner,
+        cycles=experiment.distill.cycles,
+        coverage=setting.coverage,
+        seed=trial.seed,
+        min_cycles=experiment.distill.min_cycles,
+        initial_sae=initial_sae(experiment, runner.source.d_model),
+        controls=experiment.distill.controls,
+        on_cycle=reporter.cycle,
+    )
+    return result.summary(), result.distilled
+
+
+def _run_transfer(
+    experiment: Experiment, trial: Trial, setting: TransferSetting, runner: CycleRunner, reporter: Reporter
+) -> dict[str, Any]:
+    core = _transfer_core(experiment, trial, setting, runner.source.d_model)
+    coverage = experiment.distill.coverage
+    done = transfer(runner, core, seed=trial.seed, coverage=coverage, arm=setting.arm, on_cycle=reporter.cycle)
+    return {"records": [done.report.as_dict()], "tokens": done.report.tokens, "flops": done.report.flops}
 
 
 def _about(experiment: Experiment) -> dict[str, Any]:
@@ -175,31 +195,31 @@ def _about(experiment: Experiment) -> dict[str, Any]:
 
 def _streamed(store: Store, service: ActorHandle[Any], world: int) -> ShardSource:
     """Training shards of a stream, under a name that the workers share, and that those before a restart had not."""
-    from dmsae_ray.feed import Stream  # a worker that reads a store needs no Ray Data
+    from dmsae_ray.feed import StreamedShards  # a worker that reads a store needs no Ray Data
 
     attempt = [uuid.uuid4().hex]
     if world > 1:
         dist.broadcast_object_list(attempt, device=ray.train.torch.get_device())
-    return Stream(store, service, attempt[0])
+    return StreamedShards(store, service, attempt[0])
 
 
-def _transfer_core(experiment: Experiment, spec: TrialSpec, d_model: int) -> Core:
+def _transfer_core(experiment: Experiment, trial: Trial, setting: TransferSetting, d_model: int) -> Core:
     """The rows that a transfer trial trains around: the given core, rows like it in norm only, or none."""
     assert experiment.transfer is not None
-    if spec.arm == "baseline":
+    if setting.arm == "baseline":
         return empty_core(d_model)
     assert experiment.transfer.core is not None  # controller.check_inputs refuses it
     core = load_core(experiment.transfer.core, d_model)
-    return core if spec.arm == "distilled" else gaussian_core(core, derive_seed(spec.seed, "control", "gaussian"))
+    return core if setting.arm == "distilled" else gaussian_core(core, derive_seed(trial.seed, "control", "gaussian"))
 
 
-def _evaluation(source: StoreSource, model: ActorHandle[Any]) -> Callable[[MatryoshkaSAE], dict[str, float]]:
+def _evaluation(feed: Feed, model: ActorHandle[Any]) -> Callable[[MatryoshkaSAE], dict[str, float]]:
     """Held-out metrics of a trained SAE: reconstruction and L0 here, loss recovered where the language model is."""
 
     def measure(sae: MatryoshkaSAE) -> dict[str, float]:
         loss: Any = model.loss_recovered.remote(ray.put(copy.deepcopy(sae).cpu()))
-        metrics = evaluate(sae, source.evaluation())
-        return {**metrics.floats(), **answer(loss)}
+        metrics = evaluate(sae, feed.evaluation())
+        return {**metrics.floats(), **await_metrics(loss)}
 
     return measure
 
@@ -210,20 +230,3 @@ def _last_checkpoint() -> CycleCheckpoint | None:
         return None
     with checkpoint.as_directory() as folder:
         return load_checkpoint(Path(folder))
-
-
-def _nulls(tree: Any) -> Any:
-    """The same with null for what was not measured or is not finite: JSON has no NaN."""
-    if isinstance(tree, dict):
-        return {name: _nulls(value) for name, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_nulls(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
-
-
-def _write_result(folders: Folders, spec: TrialSpec, summary: dict[str, Any], core: Core | None) -> None:
-    result = {"trial_id": spec.trial_id, "params": spec.params(), **summary}
-    files = {SUMMARY_FILE: json.dumps(_nulls(result), indent=1, allow_nan=False).encode()}
-    if core is not None:
-        files[CORE_FILE] = core.to_bytes()
-    folders.publish(spec.trial_id, files)

@@ -1,28 +1,26 @@
 """Ray Tune's trial events, told to the tracker. Runs in the controller; workers know nothing of MLflow."""
 
-import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray.tune
 
-from dmsae_ray.distill import DISTILLED, CycleRecord
+from dmsae_ray.distill import DISTILLED
 from dmsae_ray.errors import DataError
-from dmsae_ray.results import SUMMARY_FILE, load_results, parse_result
+from dmsae_ray.plan import Params
+from dmsae_ray.results import TrialReport, load_result, load_results
 from dmsae_ray.tracking.tracker import SweepTracker
 
 log = logging.getLogger(__name__)
 
 
 class TrackingCallback(ray.tune.Callback):
-    """Turns the records that workers report into MLflow runs.
+    """Turns the reports of trials into MLflow runs.
 
-    A trial's config is {"trial_id": str, "params": {...}}; a report is {"records": [...]}, each a `WindowRecord` or
-    `CycleRecord` as a dict with "kind": "window" or "cycle" (others are passed over). Curves are `train/...` with the
-    tokens seen as the step, cycles are `cycle/...` with the cycle as the step; a control's stand under its name, as in
-    `train/gaussian/...`. Final metrics come from the trial's summary.json.
+    A trial's config is {"trial_id": str, "params": {...}}. Curves are `train/...` with the tokens seen as the step,
+    cycles are `cycle/...` with the cycle as the step; a control's stand under its name, as in `train/gaussian/...`.
+    Final metrics come from the trial's summary.json.
     """
 
     def __init__(self, tracker: SweepTracker) -> None:
@@ -40,7 +38,7 @@ class TrackingCallback(ray.tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """A report of a trial's workers."""
-        log_records(self._tracker, trial.config["trial_id"], trial.config["params"], result.get("records", []))
+        log_report(self._tracker, trial.config["trial_id"], trial.config["params"], TrialReport.from_metrics(result))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended well."""
@@ -52,30 +50,26 @@ class TrackingCallback(ray.tune.Callback):
         self._tracker.finish(trial.config["trial_id"], {}, "FAILED")
 
     def _final_metrics(self, trial_id: str) -> dict[str, float]:
-        folder = self._tracker.sweep_dir / "trials" / trial_id
         try:
-            return parse_result(json.loads((folder / SUMMARY_FILE).read_text()), folder).final_metrics()
-        except (OSError, ValueError, DataError) as error:
+            return load_result(self._tracker.sweep_dir / "trials" / trial_id).final_metrics()
+        except DataError as error:
             log.warning("trial %s has no final metrics: %s", trial_id, error)
             return {}
 
 
-def log_records(
-    tracker: SweepTracker, trial_id: str, params: Mapping[str, Any], records: list[Mapping[str, Any]]
-) -> None:
-    """Log the records of one report."""
+def log_report(tracker: SweepTracker, trial_id: str, params: Params, report: TrialReport) -> None:
+    """Log what a trial has reported."""
     own = params.get("arm", DISTILLED)
-    for record in records:
-        fields = {name: value for name, value in record.items() if name != "kind"}
-        arm = fields.get("arm", own)
-        place = "" if arm == own else f"{arm}/"
-        if record.get("kind") == "window":
-            values = {f"train/{place}{name}": value for name, value in fields["stats"].items()}
-            tracker.metrics(trial_id, values, int(fields["tokens"]))
-        elif record.get("kind") == "cycle":
-            cycle = CycleRecord(**fields)
-            values = {f"cycle/{place}{name}": value for name, value in cycle.floats().items()}
-            tracker.metrics(trial_id, values, cycle.cycle)
+
+    def place(arm: str) -> str:
+        return "" if arm == own else f"{arm}/"
+
+    for window in report.windows:
+        values = {f"train/{place(window.arm)}{name}": value for name, value in window.stats.items()}
+        tracker.metrics(trial_id, values, window.tokens)
+    for cycle in report.cycles:
+        values = {f"cycle/{place(cycle.arm)}{name}": value for name, value in cycle.floats().items()}
+        tracker.metrics(trial_id, values, cycle.cycle)
 
 
 def log_finished(tracker: SweepTracker, sweep_dir: str | Path) -> None:
@@ -84,8 +78,8 @@ def log_finished(tracker: SweepTracker, sweep_dir: str | Path) -> None:
     For trials that an earlier controller finished but did not live to log; what is logged already is skipped.
     """
     for result in load_results(sweep_dir):
-        tracker.trial(result.trial_id, result.params)
-        for cycle in (*result.records, *result.controls.values()):
-            record = {"kind": "cycle", **cycle.as_dict()}
-            log_records(tracker, result.trial_id, result.params, [record])
+        params = result.trial.params()
+        tracker.trial(result.trial_id, params)
+        cycles = (*result.reports, *result.controls.values())
+        log_report(tracker, result.trial_id, params, TrialReport(cycles=cycles))
         tracker.finish(result.trial_id, result.final_metrics(), "FINISHED")

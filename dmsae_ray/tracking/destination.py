@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dmsae_ray.config import Experiment, redacted, shell_command
-from dmsae_ray.errors import ConfigError, DmsaeError
+from dmsae_ray.errors import ConfigError, DmsaeError, one_line
 from dmsae_ray.results import folders_of
 
 if TYPE_CHECKING:
@@ -170,5 +170,4 @@ def _reason(error: BaseException) -> str:
         return f"it answers {status[1]}{meaning.get(status[1], ', not as an MLflow server does')}"
     inner = re.search(r"\((?:sqlite3|psycopg2)\.\w+\) ([^\[(]+)", text)
     text = inner.group(1).strip() if inner else text
-    text = redacted(text)
-    return text if len(text) <= 160 else text[:157] + "..."
+    return one_line(redacted(text), 160)

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.files import replacing
 
 try:
     import fcntl
@@ -28,7 +29,7 @@ Kind = Literal["run", "param", "metric", "status", "artifact"]
 Value = float | str
 
 
-class Entry(NamedTuple):
+class JournalEntry(NamedTuple):
     """What is to be recorded: of a trial, or of the sweep itself where `trial` is None."""
 
     trial: str | None
@@ -85,7 +86,7 @@ class Journal:
                 f"output holds '{self.path}'; it must be a file that can be written ({error.strerror})"
             ) from None
         self._lock = threading.Lock()
-        self._claim()
+        self._lock_file()
         self.id, self.records, intact = _read(self.path)
         self._seen = {(r.trial, r.kind, r.key, r.step) for r in self.records}
         self._last = {(r.trial, r.kind, r.key): r for r in self.records}
@@ -95,7 +96,7 @@ class Journal:
             self.id = uuid.uuid4().hex
             self._write(json.dumps({"journal": self.id}) + "\n")
 
-    def append(self, entries: Iterable[Entry], time: int) -> list[Record]:
+    def append(self, entries: Iterable[JournalEntry], time: int) -> list[Record]:
         """Write the entries that are new, in one synced write, and return them as records.
 
         Entries already recorded, by (trial, kind, key, step), are skipped whatever their value.
@@ -109,7 +110,7 @@ class Journal:
             last = self._last.get((trial, kind, key))
             if last is not None and last.value == value:
                 return []
-            return self._append([Entry(trial, kind, key, value, 0 if last is None else last.step + 1)], time)
+            return self._append([JournalEntry(trial, kind, key, value, 0 if last is None else last.step + 1)], time)
 
     def last(self, trial: str | None, kind: Kind, key: str) -> Record | None:
         """The newest record of (trial, kind, key)."""
@@ -127,7 +128,7 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _append(self, entries: Iterable[Entry], time: int) -> list[Record]:
+    def _append(self, entries: Iterable[JournalEntry], time: int) -> list[Record]:
         new: list[Record] = []
         for trial, kind, key, value, step in entries:
             if (trial, kind, key, step) in self._seen:
@@ -146,7 +147,7 @@ class Journal:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def _claim(self) -> None:
+    def _lock_file(self) -> None:
         if fcntl is None:
             return
         try:
@@ -190,7 +191,7 @@ def _read(path: Path) -> tuple[str, list[Record], int]:
     return name, records, intact
 
 
-class Positions:
+class DeliveryMarks:
     """How much of a journal each destination has: a small JSON file beside it, {destination: seq of the last record}.
 
     It is replaced whole and may lag behind after a crash: records are then sent again, which changes nothing there.
@@ -205,9 +206,8 @@ class Positions:
 
     def set(self, destination: str, seq: int) -> None:
         """Write down that `destination` has all records up to `seq`."""
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        part.write_text(json.dumps({**self._load(), destination: seq}))
-        os.replace(part, self.path)
+        with replacing(self.path) as temporary:
+            temporary.write_text(json.dumps({**self._load(), destination: seq}))
 
     def _load(self) -> dict[str, int]:
         with contextlib.suppress(OSError, ValueError):

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from dmsae_ray.errors import one_line
 from dmsae_ray.tracking.journal import Record
 
 log = logging.getLogger(__name__)
@@ -96,5 +97,4 @@ class Sender:
     def _report(self, error: Exception) -> None:
         if not self._failing:
             self._failing = True
-            text = " ".join(str(error).split())
-            log.warning("tracking does not answer; records wait in the journal (%s)", text[:200])
+            log.warning("tracking does not answer; records wait in the journal (%s)", one_line(error, 200))

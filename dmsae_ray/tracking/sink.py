@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dmsae_ray.errors import ConfigError
+from dmsae_ray.errors import ConfigError, one_line
 from dmsae_ray.tracking.journal import Record
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class MlflowSink:
                 self._write(run_id, records[middle:])
                 return
             self.refused += 1
-            log.warning("MLflow refused %s: %s", records[0].key, " ".join(str(error).split())[:200])
+            log.warning("MLflow refused %s: %s", records[0].key, one_line(error, 200))
 
     def _request(self, run_id: str, records: list[Record]) -> None:
         """Records of one kind (at most one, where it is neither metric nor param) in one request."""

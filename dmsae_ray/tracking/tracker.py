@@ -1,6 +1,5 @@
 """The sweep's tracker: what the controller calls. Every record goes to the journal first, then to MLflow."""
 
-import hashlib
 import logging
 import threading
 import time
@@ -10,15 +9,16 @@ from typing import Literal
 
 from dmsae_ray.config import Experiment
 from dmsae_ray.errors import ConfigError
+from dmsae_ray.files import file_sha256
 from dmsae_ray.tracking.destination import Destination, connect, destination_of
-from dmsae_ray.tracking.journal import Entry, Journal, Positions, Record
+from dmsae_ray.tracking.journal import DeliveryMarks, Journal, JournalEntry, Record
 from dmsae_ray.tracking.sender import Sender
 from dmsae_ray.tracking.sink import MlflowSink, open_sink
 
 log = logging.getLogger(__name__)
 
 JOURNAL_FILE = "journal.jsonl"
-POSITIONS_FILE = "journal.delivered.json"
+DELIVERED_FILE = "journal.delivered.json"
 
 LONGEST_NAME = 250
 LONGEST_PARAM = 6000
@@ -82,7 +82,7 @@ class SweepTracker:
         """
         journal = Journal(self.sweep_dir / JOURNAL_FILE)
         try:
-            journal.append([Entry(None, "run", "sweep", self.sweep_id)], _now())
+            journal.append([JournalEntry(None, "run", "sweep", self.sweep_id)], _now())
             begun = journal.records[0].time
             sink = connect(
                 self.destination,
@@ -101,8 +101,8 @@ class SweepTracker:
         except BaseException:
             journal.close()
             raise
-        positions = Positions(self.sweep_dir / POSITIONS_FILE)
-        done = positions.get(sink.parent)
+        marks = DeliveryMarks(self.sweep_dir / DELIVERED_FILE)
+        done = marks.get(sink.parent)
         # Runs that were deleted in MLflow, or whose store was set back, get all their records again.
         waiting = [r for r in journal.records if r.seq > done or not sink.has(r.trial)]
 
@@ -110,7 +110,7 @@ class SweepTracker:
             nonlocal done
             if records[-1].seq > done:
                 done = records[-1].seq
-                positions.set(sink.parent, done)
+                marks.set(sink.parent, done)
 
         self._journal, self._sink = journal, sink
         self._sender = Sender(sink.deliver, delivered, waiting)
@@ -133,11 +133,11 @@ class SweepTracker:
     def params(self, params: Mapping[str, Scalar], trial_id: str | None = None) -> None:
         """Log parameters of a trial, or of the sweep; None values are left out."""
         known = {_name(name): _text(value) for name, value in params.items() if value is not None}
-        self._add([Entry(trial_id, "param", name, value) for name, value in known.items()])
+        self._add([JournalEntry(trial_id, "param", name, value) for name, value in known.items()])
 
     def trial(self, trial_id: str, params: Mapping[str, Scalar]) -> None:
         """A trial begins, or is taken up again."""
-        self._add([Entry(trial_id, "run", trial_id, "")])
+        self._add([JournalEntry(trial_id, "run", trial_id, "")])
         self._open_trials.add(trial_id)
         self._reopen(trial_id)
         self.params(params, trial_id)
@@ -145,7 +145,7 @@ class SweepTracker:
     def metrics(self, trial_id: str | None, values: Mapping[str, float | None], step: int) -> None:
         """Log metrics of a trial, or of the sweep where `trial_id` is None; None values are left out, NaN is kept."""
         known = {_name(name): float(value) for name, value in values.items() if value is not None}
-        self._add([Entry(trial_id, "metric", name, value, step) for name, value in known.items()])
+        self._add([JournalEntry(trial_id, "metric", name, value, step) for name, value in known.items()])
 
     def finish(self, trial_id: str, final_metrics: Mapping[str, float | None], status: Status = "FINISHED") -> None:
         """A trial ended. Its final metrics stand under their plain names, for the tables and plots of the UI."""
@@ -157,7 +157,7 @@ class SweepTracker:
         """Attach a file; one that is attached already is sent again only where its content has changed."""
         path = Path(path).absolute()
         key = path.relative_to(self.sweep_dir) if path.is_relative_to(self.sweep_dir) else path
-        self._change(trial_id, "artifact", key.as_posix(), _digest(path))
+        self._change(trial_id, "artifact", key.as_posix(), file_sha256(path))
 
     def flush(self, seconds: float) -> int:
         """Wait until all is delivered, `seconds` at most; returns how many records are not."""
@@ -193,7 +193,7 @@ class SweepTracker:
         if last is not None and last.value not in ("FINISHED", "RUNNING"):
             self._change(trial_id, "status", "status", "RUNNING")
 
-    def _add(self, entries: list[Entry]) -> None:
+    def _add(self, entries: list[JournalEntry]) -> None:
         with self._order:
             if self._journal is not None and self._sender is not None:
                 self._sender.put(self._journal.append(entries, _now()))
@@ -222,9 +222,3 @@ def _text(value: Scalar) -> str:
         return text
     note = f"... (cut, {len(text)} characters)"
     return text[: LONGEST_PARAM - len(note)] + note
-
-
-def _digest(path: Path) -> str:
-    """Hash of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,21 +21,21 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_step import RESULTS, environment
 
-from dmsae_ray.sae import MatryoshkaSAE
-from dmsae_ray.sae.by_matrix import ON_CPU, ByMatrix
+from dmsae_ray.sae.by_matrix import ByMatrix, ON_CPU
 from dmsae_ray.sae.by_triples import ByTriples
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.gradients import Gradients
-from dmsae_ray.sae.triples import Kept
+from dmsae_ray.sae.triples import Triples
 
 SHAPES = [(256, 2048, 512), (2304, 1024, 256)]
 DENSITIES = [1 / n for n in (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2)]
 
 
-def random_kept(m: int, b: int, density: float) -> Kept:
+def random_kept(m: int, b: int, density: float) -> Triples:
     g = torch.Generator().manual_seed(0)
     place = torch.randperm(m * b, generator=g)[: round(density * m * b)].sort().values
     values = torch.rand(len(place), generator=g) + 0.1
-    return Kept(place % b, place // b, values, values.min())
+    return Triples(place % b, place // b, values, values.min())
 
 
 def ways(d: int, m: int, b: int, density: float) -> dict[str, Callable[[], None]]:

@@ -22,13 +22,16 @@ import numpy as np
 import torch
 from machine import interleaved, machine, save
 
-from dmsae_ray.config.experiment import Activations
+from dmsae_ray.config.sections import ActivationSettings
 from dmsae_ray.feed.feed import Feed
 from dmsae_ray.files.folder import Folder
-from dmsae_ray.harvest.harvesting import Shard, pack_shard, write_shard
-from dmsae_ray.sae import MatryoshkaSAE, Recipe, SAETrainer
+from dmsae_ray.files.json_records import encode_record
+from dmsae_ray.harvest.shard import ActivationShard, pack_shard, write_shard
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
+from dmsae_ray.sae.recipe import Recipe
+from dmsae_ray.sae.trainer import SAETrainer
 from dmsae_ray.store.int8 import quantise
-from dmsae_ray.store.layout import ACTIVATIONS, LAYOUT, MANIFEST, TOKENS, Layout, encode
+from dmsae_ray.store.layout import ACTIVATIONS, LAYOUT, Layout, MANIFEST, TOKENS
 from dmsae_ray.store.reader import Store
 
 D, CONTEXT, BATCH = 2304, 1024, 2048
@@ -56,17 +59,17 @@ def make_store(root: Path, dtype: str, shards: int, rows: int) -> Store:
         tensors = {"x": x, "position": torch.arange(rows, dtype=torch.int32)}
         if dtype == "int8":
             tensors.update(quantise(x))
-        packed = pack_shard(Shard(tensors, {}, float(rows)), rows)
+        packed = pack_shard(ActivationShard(tensors, {}, float(rows)), rows)
         commits.append(write_shard(folder / ACTIVATIONS, f"train-{i:06d}", *packed))
-    (folder / TOKENS).write(LAYOUT, [encode(layout)])
+    (folder / TOKENS).write(LAYOUT, [encode_record(layout)])
     listed = {"eval": [], "attribution": [], "train": [vars(commit) for commit in commits]}
-    folder.write(MANIFEST, [encode({"shards": listed})])
+    folder.write(MANIFEST, [encode_record({"shards": listed})])
     return open_again(folder, dtype)
 
 
 def open_again(folder: Folder, dtype: str) -> Store:
     """A reader that has verified nothing yet."""
-    return Store(folder, f"bench-{dtype}", Activations(dtype=dtype, shuffle_shards=16))  # type: ignore[arg-type]
+    return Store(folder, f"bench-{dtype}", ActivationSettings(dtype=dtype, shuffle_shards=16))  # type: ignore[arg-type]
 
 
 def raw(files: list[Path], keep: int) -> float:

@@ -113,7 +113,7 @@ def actor_cpu() -> float:
     times = 0.0
     for process in psutil.Process().children(recursive=True):
         try:
-            if "ShardWriter" in " ".join(process.cmdline()):
+            if "HarvestActor" in " ".join(process.cmdline()):
                 times += sum(process.cpu_times()[:2])
         except psutil.Error:
             continue

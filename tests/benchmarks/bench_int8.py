@@ -16,9 +16,11 @@ from machine import machine, save
 from torch import Tensor
 
 from dmsae_ray.evaluation.metrics import evaluate
-from dmsae_ray.lm import load_tap
+from dmsae_ray.lm.loading import load_tap
 from dmsae_ray.lm.text import split_documents, stdlib_documents
-from dmsae_ray.sae import MatryoshkaSAE, Recipe, SAETrainer
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
+from dmsae_ray.sae.recipe import Recipe
+from dmsae_ray.sae.trainer import SAETrainer
 from dmsae_ray.store.int8 import dequantise, quantise
 
 CONTEXT, BATCH, HELD_OUT, SHARD = 64, 512, 32_768, 16_384

@@ -22,7 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmsae_ray.sae import MatryoshkaSAE, Recipe, SAETrainer
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
+from dmsae_ray.sae.recipe import Recipe
+from dmsae_ray.sae.trainer import SAETrainer
 
 Step = Callable[[int, Tensor], Any]
 FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)

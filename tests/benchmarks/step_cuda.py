@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from peers import PEERS, Shape, Step, batches, ours
 
-from dmsae_ray.sae import MatryoshkaSAE
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.kernel_choice import kernels_for
 
 SHAPES = [Shape(2304, 65_536, k, batch) for batch in (2048, 8192) for k in (20, 80, 320, 640)]

@@ -17,7 +17,9 @@ from dmsae_ray.config.experiment import load_experiment, parse_experiment
 from dmsae_ray.distill.core import Core, save_core
 from dmsae_ray.distill.lineage import LineageId
 from dmsae_ray.lm.tiny import tiny_model
-from dmsae_ray.sae import MatryoshkaSAE, load_dictionary_learning, save_sae
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
+from dmsae_ray.sae.dictionary_learning import load_dictionary_learning
+from dmsae_ray.sae.files import save_sae
 from tests.small_sweep import SMALL, dmsae, write_config
 
 REPOSITORY = Path(__file__).parents[2]

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from dmsae_ray.config.experiment import Experiment, Score, Trouble, load_experiment, parse_experiment
+from dmsae_ray.config.experiment import Experiment, load_experiment, parse_experiment
+from dmsae_ray.config.sections import Score, Trouble
 from dmsae_ray.errors import ConfigError
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
@@ -31,7 +32,8 @@ def refused(tree: dict[str, Any]) -> str:
 
 
 def test_names_of_troubles_are_those_of_the_sae_room() -> None:
-    from dmsae_ray.sae import TROUBLES, Recipe
+    from dmsae_ray.sae.health import TROUBLES
+    from dmsae_ray.sae.recipe import Recipe
 
     assert set(get_args(Trouble)) == set(TROUBLES)
     assert parse_experiment({"name": "test"}).recipe.stop_on == Recipe(steps=1).stop_on

@@ -11,16 +11,16 @@ import pytest
 import requests
 import urllib3
 
-from dmsae_ray.config.experiment import Corpus
+from dmsae_ray.config.sections import CorpusSettings
 from dmsae_ray.corpus.reading import list_units, read_unit
 from dmsae_ray.errors import DataError
 from dmsae_ray.files import retry as outages
-from dmsae_ray.files.retry import is_outage, patiently, retried, why
+from dmsae_ray.files.retry import call_with_retries, is_outage, iterate_with_retries, root_message
 from tests.corpus.hub_server import COMMIT, DATASET, Hub, hub_server, use
 
 TEXTS = [f"{i} " + "x" * 800_000 for i in range(40)]  # a file is read in several requests
-STREAMED = Corpus(source="huggingface", path=DATASET, revision=COMMIT)
-FILES = Corpus(source="jsonl", path=f"hf://datasets/{DATASET}")
+STREAMED = CorpusSettings(source="huggingface", path=DATASET, revision=COMMIT)
+FILES = CorpusSettings(source="jsonl", path=f"hf://datasets/{DATASET}")
 DELAYS = (0.25, 0.375, 0.625)  # nobody else's; none of them passes
 
 
@@ -52,13 +52,13 @@ def ours(waits: list[float]) -> list[float]:
 
 
 def pytest_ids(corpus: object) -> str:
-    return corpus.source if isinstance(corpus, Corpus) else str(corpus)
+    return corpus.source if isinstance(corpus, CorpusSettings) else str(corpus)
 
 
 @pytest.mark.parametrize("status", [0, 429, 503])
 @pytest.mark.parametrize("corpus", [STREAMED, FILES], ids=pytest_ids)
 def test_units_are_waited_for(
-    corpus: Corpus, status: int, hub: Hub, waits: list[float], caplog: pytest.LogCaptureFixture
+    corpus: CorpusSettings, status: int, hub: Hub, waits: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     hub.fault = lambda method, path: status if len(ours(waits)) < 3 else None
     with caplog.at_level(logging.WARNING, "dmsae_ray"):
@@ -71,7 +71,7 @@ def test_units_are_waited_for(
 
 @pytest.mark.parametrize(("status", "reason"), [(0, "Server disconnected"), (429, "429"), (503, "503")])
 @pytest.mark.parametrize("corpus", [STREAMED, FILES], ids=pytest_ids)
-def test_hub_that_stays_down_is_one_line(corpus: Corpus, status: int, reason: str, hub: Hub) -> None:
+def test_hub_that_stays_down_is_one_line(corpus: CorpusSettings, status: int, reason: str, hub: Hub) -> None:
     hub.fault = lambda method, path: status
     with pytest.raises(DataError) as caught:
         list_units(corpus)
@@ -96,7 +96,7 @@ def test_an_unknown_split_is_said_at_once(hub: Hub, waits: list[float]) -> None:
 
 @pytest.mark.parametrize("status", [0, 503])
 @pytest.mark.parametrize("corpus", [STREAMED, FILES], ids=pytest_ids)
-def test_reading_goes_on_where_it_was(corpus: Corpus, status: int, hub: Hub, waits: list[float]) -> None:
+def test_reading_goes_on_where_it_was(corpus: CorpusSettings, status: int, hub: Hub, waits: list[float]) -> None:
     units = list_units(corpus)
     hub.requests.clear()
 
@@ -111,7 +111,7 @@ def test_reading_goes_on_where_it_was(corpus: Corpus, status: int, hub: Hub, wai
 
 
 @pytest.mark.parametrize("corpus", [STREAMED, FILES], ids=pytest_ids)
-def test_hub_that_goes_down_and_stays_down(corpus: Corpus, hub: Hub) -> None:
+def test_hub_that_goes_down_and_stays_down(corpus: CorpusSettings, hub: Hub) -> None:
     unit = list_units(corpus)[0]
     hub.requests.clear()
     hub.fault = lambda method, path: 503 if sum("a.jsonl" in r for r in hub.requests) >= 3 else None
@@ -143,7 +143,7 @@ def test_items_are_not_given_twice(waits: list[float]) -> None:
                 raise ConnectionError("lost")
             yield i
 
-    assert list(retried(flaky, "corpus.path 'x'", "the Hub")) == list(range(40))
+    assert list(iterate_with_retries(flaky, "corpus.path 'x'", "the Hub")) == list(range(40))
     assert waits == [DELAYS[0], DELAYS[0]]  # something came between the two
 
 
@@ -154,7 +154,7 @@ def test_the_line_says_where_it_was(waits: list[float]) -> None:
 
     line = r"^corpus.path 'x', behind document 1: s3 did not answer after 4 tries in \d+ s: no route to host$"
     with pytest.raises(DataError, match=line):
-        list(retried(dead, "corpus.path 'x'", "s3"))
+        list(iterate_with_retries(dead, "corpus.path 'x'", "s3"))
 
 
 def test_other_errors_come_out_as_they_are(waits: list[float]) -> None:
@@ -162,7 +162,7 @@ def test_other_errors_come_out_as_they_are(waits: list[float]) -> None:
         raise ValueError("no such thing")
 
     with pytest.raises(ValueError, match="no such thing"):
-        patiently(broken, "corpus.path 'x'", "the Hub")
+        call_with_retries(broken, "corpus.path 'x'", "the Hub")
     assert waits == []
 
 
@@ -206,6 +206,6 @@ def test_errors_are_sorted(error: Exception, passes: bool) -> None:
 
 def test_the_reason_is_what_happened_first() -> None:
     error = came_of(FileNotFoundError("no data file in this folder"), response(503), ConnectionResetError("reset"))
-    assert why(error) == "reset"
-    assert why(came_of(FileNotFoundError("no data file in this folder"), response(404))) == "status 404"
-    assert why(came_of(ValueError("unknown split"), response(404))) == "unknown split"
+    assert root_message(error) == "reset"
+    assert root_message(came_of(FileNotFoundError("no data file in this folder"), response(404))) == "status 404"
+    assert root_message(came_of(ValueError("unknown split"), response(404))) == "unknown split"

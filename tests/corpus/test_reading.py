@@ -9,19 +9,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dmsae_ray.config.experiment import Corpus
-from dmsae_ray.corpus.reading import documents, list_units, read_unit
+from dmsae_ray.config.sections import CorpusSettings
+from dmsae_ray.corpus.reading import list_units, read_unit
 from dmsae_ray.errors import DataError
+from dmsae_ray.harvest.documents import documents
 
 TEXTS = [f"document {i} " + "word " * i for i in range(40)]
 
 
-def read_all(corpus: Corpus) -> list[str | None]:
+def read_all(corpus: CorpusSettings) -> list[str | None]:
     return [text for unit in list_units(corpus) for text in read_unit(corpus, unit)]
 
 
-def corpus_at(source: str, path: Path, **more: Any) -> Corpus:
-    return Corpus.model_validate({"source": source, "path": str(path), **more})
+def corpus_at(source: str, path: Path, **more: Any) -> CorpusSettings:
+    return CorpusSettings.model_validate({"source": source, "path": str(path), **more})
 
 
 def write_jsonl(path: Path, lines: list[str]) -> None:
@@ -107,7 +108,7 @@ def test_damaged_gzip_is_named(tmp_path: Path) -> None:
 
 def test_credentials_of_a_uri_are_not_shown(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^corpus.path 'file:///\S*' has no file") as caught:
-        list_units(Corpus(source="text", path=f"{tmp_path.as_uri()}?token=secret"))
+        list_units(CorpusSettings(source="text", path=f"{tmp_path.as_uri()}?token=secret"))
     assert "secret" not in str(caught.value)
 
 
@@ -137,5 +138,5 @@ def test_ray_gives_the_documents_in_order(tmp_path: Path, ray_cluster: Any) -> N
 
 
 def test_stdlib_text_is_the_same_every_time() -> None:
-    first = read_all(Corpus(source="stdlib"))
-    assert len(first) > 1000 and first == read_all(Corpus(source="stdlib"))
+    first = read_all(CorpusSettings(source="stdlib"))
+    assert len(first) > 1000 and first == read_all(CorpusSettings(source="stdlib"))

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from dmsae_ray.distill import CycleSettings
-from dmsae_ray.sae import Recipe
+from dmsae_ray.distill.cycle_settings import CycleSettings
+from dmsae_ray.sae.recipe import Recipe
 
 D, FEATURES, BATCH, STEPS = 16, 48, 64, 40
 

@@ -9,7 +9,7 @@ from dmsae_ray.distill import attribution
 from dmsae_ray.distill.attribution import attribution_scores, firing_frequency
 from dmsae_ray.distill.quantile import UpperTail, tail_quantile, tail_size
 from dmsae_ray.errors import ConfigError, DataError
-from dmsae_ray.sae import MatryoshkaSAE
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
 
 from . import reference
 

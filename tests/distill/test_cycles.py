@@ -1,32 +1,33 @@
 import dataclasses
+import inspect
 import json
 import os
 
 import pytest
 import torch
 
-from dmsae_ray.distill import (
-    Core,
-    CycleCheckpoint,
-    DirectoryCycleStore,
-    LineageId,
-    cycle_key,
-    derive_seed,
-    run_cycles,
-    transfer,
-)
+from dmsae_ray.distill.core_transfer import transfer
+from dmsae_ray.distill.core import Core
+from dmsae_ray.distill.cycle_runner import CycleCheckpoint, CycleRunner
+from dmsae_ray.distill.cycle_settings import cycle_key
+from dmsae_ray.distill.cycle_store import DirectoryCycleStore
+from dmsae_ray.distill.cycles import run_cycles
+from dmsae_ray.distill.lineage import LineageId
+from dmsae_ray.distill.seeds import derive_seed
 from dmsae_ray.errors import ConfigError, DataError
-from dmsae_ray.sae import MatryoshkaSAE
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
 
 from . import reference
 from .synthetic import BATCH, STEPS, D, Synthetic, small_settings
 
+RUNNER = set(inspect.signature(CycleRunner).parameters) - {"settings", "source"}
 CONTROLS = ("gaussian", "random_latents", "lowest_score", "most_frequent")
 
 
 def run(source=None, settings=None, **changes):
     arguments = {"cycles": 2, "coverage": 0.9, "seed": 3} | changes
-    return run_cycles(settings or small_settings(), source or Synthetic(), **arguments)
+    of_runner = {name: arguments.pop(name) for name in RUNNER & arguments.keys()}
+    return run_cycles(CycleRunner(settings or small_settings(), source or Synthetic(), **of_runner), **arguments)
 
 
 def same_cores(a, b):
@@ -44,12 +45,12 @@ def plain():
 def test_every_cycle_hands_on_a_core_and_its_frozen_rows_are_bit_identical(tmp_path):
     store = DirectoryCycleStore(tmp_path)
     history = run(store=store)
-    assert [r.cycle for r in history.records] == [0, 1, 2]
+    assert [r.cycle for r in history.reports] == [0, 1, 2]
     assert history.collapsed_at is None
     for cycle in (1, 2):
         before = history.cores[cycle - 1]
-        assert 0 < len(before) < history.records[cycle].pool
-        sae = store.load(history.records[cycle].key).sae
+        assert 0 < len(before) < history.reports[cycle].pool
+        sae = store.load(history.reports[cycle].key).sae
         assert sae.n_core == len(before)
         assert torch.equal(sae.W_enc[: len(before)], before.rows)
 
@@ -67,7 +68,7 @@ def test_the_run_agrees_with_the_reference_on_scores_selection_and_lineage(tmp_p
     history = run(source, store=store, cycles=3)
     x, g = (t.double().numpy() for t in source.attribution())
     by_bytes = reference.Lineage()
-    for record, core in zip(history.records, history.cores, strict=True):
+    for record, core in zip(history.reports, history.cores, strict=True):
         outcome = store.load(record.key)
         sae = outcome.sae
         weights = (t.detach().double().numpy() for t in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.threshold))
@@ -96,8 +97,8 @@ def test_trials_that_differ_in_coverage_share_cycle_0(tmp_path):
     two = run(second, store=store, coverage=0.6)
     assert first.served == 3 * STEPS
     assert second.served == 2 * STEPS
-    assert [r.cached for r in two.records] == [True, False, False]
-    assert one.records[0].key == two.records[0].key
+    assert [r.cached for r in two.reports] == [True, False, False]
+    assert one.reports[0].key == two.reports[0].key
     assert 0 < len(two.cores[0]) < len(one.cores[0])
     same_cores(two, run(coverage=0.6))
 
@@ -121,8 +122,8 @@ def test_a_stored_cycle_is_scored_again_when_only_the_scoring_differs(tmp_path):
     run(source, store=store)
     changed = small_settings(quantile=0.95, pool_groups=2)
     history = run(source, changed, store=store, coverage=0.4)
-    assert history.records[0].cached
-    assert history.records[0].pool == 32
+    assert history.reports[0].cached
+    assert history.reports[0].pool == 32
     same_cores(history, run(settings=changed, coverage=0.4))
 
 
@@ -170,10 +171,10 @@ def test_controls_are_trained_in_place_of_the_core_and_matched_in_norm(tmp_path,
     assert source.served == (3 + 4) * STEPS
     assert [(r.cycle, r.arm) for r in records[3:]] == [(2, name) for name in CONTROLS]
     for name in CONTROLS:
-        control, record = history.control_cores[name], history.control_records[name]
+        control, record = history.control_cores[name], history.control_reports[name]
         torch.testing.assert_close(control.rows.norm(dim=1), plain.cores[1].rows.norm(dim=1), rtol=1e-5, atol=0)
         assert record.n_core_in == len(plain.cores[1])
-        assert 0 <= record.carryover <= 1 and record.seed == plain.records[2].seed
+        assert 0 <= record.carryover <= 1 and record.seed == plain.reports[2].seed
         sae = DirectoryCycleStore(tmp_path).load(record.key).sae
         assert torch.equal(sae.W_enc[: len(control)], control.rows)
 
@@ -204,7 +205,7 @@ def test_a_diverged_training_is_a_collapse_by_name(tmp_path):
     assert (history.collapsed_at, history.collapse) == (0, "not_finite")
     assert history.tokens < STEPS * BATCH and source.served == history.tokens / BATCH
     again = run(source, store=store)
-    assert (again.collapse, again.records[0].cached) == ("not_finite", True)
+    assert (again.collapse, again.reports[0].cached) == ("not_finite", True)
 
 
 def unhealthy(stop_on, **recipe):
@@ -231,33 +232,33 @@ def test_an_sae_that_never_fires_is_a_collapse_by_name(tmp_path):
     history = run(source, store=store)
     assert history.collapse == "no_latent_fires"
     assert source.served == STEPS // 10, "it ends when the host first looks"
-    assert history.records[0].troubles == {"no_latent_fires": 0}
-    assert store.load(history.records[0].key).health.troubles == {"no_latent_fires": 0}
+    assert history.reports[0].troubles == {"no_latent_fires": 0}
+    assert store.load(history.reports[0].key).health.troubles == {"no_latent_fires": 0}
     assert history.summary()["records"][0]["troubles"] == {"no_latent_fires": 0}
 
 
 def test_all_dead_is_a_collapse_by_name():
     history = run(Silent(), unhealthy(("all_dead",), dead_after_tokens=10 * BATCH))
     assert history.collapse == "all_dead"
-    assert history.records[0].troubles == {"no_latent_fires": 0, "all_dead": 9}
+    assert history.reports[0].troubles == {"no_latent_fires": 0, "all_dead": 9}
 
 
 def test_a_training_may_go_on_whatever_is_seen():
     source = Silent()
     history = run(source, unhealthy((), dead_after_tokens=10 * BATCH))
     assert source.served == STEPS and history.collapse == "no_latent_fires"
-    assert set(history.records[0].troubles) == {"no_latent_fires", "all_dead"}
+    assert set(history.reports[0].troubles) == {"no_latent_fires", "all_dead"}
 
 
 def test_a_spike_is_reported_and_ends_a_training_only_if_it_should(tmp_path):
     store = DirectoryCycleStore(tmp_path)
     history = run(Jumping(), store=store, cycles=1)
-    assert history.collapse is None and len(history.records) == 2
-    assert history.records[0].troubles == {"spike": 32} and history.records[1].troubles == {}
-    assert run(Jumping(), store=store, cycles=1).records[0].troubles == {"spike": 32}, "and is told again"
+    assert history.collapse is None and len(history.reports) == 2
+    assert history.reports[0].troubles == {"spike": 32} and history.reports[1].troubles == {}
+    assert run(Jumping(), store=store, cycles=1).reports[0].troubles == {"spike": 32}, "and is told again"
     stopped = run(Jumping(), unhealthy(("spike",)), cycles=1)
     assert (stopped.collapsed_at, stopped.collapse) == (0, "spike")
-    assert stopped.records[0].tokens == 36 * BATCH
+    assert stopped.reports[0].tokens == 36 * BATCH
 
 
 def test_a_core_may_outgrow_the_last_group():
@@ -290,9 +291,9 @@ def test_evaluation_is_stored_with_the_cycle_and_added_where_it_is_missing(tmp_p
         return {"fvu": 0.25}
 
     run(store=store)
-    assert run(store=store, evaluate=evaluate).records[1].metrics["fvu"] == 0.25
+    assert run(store=store, evaluate=evaluate).reports[1].metrics["fvu"] == 0.25
     assert len(seen) == 3
-    assert run(store=store, evaluate=evaluate).records[2].metrics["fvu"] == 0.25
+    assert run(store=store, evaluate=evaluate).reports[2].metrics["fvu"] == 0.25
     assert len(seen) == 3
 
 
@@ -300,12 +301,12 @@ def test_a_given_sae_is_cycle_0(tmp_path, plain):
     settings, source = small_settings(), Synthetic()
     sae = MatryoshkaSAE(D, 64, [12, 20, 32], 4, seed=5)
     history = run(source, initial_sae=sae, store=DirectoryCycleStore(tmp_path), controls=("most_frequent",))
-    assert history.records[0].tokens == 0
+    assert history.reports[0].tokens == 0
     assert source.served == 3 * STEPS
     rows = sae.W_enc.detach()
     assert all((rows == r).all(dim=1).any() for r in history.cores[0].rows)
     again = run(source, initial_sae=sae, store=DirectoryCycleStore(tmp_path), controls=("most_frequent",))
-    assert again.records[0].cached and source.served == 3 * STEPS
+    assert again.reports[0].cached and source.served == 3 * STEPS
     assert history.cores[1].provenance["n_latents"] == settings.n_latents
 
 
@@ -313,7 +314,7 @@ def test_a_given_core_stands_for_cycle_0(plain):
     core = Core(plain.cores[2].rows, plain.cores[2].lineage, {"from": "elsewhere"})
     source = Synthetic()
     history = run(source, initial_core=core, cycles=1, controls=("gaussian",))
-    assert [r.cycle for r in history.records] == [1]
+    assert [r.cycle for r in history.reports] == [1]
     assert history.cores[0].lineage == tuple(LineageId(0, i) for i in range(len(core)))
     assert torch.equal(history.cores[0].rows, core.rows)
     assert source.served == 2 * STEPS
@@ -324,17 +325,17 @@ def test_a_given_core_stands_for_cycle_0(plain):
 @pytest.mark.parametrize("sparsity", ["dense", "sparse"])
 def test_transfer_trains_one_sae_around_a_fixed_core(plain, sparsity):
     settings = small_settings(core_sparsity=sparsity, k=8)
-    result = transfer(settings, Synthetic(), plain.distilled, seed=1)
-    assert result.outcome.sae.n_core == len(plain.distilled) > 0
-    assert torch.equal(result.outcome.sae.W_enc[: len(plain.distilled)], plain.distilled.rows)
-    assert result.record.arm == "transfer" and result.record.carryover is not None
+    result = transfer(CycleRunner(settings, Synthetic()), plain.distilled, seed=1)
+    assert result.trained.sae.n_core == len(plain.distilled) > 0
+    assert torch.equal(result.trained.sae.W_enc[: len(plain.distilled)], plain.distilled.rows)
+    assert result.report.arm == "transfer" and result.report.carryover is not None
 
 
 def test_the_baseline_of_a_transfer_is_cycle_0_of_the_same_seed(tmp_path, plain):
     store, source = DirectoryCycleStore(tmp_path), Synthetic()
     run(source, store=store)
     empty = Core(torch.empty(0, D), ())
-    assert transfer(small_settings(), source, empty, seed=3, store=store, arm="baseline").record.cached
+    assert transfer(CycleRunner(small_settings(), source, store=store), empty, seed=3, arm="baseline").report.cached
 
 
 def test_the_summary_is_json(plain):
@@ -399,13 +400,13 @@ def test_an_interrupt_leaves_whole_files_only(tmp_path, plain):
     store = DirectoryCycleStore(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run(Interrupted(), store=store)
-    assert [p.name for p in tmp_path.iterdir()] == [plain.records[0].key]
+    assert [p.name for p in tmp_path.iterdir()] == [plain.reports[0].key]
     same_cores(run(store=store), plain)
 
 
 def test_a_damaged_result_is_named(tmp_path):
     store = DirectoryCycleStore(tmp_path)
-    key = run(store=store).records[0].key
+    key = run(store=store).reports[0].key
     file = store.folder(key) / "tensors.safetensors"
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(DataError, match="delete it to train the cycle again"):
@@ -431,7 +432,7 @@ def test_every_score_runs_and_repeats(score):
 
 
 def test_half_written_results_of_killed_processes_are_swept_when_old(tmp_path, plain):
-    store, key = DirectoryCycleStore(tmp_path), plain.records[0].key
+    store, key = DirectoryCycleStore(tmp_path), plain.reports[0].key
     old, new = tmp_path / f".{key[:16]}-a", tmp_path / f".{key[:16]}-b"
     for folder in (old, new):
         folder.mkdir()

@@ -2,12 +2,14 @@ import threading
 
 import torch
 
-from dmsae_ray.distill import DirectoryCycleStore, run_cycles
 from dmsae_ray.distill import ranks as parallel
+from dmsae_ray.distill.cycle_runner import CycleRunner
+from dmsae_ray.distill.cycle_store import DirectoryCycleStore
+from dmsae_ray.distill.cycles import run_cycles
 from dmsae_ray.distill.ranks import Ranks
 from dmsae_ray.errors import DataError
 
-from .ranks import on_ranks
+from .on_ranks import on_ranks
 from .synthetic import STEPS, Synthetic, small_settings
 
 CPU = torch.device("cpu")
@@ -62,16 +64,9 @@ def cycles(rank, group, folder, nan_at):
     for _ in range(1 if nan_at else 2):
         source = Synthetic(rank=rank, size=2, nan_at=nan_at)
         records = []
+        runner = CycleRunner(small_settings(), source, store=DirectoryCycleStore(folder), process_group=group)
         history = run_cycles(
-            small_settings(),
-            source,
-            cycles=2,
-            coverage=0.9,
-            seed=3,
-            controls=("random_latents",),
-            store=DirectoryCycleStore(folder),
-            on_cycle=records.append,
-            process_group=group,
+            runner, cycles=2, coverage=0.9, seed=3, controls=("random_latents",), on_cycle=records.append
         )
         cores = [(c.rows, c.lineage) for c in history.cores]
         arms = [(r.cycle, r.arm, r.cached) for r in records]
@@ -80,7 +75,7 @@ def cycles(rank, group, folder, nan_at):
 
 
 def test_two_ranks_select_the_cores_of_one(tmp_path):
-    alone = run_cycles(small_settings(), Synthetic(), cycles=2, coverage=0.9, seed=3)
+    alone = run_cycles(CycleRunner(small_settings(), Synthetic()), cycles=2, coverage=0.9, seed=3)
     (_, (first, again)), (_, (second, found)) = on_ranks(2, tmp_path / "a", cycles, str(tmp_path / "store"), None)
     assert first[1] == second[1]
     assert (first[2], second[2]) == (4 * STEPS, 4 * STEPS)

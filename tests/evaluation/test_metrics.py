@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from dmsae_ray.errors import DataError
-from dmsae_ray.evaluation import evaluate
-from dmsae_ray.sae import MatryoshkaSAE
+from dmsae_ray.evaluation.metrics import evaluate
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
 
 D, M = 8, 32
 

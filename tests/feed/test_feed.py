@@ -14,7 +14,6 @@ from torch import Tensor
 from dmsae_ray.config.experiment import Experiment
 from dmsae_ray.errors import DataError
 from dmsae_ray.feed.feed import Feed
-from dmsae_ray.feed.source import StoreSource
 from dmsae_ray.store.layout import Split
 from dmsae_ray.store.order import row_order, windows_from
 from dmsae_ray.store.reader import Store, open_store
@@ -130,7 +129,7 @@ def test_an_error_comes_after_the_batches_before_it(
 
 
 def test_source_gives_pairs_and_held_out_rows(store: Store) -> None:
-    source = StoreSource(store, BATCH, seed=1)
+    source = Feed(store, BATCH, seed=1)
     x, g = source.attribution()
     assert x.shape == g.shape == (store.rows("attribution"), store.d_model)
     assert bool((g != 0).any(1).float().mean() > 0.99)
@@ -141,9 +140,9 @@ def test_source_gives_pairs_and_held_out_rows(store: Store) -> None:
 
 
 def test_fingerprint_names_what_decides_the_batches(store: Store) -> None:
-    base = StoreSource(store, BATCH, seed=1).fingerprint
-    assert StoreSource(store, BATCH, seed=1, rank=1, world=2).fingerprint == base
-    assert len({base, StoreSource(store, BATCH, 2).fingerprint, StoreSource(store, 8, 1).fingerprint}) == 3
+    base = Feed(store, BATCH, seed=1).fingerprint
+    assert Feed(store, BATCH, seed=1, rank=1, world=2).fingerprint == base
+    assert len({base, Feed(store, BATCH, 2).fingerprint, Feed(store, 8, 1).fingerprint}) == 3
 
 
 def test_another_norm_factor_is_another_source_of_the_same_store(
@@ -153,4 +152,4 @@ def test_another_norm_factor_is_another_source_of_the_same_store(
     less = open_store(str(stores), make_experiment(activations__norm_tokens=2_049))
     assert less.key == store.key and less.complete
     assert less.norm_factor != store.norm_factor
-    assert StoreSource(less, BATCH, 1).fingerprint != StoreSource(store, BATCH, 1).fingerprint
+    assert Feed(less, BATCH, 1).fingerprint != Feed(store, BATCH, 1).fingerprint

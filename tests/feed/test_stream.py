@@ -17,10 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmsae_ray.config.experiment import Activations, Experiment
+from dmsae_ray.config.experiment import Experiment
+from dmsae_ray.config.sections import ActivationSettings
 from dmsae_ray.errors import DataError
 from dmsae_ray.feed.feed import Feed
-from dmsae_ray.feed.stream import Stream
+from dmsae_ray.feed.stream import StreamedShards
 from dmsae_ray.feed.stream_service import start_stream
 from dmsae_ray.files.folder import Folder
 from dmsae_ray.harvest.preparation import prepare
@@ -28,7 +29,7 @@ from dmsae_ray.store.reader import Store
 from tests.small_store import contents
 
 Make = Callable[..., Experiment]
-OpenStream = Callable[..., Stream]
+OpenStream = Callable[..., StreamedShards]
 BATCH = 300
 
 
@@ -51,12 +52,12 @@ def open_stream(make_streamed: Make) -> OpenStream:
     """Makes the stream of a worker; workers of one trial share a service."""
     services: dict[str, Any] = {}
 
-    def make(store: Store, trial: str = "", attempt: str = "only", **changes: Any) -> Stream:
+    def make(store: Store, trial: str = "", attempt: str = "only", **changes: Any) -> StreamedShards:
         experiment, root = make_streamed(**changes), str(Path(store.folder.uri).parent)
         trial = trial or uuid.uuid4().hex
         if trial not in services:
             services[trial] = start_stream(experiment, root, store.key, cpus=0.05)
-        return Stream(store, services[trial], attempt)
+        return StreamedShards(store, services[trial], attempt)
 
     return make
 
@@ -70,7 +71,7 @@ def first(store: Store) -> list[Tensor]:
 def copied(store: Store, root: Path) -> Store:
     """A copy of a store in another folder, without the records of what was streamed."""
     shutil.copytree(store.folder.uri, root / store.key, ignore=shutil.ignore_patterns("streamed"))
-    settings = Activations(mode="stream", shuffle_shards=store.shuffle_shards, norm_tokens=5000, dtype="float32")
+    settings = ActivationSettings(mode="stream", shuffle_shards=store.shuffle_shards, norm_tokens=5000, dtype="float32")
     return Store(Folder(str(root)) / store.key, store.key, settings)
 
 
@@ -118,7 +119,7 @@ def test_batches_are_those_of_the_store_over_epochs(
 def test_two_readers_share_the_batches(partial: Store, first: list[Tensor], open_stream: OpenStream) -> None:
     """Twice over the same steps, which are in the middle and reach into the next window."""
 
-    def read(rank: int, source: Stream) -> list[Tensor]:
+    def read(rank: int, source: StreamedShards) -> list[Tensor]:
         feed = Feed(partial, BATCH, 1, rank, 2, source)
         return [*feed.batches(30, 45), *feed.batches(30, 45)]
 

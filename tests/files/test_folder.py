@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from dmsae_ray.errors import ConfigError, DataError
-from dmsae_ray.files.folder import Folder, list_files, sweep_temporaries
+from dmsae_ray.files.atomic import remove_temporaries
+from dmsae_ray.files.folder import Folder
+from dmsae_ray.files.listing import list_files
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
@@ -40,7 +42,7 @@ def test_a_writer_that_dies_leaves_no_file(tmp_path: Path) -> None:
 def test_leftovers_of_killed_writers_are_swept(tmp_path: Path) -> None:
     (tmp_path / ".x.123.tmp").write_bytes(b"half")
     (tmp_path / ".y.123.tmp").write_bytes(b"half")
-    sweep_temporaries(Folder(str(tmp_path)), "x")
+    remove_temporaries(tmp_path / "x")
     assert os.listdir(tmp_path) == [".y.123.tmp"]
 
 

@@ -24,7 +24,7 @@ Make = Callable[..., Experiment]
 def dying(deaths: dict[str, int], marks: Path) -> type:
     """A model actor that kills itself so many times at each of these shards; it leaves a mark for every time."""
 
-    class Dying(harvest_module.ShardWriter):
+    class Dying(harvest_module.HarvestActor):
         def compute(self, split: str, shard: int) -> Any:
             threading.current_thread().name = f"{split}-{shard}"  # one of two threads
             return super().compute(split, shard)
@@ -44,7 +44,7 @@ def test_an_actor_that_always_dies_ends_the_harvest(
 ) -> None:
     marks = tmp_path / "marks"
     marks.mkdir()
-    monkeypatch.setattr(harvest_module, "ShardWriter", dying({"any": 1000}, marks))
+    monkeypatch.setattr(harvest_module, "HarvestActor", dying({"any": 1000}, marks))
     monkeypatch.setattr(attempts, "MOST", 2)
     with pytest.raises(
         DataError, match=r"^model actors died 2 times while they made shard \S+ [^\n]*model_batch_tokens"
@@ -61,7 +61,7 @@ def test_actors_that_die_now_and_then_are_survived(
     marks = tmp_path / "marks"
     marks.mkdir()
     deaths = {"attribution-0": 1, "train-2": 2}
-    monkeypatch.setattr(harvest_module, "ShardWriter", dying(deaths, marks))
+    monkeypatch.setattr(harvest_module, "HarvestActor", dying(deaths, marks))
     prepare(make_experiment(resources__model_actors_max=1), str(tmp_path / "stores"))
     assert len(list(marks.iterdir())) == sum(deaths.values())
     assert contents(tmp_path / "stores" / store.key) == contents(stores / store.key)

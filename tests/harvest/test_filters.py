@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from dmsae_ray.config.experiment import Activations
+from dmsae_ray.config.sections import ActivationSettings
 from dmsae_ray.errors import DataError
-from dmsae_ray.harvest.harvesting import compute_shard
-from dmsae_ray.lm import Tap, load_tap
+from dmsae_ray.harvest.shard import compute_shard
+from dmsae_ray.lm.loading import load_tap
+from dmsae_ray.lm.tap import Tap
 
 PAD, EOS, BOS = 0, 1, 2
 # Two contexts of three documents: EOS where one ends, and a padded end.
@@ -22,7 +23,7 @@ def tap() -> Tap:
 
 def kept(tap: Tap, tokens: torch.Tensor, **settings: Any) -> tuple[list[int], dict[str, int]]:
     """Tokens whose activations stay, ascending, and how many were dropped for which reason."""
-    how = Activations(dtype="float32", max_norm_multiple=None, **settings)
+    how = ActivationSettings(dtype="float32", max_norm_multiple=None, **settings)
     mask = torch.ones_like(tokens, dtype=torch.bool)
     shard = compute_shard(tap, tokens, mask, how, batch_tokens=64, split="train", shard=0)
     return sorted(tokens.reshape(-1)[shard.tensors["position"].long()].tolist()), shard.dropped

@@ -7,7 +7,7 @@ from typing import Any
 
 from dmsae_ray.config.experiment import Experiment, parse_experiment
 from dmsae_ray.harvest.preparation import prepare
-from dmsae_ray.harvest.progress import Progress
+from dmsae_ray.harvest.progress import HarvestProgress
 from dmsae_ray.store.reader import Store
 from tests.small_store import contents
 
@@ -24,7 +24,7 @@ def _harvest(tree: dict[str, Any], root: str, lost_after: int, said: Any) -> Non
     nodes = [cluster.add_node(num_cpus=2, object_store_memory=100_000_000)]
     ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
 
-    def lose(state: Progress) -> None:
+    def lose(state: HarvestProgress) -> None:
         if state.stage == "activations" and state.done >= lost_after and len(nodes) == 1:
             cluster.remove_node(nodes[0], allow_graceful=False)
             nodes.append(cluster.add_node(num_cpus=2, object_store_memory=100_000_000))

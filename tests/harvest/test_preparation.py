@@ -20,15 +20,16 @@ from dmsae_ray.config.experiment import Experiment, parse_experiment
 from dmsae_ray.corpus.contexts import loss_mask
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.files.folder import Folder
+from dmsae_ray.files.json_records import encode_record
 from dmsae_ray.harvest import harvesting as harvest_module
 from dmsae_ray.harvest.model import open_tap
 from dmsae_ray.harvest.preparation import prepare
-from dmsae_ray.harvest.progress import Progress
-from dmsae_ray.store.layout import encode, store_key
+from dmsae_ray.harvest.progress import HarvestProgress
+from dmsae_ray.store.identity import store_key
 from dmsae_ray.store.manifest import make_manifest, read_request
 from dmsae_ray.store.reader import Store
 from dmsae_ray.store.token_shards import read_tokens
-from dmsae_ray.store.writer import Heartbeat
+from dmsae_ray.store.writer import StoreWriter
 from tests.small_store import FALSE_MANIFESTS, contents, falsify
 
 Make = Callable[..., Experiment]
@@ -64,7 +65,7 @@ def test_an_overflow_is_an_error_and_no_high_norm(dtype: str, make_experiment: M
     mask = torch.ones_like(tokens, dtype=torch.bool)
     settings = experiment.activations
 
-    def shard() -> harvest_module.Shard:
+    def shard() -> harvest_module.ActivationShard:
         return harvest_module.compute_shard(tap, tokens, mask, settings, batch_tokens=64, split="train", shard=0)
 
     if dtype == "float32":
@@ -116,7 +117,7 @@ def _model_actors() -> list[int]:
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
-            if "ShardWriter" in " ".join(process.cmdline()):
+            if "HarvestActor" in " ".join(process.cmdline()):
                 found.append(process.pid)
     return found
 
@@ -134,7 +135,7 @@ def test_a_harvest_goes_on_where_it_was_killed(
     torn.write_bytes(torn.read_bytes()[:1000])
     (damaged / "activations" / ".train-000002.safetensors.0.tmp").write_bytes(b"half")
     kept = (damaged / "activations" / "train-000003.safetensors").stat().st_mtime_ns
-    seen: list[Progress] = []
+    seen: list[HarvestProgress] = []
     prepare(make_experiment(), str(tmp_path), progress=seen.append)
     assert contents(damaged) == contents(stores / store.key)
     assert (damaged / "activations" / "train-000003.safetensors").stat().st_mtime_ns == kept
@@ -199,17 +200,17 @@ def test_a_second_harvest_follows_the_first_to_its_end(
     ended: list[float] = []
 
     def first() -> None:
-        with Heartbeat(folder):
+        with StoreWriter(folder):
             time.sleep(5.0)
             commit.write_bytes(content)
-            folder.write("manifest.json" if mode == "store" else "partial.json", [encode(manifest)])
+            folder.write("manifest.json" if mode == "store" else "partial.json", [encode_record(manifest)])
         ended.append(time.monotonic())
 
     harvest = threading.Thread(target=first)
     harvest.start()
     while folder.size("heartbeat.json") is None:
         time.sleep(0.01)
-    seen: list[Progress] = []
+    seen: list[HarvestProgress] = []
     prepare(experiment, str(tmp_path), progress=seen.append)
     assert ended and time.monotonic() - ended[0] < 10
     harvest.join()

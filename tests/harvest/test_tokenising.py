@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 
 from dmsae_ray.config.experiment import Experiment, parse_experiment
 from dmsae_ray.files.folder import Folder
-from dmsae_ray.harvest.cursor import DRAFT, Draft, Position, read_draft
-from dmsae_ray.harvest.tokenising import Group, Packing, write_tokens
+from dmsae_ray.harvest.cursor import CorpusCursor, TokenDraft, read_draft
+from dmsae_ray.harvest.token_writer import DocumentGroup, TokenShardWriter
+from dmsae_ray.harvest.tokenising import write_tokens
 from dmsae_ray.lm.text import stdlib_documents
+from dmsae_ray.store.layout import DRAFT
 from tests.small_store import TREE, contents
 
 CONTEXT = 5
@@ -26,7 +28,7 @@ Units = list[list[int]]
 """For each unit the tokens of its documents; 0 is a document without text."""
 
 
-def groups(units: Units, start: Position, size: int) -> Iterator[Group]:
+def groups(units: Units, start: CorpusCursor, size: int) -> Iterator[DocumentGroup]:
     """What tokenising gives from a position on, `size` documents at a time; a token is its place in the text."""
     lengths = [(u, n) for u, unit in enumerate(units) for n in unit]
     first = sum(len(unit) for unit in units[: start.unit]) + start.document
@@ -40,9 +42,9 @@ def groups(units: Units, start: Position, size: int) -> Iterator[Group]:
 
 
 def written(
-    folder: Path, plan: dict[str, int], units: Units, draft: Draft, size: int, bos: int | None, eos: int | None
+    folder: Path, plan: dict[str, int], units: Units, draft: TokenDraft, size: int, bos: int | None, eos: int | None
 ):  # type: ignore[no-untyped-def]
-    packing = Packing(Folder(str(folder)), plan, draft, CONTEXT, bos, eos)
+    packing = TokenShardWriter(Folder(str(folder)), plan, draft, CONTEXT, bos, eos)
     return packing.run(groups(units, draft.position, size)), packing
 
 
@@ -66,11 +68,11 @@ def test_going_on_behind_any_shard_gives_the_same_shards(
 ) -> None:
     folder = tmp_path_factory.mktemp("tokens")
     plan = {f"train-{i:06d}": per_shard for i in range(200)}  # more than there is: the text runs out
-    whole, packing = written(folder, plan, units, Draft("u"), size, bos, eos)
+    whole, packing = written(folder, plan, units, TokenDraft("u"), size, bos, eos)
     undisturbed = contents(folder)
     names = list(whole.token_checksums)
     assert set(names) == set(list(plan)[: len(names)])
-    after = Draft("u")
+    after = TokenDraft("u")
     for i, name in enumerate(names):
         # The draft as it stood behind this shard, from a run that was to end there.
         stopped, _ = written(folder, dict(list(plan.items())[: i + 1]), units, after, size, bos, eos)
@@ -89,15 +91,15 @@ def test_going_on_behind_any_shard_gives_the_same_shards(
 def test_counts_are_those_of_the_text_that_was_used(tmp_path: Path) -> None:
     units = [[3, 0, 4], [0, 0, 9], [0, 5]]
     # Without BOS and EOS, 10 tokens: documents 3, 4 and three tokens of the 9; three empty ones before that.
-    draft, _ = written(tmp_path, {"a": 2}, units, Draft("u"), 2, None, None)
-    assert draft.position == Position(unit=1, document=2, offset=3, documents=3, skipped=3)
+    draft, _ = written(tmp_path, {"a": 2}, units, TokenDraft("u"), 2, None, None)
+    assert draft.position == CorpusCursor(unit=1, document=2, offset=3, documents=3, skipped=3)
     draft, _ = written(tmp_path, {"a": 2, "b": 1}, units, draft, 2, None, None)
-    assert draft.position == Position(unit=1, document=2, offset=8, documents=3, skipped=3)
+    assert draft.position == CorpusCursor(unit=1, document=2, offset=8, documents=3, skipped=3)
 
 
 @pytest.mark.parametrize("change", ["missing shard", "truncated shard", "other text", "torn", "none"])
 def test_a_draft_that_does_not_fit_is_not_believed(tmp_path: Path, change: str) -> None:
-    draft, _ = written(tmp_path, {"a": 1, "b": 1}, [[20]], Draft("u"), 1, 1, 2)
+    draft, _ = written(tmp_path, {"a": 1, "b": 1}, [[20]], TokenDraft("u"), 1, 1, 2)
     if change == "missing shard":
         (tmp_path / "a.safetensors").unlink()
     elif change == "truncated shard":
@@ -105,7 +107,7 @@ def test_a_draft_that_does_not_fit_is_not_believed(tmp_path: Path, change: str) 
     elif change == "torn":
         (tmp_path / DRAFT).write_text((tmp_path / DRAFT).read_text()[:50])
     found = read_draft(Folder(str(tmp_path)), "v" if change == "other text" else "u", ["a", "b", "c"])
-    assert found == (draft if change == "none" else Draft("v" if change == "other text" else "u"))
+    assert found == (draft if change == "none" else TokenDraft("v" if change == "other text" else "u"))
 
 
 # --- through Ray, with the driver killed ---

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu
 
-from dmsae_ray.lm import load_tap
+from dmsae_ray.lm.loading import load_tap
 
 from .models import reference
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from dmsae_ray.lm import Tap, load_tap
 from dmsae_ray.lm import cross_entropy as chunked
+from dmsae_ray.lm.loading import load_tap
+from dmsae_ray.lm.tap import Tap
 
 from .models import CONFIGS, LAYERS, VOCAB, reference
 

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2ForCausalLM
 
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.lm import load_tokenizer, tiny_model
+from dmsae_ray.files.cache import cache_folder
+from dmsae_ray.lm.loading import load_tokenizer
 from dmsae_ray.lm.text import corpus_sha256, split_documents, stdlib_documents
-from dmsae_ray.lm.tiny import SHIPPED, _key, build, default_cache, read_meta
+from dmsae_ray.lm.tiny import SHIPPED, _key, build, read_meta, tiny_model
 from dmsae_ray.lm.tiny_recipe import TinyRecipe, TrainingStep
 from dmsae_ray.lm.tiny_training import train_model
 
@@ -154,12 +155,12 @@ def test_a_cache_that_cannot_be_written_is_a_one_line_error(tmp_path: Path) -> N
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DMSAE_CACHE", "/somewhere")
-    assert default_cache() == Path("/somewhere")
+    assert cache_folder() == Path("/somewhere")
     monkeypatch.delenv("DMSAE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert default_cache() == Path("/caches/dmsae")
+    assert cache_folder() == Path("/caches/dmsae")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_cache() == Path.home() / ".cache" / "dmsae"
+    assert cache_folder() == Path.home() / ".cache" / "dmsae"
 
 
 def run_module(*arguments: str) -> Any:

@@ -10,16 +10,10 @@ from hypothesis import strategies as st
 
 from dmsae_ray.config.experiment import Experiment, load_experiment, parse_experiment
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.plan.capacity import (
-    Bundle,
-    Cluster,
-    NodeKind,
-    cluster_of_nodes,
-    cluster_of_ray,
-    cluster_of_yaml,
-    one_node,
-)
-from dmsae_ray.plan.plan import check_fits, plan_experiment, trials_at_once
+from dmsae_ray.plan.capacity import Bundle, Cluster, NodeKind, cluster_of_nodes, cluster_of_yaml, one_node
+from dmsae_ray.plan.fit import check_fits, trials_at_once
+from dmsae_ray.plan.plan import plan_experiment
+from dmsae_ray.sweep.session import cluster_of_ray
 
 ROOT = Path(__file__).parents[2]
 

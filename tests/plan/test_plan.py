@@ -84,7 +84,7 @@ def test_flops_agree_with_torchs_own_counter_on_a_real_gemma_2() -> None:
 
 
 def test_sae_training_is_counted_as_the_cycles_themselves_count_it() -> None:
-    from dmsae_ray.distill.training import training_flops
+    from dmsae_ray.distill.cost import training_flops
 
     assert cost.training_flops(2304, 65_536, 5e8) == training_flops(2304, 65_536, 500_000_000)
     # DESIGN's rule of thumb: a training costs about as much as a pass of the model over the same tokens.

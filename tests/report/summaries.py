@@ -1,7 +1,6 @@
 """Summaries of made-up trials, built with the package's own record types, so that a changed field is seen here."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +8,16 @@ import numpy as np
 import torch
 
 from dmsae_ray.distill.core import Core, save_core
-from dmsae_ray.distill.history import History
 from dmsae_ray.distill.lineage import LineageId, descend, overlap
-from dmsae_ray.distill.reports import CycleRecord, WindowRecord
+from dmsae_ray.distill.reports import CycleReport, WindowReport
+from dmsae_ray.distill.result import DistillationResult
 
 POOL, WIDTH, CYCLES, STEPS, BATCH = 256, 64, 3, 100, 512
 
 
-def make_cycle(cycle: int, arm: str, before: Core, after: Core, fvu: float, l0: tuple[float, float]) -> CycleRecord:
+def make_cycle(cycle: int, arm: str, before: Core, after: Core, fvu: float, l0: tuple[float, float]) -> CycleReport:
     found = overlap(before.lineage, after.lineage, POOL)
-    return CycleRecord(
+    return CycleReport(
         cycle=cycle,
         arm=arm,
         key=f"{cycle}{arm}",
@@ -48,13 +47,13 @@ def make_cycle(cycle: int, arm: str, before: Core, after: Core, fvu: float, l0: 
     )
 
 
-def make_history(k: int, coverage: float, seed: int, cycles: int = CYCLES) -> History:
+def make_history(k: int, coverage: float, seed: int, cycles: int = CYCLES) -> DistillationResult:
     """A history whose cores overlap by lot, more so for a larger k and coverage."""
     random = np.random.default_rng([k, int(coverage * 100), seed])
     size = max(2, int(4 + 30 * coverage**2 + random.integers(0, 4)))
     keep = min(0.95, 0.4 + 0.08 * k + random.normal(0, 0.05))
     directions = torch.from_numpy(np.random.default_rng(7).normal(size=(size + 40, WIDTH)))
-    history = History(cycles=cycles, coverage=coverage, seed=seed)
+    history = DistillationResult(cycles=cycles, coverage=coverage, seed=seed)
     core = Core(torch.empty(0, WIDTH), ())
     for cycle in range(cycles + 1):
         carried = [i for i in range(len(core)) if random.random() < keep]
@@ -66,13 +65,13 @@ def make_history(k: int, coverage: float, seed: int, cycles: int = CYCLES) -> Hi
         after = Core(directions[: len(ids)] + 0.4 * noise, ids)
         fvu = float(0.5 - 0.2 * coverage - 0.01 * k + random.normal(0, 0.005))
         l0 = (0.3 * len(core) + float(random.normal(0, 0.2)) if len(core) else 0.0, k * 0.98)
-        history.records.append(make_cycle(cycle, "distilled", core, after, fvu, l0))
+        history.reports.append(make_cycle(cycle, "distilled", core, after, fvu, l0))
         history.cores.append(after)
         if cycle == cycles:
             lost = Core(core.rows, tuple(LineageId(9, i) for i in range(len(core))))
             kept = lost.lineage[: int(len(core) * keep * 0.7)]
             chosen = Core(torch.ones(len(kept) + 3, WIDTH), kept + tuple(LineageId(10, i) for i in range(3)))
-            history.control_records["gaussian"] = make_cycle(cycle, "gaussian", lost, chosen, fvu + 0.03, l0)
+            history.control_reports["gaussian"] = make_cycle(cycle, "gaussian", lost, chosen, fvu + 0.03, l0)
         core = after
     return history
 
@@ -107,13 +106,12 @@ def write_transfer(sweep_dir: Path, k: int, arm: str, core_sparsity: str, seed: 
     (folder / "summary.json").write_text(json.dumps(summary))
 
 
-def make_windows(cycle: int, arm: str, points: int = 10) -> list[dict[str, Any]]:
-    """Records of the curves of one cycle, as a worker reports them."""
-    records = []
+def make_windows(cycle: int, arm: str, points: int = 10) -> tuple[WindowReport, ...]:
+    """The curve of one cycle, as a worker reports it."""
+    windows = []
     for point in range(1, points + 1):
         step = STEPS * point // points
         core = 8 - (4 if arm == "gaussian" else 1) * point / points if cycle else 0.0
         stats = {"loss": 1 / (step + 10), "l0_core": core, "l0_non_core": 4.0, "prefix_mse_0": 0.5}
-        window = WindowRecord(cycle, arm, step, (cycle * STEPS + step) * BATCH, stats)
-        records.append({"kind": "window", **asdict(window)})
-    return records
+        windows.append(WindowReport(cycle, arm, step, (cycle * STEPS + step) * BATCH, stats))
+    return tuple(windows)

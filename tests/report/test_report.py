@@ -20,6 +20,7 @@ from dmsae_ray.report.curves import final_cycle_bands
 from dmsae_ray.report.estimates import estimate
 from dmsae_ray.report.publish import publish
 from dmsae_ray.report.report import make_report
+from dmsae_ray.results.reports import TrialReport
 from dmsae_ray.results.trial import load_results, parse_result
 from dmsae_ray.tracking.tracker import SweepTracker
 from tests.mlflow_stores import runs
@@ -109,7 +110,7 @@ def test_figures_are_drawn_for_what_there_is(sweep: Path, tmp_path: Path) -> Non
 
 def test_curves_of_the_last_cycle_start_at_its_beginning(sqlite: str, tmp_path: Path) -> None:
     """What the callback logs is what the figure reads, by way of the real journal."""
-    from dmsae_ray.tracking.callback import log_records
+    from dmsae_ray.tracking.callback import log_report
 
     folder = tmp_path / "demo-1"
     tracker = SweepTracker(sqlite, "demo", folder, "demo-1")
@@ -118,9 +119,11 @@ def test_curves_of_the_last_cycle_start_at_its_beginning(sqlite: str, tmp_path: 
         name = write_trial(folder, 4, 0.9, seed)
         tracker.trial(name, {})
         for cycle in range(CYCLES + 1):
-            log_records(tracker, name, {}, make_windows(cycle, "distilled"))
-        log_records(tracker, name, {}, make_windows(CYCLES, "gaussian"))
-    _, files = publish(folder, tracker)
+            log_report(tracker, name, {}, TrialReport(windows=make_windows(cycle, "distilled")))
+        log_report(tracker, name, {}, TrialReport(windows=make_windows(CYCLES, "gaussian")))
+    _, files = publish(folder)
+    for path in files:
+        tracker.artifact(path)
     assert tracker.close() == 0
     (bands,) = final_cycle_bands(load_results(folder), folder / "journal.jsonl", "l0_core").values()
     assert set(bands) == {"distilled", "gaussian"}

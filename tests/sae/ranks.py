@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from dmsae_ray.sae import SAETrainer
 from dmsae_ray.sae.ranks import RankGroup
 from dmsae_ray.sae.selection import BatchTopK
+from dmsae_ray.sae.trainer import SAETrainer
 
 from .worlds import as_on_cuda, features, make_sae, recipe
 

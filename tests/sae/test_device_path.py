@@ -13,7 +13,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dmsae_ray.sae import MatryoshkaSAE, Recipe, SAETrainer, auxk, by_matrix, objective, selection
+from dmsae_ray.sae import auxk, by_matrix, objective, selection
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
+from dmsae_ray.sae.recipe import Recipe
+from dmsae_ray.sae.trainer import SAETrainer
 
 from .test_gradients import hand_gradients, situations
 from .worlds import PretendSeveral, as_on_cuda, features, make_sae, recipe

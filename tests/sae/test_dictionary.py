@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.sae import MatryoshkaSAE
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
 
 from .worlds import features, make_sae
 

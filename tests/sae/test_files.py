@@ -16,15 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from dmsae_ray.errors import DataError
-from dmsae_ray.sae import (
-    MatryoshkaSAE,
-    SAETrainer,
-    export_dictionary_learning,
-    export_saelens,
-    load_dictionary_learning,
-    load_sae,
-    save_sae,
-)
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
+from dmsae_ray.sae.dictionary_learning import export_dictionary_learning, load_dictionary_learning
+from dmsae_ray.sae.files import load_sae, save_sae
+from dmsae_ray.sae.saelens import export_saelens
+from dmsae_ray.sae.trainer import SAETrainer
 from tests.benchmarks import peers
 
 from .worlds import features, make_sae, recipe

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dmsae_ray.sae import MatryoshkaSAE, Recipe, SAETrainer
 from dmsae_ray.sae.dead import SilenceCounter
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.gradients import Gradients
 from dmsae_ray.sae.objective import Objective
 from dmsae_ray.sae.ranks import RankGroup
+from dmsae_ray.sae.recipe import Recipe
+from dmsae_ray.sae.trainer import SAETrainer
 
 from .reference import DenseReference
 from .worlds import features, make_sae, recipe, reference_of

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.sae import Diagnosis, HealthMonitor, MatryoshkaSAE, Recipe, SAETrainer
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
+from dmsae_ray.sae.health import Diagnosis, HealthMonitor
+from dmsae_ray.sae.recipe import Recipe
+from dmsae_ray.sae.trainer import SAETrainer
 
 from .worlds import features, make_sae, recipe
 

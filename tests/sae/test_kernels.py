@@ -14,7 +14,8 @@ from torch import Tensor
 pytest.importorskip("triton", reason="needs Triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-from dmsae_ray.sae import SAETrainer, kernels  # noqa: E402
+from dmsae_ray.sae import kernels  # noqa: E402
+from dmsae_ray.sae.trainer import SAETrainer  # noqa: E402
 
 from .worlds import features, make_sae, recipe  # noqa: E402
 
@@ -112,7 +113,7 @@ import sys
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from dmsae_ray.sae import kernels
+from dmsae_ray.sae import kernels  # noqa: E402
 
 row = kernels._launch(2304)["num_warps"]
 for kernel, warps, constants in (

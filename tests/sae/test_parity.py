@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from dmsae_ray.sae import MatryoshkaSAE, SAETrainer
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
+from dmsae_ray.sae.trainer import SAETrainer
 
 from .worlds import assert_same_weights, features, make_sae, recipe, reference_of
 

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from dmsae_ray.sae import MatryoshkaSAE, Recipe, SAETrainer, export_dictionary_learning, load_dictionary_learning
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
+from dmsae_ray.sae.dictionary_learning import export_dictionary_learning, load_dictionary_learning
+from dmsae_ray.sae.recipe import Recipe
+from dmsae_ray.sae.trainer import SAETrainer
 
 from .worlds import features
 

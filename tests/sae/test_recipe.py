@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.sae import Recipe
+from dmsae_ray.sae.recipe import Recipe
 
 
 @given(steps=st.integers(1, 60), warmup=st.integers(0, 20), decay=st.none() | st.integers(0, 60))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dmsae_ray.errors import ConfigError, DataError
-from dmsae_ray.sae import SAETrainer
+from dmsae_ray.sae.trainer import SAETrainer
 
 from .worlds import features, make_sae, recipe
 

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmsae_ray.sae import MatryoshkaSAE, Recipe, SAETrainer
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.ranks import RankGroup
+from dmsae_ray.sae.recipe import Recipe
+from dmsae_ray.sae.trainer import SAETrainer
 
 from .reference import DenseReference
 

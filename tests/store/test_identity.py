@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from dmsae_ray.config.experiment import Corpus, Experiment, parse_experiment
+from dmsae_ray.config.experiment import Experiment, parse_experiment
+from dmsae_ray.config.sections import CorpusSettings
 from dmsae_ray.harvest.preparation import prepare
 from dmsae_ray.lm.tiny import tiny_model
 from dmsae_ray.store import identity
-from dmsae_ray.store.identity import corpus_content, model_content, unpinned
-from dmsae_ray.store.layout import store_key
+from dmsae_ray.store.identity import corpus_content, model_content, store_key, unpinned
 from dmsae_ray.store.reader import open_store
 from tests.small_store import TREE
 
@@ -85,7 +85,7 @@ def test_weights_are_read_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("change", ["byte", "rename", "more", "less", "order"])
 def test_a_corpus_that_changes_in_place_is_another(text: Path, change: str) -> None:
-    corpus = Corpus(source="text", path=str(text))
+    corpus = CorpusSettings(source="text", path=str(text))
     found = corpus_content(corpus)
     if change == "byte":
         (text / "b" / "c.txt").write_text("two " * 500 + "Two " + "two " * 499)
@@ -106,7 +106,7 @@ def test_a_large_corpus_is_sampled(text: Path, monkeypatch: pytest.MonkeyPatch) 
     large = text / "large.txt"
     large.write_bytes(bytes(1 << 20))
     monkeypatch.setattr(identity, "_WHOLE_BYTES", 1 << 20)
-    corpus = Corpus(source="text", path=str(text))
+    corpus = CorpusSettings(source="text", path=str(text))
     found = corpus_content(corpus)
     for place in (0, (1 << 20) - 1):
         content = bytearray(1 << 20)
@@ -119,11 +119,11 @@ def test_a_large_corpus_is_sampled(text: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_what_is_not_here_counts_by_name(make_experiment: Make) -> None:
     assert model_content("tiny") is None and model_content("google/gemma-2-2b") is None
-    assert corpus_content(Corpus(source="text", path="/no/such/place")) is None
-    assert corpus_content(Corpus(source="parquet", path="s3://bucket/text")) is None
-    assert corpus_content(Corpus()) is None
-    other = make_experiment().model_copy(update={"corpus": Corpus(revision="0" * 40)})
-    again = make_experiment().model_copy(update={"corpus": Corpus(revision="1" * 40)})
+    assert corpus_content(CorpusSettings(source="text", path="/no/such/place")) is None
+    assert corpus_content(CorpusSettings(source="parquet", path="s3://bucket/text")) is None
+    assert corpus_content(CorpusSettings()) is None
+    other = make_experiment().model_copy(update={"corpus": CorpusSettings(revision="0" * 40)})
+    again = make_experiment().model_copy(update={"corpus": CorpusSettings(revision="1" * 40)})
     assert store_key(other) != store_key(again)
 
 

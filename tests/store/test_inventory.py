@@ -14,13 +14,13 @@ from dmsae_ray.cli.main import main
 from dmsae_ray.config.experiment import Experiment
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.files.folder import Folder, filesystem
+from dmsae_ray.files.json_records import encode_record
 from dmsae_ray.harvest.preparation import prepare
-from dmsae_ray.store.inventory import find, list_stores, remove
-from dmsae_ray.store.layout import encode
+from dmsae_ray.store.inventory import find_key, list_stores, remove_store
 from dmsae_ray.store.manifest import make_manifest, read_request
 from dmsae_ray.store.reader import Store
-from dmsae_ray.store.usage import READERS, Reading, readers
-from dmsae_ray.store.writer import Heartbeat
+from dmsae_ray.store.usage import USERS, UsageMark, active_users
+from dmsae_ray.store.writer import StoreWriter
 from tests.s3_server import s3_server
 from tests.small_store import FALSE_MANIFESTS, contents, falsify
 
@@ -110,16 +110,16 @@ def test_rm_asks_and_removes(output: str, tell: Told, store: Store) -> None:
 
 
 def test_what_is_in_use_is_not_removed(output: str, tell: Told, store: Store) -> None:
-    with Heartbeat(place(output, store)):
+    with StoreWriter(place(output, store)):
         code, _, err = tell("rm", store.key, "--yes")
     assert code == 2 and "is being written by a harvest" in err
-    with Reading(place(output, store), "demo-12345678"):
+    with UsageMark(place(output, store), "demo-12345678"):
         code, _, err = tell("rm", store.key, "--yes")
     assert code == 2 and "read by sweep demo-12345678" in err
     assert place(output, store).size("manifest.json") is not None
     (info,) = list_stores(Folder(output) / "stores")
-    assert info.used is not None and readers(place(output, store)) == []
-    remove(place(output, store))
+    assert info.used is not None and active_users(place(output, store)) == []
+    remove_store(place(output, store))
     assert list_stores(Folder(output) / "stores") == []
 
 
@@ -128,12 +128,12 @@ def test_a_reader_that_was_killed_does_not_hold_a_store(stores: Path, store: Sto
     folder = Folder(str(tmp_path / "x"))
     code = (
         "import os, signal, sys\nfrom dmsae_ray.files import Folder\n"
-        "from dmsae_ray.store import Reading\n"
-        "Reading(Folder(sys.argv[1]), 'gone').__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
+        "from dmsae_ray.store import UsageMark\n"
+        "UsageMark(Folder(sys.argv[1]), 'gone').__enter__(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], check=False, timeout=60)
-    assert list((tmp_path / "x" / READERS).iterdir())
-    remove(folder)
+    assert list((tmp_path / "x" / USERS).iterdir())
+    remove_store(folder)
     assert not (tmp_path / "x").exists()
 
 
@@ -143,14 +143,14 @@ def test_names_that_fit_several_or_none(tmp_path: Path) -> None:
         (tmp_path / key / "tokens" / "draft.json").write_text("{}")
     (tmp_path / "photographs").mkdir()
     (tmp_path / "photographs" / "1.jpg").write_text("")
-    assert find(Folder(str(tmp_path)), "abcdef2") == "abcdef2"
+    assert find_key(Folder(str(tmp_path)), "abcdef2") == "abcdef2"
     with pytest.raises(ConfigError, match=r"'abcdef' names several stores of .*abcdef1, abcdef2"):
-        find(Folder(str(tmp_path)), "abcdef")
+        find_key(Folder(str(tmp_path)), "abcdef")
     with pytest.raises(ConfigError, match=r"'photographs' names no store of .* there are abcdef1, abcdef2$"):
-        find(Folder(str(tmp_path)), "photographs")
+        find_key(Folder(str(tmp_path)), "photographs")
     for short in ("", "abcde"):
         with pytest.raises(ConfigError, match=f"'{short}' is too short for a store's key"):
-            find(Folder(str(tmp_path)), short)
+            find_key(Folder(str(tmp_path)), short)
 
 
 # --- odd and damaged folders, on disk ---
@@ -224,7 +224,9 @@ def test_a_manifest_of_some_shards_is_compared_too(one: Copy, store: Store, make
     place = Folder(str(folder))
     items = store.layout.stored_shards(make_experiment(activations__mode="stream").activations)
     commits = {item: store.wait(*item) for item in items}
-    place.write("partial.json", [encode(make_manifest(place, read_request(place), store.layout, commits, 5_000))])
+    place.write(
+        "partial.json", [encode_record(make_manifest(place, read_request(place), store.layout, commits, 5_000))]
+    )
     place.delete("manifest.json")
     assert tell("verify")[0] == 0
     (folder / "activations" / "train-000002.json").unlink()

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from dmsae_ray.config.experiment import Experiment
 from dmsae_ray.errors import DataError
 from dmsae_ray.files.folder import Folder
-from dmsae_ray.store.layout import norm_factor, store_key
+from dmsae_ray.store.commit import norm_factor
+from dmsae_ray.store.identity import store_key
 from dmsae_ray.store.reader import Store, open_store
-from dmsae_ray.store.writer import Heartbeat, Watch, other_writer
+from dmsae_ray.store.writer import StoreWriter, WriterWatch, has_writer
 from tests.small_store import recommit
 
 Make = Callable[..., Experiment]
@@ -116,7 +117,7 @@ def test_no_store_and_nobody_writing_is_an_error(tmp_path: Path, make_experiment
 def test_reader_learns_why_a_harvest_failed(copied: Path, make_experiment: Make) -> None:
     (copied / "manifest.json").unlink()
     (copied / "activations" / "train-000004.json").unlink()
-    with pytest.raises(RuntimeError), Heartbeat(Folder(str(copied))):
+    with pytest.raises(RuntimeError), StoreWriter(Folder(str(copied))):
         raise RuntimeError("the GPU\nfell out")
     with pytest.raises(DataError, match=r"shard train-000004 will not come, .* RuntimeError: the GPU fell out$"):
         reopen(copied, make_experiment).wait("train", 4)
@@ -133,7 +134,7 @@ def test_reader_does_not_wait_for_a_dead_process(copied: Path, make_experiment: 
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     (copied / "heartbeat.json").write_text(json.dumps({"host": socket.gethostname(), "pid": gone.pid, "beat": 3}))
-    assert not other_writer(Folder(str(copied)))
+    assert not has_writer(Folder(str(copied)))
     with pytest.raises(DataError, match="no harvest is writing it"):
         reopen(copied, make_experiment).wait("train", 4)
 
@@ -143,8 +144,8 @@ def test_reader_follows_a_shard_that_comes_later(copied: Path, make_experiment: 
     record = copied / "activations" / "train-000004.json"
     content = record.read_bytes()
     record.unlink()
-    with Heartbeat(Folder(str(copied))) as beat:
-        assert Watch(beat.folder).alive()
+    with StoreWriter(Folder(str(copied))) as beat:
+        assert WriterWatch(beat.folder).alive()
         timer = threading.Timer(0.3, record.write_bytes, [content])
         timer.start()
         assert reopen(copied, make_experiment).wait("train", 4).tokens == 2048
@@ -157,18 +158,18 @@ def test_of_harvests_that_begin_at_once_one_writes(tmp_path: Path) -> None:
     (tmp_path / "failed.json").write_text('{"reason": "of another time"}')
     together = threading.Barrier(4)
 
-    def claim(_: int) -> tuple[Heartbeat, bool]:
-        heartbeat = Heartbeat(folder)
+    def claim(_: int) -> tuple[StoreWriter, bool]:
+        heartbeat = StoreWriter(folder)
         together.wait()
         return heartbeat, heartbeat.claim()
 
     with ThreadPoolExecutor(4) as harvests:
         found = list(harvests.map(claim, range(4)))
     (winner,) = [heartbeat for heartbeat, mine in found if mine]
-    assert Watch(folder).failure() is None
+    assert WriterWatch(folder).failure() is None
     with winner:
-        assert not Heartbeat(folder).claim()
-    assert Heartbeat(folder).claim()
+        assert not StoreWriter(folder).claim()
+    assert StoreWriter(folder).claim()
 
 
 @pytest.mark.parametrize(

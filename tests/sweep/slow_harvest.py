@@ -24,7 +24,7 @@ def main(mode: str, marks: str, config: str) -> int:
 
     trained = Path(marks) / "trained"
 
-    class Slow(harvest.ShardWriter):
+    class Slow(harvest.HarvestActor):
         def compute(self, split: str, shard: int) -> Any:
             if split == "train" and shard >= FROM:
                 deadline = time.monotonic() + PATIENCE
@@ -44,7 +44,7 @@ def main(mode: str, marks: str, config: str) -> int:
             print("a trial has trained", flush=True)
         original(self, *arguments, **more)
 
-    harvest.ShardWriter = Slow  # type: ignore[misc]
+    harvest.HarvestActor = Slow  # type: ignore[misc]
     console.TrialLines.on_trial_result = first_result  # type: ignore[method-assign]
     return dmsae(["sweep", config])
 

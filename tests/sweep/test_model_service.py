@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dmsae_ray.errors import DataError
-from dmsae_ray.sweep.model_service import RETRIES, answer
+from dmsae_ray.sweep.model_service import RETRIES, await_metrics
 
 
 def test_a_service_that_dies_now_and_then_answers_and_one_that_always_dies_is_one_error(
@@ -25,8 +25,8 @@ def test_a_service_that_dies_now_and_then_answers_and_one_that_always_dies_is_on
 
     remote = ray_cluster.remote(Service).options(num_cpus=0, max_restarts=-1, max_task_retries=RETRIES)
     actor = remote.remote()
-    assert answer(actor.loss_recovered.remote(2)) == {"loss_recovered": 1.0}
+    assert await_metrics(actor.loss_recovered.remote(2)) == {"loss_recovered": 1.0}
     assert len(list(tmp_path.iterdir())) == 2
     with pytest.raises(DataError, match=rf"^the language model's actor died {RETRIES + 1} times [^\n]*$"):
-        answer(actor.loss_recovered.remote(1000))
+        await_metrics(actor.loss_recovered.remote(1000))
     assert len(list(tmp_path.iterdir())) == 2 + RETRIES + 1

@@ -16,10 +16,11 @@ import pytest
 from dmsae_ray.config.experiment import load_experiment, parse_experiment
 from dmsae_ray.files.folder import Folder
 from dmsae_ray.plan.capacity import one_node
-from dmsae_ray.plan.plan import plan_experiment, trials_at_once, trials_beside_harvest
+from dmsae_ray.plan.fit import trials_at_once, trials_beside_harvest
+from dmsae_ray.plan.plan import plan_experiment
 from dmsae_ray.store.layout import SPLITS, shard_name
 from dmsae_ray.store.token_shards import read_layout, read_tokens
-from dmsae_ray.sweep.slots import Gate
+from dmsae_ray.sweep.slots import TrialSlots
 from tests.small_sweep import environment, sweep_folder, write_config
 from tests.sweep.test_sweep import cores, wait_for_line
 
@@ -127,7 +128,7 @@ def test_the_whole_pool_counts_and_streams_have_none() -> None:
 
 
 def test_a_gate_lets_in_as_many_as_there_are_places() -> None:
-    gate = Gate(1)
+    gate = TrialSlots(1)
     assert gate.enter("a") is True and gate.enter("a") is True and gate.enter("b") is False
     gate.leave("a")
     assert gate.enter("b") is True and gate.enter("a") is False

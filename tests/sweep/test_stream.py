@@ -10,8 +10,9 @@ from dmsae_ray.distill.core import load_core
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.plan import cost
 from dmsae_ray.plan.capacity import one_node
+from dmsae_ray.plan.fit import check_fits, trials_at_once
 from dmsae_ray.plan.model_size import KNOWN
-from dmsae_ray.plan.plan import check_fits, plan_experiment, trials_at_once
+from dmsae_ray.plan.plan import plan_experiment
 from dmsae_ray.results.folders import folders_of
 from tests.small_sweep import dmsae, sweep_folder, write_config
 

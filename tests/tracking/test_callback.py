@@ -6,19 +6,22 @@ from typing import Any
 
 import pytest
 
-from dmsae_ray.tracking.callback import TrackingCallback, log_finished, log_records
+from dmsae_ray.distill.reports import CycleReport
+from dmsae_ray.results.reports import TrialReport
+from dmsae_ray.tracking.callback import TrackingCallback, log_finished, log_report
 from dmsae_ray.tracking.tracker import SweepTracker
 from tests.mlflow_stores import history, runs
 from tests.report.summaries import CYCLES, make_summary, make_windows, write_trial
 
 
-def reports_of(summary: dict[str, Any]) -> list[list[dict[str, Any]]]:
+def reports_of(summary: dict[str, Any]) -> list[TrialReport]:
     """What a worker reports, in its order."""
-    reports: list[list[dict[str, Any]]] = []
+    reports: list[TrialReport] = []
     for cycle in summary["records"]:
-        reports.append(make_windows(cycle["cycle"], "distilled"))
-        reports.append([{"kind": "cycle", **cycle}])
-    reports.append([*make_windows(CYCLES, "gaussian"), {"kind": "cycle", **summary["controls"]["gaussian"]}])
+        reports.append(TrialReport(windows=make_windows(cycle["cycle"], "distilled")))
+        reports.append(TrialReport(cycles=(CycleReport(**cycle),)))
+    control = CycleReport(**summary["controls"]["gaussian"])
+    reports.append(TrialReport(make_windows(CYCLES, "gaussian"), (control,)))
     return reports
 
 
@@ -32,8 +35,8 @@ def test_tune_trials_become_child_runs(ray_cluster: Any, sqlite: str, tmp_path: 
 
     def run_trial(config: dict[str, Any]) -> None:
         name = config["trial_id"]
-        for records in reports[name]:
-            tune.report({"records": records})
+        for report in reports[name]:
+            tune.report(report.to_metrics())
         if config["params"]["seed"] == 1:
             raise RuntimeError("this one fails")
         (trials / name).mkdir(parents=True)
@@ -67,7 +70,7 @@ def test_tune_trials_become_child_runs(ray_cluster: Any, sqlite: str, tmp_path: 
     assert "carryover" not in failed.data.metrics and "cycle/carryover" in failed.data.metrics
     sizes = [r["n_core"] for r in summary["records"]]
     assert history(sqlite, good, "cycle/n_core") == list(enumerate(sizes))
-    tokens = [w["tokens"] for c in range(CYCLES + 1) for w in make_windows(c, "distilled")]
+    tokens = [w.tokens for c in range(CYCLES + 1) for w in make_windows(c, "distilled")]
     assert [step for step, _ in history(sqlite, good, "train/loss")] == tokens
     assert [step for step, _ in history(sqlite, good, "train/gaussian/l0_core")] == tokens[-10:]
 
@@ -89,7 +92,7 @@ def test_the_trials_own_arm_has_plain_names(sqlite: str, tmp_path: Path) -> None
     tracker = SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1")
     tracker.start()
     tracker.trial("t", {"arm": "gaussian"})
-    log_records(tracker, "t", {"arm": "gaussian"}, make_windows(1, "gaussian"))
+    log_report(tracker, "t", {"arm": "gaussian"}, TrialReport(windows=make_windows(1, "gaussian")))
     assert tracker.close() == 0
     assert set(runs(sqlite, "demo")[1][0].data.metrics) == {
         f"train/{name}" for name in ("loss", "l0_core", "l0_non_core", "prefix_mse_0")

@@ -8,17 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmsae_ray.errors import ConfigError, DataError
-from dmsae_ray.tracking.journal import Entry, Journal, Positions, Record, read_journal
+from dmsae_ray.tracking.journal import DeliveryMarks, Journal, JournalEntry, Record, read_journal
 
-ENTRIES = [Entry("a", "metric", "loss", 0.5, step) for step in range(5)]
+ENTRIES = [JournalEntry("a", "metric", "loss", 0.5, step) for step in range(5)]
 
 
 def test_a_record_is_written_once(tmp_path: Path) -> None:
     with Journal(tmp_path / "j.jsonl") as journal:
         assert [r.seq for r in journal.append(ENTRIES, 1)] == [1, 2, 3, 4, 5]
-        assert journal.append([*ENTRIES, Entry("a", "metric", "loss", 9.0, 3)], 2) == []
+        assert journal.append([*ENTRIES, JournalEntry("a", "metric", "loss", 9.0, 3)], 2) == []
     with Journal(tmp_path / "j.jsonl") as journal:
-        assert journal.append([*ENTRIES, Entry("b", "metric", "loss", 0.5, 0)], 3)[0].seq == 6
+        assert journal.append([*ENTRIES, JournalEntry("b", "metric", "loss", 0.5, 0)], 3)[0].seq == 6
     assert [r.time for r in read_journal(tmp_path / "j.jsonl")] == [1] * 5 + [3]
 
 
@@ -51,7 +51,7 @@ def test_zeros_at_the_end_are_dropped(tmp_path: Path) -> None:
     with open(path, "ab") as file:
         file.write(bytes(4096))
     with Journal(path) as journal:
-        journal.append([Entry("b", "param", "k", "4")], 2)
+        journal.append([JournalEntry("b", "param", "k", "4")], 2)
     assert len(read_journal(path)) == 6
 
 
@@ -101,10 +101,10 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 
 
 def test_positions_are_kept_per_destination_and_survive_rubbish(tmp_path: Path) -> None:
-    positions = Positions(tmp_path / "p.json")
+    positions = DeliveryMarks(tmp_path / "p.json")
     assert positions.get("x") == 0
     positions.set("x", 7)
     positions.set("y", 9)
-    assert (positions.get("x"), Positions(tmp_path / "p.json").get("y")) == (7, 9)
+    assert (positions.get("x"), DeliveryMarks(tmp_path / "p.json").get("y")) == (7, 9)
     (tmp_path / "p.json").write_text("{")
     assert positions.get("x") == 0

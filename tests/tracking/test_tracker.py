@@ -17,7 +17,7 @@ from dmsae_ray.config.experiment import parse_experiment
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.tracking.destination import Destination, destination_of
 from dmsae_ray.tracking.sink import MlflowSink
-from dmsae_ray.tracking.tracker import POSITIONS_FILE, SweepTracker
+from dmsae_ray.tracking.tracker import DELIVERED_FILE, SweepTracker
 from tests.mlflow_stores import Server, free_port, history, runs
 
 STEPS = 12
@@ -80,7 +80,7 @@ def test_nothing_secret_is_written(tmp_path: Path) -> None:
 
 def test_a_crash_between_delivery_and_position_changes_nothing(sqlite: str, tmp_path: Path) -> None:
     run_sweep(SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1"))
-    (tmp_path / "sweep" / POSITIONS_FILE).unlink()
+    (tmp_path / "sweep" / DELIVERED_FILE).unlink()
     again = SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1")
     again.start()
     assert again.flush(30) == 0 and again.close() == 0
@@ -263,7 +263,7 @@ def test_rows_whose_answer_was_lost_are_not_doubled_on_a_server(server: Server, 
     """The server wrote them, the crash came before the position was written."""
     tracker = SweepTracker(server.uri, "lost", tmp_path / "sweep", "lost-1")
     assert run_sweep(tracker) == 0
-    os.unlink(tmp_path / "sweep" / POSITIONS_FILE)
+    os.unlink(tmp_path / "sweep" / DELIVERED_FILE)
     assert run_sweep(SweepTracker(server.uri, "lost", tmp_path / "sweep", "lost-1")) == 0
     check(server.uri, "lost")
 

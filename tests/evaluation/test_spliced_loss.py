@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from dmsae_ray.errors import ConfigError, DataError
-from dmsae_ray.evaluation import loss_recovered
-from dmsae_ray.lm import load_tap
-from dmsae_ray.sae import MatryoshkaSAE
+from dmsae_ray.evaluation.spliced_loss import loss_recovered
+from dmsae_ray.lm.loading import load_tap
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
 
 D, V, T = 8, 20, 6
 

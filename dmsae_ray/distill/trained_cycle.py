@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dmsae_ray.distill.reports import WindowRecord
-from dmsae_ray.distill.training import Trained
+from dmsae_ray.distill.reports import WindowReport
+from dmsae_ray.distill.training import TrainingResult
 from dmsae_ray.sae import MatryoshkaSAE
 
 ALL_SCORES_ZERO = "all_scores_zero"
@@ -32,7 +32,7 @@ class Health:
 
 
 @dataclass(frozen=True, eq=False)
-class CycleOutcome:
+class TrainedCycle:
     """One cycle's result.
 
     sae          takes raw activations (folded)
@@ -40,7 +40,7 @@ class CycleOutcome:
     frequency    [m] float64: share of the attribution set's tokens at which each latent fires
     metrics      measured by run_cycles, and by `evaluate` when `evaluated`
     tokens, flops, seconds   cost of training and scoring
-    windows      the training curve, told again to every trial that finds this outcome in the store
+    windows      the training curve, told again to every trial that finds this cycle in the store
     """
 
     sae: MatryoshkaSAE
@@ -53,7 +53,7 @@ class CycleOutcome:
     health: Health
     scoring: dict[str, Any]
     evaluated: bool = False
-    windows: tuple[WindowRecord, ...] = ()
+    windows: tuple[WindowReport, ...] = ()
 
     @property
     def collapsed(self) -> str | None:
@@ -69,16 +69,16 @@ class CycleOutcome:
         return float(self.scores[: self.sae.n_core].sum()) / total if self.sae.n_core and total > 0 else None
 
 
-def health_of(trained: Trained) -> Health:
+def health_of(training: TrainingResult) -> Health:
     """Health of a training, or of an SAE that was not trained here (no windows)."""
-    sae = trained.sae
-    last = trained.windows[-1][1] if trained.windows else {}
+    sae = training.sae
+    last = training.windows[-1][1] if training.windows else {}
     finite = all(bool(torch.isfinite(p).all()) for p in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec))
     collapsed = None
     if not finite or not math.isfinite(last.get("loss", 0.0)):
         collapsed = NOT_FINITE
-    elif trained.stopped is not None:
-        collapsed = trained.stopped.trouble
+    elif training.stopped is not None:
+        collapsed = training.stopped.trouble
     elif last and last["l0_core"] + last["l0_non_core"] == 0:
         collapsed = NO_LATENT_FIRES
-    return Health(collapsed, {d.trouble: d.step for d in trained.troubles})
+    return Health(collapsed, {d.trouble: d.step for d in training.troubles})

@@ -5,17 +5,17 @@ from typing import Any
 
 from dmsae_ray.distill.core import Core, distilled_core
 from dmsae_ray.distill.lineage import survival
-from dmsae_ray.distill.reports import CycleRecord
+from dmsae_ray.distill.reports import CycleReport
 from dmsae_ray.sae import MatryoshkaSAE
 
 
 @dataclass(eq=False)
-class History:
+class DistillationResult:
     """The result of run_cycles.
 
     records          one a cycle of the distilled arm, 0..L (1..L when a core was given)
     cores            C_0..C_L with lineage; a collapsed cycle adds an empty core and is the last
-    control_records  the last cycle with a control core in place of C_{L-1}, by the control's name
+    control_reports  the last cycle with a control core in place of C_{L-1}, by the control's name
     control_cores    those control cores
     collapsed_at     the cycle that collapsed, or None; `collapse` is its name
     sae              the SAE of the last cycle (takes raw activations), on the first rank; None on others
@@ -25,9 +25,9 @@ class History:
     coverage: float
     seed: int
     min_cycles: int | None = None
-    records: list[CycleRecord] = field(default_factory=list)
+    reports: list[CycleReport] = field(default_factory=list)
     cores: list[Core] = field(default_factory=list)
-    control_records: dict[str, CycleRecord] = field(default_factory=dict)
+    control_reports: dict[str, CycleReport] = field(default_factory=dict)
     control_cores: dict[str, Core] = field(default_factory=dict)
     collapsed_at: int | None = None
     collapse: str | None = None
@@ -66,12 +66,12 @@ class History:
             "distilled_lineage": [list(i) for i in self.distilled.lineage],
             "lineage": [[list(i) for i in core.lineage] for core in self.cores],
             "survival": {str(birth): alive for birth, alive in self.survival().items()},
-            "records": [r.as_dict() for r in self.records],
-            "controls": {name: r.as_dict() for name, r in self.control_records.items()},
+            "records": [r.as_dict() for r in self.reports],
+            "controls": {name: r.as_dict() for name, r in self.control_reports.items()},
             "tokens": self.tokens,
             "flops": self.flops,
             "flops_cached": sum(r.flops for r in self._all() if r.cached),
         }
 
-    def _all(self) -> list[CycleRecord]:
-        return [*self.records, *self.control_records.values()]
+    def _all(self) -> list[CycleReport]:
+        return [*self.reports, *self.control_reports.values()]

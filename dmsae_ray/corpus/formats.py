@@ -1,0 +1,99 @@
+"""The formats that text is read from: one reader a format, each an iterator over a file's documents in order.
+
+A reader is called with the settings of the corpus and a path within their filesystem. It gives None for a document that
+is empty or corrupt and can be skipped. To add a format: write its reader, name its suffixes in `SUFFIXES` and the reader
+in `READERS`, and add it to `config.CorpusSettings.source`.
+"""
+
+import gzip
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dmsae_ray.config import CorpusSettings
+from dmsae_ray.errors import DataError
+from dmsae_ray.files import filesystem
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = {
+    "parquet": (".parquet",),
+    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst", ".ndjson"),
+    "text": (".txt", ".md", ".rst"),
+}
+"""Suffixes of the files of each source that reads files."""
+
+
+def _read_parquet(corpus: CorpusSettings, path: str) -> Iterator[Any]:
+    system, _ = filesystem(str(corpus.path))
+    with system.open_input_file(path) as source:
+        file = pq.ParquetFile(source)
+        if corpus.text_field not in file.schema_arrow.names:
+            raise DataError(
+                f"corpus.text_field is '{corpus.text_field}'; '{path}' has the columns "
+                f"{', '.join(file.schema_arrow.names)}"
+            )
+        for batch in file.iter_batches(batch_size=256, columns=[corpus.text_field]):
+            yield from _cells(batch.column(0))
+
+
+def _cells(column: pa.Array) -> list[Any]:
+    """Values of a column, None for one that is not UTF-8, as Parquet does not see to it."""
+    try:
+        return list(column.to_pylist())
+    except UnicodeDecodeError:
+        return [_cell(scalar) for scalar in column]
+
+
+def _cell(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return None
+
+
+def _read_jsonl(corpus: CorpusSettings, path: str) -> Iterator[Any]:
+    system, _ = filesystem(str(corpus.path))
+    found = False
+    with system.open_input_stream(path, compression=None) as raw:
+        stream: Any = raw
+        if path.endswith(".gz"):
+            stream = gzip.GzipFile(fileobj=raw)
+        elif path.endswith(".zst"):
+            stream = pa.CompressedInputStream(raw, "zstd")
+        for line in io.BufferedReader(stream, 1 << 20):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                yield None
+                continue
+            text = record.get(corpus.text_field) if isinstance(record, dict) else None
+            found = found or isinstance(text, str)
+            yield text
+    if not found:
+        log.warning("corpus file %s has no text under corpus.text_field '%s'", path, corpus.text_field)
+
+
+def _read_text(corpus: CorpusSettings, path: str) -> Iterator[str | None]:
+    system, _ = filesystem(str(corpus.path))
+    with system.open_input_stream(path) as stream:
+        content = bytes(stream.read())
+    try:
+        yield content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        yield None
+
+
+READERS: dict[str, Callable[[CorpusSettings, str], Iterator[Any]]] = {
+    "parquet": _read_parquet,
+    "jsonl": _read_jsonl,
+    "text": _read_text,
+}
+"""The reader of each source that reads files."""

@@ -1,0 +1,51 @@
+"""What this user's machine remembers: the folder of caches, and hashes of large files."""
+
+import hashlib
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from dmsae_ray.files.atomic import replacing
+
+_REMEMBERED_BYTES = 16 << 20  # reading a smaller file costs nothing
+_SETTLED_SECONDS = 2.0  # a file written within this time may yet change without a new time stamp
+
+
+def cache_folder() -> Path:
+    """`$DMSAE_CACHE`, else `dmsae` in the user's cache folder; it may not exist yet."""
+    if chosen := os.environ.get("DMSAE_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "dmsae"
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file [64 hex digits]; of a large file it is remembered by path, size and times.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    stat = path.stat()
+    if stat.st_size < _REMEMBERED_BYTES:
+        return _sha256(path)
+    key = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
+    known = cache_folder() / "hashes" / f"{key}.json"
+    mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        kept = json.loads(known.read_text())
+        if kept["file"] == mark:
+            return str(kept["sha256"])
+    found = _sha256(path)
+    if time.time() - max(stat.st_mtime, stat.st_ctime) > _SETTLED_SECONDS:
+        with suppress(OSError):  # a cache that cannot be written only costs time
+            known.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(known) as temporary:
+                temporary.write_text(json.dumps({"file": mark, "sha256": found}))
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

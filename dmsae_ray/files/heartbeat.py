@@ -1,0 +1,111 @@
+"""A file that a process writes again and again while it works, so that others see that it lives.
+
+Whether a process lives is told by whether its file changes, so that the clocks of two machines are never compared. On
+one machine the process itself is looked for, which needs no waiting.
+"""
+
+import os
+import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
+
+from dmsae_ray.errors import DataError, DmsaeError
+from dmsae_ray.files.folder import Folder
+from dmsae_ray.files.json_records import decode_record, encode_record
+
+_LAST_BEAT = -1
+"""The number of the beat with which a process says that it has ended."""
+
+
+class Heartbeat:
+    """Writes one file every `seconds`, from `start` to `stop`.
+
+    A beat that cannot be written is missed and no reason to stop the work.
+
+    Args:
+        folder: where the file is.
+        name: of the file.
+        seconds: between two beats.
+    """
+
+    def __init__(self, folder: Folder, name: str, seconds: float) -> None:
+        self._folder, self._name, self._seconds = folder, name, seconds
+        self._owner = uuid.uuid4().hex
+        self._beat = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"dmsae-{name}", daemon=True)
+
+    def beat(self) -> None:
+        """Write the file once.
+
+        Raises:
+            DmsaeError: it cannot be written.
+        """
+        self._beat += 1
+        self._write(self._beat)
+
+    def start(self) -> None:
+        """Beat from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Beat no more; the file stays as it is."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def say_goodbye(self) -> None:
+        """Leave a last beat that says that the process has ended."""
+        with suppress(DmsaeError, OSError):
+            self._write(_LAST_BEAT)
+
+    def is_ours(self) -> bool:
+        """Whether this process wrote the file last."""
+        content = self._folder.read(self._name)
+        return content is not None and decode_record(content, self._name).get("owner") == self._owner
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds):
+            with suppress(DmsaeError, OSError):
+                self.beat()
+
+    def _write(self, number: int) -> None:
+        beat = {"owner": self._owner, "host": socket.gethostname(), "pid": os.getpid(), "beat": number}
+        self._folder.write(self._name, [encode_record(beat)])
+
+
+def is_beating(folder: Folder, name: str, seconds: float) -> bool:
+    """Whether a heartbeat's process lives; looks for up to four times the `seconds` between its beats."""
+    content = folder.read(name)
+    if content is None or has_ended(content):
+        return False
+    for _ in range(8):
+        time.sleep(seconds / 2)
+        now = folder.read(name)
+        if now != content:
+            return now is not None and not _said_goodbye(now)
+    return False
+
+
+def has_ended(content: bytes) -> bool:
+    """Whether a beat says that its process has ended, or names a process of this machine that is no more."""
+    if _said_goodbye(content):
+        return True
+    try:
+        beat = decode_record(content, "heartbeat")
+        if beat["host"] != socket.gethostname():
+            return False
+        os.kill(int(beat["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (DataError, KeyError, ValueError, PermissionError, OverflowError):
+        pass
+    return False
+
+
+def _said_goodbye(content: bytes) -> bool:
+    with suppress(DataError):
+        return decode_record(content, "heartbeat").get("beat") == _LAST_BEAT
+    return False

@@ -1,0 +1,46 @@
+"""Records as JSON: written always the same way, and read with one line for what is no record."""
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from dmsae_ray.errors import DataError
+
+
+def encode_record(record: Any) -> bytes:
+    """A dataclass, or a mapping, as canonical JSON: sorted keys, so that equal records are equal bytes."""
+    tree = record if isinstance(record, dict) else asdict(record)
+    return (json.dumps(tree, sort_keys=True, indent=1) + "\n").encode()
+
+
+def decode_record(content: bytes, where: object) -> dict[str, Any]:
+    """Read a mapping from JSON.
+
+    Args:
+        content: the bytes of the file.
+        where: the file, for the error message.
+
+    Raises:
+        DataError: the content is truncated, or is no mapping in JSON.
+    """
+    try:
+        tree = json.loads(content)
+    except ValueError:
+        tree = None
+    if not isinstance(tree, dict):
+        raise DataError(f"{where} is truncated or not JSON; delete it to have it made again")
+    return tree
+
+
+def nan_to_null(tree: Any) -> Any:
+    """The same tree with None for each number that is not finite, since JSON has none; dataclasses become mappings."""
+    if isinstance(tree, float):
+        return tree if math.isfinite(tree) else None
+    if hasattr(tree, "__dataclass_fields__"):
+        return {name: nan_to_null(getattr(tree, name)) for name in tree.__dataclass_fields__}
+    if isinstance(tree, dict):
+        return {str(name): nan_to_null(value) for name, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [nan_to_null(value) for value in tree]
+    return tree

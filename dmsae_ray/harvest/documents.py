@@ -1,0 +1,54 @@
+"""The documents of a corpus as a Ray Dataset, in the corpus's order."""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from dmsae_ray.config import CorpusSettings
+from dmsae_ray.corpus import read_unit
+
+_CONCURRENT_UNITS = 2  # units read ahead of each other: reading is far cheaper than tokenising
+_CHUNK_CHARACTERS = 1_000_000
+
+
+def documents(corpus: CorpusSettings, units: list[dict[str, Any]], first: int = 0, skip: int = 0) -> ray.data.Dataset:
+    """The corpus as a Ray Dataset with the columns `text` (null for a document to be skipped) and `unit` (its index).
+
+    Args:
+        corpus: what to read.
+        units: `list_units` of it.
+        first: the unit to begin with; those before it are not touched.
+        skip: documents of that unit to leave out.
+    """
+    items = [{"unit": i, "spec": json.dumps(units[i])} for i in range(first, len(units))]
+    rows = ray.data.from_items(items, override_num_blocks=len(items))
+
+    def read(batch: pa.Table) -> Iterator[pa.Table]:
+        for row in batch.to_pylist():
+            texts = islice(read_unit(corpus, json.loads(row["spec"])), skip if row["unit"] == first else 0, None)
+            for chunk in _chunks(texts):
+                unit = pa.array([row["unit"]] * len(chunk), pa.int32())
+                yield pa.table({"text": pa.array(chunk, pa.string()), "unit": unit})
+
+    # Half a CPU: other resources than the next operator's keep Ray from fusing reading with tokenising, and the text of
+    # one large file is then tokenised by many tasks.
+    readers = min(_CONCURRENT_UNITS, len(items))
+    return rows.map_batches(read, batch_size=1, batch_format="pyarrow", concurrency=readers, num_cpus=0.5)
+
+
+def _chunks(texts: Iterator[str | None]) -> Iterator[list[str | None]]:
+    """Group documents to about a million characters."""
+    chunk: list[str | None] = []
+    size = 0
+    for text in texts:
+        chunk.append(text)
+        size += len(text or "") + 1
+        if size >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

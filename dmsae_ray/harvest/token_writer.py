@@ -1,0 +1,91 @@
+"""Token shards, written in order from documents that come in order: packed into contexts, contexts cut into shards."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from dmsae_ray.corpus import Contexts, Packer, join
+from dmsae_ray.files import Folder, checksum
+from dmsae_ray.harvest.cursor import CursorTracker, TokenDraft, write_draft
+from dmsae_ray.harvest.progress import HarvestProgress, Meter
+
+DocumentGroup = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
+"""Documents: their tokens [sum(lengths)], the tokens of each [documents], 0 for one without text, the unit of each."""
+
+
+class TokenShardWriter:
+    """Packs documents into contexts and contexts into token shards, in order, from where a draft ends.
+
+    Args:
+        folder: of the token shards.
+        plan: contexts of each shard, by name, in order.
+        draft: what is there already.
+        context, bos, eos: see `Packer`.
+        progress: told of the tokens packed.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        plan: dict[str, int],
+        draft: TokenDraft,
+        context: int,
+        bos: int | None,
+        eos: int | None,
+        progress: Callable[[HarvestProgress], None] | None = None,
+    ):
+        self._folder, self._plan, self._draft, self._context = folder, plan, draft, context
+        written = sum(plan[name] for name in draft.token_checksums)
+        self._body = context - (bos is not None)
+        self._packer = Packer(context, bos, eos, skip=draft.position.offset)
+        self._trail = CursorTracker(draft.position, written * self._body, eos is not None)
+        self._written = self._packed = written
+        self._meter = Meter("tokens", sum(plan.values()) * context, progress, done=written * context)
+        # A document that a shard ends in is read, and counted, a second time.
+        self._documents_before = draft.position.documents - (draft.position.offset > 0)
+        self.skipped_seen = draft.position.skipped
+
+    @property
+    def documents_seen(self) -> int:
+        """Documents with text so far."""
+        return self._documents_before + self._packer.documents
+
+    @property
+    def tokens_seen(self) -> int:
+        """Tokens so far, those that fill no context yet included."""
+        return self._packed * self._context + self._packer.pending
+
+    def run(self, groups: Iterable[DocumentGroup]) -> TokenDraft:
+        """Write shards until the plan is done or the groups end; returns what is there then."""
+        names = list(self._plan)
+        waiting: list[Contexts] = []
+        have, wanted = 0, sum(self._plan.values())
+        for tokens, lengths, units in groups:
+            self.skipped_seen += int((lengths == 0).sum())
+            self._trail.add(lengths, units)
+            full = self._packer.add(tokens, lengths[lengths > 0])
+            waiting.append(full)
+            self._meter.add(max(0, min(len(full), wanted - self._packed)) * self._context, full.tokens.nbytes)
+            have, self._packed = have + len(full), self._packed + len(full)
+            while (done := len(self._draft.token_checksums)) < len(names) and have >= self._plan[names[done]]:
+                need = self._plan[names[done]]
+                merged = join(waiting)
+                self._write(names[done], merged[slice(0, need)])
+                waiting, have = [merged[slice(need, None)]], have - need
+            if len(self._draft.token_checksums) == len(names):
+                break
+        return self._draft
+
+    def _write(self, name: str, shard: Contexts) -> None:
+        """Write a shard and, after it, where it ends."""
+        content = safetensors.numpy.save(
+            {"tokens": np.ascontiguousarray(shard.tokens), "starts": np.ascontiguousarray(shard.starts)}
+        )
+        self._folder.write(f"{name}.safetensors", [content])
+        self._written += len(shard)
+        position = self._trail.cut(self._written * self._body)
+        sums = {**self._draft.token_checksums, name: checksum(content)}
+        self._draft = TokenDraft(self._draft.units, position, sums)
+        write_draft(self._folder, self._draft)

@@ -1,0 +1,62 @@
+"""What an experiment reads beside its config: checked before anything starts, and hashed, so that a change is seen."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from dmsae_ray.config import Experiment
+from dmsae_ray.corpus import check_corpus
+from dmsae_ray.distill import load_core
+from dmsae_ray.errors import ConfigError, DmsaeError
+from dmsae_ray.files import file_sha256
+from dmsae_ray.harvest import check_model
+from dmsae_ray.plan import initial_sae
+
+
+def check_inputs(experiment: Experiment) -> None:
+    """See that the model, the layer, the corpus and a given SAE or core are there and fit together.
+
+    Raises:
+        ConfigError, DataError: one line that names the field, its value and what is allowed.
+    """
+    d_model = check_model(experiment.model, experiment.corpus.context)
+    initial_sae(experiment, d_model)
+    check_corpus(experiment.corpus)
+    transfer = experiment.transfer
+    if transfer is not None and set(transfer.arms) != {"baseline"}:
+        if transfer.core is None:
+            raise ConfigError(
+                f"transfer.core is missing; arms {list(transfer.arms)} need a core file: --core CORE, "
+                "or transfer.arms=[baseline]"
+            )
+        try:
+            rows = len(load_core(transfer.core, d_model))
+        except DmsaeError as error:
+            raise type(error)(f"transfer.core is '{transfer.core}'; {error}") from None
+        most = experiment.sae.n_latents - max(len(experiment.sae.groups), *experiment.ks)
+        if not 1 <= rows <= most:
+            raise ConfigError(
+                f"transfer.core is '{transfer.core}', of {rows} rows; beside sae.n_latents = "
+                f"{experiment.sae.n_latents}, {len(experiment.sae.groups)} groups and k = {max(experiment.ks)} "
+                f"it must have 1 to {most}"
+            )
+
+
+def hash_inputs(experiment: Experiment, store_key: str) -> dict[str, str]:
+    """Hashes of what an experiment reads beside its config, by setting.
+
+    Args:
+        experiment: the experiment.
+        store_key: of its store, which names the content of model and corpus.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    inputs = {"model and corpus (and, for text that Python carries, its version)": store_key}
+    if experiment.transfer is not None and experiment.transfer.core is not None:
+        inputs["transfer.core"] = file_sha256(Path(experiment.transfer.core))
+    if experiment.distill.initial_sae is not None:
+        files = sorted(path for path in Path(experiment.distill.initial_sae).iterdir() if path.is_file())
+        hashes = json.dumps([[path.name, file_sha256(path)] for path in files])
+        inputs["distill.initial_sae"] = hashlib.sha256(hashes.encode()).hexdigest()
+    return inputs

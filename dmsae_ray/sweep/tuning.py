@@ -1,0 +1,120 @@
+"""Ray Tune over Ray Train: one Tune trial is one Train run that runs all its cycles."""
+
+import re
+import shutil
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import ray
+import ray.train
+import ray.tune
+from ray.actor import ActorHandle
+from ray.train.torch import TorchTrainer
+
+from dmsae_ray.errors import DmsaeError
+from dmsae_ray.feed import killed_on_exit, start_stream
+from dmsae_ray.plan import DRIVER_CPUS, Trial
+from dmsae_ray.store import open_store
+from dmsae_ray.sweep.callbacks import FetchSummaries, StayingCallbacks
+from dmsae_ray.sweep.leases import CycleLeases
+from dmsae_ray.sweep.model_service import start_model_service
+from dmsae_ray.sweep.prepared import PreparedSweep
+from dmsae_ray.sweep.slots import holding_slot
+from dmsae_ray.sweep.worker import TrialTask, train_loop
+
+
+class TrialFailed(DmsaeError):
+    """A trial that ended for a reason which another attempt would not mend."""
+
+
+def run_trials(
+    sweep: PreparedSweep,
+    trials: Sequence[Trial],
+    at_once: int,
+    slots: ActorHandle[Any] | None,
+    callbacks: Sequence[ray.tune.Callback],
+    verbose: bool,
+) -> dict[str, str]:
+    """Run trials under Ray Tune.
+
+    Args:
+        sweep: which sweep.
+        trials: those to run.
+        at_once: how many together, at most.
+        slots: lets trials begin while a harvest goes on (`slots.TrialSlots`); None: none does.
+        callbacks: of Ray Tune; they stay in this process.
+        verbose: show Tune's own messages.
+
+    Returns:
+        Why trials failed, by trial.
+    """
+    experiment, folders, key = sweep.experiment, sweep.folders, sweep.store_key
+    by_id = {trial.trial_id: trial for trial in trials}
+    leases: Any = ray.remote(CycleLeases).options(num_cpus=DRIVER_CPUS, max_restarts=-1).remote()
+    model = start_model_service(experiment, folders.stores, key)
+    streams = experiment.activations.mode == "stream" and not open_store(folders.stores, experiment, key).complete
+    tree = experiment.model_dump(mode="json")
+    resources, storage = experiment.resources, folders.train
+
+    def run_trial(config: dict[str, Any]) -> None:
+        from ray.tune.integration.ray_train import TuneReportCallback
+
+        forward: Any = TuneReportCallback()  # type: ignore[no-untyped-call]
+        trial = by_id[config["trial_id"]]
+        per_worker = {"CPU": resources.cpus_per_worker}
+        if resources.gpus_per_worker:
+            per_worker["GPU"] = resources.gpus_per_worker
+        stream = start_stream(experiment, folders.stores, key, cpus=DRIVER_CPUS) if streams else None
+        trainer: Any = TorchTrainer  # Train V2 hands on what the loop returns; its types do not say so
+        run = trainer(
+            train_loop,
+            train_loop_config=vars(TrialTask(tree, trial.params(), key, leases, model, stream)),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=resources.workers_per_trial,
+                use_gpu=resources.gpus_per_worker > 0,
+                resources_per_worker=per_worker,
+            ),
+            run_config=ray.train.RunConfig(
+                name=trial.trial_id,
+                storage_path=storage,
+                callbacks=[forward],
+                failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            ),
+        )
+        with nullcontext() if slots is None else holding_slot(slots, trial.trial_id), killed_on_exit(stream):
+            result = run.fit()
+        if result.return_value is not None:
+            raise TrialFailed(result.return_value)
+
+    # Tune's own experiment state holds pickles, and only repeats what stores, cycles and summaries say: start afresh.
+    shutil.rmtree(folders.tune, ignore_errors=True)
+    tuner = ray.tune.Tuner(
+        ray.tune.with_resources(run_trial, {"CPU": DRIVER_CPUS}),
+        param_space={
+            "trial_id": ray.tune.grid_search(list(by_id)),
+            "params": ray.tune.sample_from(lambda config: by_id[config["trial_id"]].params()),
+        },
+        tune_config=ray.tune.TuneConfig(
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: str(trial.config["trial_id"]),
+            trial_dirname_creator=lambda trial: str(trial.config["trial_id"]),
+        ),
+        run_config=ray.tune.RunConfig(
+            name=folders.tune.name,
+            storage_path=str(folders.tune.parent),
+            verbose=1 if verbose else 0,
+            callbacks=[StayingCallbacks([FetchSummaries(folders), *callbacks])],
+        ),
+    )
+    grid = tuner.fit()
+    results = [grid[i] for i in range(len(grid))]
+    return {r.config["trial_id"]: reason_of(str(r.error)) for r in results if r.error is not None and r.config}
+
+
+def reason_of(trace: str) -> str:
+    """What an error says that has come through several processes: the last line of its trace, without the type."""
+    lines = [line.strip() for line in trace.splitlines() if line.strip()]
+    return re.sub(r"^(\w+\.)+\w+: ", "", lines[-1]) if lines else "no reason given"
