@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dmsae_ray.config.experiment import Experiment, parse_experiment
-from dmsae_ray.files.checksum import checksum
+from dmsae_ray.files.checksums import checksum
 from dmsae_ray.harvest.preparation import prepare
 from dmsae_ray.store.reader import Store
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dmsae_ray.cli.main import main
+from dmsae_ray.cli.commands import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
-    from dmsae_ray.cli.main import demo_experiment as demo_experiment
-    from dmsae_ray.cli.main import main as main
+    from dmsae_ray.cli.commands import demo_experiment as demo_experiment
+    from dmsae_ray.cli.commands import main as main
 
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
-        "main": (
+        "commands": (
             "demo_experiment",
             "main",
         ),

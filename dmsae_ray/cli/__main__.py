@@ -2,6 +2,6 @@
 
 import sys
 
-from dmsae_ray.cli.main import main
+from dmsae_ray.cli.commands import main
 
 sys.exit(main())

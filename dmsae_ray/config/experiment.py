@@ -15,11 +15,11 @@ from pydantic import Field, ValidationError, model_validator
 from dmsae_ray.config.messages import describe_validation_error
 from dmsae_ray.config.secrets import refuse_secrets
 from dmsae_ray.config.sections import (
+    NO_FILTERS,
     ActivationSettings,
     CorpusSettings,
     DistillSettings,
     ModelSettings,
-    NO_FILTERS,
     RecipeSettings,
     ResourceSettings,
     SAESettings,

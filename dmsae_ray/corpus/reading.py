@@ -18,8 +18,8 @@ from dmsae_ray.config import CorpusSettings
 from dmsae_ray.corpus.formats import READERS, SUFFIXES
 from dmsae_ray.errors import DataError, DmsaeError
 from dmsae_ray.files import (
-    Folder,
     HUB,
+    Folder,
     call_with_retries,
     is_server_error,
     iterate_with_retries,

@@ -123,7 +123,7 @@ def _check_shapes(sae: MatryoshkaSAE, x: Tensor, g: Tensor) -> None:
 
 
 def _attributions(sae: MatryoshkaSAE, x: Tensor, g: Tensor, groups: int, chunk: int) -> Iterator[Tensor]:
-    """a [chunk, pool] float32, chunk after chunk."""
+    """A [chunk, pool] float32, chunk after chunk."""
     pool, device = sae.pool_size(groups), sae.W_enc.device
     directions = torch.nn.functional.normalize(sae.W_dec[:pool].detach().float(), dim=1)
     for start in range(0, len(x), chunk):

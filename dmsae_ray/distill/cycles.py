@@ -7,7 +7,7 @@ from dmsae_ray.distill.core import Core, empty_core
 from dmsae_ray.distill.cycle_runner import CycleRun, CycleRunner
 from dmsae_ray.distill.cycle_settings import check_width
 from dmsae_ray.distill.next_core import NextCore, control_seed, select_next_core
-from dmsae_ray.distill.reports import CycleReport, DISTILLED
+from dmsae_ray.distill.reports import DISTILLED, CycleReport
 from dmsae_ray.distill.result import DistillationResult
 from dmsae_ray.distill.seeds import derive_seed
 from dmsae_ray.distill.selection import check_coverage

@@ -21,7 +21,7 @@ class UpperTail:
         self._held = 0
 
     def add(self, values: Tensor) -> None:
-        """values [n, columns]: any real values without NaN."""
+        """Values [n, columns]: any real values without NaN."""
         self._parts.append(values.T.contiguous())
         self._held += len(values)
         if self._held >= 2 * self.keep:

@@ -104,7 +104,7 @@ class FiniteFeed:
         self._bad = torch.full((), self._clean, dtype=torch.int64, device=device)
 
     def check(self, x: Tensor, step: int) -> None:
-        """x [b, d]: the local rows of the feed's step `step`."""
+        """X [b, d]: the local rows of the feed's step `step`."""
         bad = ~torch.isfinite(x).all()
         first = (self._bad == self._clean) & bad
         self._bad = torch.where(first, torch.full_like(self._bad, -step), self._bad)

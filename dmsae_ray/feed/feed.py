@@ -135,14 +135,14 @@ class Feed:
                 assert out is not None and filled == len(out)
                 yield out
 
-    def _windows(self, shards: ShardPass, position: int, end: int, closed: threading.Event) -> Iterator[OpenWindow]:
-        """The windows that hold rows `position`..`end`-1 of the stream, with this worker's shards open."""
+    def _windows(self, shards: ShardPass, first: int, end: int, closed: threading.Event) -> Iterator[OpenWindow]:
+        """The windows that hold rows `first`..`end`-1 of the stream, with this worker's shards open."""
 
         def rows_of(shard: int) -> int:
             return shards.rows(shard, closed.is_set)
 
         n_shards = self.store.layout.shards("train")
-        for window in windows_from(position, n_shards, rows_of, self.store.shuffle_shards, self.seed):
+        for window in windows_from(first, n_shards, rows_of, self.store.shuffle_shards, self.seed):
             opened = OpenWindow(shards, window, self.seed, self.store.quantised, closed.is_set)
             opened.open(self.rank, self.world)
             yield opened

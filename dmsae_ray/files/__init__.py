@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from dmsae_ray.files.atomic import replacing as replacing
     from dmsae_ray.files.cache import cache_folder as cache_folder
     from dmsae_ray.files.cache import file_sha256 as file_sha256
-    from dmsae_ray.files.checksum import checksum as checksum
+    from dmsae_ray.files.checksums import checksum as checksum
     from dmsae_ray.files.folder import Folder as Folder
     from dmsae_ray.files.folder import filesystem as filesystem
     from dmsae_ray.files.heartbeat import Heartbeat as Heartbeat
@@ -34,7 +34,7 @@ __getattr__, __dir__, __all__ = face(
             "cache_folder",
             "file_sha256",
         ),
-        "checksum": ("checksum",),
+        "checksums": ("checksum",),
         "folder": (
             "Folder",
             "filesystem",

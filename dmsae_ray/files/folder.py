@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from dmsae_ray.errors import ConfigError, DataError, one_line
 from dmsae_ray.files.atomic import remove_temporaries, replacing
-from dmsae_ray.files.checksum import Buffer
+from dmsae_ray.files.checksums import Buffer
 
 _PIECE = 16 << 20
 

@@ -14,7 +14,7 @@ from ray.data.context import AutoscalingConfig
 from dmsae_ray.config import ActivationSettings, ModelSettings, ResourceSettings
 from dmsae_ray.corpus import loss_mask
 from dmsae_ray.files import Folder
-from dmsae_ray.harvest.attempts import begin, made
+from dmsae_ray.harvest.attempts import count_attempt, forget_attempts
 from dmsae_ray.harvest.model import open_tap
 from dmsae_ray.harvest.shard import compute_shard, pack_shard, write_shard
 from dmsae_ray.store import ACTIVATIONS, Commit, Layout, Split, read_tokens, shard_name
@@ -65,7 +65,7 @@ class HarvestActor:
         mask = loss_mask(tokens, self.job.layout.bos is not None)
         # One shard at a time on the model; another thread of the actor packs and writes the shard before meanwhile.
         with self._lock:
-            begin(self.job.attempts, shard_name(split, shard))
+            count_attempt(self.job.attempts, shard_name(split, shard))
             computed = compute_shard(
                 self._model(split == "attribution"),
                 torch.from_numpy(tokens.tokens.astype(np.int64)),
@@ -76,7 +76,7 @@ class HarvestActor:
                 shard=shard,
             )
         packed = pack_shard(computed, tokens.tokens.size)
-        made(self.job.attempts, shard_name(split, shard))
+        forget_attempts(self.job.attempts, shard_name(split, shard))
         return packed
 
     def _model(self, gradients: bool) -> "Tap":

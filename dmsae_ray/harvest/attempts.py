@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dmsae_ray.errors import DataError
 
-MOST = 5
+MAX_ATTEMPTS = 5
 """Times that a shard is begun before its model actors are taken to die of it."""
 
 
@@ -26,12 +26,12 @@ class Attempts:
         self._most = most
         self._begun: Counter[str] = Counter()
 
-    def begin(self, shard: str) -> int | None:
+    def count_attempt(self, shard: str) -> int | None:
         """Count a beginning; after the most that there may be, their number."""
         self._begun[shard] += 1
         return self._most if self._begun[shard] > self._most else None
 
-    def made(self, shard: str) -> None:
+    def forget_attempts(self, shard: str) -> None:
         """Its actor lived: a stream may ask for the shard again, in another epoch."""
         del self._begun[shard]
 
@@ -40,11 +40,11 @@ def start_attempts() -> ActorHandle[Any]:
     """Start the count."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor: Any = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
-    handle: ActorHandle[Any] = actor.remote(MOST)
+    handle: ActorHandle[Any] = actor.remote(MAX_ATTEMPTS)
     return handle
 
 
-def begin(attempts: ActorHandle[Any] | None, shard: str) -> None:
+def count_attempt(attempts: ActorHandle[Any] | None, shard: str) -> None:
     """Called by a model actor before it makes a shard; without `attempts` nothing is counted.
 
     Raises:
@@ -54,7 +54,7 @@ def begin(attempts: ActorHandle[Any] | None, shard: str) -> None:
         return
     deaths: Any = None
     with suppress(RayError):  # the count is lost with the driver's node; it is no reason to stop
-        deaths = ray.get(attempts.begin.remote(shard))
+        deaths = ray.get(attempts.count_attempt.remote(shard))
     if deaths is not None:
         raise DataError(
             f"model actors died {deaths} times while they made shard {shard} (killed, out of memory, or a GPU error; "
@@ -63,7 +63,7 @@ def begin(attempts: ActorHandle[Any] | None, shard: str) -> None:
         )
 
 
-def made(attempts: ActorHandle[Any] | None, shard: str) -> None:
+def forget_attempts(attempts: ActorHandle[Any] | None, shard: str) -> None:
     """Called by a model actor that has made a shard; it waits for no answer."""
     if attempts is not None:
-        attempts.made.remote(shard)
+        attempts.forget_attempts.remote(shard)

@@ -6,7 +6,7 @@ last shard ends is read and tokenised again, and as many of its tokens as the sh
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,15 +38,21 @@ class CorpusCursor:
 
 @dataclass(frozen=True)
 class TokenDraft:
-    """What is written so far: checksums of token shards by name, where they end, and of which text."""
+    """What is written so far.
+
+    Attributes:
+        units: hash of the text that is read (`text_digest`).
+        cursor: where the last shard ends.
+        token_checksums: of the token shards, by name.
+    """
 
     units: str = ""
-    position: CorpusCursor = CorpusCursor()
+    cursor: CorpusCursor = CorpusCursor()
     token_checksums: dict[str, str] = field(default_factory=dict)
 
 
 class CursorTracker:
-    """Turns places of the token stream into positions, for documents that come in order.
+    """Turns places of the token stream into cursors, for documents that come in order.
 
     Args:
         start: where the first document stands.
@@ -79,7 +85,7 @@ class CursorTracker:
         self._where = np.concatenate([self._where, np.stack([units, numbers, skipped], axis=1)[good]])
 
     def cut(self, place: int) -> CorpusCursor:
-        """The position at a place of the stream, after the last cut and within the documents that were given."""
+        """The cursor at a place of the stream, after the last cut and within the documents that were given."""
         used = int(np.searchsorted(self._ends[1:], place, side="right"))
         offset = place - int(self._ends[used])
         unit, number, skipped = (int(n) for n in self._where[used if offset else used - 1])
@@ -109,4 +115,5 @@ def read_draft(folder: Folder, units: str, names: list[str]) -> TokenDraft:
 
 def write_draft(folder: Folder, draft: TokenDraft) -> None:
     """Keep the draft in place of the one before."""
-    folder.write(DRAFT, [encode_record(draft)])
+    tree = {"units": draft.units, "position": asdict(draft.cursor), "token_checksums": draft.token_checksums}
+    folder.write(DRAFT, [encode_record(tree)])

@@ -15,7 +15,7 @@ from dmsae_ray.harvest.actors import GROWING, HarvestActor, HarvestJob, map_shar
 from dmsae_ray.harvest.attempts import start_attempts
 from dmsae_ray.harvest.progress import HarvestProgress, Meter
 from dmsae_ray.harvest.ray_data import first_error, free_actors, quiet_context
-from dmsae_ray.store import Commits, Layout, Split, TOKENS, read_commits
+from dmsae_ray.store import TOKENS, Commits, Layout, Split, read_commits
 
 _ROUNDS = 3  # times that shards which were reported but cannot be found are made again
 

@@ -39,13 +39,13 @@ class TokenShardWriter:
         self._folder, self._plan, self._draft, self._context = folder, plan, draft, context
         written = sum(plan[name] for name in draft.token_checksums)
         self._body = context - (bos is not None)
-        self._packer = Packer(context, bos, eos, skip=draft.position.offset)
-        self._trail = CursorTracker(draft.position, written * self._body, eos is not None)
+        self._packer = Packer(context, bos, eos, skip=draft.cursor.offset)
+        self._tracker = CursorTracker(draft.cursor, written * self._body, eos is not None)
         self._written = self._packed = written
         self._meter = Meter("tokens", sum(plan.values()) * context, progress, done=written * context)
         # A document that a shard ends in is read, and counted, a second time.
-        self._documents_before = draft.position.documents - (draft.position.offset > 0)
-        self.skipped_seen = draft.position.skipped
+        self._documents_before = draft.cursor.documents - (draft.cursor.offset > 0)
+        self.skipped_seen = draft.cursor.skipped
 
     @property
     def documents_seen(self) -> int:
@@ -64,7 +64,7 @@ class TokenShardWriter:
         have, wanted = 0, sum(self._plan.values())
         for tokens, lengths, units in groups:
             self.skipped_seen += int((lengths == 0).sum())
-            self._trail.add(lengths, units)
+            self._tracker.add(lengths, units)
             full = self._packer.add(tokens, lengths[lengths > 0])
             waiting.append(full)
             self._meter.add(max(0, min(len(full), wanted - self._packed)) * self._context, full.tokens.nbytes)
@@ -85,7 +85,7 @@ class TokenShardWriter:
         )
         self._folder.write(f"{name}.safetensors", [content])
         self._written += len(shard)
-        position = self._trail.cut(self._written * self._body)
+        cursor = self._tracker.cut(self._written * self._body)
         sums = {**self._draft.token_checksums, name: checksum(content)}
-        self._draft = TokenDraft(self._draft.units, position, sums)
+        self._draft = TokenDraft(self._draft.units, cursor, sums)
         write_draft(self._folder, self._draft)

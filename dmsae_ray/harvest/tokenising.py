@@ -17,8 +17,8 @@ from dmsae_ray.config import CorpusSettings, Experiment
 from dmsae_ray.corpus import list_units
 from dmsae_ray.errors import DataError
 from dmsae_ray.files import Folder, encode_record
+from dmsae_ray.harvest.corpus_dataset import documents
 from dmsae_ray.harvest.cursor import CorpusCursor, read_draft, text_digest
-from dmsae_ray.harvest.documents import documents
 from dmsae_ray.harvest.model import check_model, open_tokenizer
 from dmsae_ray.harvest.progress import HarvestProgress
 from dmsae_ray.harvest.ray_data import first_error, quiet_context
@@ -27,10 +27,10 @@ from dmsae_ray.store import (
     ACTIVATIONS,
     DRAFT,
     LAYOUT,
-    Layout,
     SPLITS,
     STREAMED,
     TOKENS,
+    Layout,
     damaged_shards,
     read_layout,
     shard_name,
@@ -79,7 +79,7 @@ def write_tokens(
     draft = read_draft(place, text_digest(units, corpus.model_dump(mode="json")), list(plan))
     if draft.token_checksums:
         log.info("tokens: going on behind shard %d of %d", len(draft.token_checksums), len(plan))
-    groups = _tokenised(experiment, units, draft.position)
+    groups = _tokenised(experiment, units, draft.cursor)
     packing = TokenShardWriter(
         place, plan, draft, corpus.context, tokenizer.bos_token_id, tokenizer.eos_token_id, progress
     )
@@ -87,15 +87,15 @@ def write_tokens(
     groups.close()
     if len(draft.token_checksums) < len(plan):
         raise _too_short(corpus, packing.tokens_seen, packing.documents_seen, packing.skipped_seen)
-    if draft.position.skipped:
-        log.info("corpus: %d empty or corrupt documents were skipped", draft.position.skipped)
+    if draft.cursor.skipped:
+        log.info("corpus: %d empty or corrupt documents were skipped", draft.cursor.skipped)
     layout = replace(
         planned,
         bos=tokenizer.bos_token_id,
         eos=tokenizer.eos_token_id,
         special=tuple(sorted(int(i) for i in tokenizer.all_special_ids)),
-        documents=draft.position.documents,
-        skipped=draft.position.skipped,
+        documents=draft.cursor.documents,
+        skipped=draft.cursor.skipped,
         token_checksums=draft.token_checksums,
     )
     if done is not None and layout.token_checksums != done.token_checksums:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dmsae_ray.plan.fit import trials_beside_harvest as trials_beside_harvest
     from dmsae_ray.plan.plan import Plan as Plan
     from dmsae_ray.plan.plan import plan_experiment as plan_experiment
-    from dmsae_ray.plan.plan_text import plan_text as plan_text
+    from dmsae_ray.plan.rendering import plan_text as plan_text
     from dmsae_ray.plan.training import cycle_settings as cycle_settings
     from dmsae_ray.plan.training import initial_sae as initial_sae
     from dmsae_ray.plan.trials import CycleSetting as CycleSetting
@@ -41,7 +41,7 @@ __getattr__, __dir__, __all__ = face(
             "Plan",
             "plan_experiment",
         ),
-        "plan_text": ("plan_text",),
+        "rendering": ("plan_text",),
         "training": (
             "cycle_settings",
             "initial_sae",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dmsae_ray.config import Experiment
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.plan.capacity import Bundle, DRIVER_CPUS
+from dmsae_ray.plan.capacity import DRIVER_CPUS, Bundle
 from dmsae_ray.plan.cost import Flops, Storage, experiment_flops, experiment_storage, window_bytes
 from dmsae_ray.plan.model_size import ModelSize, model_size
 from dmsae_ray.plan.trials import Trial, expand

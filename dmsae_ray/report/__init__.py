@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
-    from dmsae_ray.report.publish import publish as publish
+    from dmsae_ray.report.publishing import publish as publish
     from dmsae_ray.report.report import Report as Report
 
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
-        "publish": ("publish",),
+        "publishing": ("publish",),
         "report": ("Report",),
     },
 )

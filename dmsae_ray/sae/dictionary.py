@@ -111,15 +111,15 @@ class MatryoshkaSAE(nn.Module):
         return self.n_core + self.prefix_sizes[groups - 1]
 
     def encode(self, x: Tensor) -> Tensor:
-        """z [n, m] of x [n, d] (Eq. 1, 2) with the inference mask u > threshold."""
+        """Z [n, m] of x [n, d] (Eq. 1, 2) with the inference mask u > threshold."""
         return self._encode_first(x, self.n_latents)
 
     def encode_pool(self, x: Tensor, groups: int = 1) -> Tensor:
-        """z [n, pool_size(groups)]: the same numbers as `encode`, computing only those columns."""
+        """Z [n, pool_size(groups)]: the same numbers as `encode`, computing only those columns."""
         return self._encode_first(x, self.pool_size(groups))
 
     def decode(self, z: Tensor) -> Tensor:
-        """xhat [n, d] of z [n, m]."""
+        """Xhat [n, d] of z [n, m]."""
         return z @ self.W_dec + self.b_dec
 
     def forward(self, x: Tensor) -> Tensor:

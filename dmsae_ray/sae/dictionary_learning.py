@@ -163,7 +163,7 @@ def _jump_relu(sae: MatryoshkaSAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _add_product(bias: Tensor, rows: Tensor, vector: Tensor, sign: int) -> Tensor:
-    """bias [m] + sign * rows [m, d] @ vector [d] in float64, without a second matrix of that size."""
+    """Bias [m] + sign * rows [m, d] @ vector [d] in float64, without a second matrix of that size."""
     products = [part.double() @ vector.double() for part in torch.split(rows, 4096)]
     return (bias.double() + sign * torch.cat(products)).float()
 

@@ -66,7 +66,7 @@ class Objective:
         self._group_of = torch.bucketize(latents, boundaries, right=True).to(sae.W_enc.device)
 
     def __call__(self, x: Tensor, n_tokens: int, gradients: Gradients) -> BatchLoss:
-        """x [b, d] is this rank's part of a batch of n_tokens; gradients get this rank's share."""
+        """X [b, d] is this rank's part of a batch of n_tokens; gradients get this rank's share."""
         sae = self._sae
         centred = x - sae.b_dec
         dense = product(centred, sae.W_enc[: sae.n_dense].T, self._low).add_(sae.b_enc[: sae.n_dense]).relu_()

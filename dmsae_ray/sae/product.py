@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def product(a: Tensor, b: Tensor, low: torch.dtype | None, *, out: Tensor | None = None) -> Tensor:
-    """a [n, l] @ b [l, m] -> [n, m].
+    """A [n, l] @ b [l, m] -> [n, m].
 
     low: the factors are rounded to this dtype first, sums and results stay float32. None: nothing is rounded.
     """

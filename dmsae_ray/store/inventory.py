@@ -16,19 +16,19 @@ from dmsae_ray.store.layout import (
     ACTIVATIONS,
     DRAFT,
     LAYOUT,
-    Layout,
     MANIFEST,
     PARTIAL,
     REQUEST,
     STREAMED,
-    Split,
     TOKENS,
+    Layout,
+    Split,
     decode_layout,
     shard_name,
 )
 from dmsae_ray.store.manifest import Commits, check_manifest, read_request
 from dmsae_ray.store.reader import Store, check_finite_shard
-from dmsae_ray.store.timing import StoreTiming, TIMING
+from dmsae_ray.store.timing import TIMING, StoreTiming
 from dmsae_ray.store.token_shards import read_layout, read_tokens
 from dmsae_ray.store.usage import USERS, active_users
 from dmsae_ray.store.writer import has_writer

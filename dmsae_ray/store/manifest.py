@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from dmsae_ray.errors import DataError
 from dmsae_ray.files import Folder, decode_record
 from dmsae_ray.store.commit import Commit, decode_commit, norm_factor
-from dmsae_ray.store.layout import ACTIVATIONS, Layout, MANIFEST, REQUEST, SPLITS, Split, TOKENS, shard_name
+from dmsae_ray.store.layout import ACTIVATIONS, MANIFEST, REQUEST, SPLITS, TOKENS, Layout, Split, shard_name
 
 _READS_AT_ONCE = 16
 """Small files that are read at a time: in a bucket each takes its time, and there are thousands."""

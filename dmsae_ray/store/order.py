@@ -1,4 +1,4 @@
-"""Which row is at which place of the training stream: arithmetic on (rows of shards, window, seed, position) alone.
+"""Which row is at which place of the training stream: arithmetic on (rows of shards, window, seed, row) alone.
 
 The rows of a shard are stored in a random order (`stored_order`), so that any run of them is a random sample of it:
 BLOCK rows that lie together stay together, and a reader copies runs of memory instead of single rows, several times
@@ -36,7 +36,7 @@ class Window:
         index: number of the window within the epoch.
         shards: shard indices, in the order in which their rows are numbered.
         rows: rows of each of these shards.
-        start: position of the window's first row in the endless stream.
+        start: number of the window's first row in the endless stream.
     """
 
     epoch: int
@@ -94,16 +94,14 @@ def batch_rows(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.sort(numbers)
 
 
-def windows_from(
-    position: int, n_shards: int, rows_of: Callable[[int], int], window: int, seed: int
-) -> Iterator[Window]:
-    """The windows of the endless stream, from the one that holds row `position` on.
+def windows_from(row: int, n_shards: int, rows_of: Callable[[int], int], window: int, seed: int) -> Iterator[Window]:
+    """The windows of the endless stream, from the one that holds row `row` on.
 
     Args:
-        position: row of the stream, from 0.
+        row: row of the stream, from 0.
         n_shards: shards of an epoch.
         rows_of: rows of a shard. In epoch 0 it is asked for no shard beyond the window wanted, so it may wait for a
-            harvest; a position beyond epoch 0 needs all shards.
+            harvest; a row beyond epoch 0 needs all shards.
         window: shards in a window.
         seed: seed of the order.
 
@@ -113,8 +111,8 @@ def windows_from(
     start, epoch = 0, 0
     total: int | None = None
     while True:
-        if total is not None and position >= start + total:
-            skipped = (position - start) // total
+        if total is not None and row >= start + total:
+            skipped = (row - start) // total
             start, epoch = start + skipped * total, epoch + skipped
         first = start
         order = shard_order(n_shards, seed, epoch)
@@ -122,7 +120,7 @@ def windows_from(
             shards = order[begin : begin + window]
             rows = tuple(rows_of(shard) for shard in shards)
             found = Window(epoch, index, shards, rows, start)
-            if found.stop > max(position, start):
+            if found.stop > max(row, start):
                 yield found
             start = found.stop
         total = start - first

@@ -15,7 +15,7 @@ from dmsae_ray.errors import DataError, one_line
 from dmsae_ray.files import Folder, ReaderClosed, checksum
 from dmsae_ray.store.commit import Commit, decode_commit, norm_factor
 from dmsae_ray.store.identity import store_key
-from dmsae_ray.store.layout import ACTIVATIONS, Layout, MANIFEST, Split, shard_name
+from dmsae_ray.store.layout import ACTIVATIONS, MANIFEST, Layout, Split, shard_name
 from dmsae_ray.store.manifest import decode_shards
 from dmsae_ray.store.tensor_file import map_file, tensors_in
 from dmsae_ray.store.timing import TIMING
@@ -63,7 +63,7 @@ class Store:
         """Whether the whole store is written."""
         return self._manifest_read or self.folder.size(MANIFEST) is not None
 
-    def wait(self, split: Split, shard: int, stopped: Callable[[], bool] | None = None) -> Commit:
+    def commit(self, split: Split, shard: int, stopped: Callable[[], bool] | None = None) -> Commit:
         """The commit of a shard, as soon as it is there.
 
         Args:
@@ -92,12 +92,12 @@ class Store:
 
     def commits(self, split: Split) -> list[Commit]:
         """Commits of all shards of a split; waits for them."""
-        return [self.wait(split, shard) for shard in range(self.layout.shards(split))]
+        return [self.commit(split, shard) for shard in range(self.layout.shards(split))]
 
     @cached_property
     def norm_factor(self) -> float:
         """Root mean square norm of the first training rows, float64; waits for their shards."""
-        return norm_factor([self.wait("train", i) for i in range(self.layout.norm_shards(self.norm_tokens))])
+        return norm_factor([self.commit("train", i) for i in range(self.layout.norm_shards(self.norm_tokens))])
 
     def rows(self, split: Split) -> int:
         """Activations of a split."""
@@ -118,7 +118,7 @@ class Store:
         Raises:
             DataError: the file is missing, truncated, or not what was written; names it.
         """
-        return self.read_committed(split, shard, self.wait(split, shard, stopped))
+        return self.read_committed(split, shard, self.commit(split, shard, stopped))
 
     def read_committed(self, split: Split, shard: int, commit: Commit) -> dict[str, Tensor]:
         """As `read`, for whoever has the shard's commit."""

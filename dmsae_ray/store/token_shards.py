@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from dmsae_ray.corpus import Contexts
 from dmsae_ray.errors import DataError
 from dmsae_ray.files import Folder, checksum
-from dmsae_ray.store.layout import LAYOUT, Layout, TOKENS, decode_layout
+from dmsae_ray.store.layout import LAYOUT, TOKENS, Layout, decode_layout
 
 _READERS = 16  # of shards, at once
 

@@ -5,7 +5,7 @@ from types import TracebackType
 
 from dmsae_ray.errors import DmsaeError
 from dmsae_ray.files import Folder, Heartbeat, is_beating
-from dmsae_ray.store.timing import StoreTiming, TIMING
+from dmsae_ray.store.timing import TIMING, StoreTiming
 
 USERS = "readers"
 """Subfolder of a store."""

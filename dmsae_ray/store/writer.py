@@ -6,7 +6,7 @@ from types import TracebackType
 
 from dmsae_ray.errors import DmsaeError, one_line
 from dmsae_ray.files import Folder, Heartbeat, decode_record, encode_record, has_ended, is_beating
-from dmsae_ray.store.timing import StoreTiming, TIMING
+from dmsae_ray.store.timing import TIMING, StoreTiming
 
 HEARTBEAT = "heartbeat.json"
 FAILED = "failed.json"

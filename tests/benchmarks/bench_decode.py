@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 from bench_step import RESULTS, environment
 
-from dmsae_ray.sae.by_matrix import ByMatrix, ON_CPU
+from dmsae_ray.sae.by_matrix import ON_CPU, ByMatrix
 from dmsae_ray.sae.by_triples import ByTriples
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.gradients import Gradients

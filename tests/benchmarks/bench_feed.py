@@ -31,7 +31,7 @@ from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.recipe import Recipe
 from dmsae_ray.sae.trainer import SAETrainer
 from dmsae_ray.store.int8 import quantise
-from dmsae_ray.store.layout import ACTIVATIONS, LAYOUT, Layout, MANIFEST, TOKENS
+from dmsae_ray.store.layout import ACTIVATIONS, LAYOUT, MANIFEST, TOKENS, Layout
 from dmsae_ray.store.reader import Store
 
 D, CONTEXT, BATCH = 2304, 1024, 2048

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dmsae_ray.cli.main import main
+from dmsae_ray.cli.commands import main
 from dmsae_ray.config.experiment import parse_experiment
 from dmsae_ray.config.secrets import holds_secret, redacted
 from dmsae_ray.errors import ConfigError

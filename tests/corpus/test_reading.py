@@ -12,7 +12,7 @@ import pytest
 from dmsae_ray.config.sections import CorpusSettings
 from dmsae_ray.corpus.reading import list_units, read_unit
 from dmsae_ray.errors import DataError
-from dmsae_ray.harvest.documents import documents
+from dmsae_ray.harvest.corpus_dataset import documents
 
 TEXTS = [f"document {i} " + "word " * i for i in range(40)]
 

@@ -6,8 +6,8 @@ import os
 import pytest
 import torch
 
-from dmsae_ray.distill.core_transfer import transfer
 from dmsae_ray.distill.core import Core
+from dmsae_ray.distill.core_transfer import transfer
 from dmsae_ray.distill.cycle_runner import CycleCheckpoint, CycleRunner
 from dmsae_ray.distill.cycle_settings import cycle_key
 from dmsae_ray.distill.cycle_store import DirectoryCycleStore

@@ -45,7 +45,7 @@ def test_an_epoch_is_every_row_once(store: Store, first: list[Tensor]) -> None:
 def test_rows_are_where_order_says(store: Store, first: list[Tensor]) -> None:
     """Cut the plain enumeration into batches, and sort each batch's part of a window by its place in the window."""
     n_shards = store.layout.shards("train")
-    walk = windows_from(0, n_shards, lambda i: store.wait("train", i).rows, store.shuffle_shards, 1)
+    walk = windows_from(0, n_shards, lambda i: store.commit("train", i).rows, store.shuffle_shards, 1)
     places, rows = [], []
     for index, window in enumerate(islice(walk, 6)):
         rows.append(torch.cat([store.read("train", i)["x"] for i in window.shards]))
@@ -120,7 +120,7 @@ def test_an_error_comes_after_the_batches_before_it(
     shutil.copytree(stores / store.key, tmp_path / store.key)
     path = tmp_path / store.key / "activations" / "train-000004.safetensors"
     path.write_bytes(path.read_bytes()[:-4] + b"abcd")
-    whole = sum(store.wait("train", i).rows for i in range(3)) // BATCH
+    whole = sum(store.commit("train", i).rows for i in range(3)) // BATCH
     seen = 0
     with pytest.raises(DataError, match=r"train-000004.safetensors"):
         for _ in Feed(open_store(str(tmp_path), make_experiment()), BATCH, 1).batches(0, 40):

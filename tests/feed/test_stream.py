@@ -145,7 +145,7 @@ def test_a_restart_computes_the_windows_it_needs_and_no_others(
         return sorted(path.name for path in records.iterdir() if before.get(path.name) != path.stat().st_mtime_ns)
 
     in_epoch_1 = store.rows("train") // BATCH + 2
-    in_last_window = sum(store.wait("train", i).rows for i in range(9)) // BATCH + 2
+    in_last_window = sum(store.commit("train", i).rows for i in range(9)) // BATCH + 2
     assert check(in_epoch_1) == [f"train-{i:06d}.json" for i in range(3, 10)]
     # A window, or what of it is not stored; Ray Data's executor begins one shard more rather than idle.
     assert len(check(in_epoch_1)) <= 3 + 1

@@ -45,7 +45,7 @@ def test_an_actor_that_always_dies_ends_the_harvest(
     marks = tmp_path / "marks"
     marks.mkdir()
     monkeypatch.setattr(harvest_module, "HarvestActor", dying({"any": 1000}, marks))
-    monkeypatch.setattr(attempts, "MOST", 2)
+    monkeypatch.setattr(attempts, "MAX_ATTEMPTS", 2)
     with pytest.raises(
         DataError, match=r"^model actors died 2 times while they made shard \S+ [^\n]*model_batch_tokens"
     ):
@@ -70,12 +70,12 @@ def test_actors_that_die_now_and_then_are_survived(
 def test_a_shard_that_is_made_again_and_again_is_no_dying_one(ray_cluster: Any) -> None:
     """As a stream makes it, once an epoch."""
     count = attempts.start_attempts()
-    for _ in range(attempts.MOST + 2):
+    for _ in range(attempts.MAX_ATTEMPTS + 2):
         attempts.begin(count, "train-000000")
         attempts.made(count, "train-000000")
-    for _ in range(attempts.MOST):
+    for _ in range(attempts.MAX_ATTEMPTS):
         attempts.begin(count, "train-000000")
     with pytest.raises(
-        DataError, match=rf"^model actors died {attempts.MOST} times while they made shard train-000000"
+        DataError, match=rf"^model actors died {attempts.MAX_ATTEMPTS} times while they made shard train-000000"
     ):
         attempts.begin(count, "train-000000")

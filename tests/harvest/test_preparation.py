@@ -190,7 +190,7 @@ def test_a_second_harvest_follows_the_first_to_its_end(
         folder,
         read_request(folder),
         store.layout,
-        {item: store.wait(*item) for item in store.layout.stored_shards(experiment.activations)},
+        {item: store.commit(*item) for item in store.layout.stored_shards(experiment.activations)},
         5_000,
     )
     folder.delete("manifest.json")

@@ -45,7 +45,7 @@ def written(
     folder: Path, plan: dict[str, int], units: Units, draft: TokenDraft, size: int, bos: int | None, eos: int | None
 ):  # type: ignore[no-untyped-def]
     packing = TokenShardWriter(Folder(str(folder)), plan, draft, CONTEXT, bos, eos)
-    return packing.run(groups(units, draft.position, size)), packing
+    return packing.run(groups(units, draft.cursor, size)), packing
 
 
 @settings(deadline=None, max_examples=15)
@@ -92,9 +92,9 @@ def test_counts_are_those_of_the_text_that_was_used(tmp_path: Path) -> None:
     units = [[3, 0, 4], [0, 0, 9], [0, 5]]
     # Without BOS and EOS, 10 tokens: documents 3, 4 and three tokens of the 9; three empty ones before that.
     draft, _ = written(tmp_path, {"a": 2}, units, TokenDraft("u"), 2, None, None)
-    assert draft.position == CorpusCursor(unit=1, document=2, offset=3, documents=3, skipped=3)
+    assert draft.cursor == CorpusCursor(unit=1, document=2, offset=3, documents=3, skipped=3)
     draft, _ = written(tmp_path, {"a": 2, "b": 1}, units, draft, 2, None, None)
-    assert draft.position == CorpusCursor(unit=1, document=2, offset=8, documents=3, skipped=3)
+    assert draft.cursor == CorpusCursor(unit=1, document=2, offset=8, documents=3, skipped=3)
 
 
 @pytest.mark.parametrize("change", ["missing shard", "truncated shard", "other text", "torn", "none"])

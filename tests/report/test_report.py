@@ -18,7 +18,7 @@ from scipy import stats
 from dmsae_ray.errors import DataError
 from dmsae_ray.report.curves import final_cycle_bands
 from dmsae_ray.report.estimates import estimate
-from dmsae_ray.report.publish import publish
+from dmsae_ray.report.publishing import publish
 from dmsae_ray.report.report import make_report
 from dmsae_ray.results.reports import TrialReport
 from dmsae_ray.results.trial import load_results, parse_result

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dmsae_ray.cli.main import main
+from dmsae_ray.cli.commands import main
 from dmsae_ray.config.experiment import Experiment
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.files.folder import Folder, filesystem
@@ -223,7 +223,7 @@ def test_a_manifest_of_some_shards_is_compared_too(one: Copy, store: Store, make
     _, folder, tell = one
     place = Folder(str(folder))
     items = store.layout.stored_shards(make_experiment(activations__mode="stream").activations)
-    commits = {item: store.wait(*item) for item in items}
+    commits = {item: store.commit(*item) for item in items}
     place.write(
         "partial.json", [encode_record(make_manifest(place, read_request(place), store.layout, commits, 5_000))]
     )

@@ -18,7 +18,7 @@ PATIENCE = 120.0
 def main(mode: str, marks: str, config: str) -> int:
     set_environment(verbose=False)
     from dmsae_ray.cli import console
-    from dmsae_ray.cli.main import main as dmsae
+    from dmsae_ray.cli.commands import main as dmsae
     from dmsae_ray.errors import DataError
     from dmsae_ray.harvest import harvesting as harvest
 

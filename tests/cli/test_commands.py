@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from dmsae_ray.cli.main import main
+from dmsae_ray.cli.commands import main
 from dmsae_ray.config.experiment import load_experiment, parse_experiment
 from dmsae_ray.distill.core import Core, save_core
 from dmsae_ray.distill.lineage import LineageId
