@@ -1,8 +1,8 @@
-"""Errors that a user can mend. Each message is one line: the field, its value, and what is allowed."""
+"""Errors that a user can fix. Each message is one line: the field, its value, and what is allowed."""
 
 
 class DmsaeError(Exception):
-    """Base of every error that the command line prints as one line and exits with code 2."""
+    """Base of every error that the command line prints as one line, with exit code 2."""
 
 
 class ConfigError(DmsaeError):
@@ -14,14 +14,15 @@ class DataError(DmsaeError):
 
 
 def one_line(error: object, most: int = 300) -> str:
-    """Say what an exception says, in one line.
+    """Return the message of an exception in one line.
 
     Args:
-        error: the exception, or a text.
-        most: characters; what is longer is cut and ends in '...'.
+        error: The exception, or a text.
+        most: Characters at most; a longer message is cut and ends in '...'.
 
     Returns:
-        The message; of an operating system's error its reason alone, of an error without a message its type.
+        The message. For an error of the operating system it is the reason alone; for an error without a message, its
+        type.
     """
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     text = " ".join(str(text).split())

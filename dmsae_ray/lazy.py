@@ -1,4 +1,4 @@
-"""Faces of rooms: what a room exports is imported on first use, so that a light name loads no torch and no Ray."""
+"""Lazy exports of the rooms (subpackages): names are imported on first use, so light ones load no torch and no Ray."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -11,11 +11,11 @@ def face(
     """Make the `__getattr__`, `__dir__` and `__all__` of a room's `__init__` (PEP 562).
 
     Args:
-        package: dotted name of the room.
-        modules: the names that each module of the room gives to other rooms.
+        package: Dotted name of the room.
+        modules: The names that each module of the room exports to other rooms.
 
     Returns:
-        The three, to be assigned in that order.
+        The three objects, in that order.
     """
     homes = {name: module for module, names in modules.items() for name in names}
 

@@ -8,8 +8,12 @@ import hypothesis
 import pytest
 import torch
 
-from tests.small_store import make_experiment, store, stores  # noqa: F401 - fixtures
-from tests.small_sweep import finished_sweep  # noqa: F401
+from dmsae_ray.config import set_environment
+
+set_environment(verbose=False)  # what Ray's processes need, before anything imports Ray
+
+from tests.small_store import make_experiment, store, stores  # noqa: E402, F401 - fixtures
+from tests.small_sweep import dmsae_here, finished_sweep  # noqa: E402, F401
 
 # Machines are noisy: how long an example takes says nothing.
 hypothesis.settings.register_profile("dmsae", deadline=None)
@@ -20,27 +24,49 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+_OF_FILE = {
+    "lm/test_tiny.py": 9,
+    "sweep/test_overlap.py": 8,
+    "sweep/test_object_store.py": 7,
+    "sweep/test_sweep.py": 6,
+    "feed/": 5,
+    "harvest/": 4,
+    "sweep/": 3,
+    "store/": 2,
+}
+"""Which files take long; the longest begin first, so that no process waits for the other at the end."""
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (pytest -n 2), tests of one Ray cluster stay in the process that has started it."""
+    """Mark the tests of a Ray cluster, keep them in the process that has started it, and let long ones begin first.
+
+    With several processes (pytest -n 2) each process has one cluster for all its tests, and a file's tests stay
+    together.
+    """
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            item.add_marker(pytest.mark.ray)
+            item.add_marker(pytest.mark.xdist_group("ray-a" if "/feed/" in item.path.as_posix() else "ray-b"))
+    items.sort(key=lambda item: -_length(item))
+
+
+def _length(item: pytest.Item) -> int:
+    return next((rank for part, rank in _OF_FILE.items() if f"/tests/{part}" in item.path.as_posix()), 0)
 
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Any]:
-    """A real Ray cluster of one machine for the whole test session."""
+    """A real Ray cluster of one machine for all tests of this process."""
     import ray
 
-    if not ray.is_initialized():
-        ray.init(
-            address="local",
-            num_cpus=4,
-            include_dashboard=False,
-            log_to_driver=False,
-            object_store_memory=300_000_000,
-            configure_logging=False,
-        )
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=300_000_000,
+        configure_logging=False,
+    )
     yield ray
     ray.shutdown()

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from dmsae_ray.config.experiment import Experiment, parse_experiment
 from dmsae_ray.files.checksums import checksum
-from dmsae_ray.harvest.preparation import prepare
+from dmsae_ray.harvest.preparation import prepare as harvest_prepare
 from dmsae_ray.store.reader import Store
+from dmsae_ray.store.timing import StoreTiming
 
 TREE: dict[str, Any] = {
     "name": "activations-test",
@@ -23,6 +25,10 @@ TREE: dict[str, Any] = {
 }
 
 Make = Callable[..., Experiment]
+
+FAST = StoreTiming(beat=0.1, silence=20.0, settle=0.1, poll=0.05, usage_beat=0.1)
+"""Where nothing but this machine's own processes is at work on a store."""
+prepare = partial(harvest_prepare, timing=FAST)
 
 
 @pytest.fixture(scope="session")

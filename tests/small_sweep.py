@@ -1,14 +1,22 @@
 """A small but whole experiment, and the command line that runs it in a process of its own."""
 
+import json
 import os
+import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from filelock import FileLock
+
+from dmsae_ray.cli.commands import main
+from dmsae_ray.distill.core import load_core
 
 SMALL: dict[str, Any] = {
     "name": "small",
@@ -44,42 +52,120 @@ def write_config(folder: Path, **sections: Any) -> Path:
     return path
 
 
-def environment() -> dict[str, str]:
+def environment(**more: str) -> dict[str, str]:
     """The environment of a user who has no server of any kind running."""
     gone = ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "RAY_ADDRESS")
-    return {name: value for name, value in os.environ.items() if name not in gone}
+    return {**{name: value for name, value in os.environ.items() if name not in gone}, **more}
 
 
-def dmsae(*arguments: object, timeout: float = 400) -> "subprocess.CompletedProcess[str]":
-    """Run `dmsae` as a user would: in the folder of the file that is named."""
-    (*_, folder) = [Path.cwd(), *(a.parent for a in arguments if isinstance(a, Path) and a.suffix == ".yaml")]
+def dmsae(*arguments: object, timeout: float = 400, **more: str) -> "subprocess.CompletedProcess[str]":
+    """Run `dmsae` as a user would, in a process of its own, in the folder of the file that is named."""
     command = [sys.executable, "-m", "dmsae_ray.cli", *map(str, arguments)]
     return subprocess.run(
         command,
-        cwd=folder,
+        cwd=_folder(arguments),
         capture_output=True,
         text=True,
         timeout=timeout,
-        env=environment(),
+        env=environment(**more),
         stdin=subprocess.DEVNULL,
     )
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a command left."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Here = Callable[..., Done]
+
+
+@pytest.fixture
+def dmsae_here(ray_cluster: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Here]:
+    """Run `dmsae` in this process, on the cluster that the tests share, in the folder of the file that is named."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    on_terminate = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.chdir(_folder(arguments))
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return Done(code, out, err)
+
+    yield run
+    signal.signal(signal.SIGTERM, on_terminate)
+
+
+def _folder(arguments: Sequence[object]) -> Path:
+    return [Path.cwd(), *(a.parent for a in arguments if isinstance(a, Path) and a.suffix == ".yaml")][-1]
+
+
+COUNTING = Path(__file__).parent / "sweep" / "counting"
+"""On a process's PYTHONPATH: each context that the language model runs is written down."""
+
+
 @pytest.fixture(scope="session")
 def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of the small sweep, run once without disturbance, for all processes of `pytest -n`."""
+    """The output folder of the small sweep, run once without disturbance, for all processes of `pytest -n`.
+
+    In `counts` stands which contexts the language model ran, see `sweep/counting`.
+    """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
     with FileLock(f"{folder}.lock"):
         if not (folder / "stdout.txt").exists():
-            folder.mkdir(exist_ok=True)
-            done = dmsae("sweep", write_config(folder))
+            (folder / "counts").mkdir(parents=True, exist_ok=True)
+            more = {"PYTHONPATH": str(COUNTING), "DMSAE_TEST_COUNTS": str(folder / "counts")}
+            done = dmsae("sweep", write_config(folder), **more)
             assert done.returncode == 0, done.stdout + done.stderr
             (folder / "stdout.txt").write_text(done.stdout)
     return folder
 
 
-def sweep_folder(run: Path) -> Path:
+def sweep_folder(run: Path, name: str = "small") -> Path:
     """The folder of the small sweep below a test's folder."""
-    (found,) = (run / "runs" / "sweeps").glob("small-*")
+    (found,) = (run / "runs" / "sweeps").glob(f"{name}-*")
     return found
+
+
+TRIALS = ["k8-tau0.3-seed0", "k8-tau0.6-seed0"]
+
+
+def cores(run: Path, trials: Sequence[str] = TRIALS) -> dict[str, tuple[bytes, list[list[list[int]]]]]:
+    """Per trial: the distilled core's rows, bit for bit, and who was in the core of each cycle."""
+    found = {}
+    for trial in trials:
+        folder = sweep_folder(run) / "trials" / trial
+        rows = load_core(folder / "core.safetensors").rows
+        found[trial] = (rows.numpy().tobytes(), json.loads((folder / "summary.json").read_text())["lineage"])
+    return found
+
+
+def start(command: Sequence[str], folder: Path) -> "subprocess.Popen[str]":
+    """Start a command that is to be disturbed, in a process group of its own, as a terminal does."""
+    return subprocess.Popen(
+        [sys.executable, "-u", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        cwd=folder,
+        start_new_session=True,
+    )
+
+
+def wait_for_line(process: "subprocess.Popen[str]", pattern: str) -> str:
+    """Read what a process prints up to a line with this pattern; fails if it ends before."""
+    assert process.stdout is not None
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if re.search(pattern, line):
+            return line
+    raise AssertionError(f"no line with {pattern!r} in:\n{''.join(seen)}")

@@ -1,4 +1,9 @@
-"""The command line and what a person sees while it runs."""
+"""The command line: the commands of `dmsae`, and what a person sees while they run.
+
+In: the arguments of a command, and the experiment file or folder that they name.
+Out: lines and bars on the terminal, the files that the rooms below write, and an exit code (see `exit_codes`).
+Errors that a user can fix are printed as one line. No other room imports this one.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""`python -m dmsae_ray.cli`."""
+"""Entry point of `python -m dmsae_ray.cli`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command line: `dmsae COMMAND`. Errors a user can mend are one line and exit code 2."""
+"""The command line: `dmsae COMMAND`. Errors that a user can fix are printed as one line, with exit code 2."""
 
 import argparse
 import os
@@ -22,11 +22,11 @@ runs it, the same command (or `dmsae resume FOLDER`) goes on after an interrupti
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code."""
+    """Run one command and return its exit code."""
     args = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = args.run
     set_environment(verbose=getattr(args, "verbose", False))
-    # A plain `kill` stops as Ctrl-C does: workers are ended, records are delivered.
+    # A plain `kill` works like Ctrl-C: workers are stopped and records are delivered.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         return command(args)
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def demo_experiment(overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment of `dmsae demo`: sweeps/demo.yaml, which the package carries."""
+    """Return the experiment of `dmsae demo`: demo.yaml, which is part of the package (`dmsae_ray/presets`)."""
     from importlib.resources import as_file, files
 
     with as_file(files("dmsae_ray.presets") / "demo.yaml") as path:
@@ -158,7 +158,6 @@ def _distill(args: argparse.Namespace) -> int:
 
 
 def _transfer(args: argparse.Namespace) -> int:
-
     experiment = load_experiment(args.file, args.overrides)
     transfer = experiment.transfer or TransferSettings()
     if args.core is not None:

@@ -1,4 +1,4 @@
-"""What a person sees while something runs: one line a step, bars where there is a terminal, no log spam."""
+"""What a person sees while something runs: one line per step, bars on a terminal, and no flood of log lines."""
 
 import time
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from dmsae_ray.harvest import HarvestProgress
 from dmsae_ray.lm import TrainingStep
 
 LINE_SECONDS = 60.0
-"""Between two lines of a harvest where there is no terminal for a bar."""
+"""Time between two lines about a harvest where there is no terminal for a bar."""
 
 
 class Screen:
-    """Lines above, live bars below (on a terminal); lines alone elsewhere."""
+    """Print lines with live bars below them on a terminal; elsewhere, lines only."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
@@ -38,11 +38,11 @@ class Screen:
         self._bars.stop()
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Print one line."""
         self.console.print(text, soft_wrap=True, markup=False)
 
     def bar(self, name: str, done: float, total: float, unit: str = "", note: str = "") -> None:
-        """Set a bar; a full one is taken away."""
+        """Set the state of a bar; a full bar is removed."""
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name, total=total, unit=unit, note=note)
         self._bars.update(self._tasks[name], completed=done, total=total, note=note, unit=unit)
@@ -50,13 +50,14 @@ class Screen:
             self._bars.remove_task(self._tasks.pop(name))
 
     def tiny_training(self, step: TrainingStep) -> None:
-        """A listener for `lm.tiny_model`, where this Python's text asks for a model of its own."""
+        """Show the progress of `lm.tiny_model` where it trains a model, since this Python's text differs from ours."""
         self.bar("training the tiny model", step.step, step.steps, "steps", f"{step.loss:.2f} nats a token")
 
     def harvest(self) -> Callable[[HarvestProgress], None]:
-        """A listener for `activations.prepare`: a bar a stage, and a line when a stage is done.
+        """Return a listener for `harvest.prepare`: it shows a bar per stage, and a line when a stage is done.
 
-        Where there is no terminal, a line now and then too, so that a log tells how far a long harvest is.
+        Where there is no terminal, it also prints a line every LINE_SECONDS, so that a log shows how far a long harvest
+        is.
         """
         said: set[str] = set()
         last = time.monotonic()

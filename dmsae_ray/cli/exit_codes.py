@@ -3,6 +3,6 @@
 EXIT_FAILED = 1
 """A trial failed."""
 EXIT_USAGE = 2
-"""Something that the user can mend."""
+"""An error that the user can fix."""
 EXIT_INTERRUPTED = 130
-"""Ctrl-C."""
+"""Stopped by Ctrl-C."""

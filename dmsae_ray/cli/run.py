@@ -1,4 +1,4 @@
-"""One run of an experiment as a person sees it: checks, cluster, activations, trials, tracking, report."""
+"""One run of an experiment from the command line: checks, cluster, activations, trials, tracking, report."""
 
 from dmsae_ray.cli.console import Screen
 from dmsae_ray.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
@@ -13,21 +13,21 @@ from dmsae_ray.tracking import Status, SweepTracker, TrackingCallback, log_finis
 
 
 def run_and_report(experiment: Experiment, *, address: str | None = None, verbose: bool = False) -> int:
-    """Run an experiment, or go on with it, and say what it found.
+    """Run an experiment, or continue it, and print what it found.
 
-    Ray is started when the inputs, the output folder and the tracking server are checked, workers when the cluster's
-    size is.
+    Ray starts after the inputs, the output folder and the tracking server are checked; workers start after the size of
+    the cluster is checked.
 
     Args:
-        experiment: what to run.
-        address: of a Ray cluster; None: one is started on this machine.
-        verbose: show Ray's and Tune's own messages.
+        experiment: The experiment to run.
+        address: Address of a Ray cluster; None starts one on this machine.
+        verbose: Show Ray's and Tune's own messages.
 
     Returns:
         The exit code of the command.
 
     Raises:
-        DmsaeError: it cannot be run; one line.
+        DmsaeError: The experiment cannot be run; the message is one line.
     """
     with Screen() as screen:
         if experiment.model.name == "tiny":
@@ -54,7 +54,7 @@ def run_and_report(experiment: Experiment, *, address: str | None = None, verbos
 
 
 def _make_tiny_model(screen: Screen) -> None:
-    """Find the embedded model; it is made here where this Python has other text than the shipped one."""
+    """Find the embedded model, or train one if this Python's text is not that of the shipped model; print its loss."""
     meta = read_meta(tiny_model(progress=screen.tiny_training))
     screen.say(
         f"language model: embedded tiny Gemma-2, {meta['val_loss']:.2f} nats a token on held-out text "
@@ -65,7 +65,7 @@ def _make_tiny_model(screen: Screen) -> None:
 def _run(
     sweep: PreparedSweep, screen: Screen, tracker: SweepTracker, address: str | None, verbose: bool
 ) -> SweepResult:
-    """Run what is unfinished in a Ray session of its own."""
+    """Run the unfinished trials in a Ray session."""
     screen.say(f"plan: {sweep.plan.line()}")
     for note in sweep.plan.notes:
         screen.say(f"note: {note}")
@@ -82,7 +82,7 @@ def _run(
 
 
 def _tell_dropped(sweep: PreparedSweep, screen: Screen, tracker: SweepTracker) -> None:
-    """Say, and log on the parent run, which share of the tokens each filter kept out of training."""
+    """Print, and log to the parent run, which share of the tokens each filter kept out of training."""
     dropped = open_store(sweep.folders.stores, sweep.experiment, sweep.store_key).dropped("train")
     tracker.metrics(None, {f"tokens_dropped/{reason}": share for reason, share in dropped.items()}, 0)
     said = ", ".join(f"{reason} {share:.2%}" for reason, share in dropped.items() if reason != "no_target")
@@ -90,7 +90,7 @@ def _tell_dropped(sweep: PreparedSweep, screen: Screen, tracker: SweepTracker) -
 
 
 def _report(result: SweepResult, tracker: SweepTracker) -> Report | None:
-    """Write the report and attach it to the parent run; log what an earlier controller found but did not log."""
+    """Write the report and attach it to the parent run; first log what an earlier controller could not log."""
     if not result.finished:
         return None
     log_finished(tracker, result.folders.sweep)

@@ -1,4 +1,4 @@
-"""`dmsae store`: what stores of activations there are, whether they are sound, and away with them."""
+"""The command `dmsae store`: list, verify or remove stores of activations."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,13 +15,17 @@ from dmsae_ray.store import CheckedFile, check_store, find_key, list_stores, rem
 
 
 def stores_of(output: str) -> Folder:
-    """The folder of stores below an `output`."""
+    """Return the folder of stores below an `output`.
+
+    Raises:
+        ConfigError: `output` contains a password or key.
+    """
     refuse_secrets({"output": output})
     return Folder(output) / "stores"
 
 
 def show(output: str) -> int:
-    """List the stores."""
+    """Print a table of the stores; return the exit code."""
     root = stores_of(output)
     found = list_stores(root)
     with Screen() as screen:
@@ -44,14 +48,22 @@ def show(output: str) -> int:
                 _date(store.used),
             )
         if not screen.console.is_terminal:
-            screen.console.width = 240  # whole lines for other programs
+            screen.console.width = 240  # so that lines are whole for other programs
         screen.console.print(table)
         screen.say(f"{len(found)} stores in {root}, {sum(store.bytes for store in found) / 1e9:,.3f} GB")
     return 0
 
 
 def verify(output: str, names: Sequence[str]) -> int:
-    """Read stores, all by default, and compare each file with what others say; exit code 2 where one is damaged."""
+    """Read every file of stores and compare it with its checksum or with the other files.
+
+    Args:
+        output: The `output` that holds the stores.
+        names: Their keys, or how these begin; empty for all stores.
+
+    Returns:
+        The exit code: 2 if a file is damaged, else 0.
+    """
     root = stores_of(output)
     chosen = _chosen(root, names) or store_keys(root)
     total = {store.key: store.bytes for store in list_stores(root)}
@@ -73,7 +85,16 @@ def verify(output: str, names: Sequence[str]) -> int:
 
 
 def delete(output: str, names: Sequence[str], *, yes: bool) -> int:
-    """Remove stores, after asking; refused while one is written or read."""
+    """Remove stores, after asking for each; return the exit code.
+
+    Args:
+        output: The `output` that holds the stores.
+        names: Their keys, or how these begin.
+        yes: Do not ask.
+
+    Raises:
+        ConfigError: A name fits no store or several, a store is being written or read, or nobody can be asked.
+    """
     root = stores_of(output)
     chosen = _chosen(root, names)
     stores = {store.key: store for store in list_stores(root)}
@@ -92,7 +113,7 @@ def delete(output: str, names: Sequence[str], *, yes: bool) -> int:
 
 
 def _check(store: Folder) -> Iterator[CheckedFile]:
-    """As `check_store`; that a store cannot be read is told like a damage, so that the others are checked too."""
+    """Check a store; report one that cannot be read as damaged, so that the other stores are checked too."""
     try:
         yield from check_store(store)
     except DataError as error:
@@ -100,7 +121,7 @@ def _check(store: Folder) -> Iterator[CheckedFile]:
 
 
 def _chosen(root: Folder, names: Sequence[str]) -> list[str]:
-    """Keys of the stores that are named, each once."""
+    """Return the keys of the named stores, each once."""
     return list(dict.fromkeys(find_key(root, name) for name in names))
 
 

@@ -1,4 +1,4 @@
-"""A line for every finished cycle of every trial, as it comes."""
+"""Print a line for every finished cycle of every trial."""
 
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from dmsae_ray.sweep import reason_of
 
 
 class TrialLines(Callback):
-    """Prints a line for each finished cycle, and keeps a bar over all trainings of a sweep.
+    """Print a line for each finished cycle, and show a bar over all trainings of a sweep.
 
     Args:
-        screen: where to print.
-        trainings: of the whole sweep.
+        screen: Where to print.
+        trainings: Number of trainings of the whole sweep.
     """
 
     def __init__(self, screen: Screen, trainings: int) -> None:
@@ -25,21 +25,21 @@ class TrialLines(Callback):
         self._done = 0
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        """Tell of finished cycles."""
+        """Print finished cycles."""
         for cycle in TrialReport.from_metrics(result).cycles:
             self._done += 1
             self._screen.say("  " + cycle_line(trial.config["trial_id"], cycle))
         self._screen.bar("training", min(self._done, self._total), self._total, "trainings")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Tell of a trial that ended with an error."""
+        """Print why a trial failed."""
         error = Path(trial.error_file) if trial.error_file else None
         reason = reason_of(error.read_text(errors="replace") if error and error.is_file() else "")
         self._screen.say(f"  {trial.config['trial_id']}: failed: {reason}")
 
 
 def cycle_line(trial_id: str, cycle: CycleReport) -> str:
-    """One cycle in one line."""
+    """Return one cycle as one line."""
     metrics = cycle.metrics
     what = {"distilled": f"cycle {cycle.cycle}", "baseline": "baseline"}.get(cycle.arm, f"control {cycle.arm}")
     parts = [f"core {cycle.n_core_in} -> {cycle.n_core}"]

@@ -1,4 +1,9 @@
-"""One YAML file is one experiment: the tree of settings, what a bad one is told, what must not stand in it."""
+"""The settings of an experiment: one YAML file is one `Experiment`.
+
+Input: a YAML file and the overrides of `--set`. Output: an `Experiment` that is validated in full and cannot be
+changed, or a `ConfigError` of one line that names the setting, its value and what is allowed. The package also refuses
+passwords in a config and sets the environment variables that Ray and other libraries read.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What the libraries read from the environment, set before any of them is imported."""
+"""Environment variables of Ray and other libraries, set before any of them is imported."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; `verbose=0` silences the old output only
-    # The processes of a trial come in handfuls, and the raylet's warning of that passes by `log_to_driver`.
+    # A trial starts several processes at once; the raylet's warning about that appears in spite of `log_to_driver`.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started on node",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -24,15 +24,18 @@ _QUIET = {
 }
 NEEDED = {
     "RAY_TRAIN_V2_ENABLED": "1",
-    # A report waits for the next look at the workers' health: 2 s by default, as long as a small cycle takes.
+    # A report waits for the next health check of the workers: by default 2 s, as long as a small cycle takes.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
-"""What every process of a run needs, on every node."""
+"""Variables that every process of a run needs, on every node."""
 
 
 def shell_command(program: str, *arguments: object) -> str:
-    """A line to be pasted into a shell; a program of this virtual environment is named so that it is found."""
+    """Return a command line to paste into a shell.
+
+    A program of this virtual environment that is not on the PATH is given by its path.
+    """
     beside = Path(sys.executable).with_name(program)
     if shutil.which(program) is None and beside.is_file():
         folder = Path.cwd()
@@ -41,7 +44,11 @@ def shell_command(program: str, *arguments: object) -> str:
 
 
 def set_environment(verbose: bool) -> None:
-    """Set what is not set yet. Call it before the first import of Ray, transformers or MLflow."""
+    """Set the variables that are not set yet. Call it before the first import of Ray, transformers or MLflow.
+
+    Args:
+        verbose: keep the libraries' own output; False switches off most of it.
+    """
     for name, value in {**NEEDED, **({} if verbose else _QUIET)}.items():
         os.environ.setdefault(name, value)
     if not verbose:

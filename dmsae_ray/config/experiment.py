@@ -1,7 +1,7 @@
-"""One experiment is one YAML file is one `Experiment`: validated in full before anything starts.
+"""The whole tree of settings: one YAML file is one `Experiment`, validated in full before anything starts.
 
-What decides results is in `model`, `corpus`, `activations`, `sae`, `recipe`, `distill`, `transfer` and `sweep`; where
-and how it runs is in `resources`, `tracking` and `output`, which no result depends on.
+The sections `model`, `corpus`, `activations`, `sae`, `recipe`, `distill`, `transfer` and `sweep` decide the results.
+`resources`, `tracking` and `output` say where and how the experiment runs; no result depends on them.
 """
 
 import hashlib
@@ -47,7 +47,7 @@ _SECTIONS = (
 
 
 class Experiment(Section):
-    """One experiment, whole."""
+    """One experiment: all its settings, checked one by one and together."""
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
@@ -74,10 +74,10 @@ class Experiment(Section):
     @model_validator(mode="before")
     @classmethod
     def _recipe_by_name(cls, data: Any) -> Any:
-        """`recipe: saebench` is short for `recipe: {name: saebench}` and turns the token filters off."""
+        """Read `recipe: saebench` as `recipe: {name: saebench}`, and turn the token filters off for it."""
         if not isinstance(data, dict):
             return data
-        # A section of which every line is commented out is an empty section (an empty `transfer` is none).
+        # A section whose lines are all commented out is null in YAML: take its defaults (a null `transfer` is none).
         data = {name: value for name, value in data.items() if value is not None or name not in _SECTIONS}
         if isinstance(data.get("recipe"), str):
             data["recipe"] = {"name": data["recipe"]}
@@ -117,24 +117,27 @@ class Experiment(Section):
 
     @property
     def ks(self) -> tuple[int, ...]:
-        """Sparsities of the grid."""
+        """Values of k in the grid."""
         return self.sweep.k or (self.sae.k,)
 
     @property
     def coverages(self) -> tuple[float, ...]:
-        """Coverages of the grid."""
+        """Values of the coverage in the grid."""
         return self.sweep.coverage or (self.distill.coverage,)
 
     def digest(self) -> str:
-        """Hash of all that results depend on: not of `output`, `resources`, `tracking` or `activations.mode`."""
+        """Return a hash of all settings that results depend on.
+
+        It leaves out `output`, `resources`, `tracking` and `activations.mode`.
+        """
         apart: dict[str, Any] = {"output": True, "resources": True, "tracking": True, "activations": {"mode"}}
         tree = self.model_dump(mode="json", exclude=apart)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
     def single(self) -> "Experiment":
-        """The one setting that `dmsae distill` runs: sae.k, distill.coverage and seed.
+        """Return the one setting that `dmsae distill` runs: sae.k, distill.coverage and seed.
 
-        Where a file gives only a grid for k or the coverage, its first value is taken.
+        If a file gives only a grid for k or for the coverage, the first value of the grid is taken.
         """
         tree = self.model_dump(mode="json")
         for section, name in (("sae", "k"), ("distill", "coverage")):
@@ -146,7 +149,7 @@ class Experiment(Section):
         return parse_experiment(tree)
 
     def located(self) -> "Experiment":
-        """The same with local paths made absolute: workers run in other folders than the command did."""
+        """Return the experiment with absolute local paths, because workers run in other folders than the command."""
         update: dict[str, Any] = {"output": _located(self.output)}
         if self.corpus.source not in ("stdlib", "huggingface"):
             update["corpus"] = self.corpus.model_copy(update={"path": _located(str(self.corpus.path))})
@@ -160,21 +163,25 @@ class Experiment(Section):
         return self.model_copy(update=update)
 
     def described(self) -> str:
-        """`to_yaml` with what each setting means, as comments."""
+        """Return the same settings as `to_yaml`, with the meaning of each setting as a comment."""
         return described(self)
 
     def to_yaml(self) -> str:
-        """The whole tree, defaults included, as a YAML file that loads to an equal experiment."""
+        """Return the whole tree, with defaults, as YAML that loads to an equal experiment."""
         return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
 def load_experiment(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
-    """Read an experiment from a YAML file and apply overrides `dotted.path=value` (value in YAML).
+    """Read an experiment from a YAML file and apply overrides.
 
-    Local paths in it are relative to the working directory, and come out absolute.
+    Local paths in the file are relative to the working directory; the result holds absolute paths.
+
+    Args:
+        path: the YAML file.
+        overrides: texts `dotted.path=value`, with the value in YAML.
 
     Raises:
-        ConfigError: one line that names the field, its value and what is allowed.
+        ConfigError: a setting is wrong; one line that names the field, its value and what is allowed.
     """
     tree = read_yaml(path)
     for override in overrides:
@@ -187,7 +194,11 @@ def _located(path: str) -> str:
 
 
 def parse_experiment(tree: dict[str, Any]) -> Experiment:
-    """Validate a mapping as an experiment; a `ConfigError` of one line says what is wrong."""
+    """Validate a mapping as an experiment.
+
+    Raises:
+        ConfigError: a setting is wrong, or holds a password or key; one line that says which.
+    """
     refuse_secrets(tree)
     try:
         return Experiment.model_validate(tree)

@@ -1,4 +1,4 @@
-"""What a person is told of a setting that is wrong: its place, its value, all that is allowed, the nearest name."""
+"""Messages about a wrong setting: its place, its value, all that is allowed, and the nearest known name."""
 
 import difflib
 import json
@@ -11,7 +11,12 @@ from pydantic.fields import FieldInfo
 
 
 def describe_validation_error(error: ValidationError, root: type[BaseModel]) -> str:
-    """The first thing that is wrong: its place in `root`, its value, and all that is allowed there."""
+    """Describe the first error in one line: its place in `root`, its value, and all that is allowed there.
+
+    Args:
+        error: what pydantic raised.
+        root: the model that was validated.
+    """
     problems = error.errors()
     first = problems[0]
     path = [str(part) for part in first["loc"]]
@@ -22,12 +27,12 @@ def describe_validation_error(error: ValidationError, root: type[BaseModel]) -> 
         text = f"{where} is missing; it must be given{_description(path, root)}"
     elif kind == "value_error":
         said = message.removeprefix("Value error, ")
-        # Validators of a whole section name the field themselves.
+        # The messages of validators of a whole section already name the field.
         named = not path or said.split(" ")[0].startswith((*path, *root.model_fields))
         text = said if named else f"{where} {said}"
     else:
         if kind == "missing":
-            path.pop()  # an item of a list of fixed length: speak of the list
+            path.pop()  # a missing item of a list of fixed length: describe the list
             where = ".".join(path)
         field = _field(path, root)
         rule = f"it must be {allowed(field)}" if field else f"{message[0].lower()}{message[1:]}"
@@ -48,7 +53,12 @@ def _description(path: list[str], root: type[BaseModel]) -> str:
 
 
 def allowed(field: Any, *, many: bool = False) -> str:
-    """All that a field (or an annotation) allows, in words: 'a number in (0, 1]', 'one of a, b', 'a list of ...'."""
+    """Describe in words all that a field allows: 'a number in (0, 1]', 'one of a, b', 'a list of ...'.
+
+    Args:
+        field: a field of a model, or an annotation.
+        many: use the plural, for the items of a list.
+    """
     annotation, metadata = _unwrap(field)
     options = [part for part in _alternatives(annotation) if part is not type(None)]
     null = " or null" if len(options) < len(_alternatives(annotation)) else ""
@@ -97,7 +107,7 @@ def _range(metadata: list[Any], *, whole: bool) -> str:
 
 
 def _unwrap(field: Any) -> tuple[Any, list[Any]]:
-    """The bare annotation and its constraints."""
+    """Return the bare annotation and its constraints."""
     if isinstance(field, FieldInfo):
         annotation, metadata = _unwrap(field.annotation)
         return annotation, [*field.metadata, *metadata]
@@ -121,7 +131,7 @@ def _section(field: Any) -> type[BaseModel] | None:
 
 
 def _field(path: list[str], root: type[BaseModel]) -> Any:
-    """The field (or the annotation of the list's items) at `path`; None where there is none."""
+    """Return the field (or the annotation of a list's items) at `path`; None if there is none."""
     found: Any = root
     for key in path:
         section = found if found is root else _section(found)
@@ -146,7 +156,7 @@ def _settings(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _nearest(path: list[str], root: type[BaseModel]) -> str:
-    """The setting that was meant: in the same section, else one of that name (or nearly) anywhere."""
+    """Suggest the intended setting: a similar name in the same section, else the same or a similar name anywhere."""
     *parents, name = path
     section = root if not parents else _section(_field(parents, root))
     here = list(section.model_fields) if section else []

@@ -1,4 +1,4 @@
-"""Passwords and keys belong into the environment: a config is copied into sweep folders, records and messages."""
+"""Passwords and keys belong in the environment, because a config is copied into sweep folders, records and messages."""
 
 import re
 from collections.abc import Iterator
@@ -24,27 +24,27 @@ _INSTEAD = {
 
 
 def holds_secret(text: str) -> bool:
-    """Whether a URI in the text has a password before its host, or an option such as secret_key."""
+    """Return whether a URI in the text has a password before its host, or an option such as secret_key."""
     if _OPTION.search(text):
         return True
     for found in _AUTHORITY.finditer(text):
         user, at, host = found[1].rpartition("@")
-        # A slash within a secret ends what looks like the host: then what stands behind the colon is no port.
+        # If a secret contains a slash, the host seems to end there, and the text behind the colon is not a port.
         if (at and ":" in user) or not _PORT.fullmatch(host):
             return True
     return False
 
 
 def redacted(text: str) -> str:
-    """The text with *** in place of passwords and keys in URIs."""
+    """Return the text with *** in place of the passwords and keys in its URIs."""
     return _OPTION.sub(r"\1***", _USER.sub(r"\1:***@", text))
 
 
 def refuse_secrets(tree: dict[str, Any]) -> None:
-    """See that no value of a config holds a password or key.
+    """Check that no value of a config holds a password or key.
 
     Raises:
-        ConfigError: one does; names the field and what to use instead, and not the value.
+        ConfigError: a value does; the message names the field and what to use instead, and does not show the value.
     """
     for field, value in _texts(tree, ""):
         if holds_secret(value):

@@ -1,4 +1,4 @@
-"""The sections of an experiment. Every field says its unit and its bounds."""
+"""The sections of an experiment. Every field states its unit and its bounds."""
 
 import json
 import re
@@ -17,7 +17,7 @@ K = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 SAEBENCH_FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)
-"""SAEBench's Matryoshka group fractions; the last group takes what rounding leaves."""
+"""SAEBench's Matryoshka group fractions; the last group takes the latents that rounding leaves over."""
 
 
 _Values = TypeVar("_Values", bound="tuple[Any, ...] | None")
@@ -25,14 +25,17 @@ _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
 class Section(BaseModel):
-    """What all sections have in common: no unknown field, no change, no infinity, numbers as a person means them."""
+    """Base of all sections.
+
+    It allows no unknown field, no change and no infinite number, and reads numbers as a person means them.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _as_meant(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML 1.1 reads 5e8 as text and yes as true: a person means the number, and no number is meant by true."""
+        """Read 5e8 as a number and refuse `yes` for one: YAML 1.1 reads the first as text and the second as true."""
         rule = allowed(cls.model_fields[info.field_name or ""])
         numeric = "number" in rule and "text" not in rule
         for item in value if isinstance(value, list | tuple) else (value,):
@@ -44,14 +47,14 @@ class Section(BaseModel):
 
 
 def _distinct(values: _Values) -> _Values:
-    """A list of which each item becomes something of its own: none twice, and at least one."""
+    """Check that a list has at least one item, and no item twice: each item becomes a run of its own."""
     if values is not None and (not values or len(set(values)) != len(values)):
         raise ValueError(f"is {json.dumps(list(values))}; it must hold at least one value, and none twice")
     return values
 
 
 def _whole_above_one(gpus: float) -> float:
-    """Ray gives a share of one GPU, or several whole ones."""
+    """Check a number of GPUs: Ray assigns a share of one GPU, or several whole GPUs."""
     if gpus > 1 and gpus != int(gpus):
         raise ValueError(f"is {gpus:g}; it must be at most 1, or a whole number of GPUs")
     return gpus
@@ -91,7 +94,7 @@ class CorpusSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _stdlib_has_no_path(cls, data: Any) -> Any:
-        """One way to say it: a path beside 'stdlib' would be read by nobody."""
+        """Set `path` to None for source 'stdlib', and refuse any other path, since it would not be read."""
         if isinstance(data, dict) and data.get("source") == "stdlib":
             if data.get("path") is not None:
                 raise ValueError(f"corpus.path is {json.dumps(data['path'], default=str)}; source 'stdlib' reads none")
@@ -147,7 +150,7 @@ class SAESettings(Section):
 
     @property
     def groups(self) -> tuple[int, ...]:
-        """Group sizes, adding up to `n_latents`."""
+        """Group sizes, which add up to `n_latents`."""
         if self.group_sizes is not None:
             return self.group_sizes
         head = [int(fraction * self.n_latents) for fraction in SAEBENCH_FRACTIONS[:-1]]

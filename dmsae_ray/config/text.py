@@ -1,4 +1,4 @@
-"""The text side of a config: YAML in, `--set` overrides, YAML with explanations out. Knows no setting."""
+"""The text form of a config: YAML input, `--set` overrides, YAML output with comments. It knows no single setting."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from dmsae_ray.errors import ConfigError, one_line
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without the silent loss of a section that is written twice."""
+    """YAML loader that refuses a key given twice, where `SafeLoader` would silently drop the first value."""
 
 
 def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -29,10 +29,10 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds.
+    """Return the mapping that a YAML file holds.
 
     Raises:
-        ConfigError: the file cannot be read, is not YAML, or holds something else.
+        ConfigError: the file cannot be read, is not YAML, or holds something other than a mapping.
     """
     try:
         tree = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
@@ -49,17 +49,21 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def _where(error: Exception) -> str:
-    """What is wrong in which line, without quoting the file."""
+    """Say what is wrong and in which line, without quoting the file."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
     return " ".join(f"{problem}{place}".split()) if problem else redacted(one_line(error))
 
 
 def apply_override(tree: dict[str, Any], text: str) -> None:
-    """Set one value of a mapping in place, from `dotted.path=value` with the value in YAML.
+    """Set one value of a mapping, in place.
+
+    Args:
+        tree: the mapping.
+        text: `dotted.path=value`, with the value in YAML.
 
     Raises:
-        ConfigError: `text` is not of that form, or goes through a value as if it were a section.
+        ConfigError: `text` does not have that form, or its path treats a plain value as a section.
     """
     path, equals, value = text.partition("=")
     text = redacted(text)
@@ -83,7 +87,7 @@ def apply_override(tree: dict[str, Any], text: str) -> None:
 
 
 def described(model: BaseModel, indent: str = "") -> str:
-    """A tree of settings as YAML, one a line, each with its description as a comment."""
+    """Return a tree of settings as YAML, one setting a line, each with its description as a comment."""
     lines = []
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)

@@ -1,4 +1,9 @@
-"""Text in, contexts out: documents of any source in one fixed order, packed into contexts of equal length."""
+"""The text: documents of any source in one fixed order, and their packing into contexts of equal length.
+
+Input: `corpus` settings that name the standard library's text, a Hub dataset, or files (parquet, jsonl, text). Output:
+the documents of one unit at a time (`list_units`, `read_unit`), and contexts of token ids with the starts of documents
+(`Packer`, `Contexts`). Tokenising is not done here but in `harvest`.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Documents into contexts: arithmetic on token arrays, no I/O."""
+"""From documents to contexts: arithmetic on token arrays, without I/O."""
 
 from dataclasses import dataclass, field
 
@@ -31,17 +31,21 @@ class Contexts:
 
 
 def join(parts: list[Contexts]) -> Contexts:
-    """Contexts one after the other."""
+    """Concatenate contexts in order."""
     offsets = np.cumsum([0] + [part.tokens.size for part in parts])
     starts = [part.starts + np.int32(offset) for part, offset in zip(parts, offsets, strict=False)]
     return Contexts(np.concatenate([part.tokens for part in parts]), np.concatenate(starts))
 
 
 def loss_mask(contexts: Contexts, has_bos: bool) -> NDArray[np.bool_]:
-    """Positions whose next token is to be predicted, bool [n, context].
+    """Return the positions whose next token is to be predicted, as bool [n, context].
 
-    False at the last position of a context (no target) and at a position whose target is the first token of another
-    document. A BOS that stands directly before a document is right to predict it.
+    A position is False if it is the last of its context (it has no target), or if its target is the first token of
+    another document. A BOS directly before a document stays True: it may predict the document's first token.
+
+    Args:
+        contexts: the contexts.
+        has_bos: whether every context begins with BOS.
     """
     mask = np.ones(contexts.tokens.shape, dtype=bool)
     mask[:, -1] = False
@@ -59,7 +63,8 @@ class Packer:
         context: tokens of a context, BOS included.
         bos: token at the start of every context, if the tokenizer has one.
         eos: token after every document, if the tokenizer has one.
-        skip: tokens (EOS tokens included) to leave out before the first context; they end within the first document.
+        skip: tokens (EOS included) to leave out before the first context; they end within the first document.
+        documents: number of documents added so far.
     """
 
     context: int
@@ -72,14 +77,14 @@ class Packer:
 
     @property
     def pending(self) -> int:
-        """Tokens that do not fill a context yet."""
+        """Number of tokens that do not fill a context yet."""
         return len(self._rest)
 
     def add(self, tokens: Tokens, lengths: NDArray[np.int32]) -> Contexts:
-        """Take documents, give the contexts that are full.
+        """Add documents and return the contexts that are full.
 
         Args:
-            tokens: int32 [sum(lengths)], the documents' tokens one after the other.
+            tokens: int32 [sum(lengths)], the tokens of the documents in order.
             lengths: int32 [documents], each at least 1.
         """
         self.documents += len(lengths)

@@ -1,8 +1,8 @@
-"""The formats that text is read from: one reader a format, each an iterator over a file's documents in order.
+"""The file formats of text: one reader per format, an iterator over the documents of a file in order.
 
-A reader is called with the settings of the corpus and a path within their filesystem. It gives None for a document that
-is empty or corrupt and can be skipped. To add a format: write its reader, name its suffixes in `SUFFIXES` and the reader
-in `READERS`, and add it to `config.CorpusSettings.source`.
+A reader takes the corpus settings and a path within their filesystem. It yields None for a document that is empty or
+corrupt and can be skipped. To add a format, write its reader, add its suffixes to `SUFFIXES` and the reader to
+`READERS`, and add its name to `config.CorpusSettings.source`.
 """
 
 import gzip
@@ -43,7 +43,7 @@ def _read_parquet(corpus: CorpusSettings, path: str) -> Iterator[Any]:
 
 
 def _cells(column: pa.Array) -> list[Any]:
-    """Values of a column, None for one that is not UTF-8, as Parquet does not see to it."""
+    """Return the values of a column; None for a value that is not UTF-8, which Parquet does not check."""
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
@@ -96,4 +96,4 @@ READERS: dict[str, Callable[[CorpusSettings, str], Iterator[Any]]] = {
     "jsonl": _read_jsonl,
     "text": _read_text,
 }
-"""The reader of each source that reads files."""
+"""Reader of each source that reads files."""

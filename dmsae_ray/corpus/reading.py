@@ -1,9 +1,9 @@
 """Documents of any source in one fixed order, read lazily.
 
-`list_units` names what can be read independently (files, or the shards of a Hub dataset); `read_unit` reads one of them.
-A document that is empty or cannot be decoded comes out as None, so that it is counted where the tokens are counted. Of a
-Hub dataset the library `datasets` reads whole pieces of a file: one damaged document in it is an error there, and is
-skipped by the sources 'parquet' and 'jsonl'.
+`list_units` returns what can be read independently (files, or the shards of a Hub dataset); `read_unit` reads one unit.
+A document that is empty or cannot be decoded is yielded as None, so that it is counted together with the tokens. From a
+Hub dataset the library `datasets` reads whole pieces of a file, so one damaged document is an error there; the sources
+'parquet' and 'jsonl' skip it.
 """
 
 import zlib
@@ -36,17 +36,21 @@ Answer = TypeVar("Answer")
 
 
 def check_corpus(corpus: CorpusSettings) -> None:
-    """See that there is something at `corpus.path`; a Hub dataset is not asked for, since that takes a network.
+    """Check that there is text at `corpus.path`. A Hub dataset is not checked, since that needs the network.
 
     Raises:
-        DataError: there is nothing.
+        DataError: there is none, or it cannot be listed.
     """
     if corpus.source != "huggingface":
         list_units(corpus)
 
 
 def list_units(corpus: CorpusSettings) -> list[dict[str, Any]]:
-    """What can be read independently, in order: groups of files, or shards of a Hub dataset."""
+    """Return what can be read independently, in order: groups of files, or shards of a Hub dataset.
+
+    Raises:
+        DataError: the corpus cannot be listed or opened, or has no file of its source.
+    """
     if corpus.source == "stdlib":
         return [{}]
     assert corpus.path is not None  # config.CorpusSettings refuses it
@@ -62,10 +66,15 @@ def list_units(corpus: CorpusSettings) -> list[dict[str, Any]]:
 
 
 def read_unit(corpus: CorpusSettings, unit: dict[str, Any]) -> Iterator[str | None]:
-    """Documents of a unit, in order; None for one that is empty or corrupt.
+    """Yield the documents of a unit in order; None for one that is empty or corrupt.
+
+    Args:
+        corpus: the settings.
+        unit: one item of `list_units`.
 
     Raises:
-        DataError: a file is damaged, is not what the corpus says, or its server has not answered for too long.
+        DataError: a file is damaged, has another format than the corpus says, or its server did not answer for too
+            long.
     """
     if corpus.source == "stdlib":
         yield from map(_usable, _stdlib())
@@ -90,13 +99,17 @@ def _what(corpus: CorpusSettings) -> str:
 
 
 def _server(corpus: CorpusSettings) -> str:
-    """Who answers for the path, in a message."""
+    """Return the name of the server behind the path, for messages."""
     scheme = str(corpus.path).partition("://")[0]
     return HUB if corpus.source == "huggingface" or scheme == "hf" else scheme
 
 
 def _asked(corpus: CorpusSettings, verb: str, ask: Callable[[], Answer]) -> Answer:
-    """`ask()`, outages waited out; what is wrong with `corpus.path` in one line."""
+    """Return `ask()`, repeated after outages.
+
+    Raises:
+        DataError: it failed; one line that names `corpus.path`.
+    """
     try:
         return call_with_retries(ask, _what(corpus), _server(corpus))
     except DmsaeError:
@@ -106,7 +119,11 @@ def _asked(corpus: CorpusSettings, verb: str, ask: Callable[[], Answer]) -> Answ
 
 
 def _checked(values: Iterator[Any], what: str, damaged: str, errors: tuple[type[Exception], ...]) -> Iterator[Any]:
-    """The values; an error while they are read in one line: it says `damaged` unless the place could not be reached."""
+    """Yield the values, and turn an error of the reading into one line.
+
+    Raises:
+        DataError: one of `errors` was raised: the place cannot be reached, or else the `damaged` text applies.
+    """
     count = 0
     try:
         for value in values:
@@ -120,7 +137,7 @@ def _checked(values: Iterator[Any], what: str, damaged: str, errors: tuple[type[
 
 
 def _usable(value: Any) -> str | None:
-    """A document's text; None if it is none, empty, or has half a surrogate pair, which UTF-8 cannot hold."""
+    """Return a document's text; None if it is not text, is empty, or has half a surrogate pair (not valid in UTF-8)."""
     if not isinstance(value, str) or not value:
         return None
     try:
@@ -131,16 +148,16 @@ def _usable(value: Any) -> str | None:
 
 
 def _stdlib() -> Iterator[str]:
-    """The documents that the embedded model was not trained on first: the held-out tokens come from there."""
+    """Yield first the documents that the embedded model was not trained on: the held-out tokens come from there."""
     trained, held_out = split_documents(stdlib_documents())
     for texts in (held_out, trained):
-        # A fixed permutation: help topics and docstrings are different kinds of text.
+        # A fixed permutation, to mix help topics and docstrings, which are different kinds of text.
         for i in np.argsort(np.random.Philox(key=_STDLIB_ORDER).random_raw(len(texts)), kind="stable"):
             yield texts[i]
 
 
 def _open_hub(corpus: CorpusSettings) -> Any:
-    """The streaming dataset of a Hub id."""
+    """Return the streaming dataset of a Hub id."""
     from datasets import load_dataset
 
     return load_dataset(str(corpus.path), corpus.subset, split=corpus.split, revision=corpus.revision, streaming=True)

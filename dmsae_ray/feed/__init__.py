@@ -1,4 +1,10 @@
-"""From a store, or a stream of model actors, to the batches of a Train worker."""
+"""The batches of a Train worker, read from a store or computed while they are trained on.
+
+Input: a `Store`, the batch size, the seed of the order, and which worker of how many this is. Output: that worker's
+share of every training batch, the held-out pairs (x, g) and the held-out rows (`Feed`). In mode 'stream' the training
+shards come from model actors of a service, one per trial (`start_stream`, `StreamedShards`), instead of from the store;
+the batches are the same.
+"""
 
 from typing import TYPE_CHECKING
 

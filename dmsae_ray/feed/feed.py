@@ -1,4 +1,4 @@
-"""What a Train worker iterates: its share of batch t, read ahead by one thread, its window of shards by another."""
+"""The data source of a Train worker: its share of batch t; two threads read batches and windows of shards ahead."""
 
 import hashlib
 import json
@@ -25,11 +25,11 @@ from dmsae_ray.store import (
 )
 
 _BATCHES_AHEAD = 4
-_WINDOWS_AHEAD = 1  # opened while the one before it is read
+_WINDOWS_AHEAD = 1  # opened while the window before it is read
 
 
 class Feed:
-    """One worker's source of data: training batches, held-out pairs and held-out rows (a `distill.DataSource`).
+    """One worker's source of training batches, held-out pairs and held-out rows (a `distill.DataSource`).
 
     Batch t is a function of (store, seed, t), whatever the number of workers.
 
@@ -37,12 +37,16 @@ class Feed:
         store: where the rows are; it may still be written.
         batch_size: rows of a batch, over all workers.
         seed: seed of the order of the data.
-        rank, world: which worker this is, of how many; it takes a contiguous share of each batch.
+        rank: index of this worker; it takes a contiguous share of each batch.
+        world: number of workers.
         shards: where training shards come from, if not from the store.
 
     Attributes:
         fingerprint: hash of all that determines the batches and the norm factor: store, window, tokens behind the
-            factor, batch size, seed. Not of the number of workers.
+            factor, batch size, seed. The number of workers is not part of it.
+
+    Raises:
+        ValueError: `rank` is not in 0..world-1.
     """
 
     def __init__(
@@ -68,22 +72,29 @@ class Feed:
 
     @property
     def norm_factor(self) -> float:
-        """What a trainer divides activations by: their root mean square norm."""
+        """Root mean square norm of the activations, by which a trainer divides them."""
         return self.store.norm_factor
 
     def batches(self, start: int, stop: int) -> Iterator[Tensor]:
-        """Raw rows [share of batch_size, d_model] of steps `start`..`stop`-1; the tensors are the caller's.
+        """Yield this worker's raw rows of the steps `start`..`stop`-1; the tensors belong to the caller.
 
-        In the store's dtype, which is exact in float32 (float32 itself for an int8 store), so that half the bytes go
-        to a GPU; in pinned memory where there is CUDA. Threads read ahead; they end when the iterator is exhausted or
-        closed.
+        The rows have the store's dtype, which is exact in float32, so that half the bytes go to a GPU; rows of an int8
+        store are float32. They are in pinned memory if there is CUDA. Threads read ahead; they end when the iterator is
+        exhausted or closed.
+
+        Args:
+            start: first step.
+            stop: step after the last one.
+
+        Yields:
+            One tensor [share of batch_size, d_model] per step.
 
         Raises:
-            DataError: a shard is damaged, or will never come.
+            DataError: a shard is damaged, or will never be written.
         """
         closed = threading.Event()
         source = self._source
-        # As long as a batch is wanted, and no longer: a stream holds model actors.
+        # Open the shards only while batches are wanted: a stream holds model actors.
         opened = (
             nullcontext(StoredShards(self.store)) if source is None else source.open(self.seed, self.rank, self.world)
         )
@@ -94,7 +105,11 @@ class Feed:
             yield from batches
 
     def attribution(self) -> tuple[Tensor, Tensor]:
-        """All held-out pairs (x, g), each [N, d_model] in the stored dtype; memory-mapped if they are one shard."""
+        """Return all held-out pairs (x, g), each [N, d_model] in its stored dtype; memory-mapped if they are one shard.
+
+        Raises:
+            DataError: a shard has no gradients, is damaged, or there are no pairs.
+        """
         parts = list(self._held_out("attribution"))
         if any("g" not in part for part in parts):
             raise DataError(f"store {self.store.folder}: an attribution shard has no gradients 'g'; delete the store")
@@ -104,7 +119,11 @@ class Feed:
         return (x[0], g[0]) if len(parts) == 1 else (torch.cat(x), torch.cat(g))
 
     def evaluation(self) -> Iterator[Tensor]:
-        """Held-out activations in batches: raw float32 [at most batch_size, d_model]."""
+        """Yield held-out activations in batches: raw float32 [at most batch_size, d_model].
+
+        Raises:
+            DataError: a shard is damaged.
+        """
         for part in self._held_out("eval"):
             for start in range(0, len(part["x"]), self.batch_size):
                 yield part["x"][start : start + self.batch_size].to(torch.float32, copy=True)
@@ -122,13 +141,13 @@ class Feed:
                 first = at
                 while at < end:
                     while window is None or at >= window.stop:
-                        window = None  # let it go before the next is waited for
+                        window = None  # free its memory before waiting for the next one
                         window = next(windows)
                     until = min(end, window.stop)
                     if out is None:
                         shape = (high - low, self.store.d_model)
                         out = torch.empty(shape, dtype=self.store.batch_dtype, pin_memory=pinned)
-                    # This worker's part of the piece of the batch that lies in this window.
+                    # This worker's part of those rows of the batch that lie in this window.
                     part = slice(max(low - (at - first), 0), max(high - (at - first), 0))
                     filled += window.gather(at, until, part, out[filled:])
                     at = until
@@ -136,7 +155,7 @@ class Feed:
                 yield out
 
     def _windows(self, shards: ShardPass, first: int, end: int, closed: threading.Event) -> Iterator[OpenWindow]:
-        """The windows that hold rows `first`..`end`-1 of the stream, with this worker's shards open."""
+        """Yield the windows that hold rows `first`..`end`-1 of the stream, with this worker's shards open."""
 
         def rows_of(shard: int) -> int:
             return shards.rows(shard, closed.is_set)

@@ -1,4 +1,4 @@
-"""Training shards as a feed reads them: in the order of the stream, window by window."""
+"""The interface through which a feed reads training shards, in the order of the stream; and its form for a store."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,31 +9,44 @@ from torch import Tensor
 from dmsae_ray.store import Store, Window
 
 IsClosed = Callable[[], bool]
-"""Asked while there is nothing yet; true gives up the wait with `files.ReaderClosed`."""
+"""Called while a shard is waited for; if it returns True, the wait ends with `files.ReaderClosed`."""
 
 
 class ShardPass(Protocol):
-    """Shards of one pass of a feed over some steps; all its readers ask for the windows in their order."""
+    """The shards for one pass of a feed over some steps; all its readers ask for the windows in their order."""
 
     def rows(self, shard: int, stopped: IsClosed) -> int:
-        """Rows of a shard; waits until they are known."""
+        """Return the number of rows of a shard; wait until it is known."""
 
     def read(self, window: Window, place: int, stopped: IsClosed) -> dict[str, Tensor]:
-        """Tensors of the shard at a place of a window (see `harvest.ActivationShard`), not to be written to; waits for it."""
+        """Return the tensors of a shard (see `harvest.shard.ActivationShard`); wait for it.
+
+        Nobody may write to the tensors.
+
+        Args:
+            window: a window of the training order.
+            place: place of the shard in the window.
+            stopped: ends the wait.
+        """
 
 
 class ShardSource(Protocol):
-    """Where a feed's training shards come from when it is not the store."""
+    """The source of a feed's training shards, if that is not the store."""
 
     def open(self, seed: int, rank: int, world: int) -> AbstractContextManager[ShardPass]:
-        """The shards in the order `seed`, for one of `world` readers, for one pass over some steps.
+        """Open the shards for one pass over some steps, as a context.
 
-        All readers make the same passes one after the other.
+        All readers make the same passes, one after the other.
+
+        Args:
+            seed: seed of the order.
+            rank: index of this reader.
+            world: number of readers.
         """
 
 
 class StoredShards:
-    """Shards of a store."""
+    """The training shards of a store, as a `ShardPass`."""
 
     def __init__(self, store: Store):
         self._store = store

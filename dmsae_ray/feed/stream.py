@@ -1,9 +1,9 @@
-"""Training shards that model actors compute while they are trained on, and that are kept nowhere: the reader's side.
+"""Training shards that model actors compute while they are trained on, and that are not kept: the reader's side.
 
-Mode 'stream'. A `StreamedShards` asks its trial's `stream_service.StreamService` for shards by their place in the endless
-order of shards: place p is shard `shard_order(n, seed, epoch)[p % n]` of epoch p // n. Blocks lie in Ray's object
-store and are read where they lie. What the store has (the shards behind the norm factor, or all of them after a
-harvest) is read from the store.
+This is mode 'stream'. A `StreamedShards` asks the `stream_service.StreamService` of its trial for shards by their place
+in the endless order of shards: place p is shard `shard_order(n, seed, epoch)[p % n]` of epoch p // n. Blocks stay in
+Ray's object store and are read there without a copy. Shards that the store has (those behind the norm factor, or all of
+them after a harvest) are read from the store.
 """
 
 import itertools
@@ -25,16 +25,16 @@ from dmsae_ray.store import Store, Window, tensors_in
 
 T = TypeVar("T")
 CONTENT, SHARD = "content", "shard"
-"""Columns of a block, which has one row: the bytes of the file that the shard would be, and its number."""
-_POLL_SECONDS = 0.5  # how late a reader may notice that it is closed
+"""Columns of a block, which has one row: the bytes that the shard's file would have, and the shard's number."""
+_POLL_SECONDS = 0.5  # time within which a reader notices that it is closed
 
 
 @dataclass(frozen=True)
 class SessionState:
-    """What a reader is told when it opens a session.
+    """What the service tells a reader that opens a session.
 
     Attributes:
-        rows: rows of every shard of which they are known, stored or not.
+        rows: number of rows of every shard for which it is known, stored or not.
         stored: shards that the store has.
     """
 
@@ -43,12 +43,12 @@ class SessionState:
 
 
 class StreamedShards:
-    """Implements `shards.ShardSource` on top of a store that is complete but for training shards.
+    """Implements `shards.ShardSource` for a store that is complete except for training shards.
 
     Args:
         store: the store.
-        service: its trial's `stream_service.StreamService`.
-        attempt: a name that all workers of a trial have in common, and that another attempt at it has not.
+        service: the `stream_service.StreamService` of the trial.
+        attempt: a name that all workers of a trial share, and that differs from that of other attempts at the trial.
     """
 
     def __init__(self, store: Store, service: ActorHandle[Any], attempt: str):
@@ -57,7 +57,7 @@ class StreamedShards:
 
     @contextmanager
     def open(self, seed: int, rank: int, world: int) -> Iterator[ShardPass]:
-        """See `shards.ShardSource`. Model actors are there from the first shard wanted until all readers have left."""
+        """See `shards.ShardSource`. Model actors run from the first shard wanted until all readers have left."""
         session = f"{self._attempt}-{next(self._passes)}"
         opening = _answer(self._service.open.remote(session, self._attempt, seed, world))
         try:
@@ -67,7 +67,7 @@ class StreamedShards:
 
 
 class _StreamPass:
-    """Implements `shards.ShardPass`; its methods may be called by two threads of a reader."""
+    """Implements `shards.ShardPass`; two threads of a reader may call its methods."""
 
     def __init__(self, store: Store, service: ActorHandle[Any], session: str, opening: SessionState, rank: int):
         self._store, self._service, self._session, self._rank = store, service, session, rank
@@ -79,7 +79,7 @@ class _StreamPass:
     def rows(self, shard: int, stopped: IsClosed) -> int:
         """See `ShardPass`."""
         if shard not in self._rows:
-            # Only in epoch 0, which is walked through before any other; its order is that of the shards' numbers.
+            # This happens only in epoch 0, which is read before any other; there a shard's place is its number.
             place = shard
             self._move_to(place - place % self._store.shuffle_shards)
             self._rows[shard] = self._wait(lambda: self._service.rows.remote(self._session, place), stopped)
@@ -112,7 +112,7 @@ class _StreamPass:
         return tensors
 
     def _move_to(self, first: int) -> None:
-        """Tell the service which window is opened now; the one before it may still be read, others not."""
+        """Tell the service which window is opened now; the window before it may still be read, older ones may not."""
         with self._lock:
             if first > self._first:
                 self._first = first

@@ -1,8 +1,8 @@
-"""Training shards computed by a pool of model actors (Ray Data) for the readers of one trial, a window ahead of them.
+"""Training shards computed by a pool of model actors (Ray Data) for the readers of one trial, one window ahead of them.
 
-The service is an actor that drives the datasets and hands out references to their blocks; no activation passes through
-it. Rows of shards once computed are known for ever: their commits are kept in the store, so that a trial which goes on
-in the middle finds its place by arithmetic.
+The service is an actor that runs the datasets and hands out references to their blocks; no activation passes through
+it. The row counts of computed shards stay known: their commits are kept in the store, so that a trial that continues in
+the middle finds its place by arithmetic.
 """
 
 import itertools
@@ -33,18 +33,18 @@ from dmsae_ray.files import encode_record
 from dmsae_ray.harvest import GROWING, HarvestActor, HarvestJob, first_error, map_shards, quiet_context, start_attempts
 from dmsae_ray.store import STREAMED, Split, decode_commit, open_store, read_commits, shard_name, shard_order
 
-_POLL_SECONDS = 0.5  # how long a call waits before it says that there is nothing yet
+_POLL_SECONDS = 0.5  # longest wait of a call before it answers that the shard is not ready
 _SHARDS_A_DATASET = 1024
 _SETTINGS = threading.Lock()
-_READERS = 16  # of commits, at once
-_FAR = 1 << 62  # a place that nobody reaches
+_READERS = 16  # commits that are read at the same time
+_FAR = 1 << 62  # a place beyond all that are ever reached
 
 
 class StreamActor(HarvestActor):
-    """A model actor whose shards go into Ray's object store; their commits into the store's folder."""
+    """A model actor that puts its shards into Ray's object store, and only their commits into the store's folder."""
 
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        """Make the shard `split`, `shard` of the batch: a table of one row, the bytes of the file that it would be."""
+        """Compute the shard `split`, `shard` of the batch; return a table of one row with the bytes of its file."""
         (split,), (shard,) = batch["split"], batch["shard"]
         content, commit = self.compute(str(split), int(shard))
         (self.job.folder / STREAMED).write(f"{shard_name(str(split), int(shard))}.json", [encode_record(commit)])
@@ -54,7 +54,7 @@ class StreamActor(HarvestActor):
 
 
 class StreamService:
-    """Serves the readers (Train workers) of one trial. An actor: see `start_stream`."""
+    """Serves the readers (Train workers) of one trial, as an actor; see `start_stream`."""
 
     def __init__(self, experiment: dict[str, Any], stores: str, key: str):
         settings = parse_experiment(experiment)
@@ -72,7 +72,7 @@ class StreamService:
         self._lock = threading.Lock()
 
     def open(self, session: str, attempt: str, seed: int, world: int) -> SessionState:
-        """Join a session of `world` readers, or begin it. What is left of another attempt at the trial ends."""
+        """Join or begin a session of `world` readers; end the sessions of other attempts at the trial."""
         with self._lock:
             for name in [name for name, found in self._sessions.items() if found.attempt != attempt]:
                 self._sessions.pop(name).end()
@@ -83,11 +83,11 @@ class StreamService:
             return SessionState(dict(self._rows), self._sessions[session].stored)
 
     def move(self, session: str, rank: int, first: int) -> None:
-        """A reader opens the window that begins at place `first`."""
+        """Note that a reader opens the window that begins at place `first`."""
         self._session(session).move(rank, first)
 
     def rows(self, session: str, place: int) -> int | None:
-        """Rows of the shard at a place of epoch 0; None: not known yet, ask again."""
+        """Return the number of rows of the shard at a place of epoch 0; None if not known yet: ask again."""
         if not self._session(session).wait(place):
             return None
         if place not in self._rows:
@@ -95,22 +95,22 @@ class StreamService:
         return self._rows[place]
 
     def block(self, session: str, place: int) -> "list[ray.ObjectRef[pa.Table]] | None":
-        """Reference to the block of the shard at a place, in a list; None: not there yet, ask again."""
+        """Return a reference to the block of the shard at a place, in a list; None if not computed yet: ask again."""
         found = self._session(session)
         return [found.block(place)] if found.wait(place) else None
 
     def close(self, session: str, rank: int) -> None:
-        """A reader has done with a session, which ends with the last one."""
+        """Note that a reader has left a session; the session ends with its last reader."""
         with self._lock:
             if session in self._sessions and self._sessions[session].leave(rank):
                 self._sessions.pop(session).end()
 
     def _look(self) -> frozenset[int]:
-        """Shards that are stored; the rows of those, and of what was computed once, are known from now on."""
+        """Return the shards that are stored, and learn the row counts of these and of all shards computed before."""
         folder = self._store.folder
         commits = read_commits(folder, self._store.layout)
         stored = {shard: commit.rows for (split, shard), commit in commits.items() if split == "train"}
-        computed = (folder / STREAMED).sizes()  # and what killed actors left of files that they were writing
+        computed = (folder / STREAMED).sizes()  # may include temporary files of killed actors
         wanted = set(range(self._store.layout.shards("train"))) - stored.keys() - self._rows.keys()
         unknown = sorted(shard for shard in wanted if f"{shard_name('train', shard)}.json" in computed)
         with ThreadPoolExecutor(_READERS) as readers:
@@ -136,32 +136,32 @@ _CLOSED = "the stream of a training was closed while it was read"
 
 
 class _Demand:
-    """How far shards are wanted: no further than the window that the slowest reader opens. Picklable."""
+    """How far shards are wanted: up to the end of the window that the slowest reader opens. Picklable."""
 
     def __init__(self, world: int, window: int, shards: int):
         self._window, self._shards = window, shards
         self._firsts = [-math.inf] * world
 
     def move(self, rank: int, first: float) -> None:
-        """A reader opens the window that begins at place `first`."""
+        """Note that a reader opens the window that begins at place `first`."""
         self._firsts[rank] = max(self._firsts[rank], first)
 
     @property
     def start(self) -> float:
-        """The first place that is still wanted: the window before the one that is opened may still be read."""
+        """First place that is still wanted: the window before the one being opened may still be read."""
         return min(self._firsts) - self._window
 
     @property
     def stop(self) -> float:
-        """The first place that is not wanted yet; the last window of an epoch is a short one."""
+        """First place that is not wanted yet; the last window of an epoch may be short."""
         first = min(self._firsts)
         return first + min(self._window, self._shards - first % self._shards) if math.isfinite(first) else first
 
 
 class _OnDemand(BackpressurePolicy):
-    """Ray Data's executor starts no shard that is not wanted yet; this bounds what lies in the object store.
+    """Lets Ray Data's executor start no shard that is not wanted yet, which bounds the memory in the object store.
 
-    It stands in place of the policies that guess from bytes: a shard is far above the blocks that they reckon with.
+    It replaces the policies that estimate from bytes: a shard is much larger than the blocks that they expect.
     """
 
     def __init__(self, *execution: Any, allowed: Callable[[], int]):
@@ -174,7 +174,7 @@ class _OnDemand(BackpressurePolicy):
 
 
 class _Ended(Exception):
-    """The session is over."""
+    """The session has ended."""
 
 
 class _Session:
@@ -196,13 +196,16 @@ class _Session:
         self._demand = _Demand(world, window, self._n)
         self._here = set(range(world))
         self._blocks: dict[int, ray.ObjectRef[pa.Table]] = {}
-        self._done: int | None = None  # places below it were computed, or are stored; None before the start
+        self._done: int | None = None  # places below it are computed or stored; None before the start
         self._ended = False
         self._error: DmsaeError | None = None
         self._changed = threading.Condition()
 
     def move(self, rank: int, first: int) -> None:
-        """A reader opens the window that begins at place `first`; the first one that all want is the start."""
+        """Note that a reader opens the window that begins at place `first`.
+
+        The computing starts when every reader has opened a window, at the first of these.
+        """
         with self._changed:
             self._demand.move(rank, first)
             for place in [place for place in self._blocks if place < self._demand.start]:
@@ -213,21 +216,26 @@ class _Session:
             self._changed.notify_all()
 
     def leave(self, rank: int) -> bool:
-        """A reader wants no more; true if it was the last one."""
+        """Remove a reader; return True if it was the last one."""
         self._here.discard(rank)
         if self._here:
             self.move(rank, _FAR)
         return not self._here
 
     def end(self) -> None:
-        """Stop computing."""
+        """Stop computing, and let all blocks go."""
         with self._changed:
             self._ended = True
             self._blocks.clear()
             self._changed.notify_all()
 
     def wait(self, place: int) -> bool:
-        """Whether the shard at a place is there, soon; raises what killed_on_exit the computing before it."""
+        """Return whether the shard at a place is ready, after at most `_POLL_SECONDS`.
+
+        Raises:
+            DmsaeError: the error that stopped the computation before this shard.
+            DataError: the session has ended.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._reached(place) or self._error or self._ended, _POLL_SECONDS)
             if self._ended:
@@ -237,7 +245,7 @@ class _Session:
             return self._reached(place)
 
     def block(self, place: int) -> "ray.ObjectRef[pa.Table]":
-        """Reference to a shard that is there."""
+        """Return a reference to a shard that is ready."""
         with self._changed:
             return self._blocks[place]
 
@@ -269,10 +277,10 @@ class _Session:
             blocks: Iterator[Any] | None = None
             for place in todo:
                 self._advance(place)
-                if blocks is None:  # only now: it starts the model actors
+                if blocks is None:  # not earlier, because it starts the model actors
                     data = self._dataset(wanted, lambda: bisect_left(todo, demand.stop))
-                    # What `Dataset.iter_internal_ref_bundles` calls; it keeps the executor to itself, and pools of one
-                    # that is only let go end when Python's collector comes by.
+                    # `Dataset.iter_internal_ref_bundles` calls this too, but does not return the executor. Without a
+                    # shutdown, the executor's actor pools end only when Python's garbage collector runs.
                     blocks, _, executor = data._execute_to_iterator()
                     running.callback(executor.shutdown, force=True)
                 (entry,) = next(blocks).blocks
@@ -281,13 +289,13 @@ class _Session:
         self._advance(places.stop)
 
     def _dataset(self, wanted: list[tuple[Split, int]], allowed: Callable[[], int]) -> ray.data.Dataset:
-        # Settings are the process's, and sealed in a dataset when it is made: one session at a time.
+        # The settings belong to the process and are copied into a dataset when it is made: one session at a time.
         with _SETTINGS, quiet_context(preserve_order=True, autoscaling_config=GROWING) as context:
             context.set_config(ENABLED_BACKPRESSURE_POLICIES_CONFIG_KEY, [partial(_OnDemand, allowed=allowed)])
             return map_shards(StreamActor, self._job, self._resources, wanted)
 
     def _advance(self, place: int) -> None:
-        """All below `place` is done; wait until it is wanted."""
+        """Mark all places below `place` as done; wait until `place` is wanted."""
         with self._changed:
             self._done = place
             self._changed.notify_all()
@@ -301,15 +309,16 @@ def start_stream(experiment: Experiment, stores: str, key: str, *, cpus: float) 
 
     Args:
         experiment: what to compute.
-        stores, key: the folder of stores, and the name of the store of which it computes what is not there.
-        cpus: what the service itself is booked with.
+        stores: folder of stores.
+        key: key of the store whose missing training shards the service computes.
+        cpus: CPUs reserved for the service itself.
     """
     readers = experiment.resources.workers_per_trial
     actor: Any = ray.remote(StreamService).options(
         num_cpus=cpus,
         max_concurrency=4 * readers + 2,
         max_restarts=-1,
-        scheduling_strategy="DEFAULT",  # not within the resources of the trial that starts it
+        scheduling_strategy="DEFAULT",  # outside the resources of the trial that starts it
     )
     handle: ActorHandle[Any] = actor.remote(experiment.model_dump(mode="json"), stores, key)
     return handle
@@ -317,7 +326,7 @@ def start_stream(experiment: Experiment, stores: str, key: str, *, cpus: float) 
 
 @contextmanager
 def killed_on_exit(service: ActorHandle[Any] | None) -> Iterator[None]:
-    """A context after which the service, its model actors and its blocks are gone; None: there is none."""
+    """End the service with its model actors and blocks when the context ends; None: there is no service."""
     try:
         yield
     finally:

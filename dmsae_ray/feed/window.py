@@ -1,4 +1,4 @@
-"""A window of shards in memory, and the rows of it that a batch is made of."""
+"""A window of shards in memory, from which the rows of batches are gathered."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ from dmsae_ray.feed.shards import ShardPass
 from dmsae_ray.store import Window, batch_rows, dequantise, row_order
 
 Run = tuple[int, int, int, int]
-"""Rows that lie together: their shard's place in the window, the first one in it, and from where to where they go."""
+"""Neighbouring rows: place of their shard in the window, first row in the shard, and the output rows start and stop."""
 
 
 _COPIERS = 2
@@ -24,10 +24,17 @@ _POOL = ThreadPoolExecutor(_COPIERS, "dmsae-feed-copy")
 
 
 class OpenWindow:
-    """The rows of one window in training order. Its shards are read when they are first needed.
+    """The rows of one window in training order. A shard is read when it is first needed.
+
+    Args:
+        shards: where the shards come from.
+        window: the window.
+        seed: seed of the order.
+        quantised: whether the rows are int8.
+        stopped: ends a wait for a shard.
 
     Attributes:
-        stop: place after its last row in the endless stream.
+        stop: number of the row after its last row in the endless stream.
     """
 
     def __init__(self, shards: ShardPass, window: Window, seed: int, quantised: bool, stopped: Callable[[], bool]):
@@ -39,10 +46,10 @@ class OpenWindow:
         self.stop = window.stop
 
     def open(self, rank: int, world: int) -> None:
-        """Read the shards that worker `rank` of `world` will need, nearly always no others.
+        """Read the shards that worker `rank` of `world` will need, and almost never others.
 
-        The rows of a batch are in rising order, so a worker's share of them comes from its share of the shards; one
-        shard more on either side is for the batches whose shares fall unevenly.
+        The rows of a batch are in rising order, so a worker's share of the rows comes from its share of the shards. One
+        more shard on either side serves batches whose shares are uneven.
         """
         n = len(self._window.shards)
         for place in range(max(0, n * rank // world - 1), min(n, -(-n * (rank + 1) // world) + 1)):
@@ -50,17 +57,18 @@ class OpenWindow:
                 self._shard(place)
 
     def gather(self, start: int, stop: int, part: slice, out: Tensor) -> int:
-        """Copy rows to the first places of `out` and return how many.
+        """Copy rows to the beginning of `out` and return their number.
 
         Args:
-            start, stop: places in the stream of a piece of one batch; all in this window.
-            part: which of the piece's rows, which are in rising order.
-            out: [at least as many rows, d_model] in the stored dtype, float32 if that is int8.
+            start: number in the stream of the first row of a piece of one batch; the piece lies in this window.
+            stop: number of the row after the piece.
+            part: which of the piece's rows to copy; they are in rising order.
+            out: [at least as many rows, d_model] in the stored dtype; float32 if that is int8.
         """
         numbers = batch_rows(self._order[start - self._window.start : stop - self._window.start])[part]
         if not len(numbers):
             return 0
-        # Where a run of neighbouring rows begins, or a shard.
+        # Cut where a run of neighbouring rows or a new shard begins.
         begins = np.flatnonzero(np.diff(numbers) != 1) + 1
         shards = np.searchsorted(numbers, self._ends[:-1])
         cuts = np.unique(np.concatenate([begins, shards, [0, len(numbers)]]))
@@ -88,7 +96,7 @@ class OpenWindow:
         for place in {run[0] for run in runs}:
             if (place, name) not in self._memory:
                 self._memory[place, name] = _integers(self._shard(place)[name])
-        # numpy lets other threads run while it copies, and one core does not fill the memory's bandwidth.
+        # numpy releases the GIL while it copies, and one core does not use the whole memory bandwidth.
         list(_POOL.map(partial(self._copy_runs, name, out), [runs[i::_COPIERS] for i in range(_COPIERS)]))
 
     def _copy_runs(self, name: str, out: NDArray[Any], runs: list[Run]) -> None:
@@ -102,6 +110,6 @@ class OpenWindow:
 
 
 def _integers(rows: Tensor) -> NDArray[np.signedinteger[Any]]:
-    """A tensor's memory as integers of the same size: numpy copies faster than torch, and knows no bfloat16."""
+    """Return a tensor's memory as integers of the same size: numpy copies faster than torch, and has no bfloat16."""
     size = {1: torch.int8, 2: torch.int16, 4: torch.int32}[rows.element_size()]
     return cast("NDArray[np.signedinteger[Any]]", rows.view(size).numpy())

@@ -9,14 +9,14 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Give a temporary path; what was written there takes the place of `path` when the block ends well.
+    """Yield a temporary path, and move it to `path` when the block ends without an error.
 
     If the block raises, the temporary file is removed and `path` stays as it was.
 
     Args:
-        path: the file that is to appear. Its folder must exist.
-        durable: wait until the content is on the disk before the file appears, so that a machine which loses its power
-            leaves no empty file.
+        path: the file to write. Its folder must exist.
+        durable: wait until the content is on the disk before the file appears, so that a power failure leaves no empty
+            file.
 
     Raises:
         OSError: the file cannot be written.
@@ -30,7 +30,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
                     os.fsync(stream.fileno())
             os.replace(temporary, path)
         except FileNotFoundError:
-            # Another writer of the same file was first, and took our file for one that a dead writer left behind.
+            # Another writer of the same file was faster, and removed our temporary file as one of a dead writer.
             if not path.exists():
                 raise
     finally:
@@ -38,6 +38,6 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def remove_temporaries(path: Path) -> None:
-    """Remove what killed writers of `path` left beside it."""
+    """Remove the temporary files that killed writers of `path` left beside it."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         leftover.unlink(missing_ok=True)

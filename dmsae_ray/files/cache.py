@@ -1,4 +1,4 @@
-"""What this user's machine remembers: the folder of caches, and hashes of large files."""
+"""The user's cache on this machine: its folder, and the hashes of large files."""
 
 import hashlib
 import json
@@ -9,12 +9,12 @@ from pathlib import Path
 
 from dmsae_ray.files.atomic import replacing
 
-_REMEMBERED_BYTES = 16 << 20  # reading a smaller file costs nothing
-_SETTLED_SECONDS = 2.0  # a file written within this time may yet change without a new time stamp
+_REMEMBERED_BYTES = 16 << 20  # a smaller file is read each time, which costs almost nothing
+_SETTLED_SECONDS = 2.0  # a file that changed more recently may change again without a new time stamp
 
 
 def cache_folder() -> Path:
-    """`$DMSAE_CACHE`, else `dmsae` in the user's cache folder; it may not exist yet."""
+    """Return `$DMSAE_CACHE`, else the folder `dmsae` in the user's cache folder; it may not exist yet."""
     if chosen := os.environ.get("DMSAE_CACHE"):
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
@@ -22,7 +22,9 @@ def cache_folder() -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file [64 hex digits]; of a large file it is remembered by path, size and times.
+    """Return the SHA-256 of a file as 64 hex digits.
+
+    The hash of a file of 16 MiB or more is kept in the cache, by path, size and time stamps.
 
     Raises:
         OSError: the file cannot be read.

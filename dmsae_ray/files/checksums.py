@@ -1,4 +1,4 @@
-"""Checksums at the speed of memory."""
+"""A fast checksum of a file's bytes."""
 
 import hashlib
 import mmap
@@ -10,10 +10,11 @@ _BLOCK = 1 << 16
 
 
 def checksum(content: Buffer | mmap.mmap) -> str:
-    """Checksum [64 hex digits] of a file's bytes: SHA-256 over the sums of its 64 KiB blocks, its tail and its length.
+    """Return the checksum of a file's bytes as 64 hex digits.
 
-    A block's sum is that of its little-endian 64-bit words. It finds torn, truncated, swapped and flipped data 5 to 10
-    times as fast as SHA-256 over the bytes themselves. It is no defence against forgery.
+    It is SHA-256 over the sums of the 64 KiB blocks, the bytes after the last whole block and the length. The sum of a
+    block is the sum of its little-endian 64-bit words. The checksum finds torn and truncated data, swapped blocks and
+    flipped bits, 5 to 10 times as fast as SHA-256 over the bytes themselves. It does not protect against forgery.
     """
     data = np.frombuffer(content, np.uint8)
     whole = len(data) // _BLOCK * _BLOCK

@@ -1,4 +1,4 @@
-"""Files on any pyarrow filesystem, written whole or not at all."""
+"""Files on any pyarrow filesystem; each is written whole or not at all."""
 
 import os
 import shutil
@@ -20,17 +20,21 @@ _PIECE = 16 << 20
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder, by local path or URI (s3://, gs://, file://, hf://). Small and picklable."""
+    """A folder, given by a local path or a URI. Small and picklable.
+
+    Attributes:
+        uri: local path or URI (s3://, gs://, file://, hf://).
+    """
 
     uri: str
 
     def __truediv__(self, name: str) -> "Folder":
-        # Options of a URI (s3://bucket/a?region=b) belong behind the path.
+        # Options of a URI (s3://bucket/a?region=b) stay behind the path.
         path, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
         return Folder(f"{path.rstrip('/')}/{name}{mark}{options}")
 
     def __str__(self) -> str:
-        """The place, without the options and credentials that a URI may carry."""
+        """Return the path or URI without the options and credentials that a URI may carry."""
         if "://" not in self.uri:
             return self.uri
         scheme, _, rest = self.uri.partition("?")[0].partition("://")
@@ -44,7 +48,11 @@ class Folder:
         return Path(path) if isinstance(system, fs.LocalFileSystem) else None
 
     def read(self, name: str) -> bytes | None:
-        """Bytes of a file, None if it does not exist."""
+        """Return the bytes of a file; None if it does not exist.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
         system, path = filesystem(self.uri)
         try:
             with system.open_input_stream(f"{path}/{name}") as stream:
@@ -55,7 +63,11 @@ class Folder:
             raise DataError(f"{self / name} cannot be read: {one_line(error)}") from error
 
     def copy_to(self, name: str, target: IO[bytes]) -> bool:
-        """Append a file's bytes to an open one, piece by piece; False if it does not exist."""
+        """Append the bytes of a file to an open file, piece by piece; return False if the file does not exist.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
         system, path = filesystem(self.uri)
         try:
             with system.open_input_stream(f"{path}/{name}") as stream:
@@ -68,7 +80,11 @@ class Folder:
         return True
 
     def size(self, name: str) -> int | None:
-        """Size of a file in bytes, None if it does not exist."""
+        """Return the size of a file in bytes; None if it does not exist.
+
+        Raises:
+            DataError: the filesystem does not answer.
+        """
         system, path = filesystem(self.uri)
         try:
             info = system.get_file_info(f"{path}/{name}")
@@ -77,7 +93,11 @@ class Folder:
         return int(info.size) if info.type == fs.FileType.File else None
 
     def entries(self, *, recursive: bool = False) -> list[fs.FileInfo]:
-        """Files and folders in the folder; none if it does not exist."""
+        """Return the files and folders in the folder; none if it does not exist.
+
+        Raises:
+            DataError: the folder cannot be listed.
+        """
         system, path = filesystem(self.uri)
         try:
             return list(system.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=recursive)))
@@ -85,18 +105,22 @@ class Folder:
             raise DataError(f"{self} cannot be listed: {one_line(error)}") from error
 
     def sizes(self) -> dict[str, int]:
-        """Files of the folder, by name, with their sizes in bytes; none if the folder does not exist."""
+        """Return the sizes in bytes of the folder's files, by name; none if the folder does not exist.
+
+        Raises:
+            DataError: the folder cannot be listed.
+        """
         found = sorted(self.entries(), key=lambda info: str(info.path))
         return {info.base_name: int(info.size) for info in found if info.is_file}
 
     def write(self, name: str, pieces: Iterable[Buffer]) -> None:
         """Write a file so that it appears whole or not at all; an existing file is replaced.
 
-        Locally a temporary file is moved over the name, and what killed writers of it left is removed; an object store
-        shows an object only when it is closed.
+        On a local disk, a temporary file is moved to the name, and the temporary files of killed writers are removed.
+        An object store shows an object only after it is closed.
 
         Raises:
-            ConfigError: the place cannot be written.
+            ConfigError: the file cannot be written.
         """
         system, path = filesystem(self.uri)
         try:
@@ -114,7 +138,11 @@ class Folder:
             raise ConfigError(f"output: {self / name} cannot be written: {one_line(error)}") from error
 
     def delete(self, name: str) -> None:
-        """Remove a file if it is there."""
+        """Delete a file if it exists.
+
+        Raises:
+            DataError: the file cannot be deleted.
+        """
         system, path = filesystem(self.uri)
         try:
             with suppress(FileNotFoundError):
@@ -123,7 +151,11 @@ class Folder:
             raise DataError(f"{self / name} cannot be deleted: {one_line(error)}") from error
 
     def remove(self) -> None:
-        """Remove the folder with all that is in it, if it is there."""
+        """Remove the folder and everything in it, if it exists.
+
+        Raises:
+            DataError: the folder cannot be removed.
+        """
         system, path = filesystem(self.uri)
         try:
             with suppress(FileNotFoundError):
@@ -132,7 +164,7 @@ class Folder:
             raise DataError(f"{self} cannot be removed: {one_line(error)}") from error
 
     def free_bytes(self) -> int | None:
-        """Free space where a local folder is or will be; None on an object store."""
+        """Return the free bytes of the disk where a local folder is or will be; None on an object store."""
         place = self.local
         if place is None:
             return None
@@ -143,7 +175,11 @@ class Folder:
 
 @lru_cache(maxsize=64)
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a local path or URI, and the path within it."""
+    """Return the filesystem of a local path or URI, and the path within it.
+
+    Raises:
+        ConfigError: no filesystem is known for the URI.
+    """
     if "://" not in uri:
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
     try:

@@ -1,7 +1,7 @@
-"""A file that a process writes again and again while it works, so that others see that it lives.
+"""A file that a working process writes again and again, so that others see that it is alive.
 
-Whether a process lives is told by whether its file changes, so that the clocks of two machines are never compared. On
-one machine the process itself is looked for, which needs no waiting.
+A process counts as alive while its file changes, so the clocks of two machines are never compared. On the same machine
+the process itself is looked up, which needs no waiting.
 """
 
 import os
@@ -16,18 +16,18 @@ from dmsae_ray.files.folder import Folder
 from dmsae_ray.files.json_records import decode_record, encode_record
 
 _LAST_BEAT = -1
-"""The number of the beat with which a process says that it has ended."""
+"""Number of the beat by which a process says that it has ended."""
 
 
 class Heartbeat:
     """Writes one file every `seconds`, from `start` to `stop`.
 
-    A beat that cannot be written is missed and no reason to stop the work.
+    A beat that cannot be written is left out; it does not stop the work.
 
     Args:
-        folder: where the file is.
-        name: of the file.
-        seconds: between two beats.
+        folder: folder of the file.
+        name: name of the file.
+        seconds: time between two beats.
     """
 
     def __init__(self, folder: Folder, name: str, seconds: float) -> None:
@@ -41,28 +41,32 @@ class Heartbeat:
         """Write the file once.
 
         Raises:
-            DmsaeError: it cannot be written.
+            DmsaeError: the file cannot be written.
         """
         self._beat += 1
         self._write(self._beat)
 
     def start(self) -> None:
-        """Beat from now on."""
+        """Start to beat, in a thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Beat no more; the file stays as it is."""
+        """Stop beating; the file stays as it is."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def say_goodbye(self) -> None:
-        """Leave a last beat that says that the process has ended."""
+        """Write a last beat, which says that the process has ended."""
         with suppress(DmsaeError, OSError):
             self._write(_LAST_BEAT)
 
     def is_ours(self) -> bool:
-        """Whether this process wrote the file last."""
+        """Return whether this object was the last to write the file.
+
+        Raises:
+            DataError: the file cannot be read, or is not a record.
+        """
         content = self._folder.read(self._name)
         return content is not None and decode_record(content, self._name).get("owner") == self._owner
 
@@ -77,7 +81,16 @@ class Heartbeat:
 
 
 def is_beating(folder: Folder, name: str, seconds: float) -> bool:
-    """Whether a heartbeat's process lives; looks for up to four times the `seconds` between its beats."""
+    """Return whether the process of a heartbeat is alive; this takes up to four times `seconds`.
+
+    Args:
+        folder: folder of the file.
+        name: name of the file.
+        seconds: time between two beats of that process.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
     content = folder.read(name)
     if content is None or has_ended(content):
         return False
@@ -90,7 +103,7 @@ def is_beating(folder: Folder, name: str, seconds: float) -> bool:
 
 
 def has_ended(content: bytes) -> bool:
-    """Whether a beat says that its process has ended, or names a process of this machine that is no more."""
+    """Return whether a beat says that its process has ended, or names a process of this machine that is gone."""
     if _said_goodbye(content):
         return True
     try:

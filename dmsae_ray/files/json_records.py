@@ -1,4 +1,4 @@
-"""Records as JSON: written always the same way, and read with one line for what is no record."""
+"""Records as JSON: always written in the same form, and checked when they are read."""
 
 import json
 import math
@@ -9,20 +9,20 @@ from dmsae_ray.errors import DataError
 
 
 def encode_record(record: Any) -> bytes:
-    """A dataclass, or a mapping, as canonical JSON: sorted keys, so that equal records are equal bytes."""
+    """Return a dataclass or a mapping as canonical JSON: the keys are sorted, so equal records are equal bytes."""
     tree = record if isinstance(record, dict) else asdict(record)
     return (json.dumps(tree, sort_keys=True, indent=1) + "\n").encode()
 
 
 def decode_record(content: bytes, where: object) -> dict[str, Any]:
-    """Read a mapping from JSON.
+    """Return the mapping that a JSON file holds.
 
     Args:
         content: the bytes of the file.
         where: the file, for the error message.
 
     Raises:
-        DataError: the content is truncated, or is no mapping in JSON.
+        DataError: the content is truncated, or is not a JSON mapping.
     """
     try:
         tree = json.loads(content)
@@ -34,7 +34,7 @@ def decode_record(content: bytes, where: object) -> dict[str, Any]:
 
 
 def nan_to_null(tree: Any) -> Any:
-    """The same tree with None for each number that is not finite, since JSON has none; dataclasses become mappings."""
+    """Return the tree with None for each number that is not finite, as JSON has none; dataclasses become mappings."""
     if isinstance(tree, float):
         return tree if math.isfinite(tree) else None
     if hasattr(tree, "__dataclass_fields__"):

@@ -1,4 +1,4 @@
-"""Which files a folder holds, in one fixed order, on any filesystem."""
+"""The files of a folder in one fixed order, on any filesystem."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -9,10 +9,14 @@ from dmsae_ray.files.folder import filesystem
 
 
 def list_files(uri: str, suffixes: tuple[str, ...]) -> list[str]:
-    """List a file, or the files of a folder and its subfolders with these suffixes, sorted.
+    """List the files with these suffixes in a folder and its subfolders, sorted; or the one file that `uri` names.
 
-    Hidden files (a component of the path that starts with '.' or '_') are left out. A file that has several names is
-    given once, by its first name.
+    Hidden files (a component of the path starts with '.' or '_') are left out. A file with several names is listed
+    once, by its first name.
+
+    Args:
+        uri: local path or URI of a folder or a file.
+        suffixes: allowed ends of a file name; not applied if `uri` is a file.
 
     Returns:
         Paths within the filesystem of `uri`.
@@ -29,7 +33,7 @@ def list_files(uri: str, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def _local(path: str, suffixes: tuple[str, ...]) -> Iterable[str]:
-    """Visible files of a local folder, by the first name of each; links may go round in a circle."""
+    """Return the visible files of a local folder, each by its first name; symbolic links may form a cycle."""
 
     def refuse(error: OSError) -> None:
         raise error

@@ -1,4 +1,4 @@
-"""An iterator that a thread of its own runs ahead of its consumer, by a bounded number of items."""
+"""An iterator that runs in its own thread, a limited number of items ahead of its consumer."""
 
 import queue
 import threading
@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-_POLL_SECONDS = 0.1  # how late a thread may notice that its consumer has gone
+_POLL_SECONDS = 0.1  # time within which a thread notices that its consumer has ended
 
 
 class ReaderClosed(Exception):
-    """A wait was given up because its reader was closed."""
+    """A wait ended because its reader was closed."""
 
 
 class _End:
@@ -19,16 +19,16 @@ class _End:
 
 
 class Prefetcher(Generic[T]):
-    """Items of `source`, in order, of which at most `depth` are made and not yet taken.
+    """Yields the items of `source` in order; at most `depth` items are ready and not yet taken.
 
-    Use it as a context: leaving it sets `closed`, which ends the thread (and those of nested readers that share the
-    event), and waits for the thread.
+    Use it as a context manager. At its end it sets `closed`, which ends the thread (and those of nested readers that
+    share the event), and waits for the thread.
 
     Args:
-        source: run in the thread. It may end early with `ReaderClosed`; another exception reaches the consumer.
-        depth: items made ahead. The next one is begun only when there is room for it.
-        closed: set by whoever wants no more.
-        name: of the thread.
+        source: iterated in the thread. It may end early with `ReaderClosed`; any other exception reaches the consumer.
+        depth: number of items made ahead. The next item is begun only when there is room for it.
+        closed: event that ends the reading; anyone may set it.
+        name: name of the thread.
     """
 
     def __init__(self, source: Iterator[T], depth: int, closed: threading.Event, name: str):
@@ -61,7 +61,7 @@ class Prefetcher(Generic[T]):
                 return
             self._room.release()
             yield item
-            del item  # the consumer's, and not ours to keep while the next one is made
+            del item  # it belongs to the consumer: do not keep its memory while the next item is made
 
     def _run(self) -> None:
         try:

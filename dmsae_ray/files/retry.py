@@ -1,4 +1,4 @@
-"""Outages of the network or of the server behind it: which errors are one, and trying again until it is over."""
+"""Outages of the network or of a server: which errors are outages, and how the work is repeated until they are over."""
 
 import logging
 import re
@@ -14,13 +14,13 @@ from dmsae_ray.errors import DataError, DmsaeError, one_line
 log = logging.getLogger(__name__)
 
 RETRY_DELAYS = (2.0, 10.0, 30.0, 60.0, 120.0)
-"""Seconds before what failed in an outage is tried again; the libraries' own attempts come within each try."""
+"""Seconds of waiting before each new try after an outage; the libraries make their own attempts within each try."""
 
 HUB = "the Hub"
-"""The server of which everything that `datasets` or hf:// reads is asked."""
+"""Name of the server from which `datasets` and hf:// read."""
 
 _LOST = (ConnectionError, TimeoutError, socket.gaierror)
-# By name: which of these libraries is there, and asked, is a matter of versions.
+# By name: which of these libraries is installed and used depends on versions.
 _LOST_NAMES = {
     "httpx.TransportError",
     "httpx2.TransportError",
@@ -31,7 +31,7 @@ _LOST_NAMES = {
     "aiohttp.ClientPayloadError",
     "urllib3.HTTPError",
 }
-# The object stores of pyarrow say it in words only.
+# The object stores of pyarrow report an outage only in the text of an OSError.
 _LOST_WORDS = re.compile(
     r"AWS Error (NETWORK_CONNECTION|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|THROTTLING|SLOW_DOWN|REQUEST_TIMEOUT)"
     r"|AWS Error UNKNOWN \(HTTP status (429|5\d\d)\)"
@@ -43,15 +43,20 @@ Item = TypeVar("Item")
 
 
 def iterate_with_retries(make: Callable[[], Iterator[Item]], what: str, server: str) -> Iterator[Item]:
-    """Iterate `make()`; after an outage begin again, past the items that were delivered.
+    """Iterate over `make()`; after an outage start again and skip the items that were already yielded.
+
+    If the client of the Hub is in offline mode, an outage of the Hub is an error at once.
 
     Args:
-        make: gives the same items every time.
-        what: field and value, or the file.
-        server: who did not answer; in the offline mode of its client the Hub is not waited for.
+        make: returns an iterator over the same items each time.
+        what: what is read, for messages: a field with its value, or the file.
+        server: name of the server, for messages.
+
+    Yields:
+        The items of `make()`.
 
     Raises:
-        DataError: there was no answer after the last of `RETRY_DELAYS` either. Other errors come out as they are.
+        DataError: the server did not answer after the last of `RETRY_DELAYS` either. Other errors are raised unchanged.
     """
     delivered, failures = 0, 0
     began = time.monotonic()
@@ -73,7 +78,8 @@ def iterate_with_retries(make: Callable[[], Iterator[Item]], what: str, server: 
             if failures >= len(RETRY_DELAYS):
                 seconds = time.monotonic() - began
                 raise DataError(
-                    f"{place}: {server} did not answer after {failures + 1} tries in {seconds:.0f} s: {root_message(error)}"
+                    f"{place}: {server} did not answer after {failures + 1} tries in {seconds:.0f} s: "
+                    f"{root_message(error)}"
                 ) from None
             log.warning(
                 "%s: %s does not answer (%s); next try in %g s",
@@ -87,40 +93,40 @@ def iterate_with_retries(make: Callable[[], Iterator[Item]], what: str, server: 
 
 
 def call_with_retries(call: Callable[[], Item], what: str, server: str) -> Item:
-    """`call()`, after an outage again; see `iterate_with_retries`."""
+    """Return `call()`, repeated after an outage; see `iterate_with_retries`."""
     return next(iterate_with_retries(lambda: iter([call()]), what, server))
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error may pass by itself: a lost connection, a timeout, HTTP 429 or 5xx, or one that came of those.
+    """Return whether an error may pass by itself: a lost connection, a timeout, HTTP 429 or 5xx, or a result of one.
 
-    The latest error of the chain that says what the network or a server did decides. A file that is missing in the Hub
-    client's cache (LocalEntryNotFoundError) does not: it comes of a Hub that is down, and of one that says 404.
+    The latest error in the chain that says what the network or a server did decides. A file that is missing in the Hub
+    client's cache (LocalEntryNotFoundError) does not decide: it follows both from a Hub that is down and from a 404.
     """
     return next((_passes(link) for link in _chain(error) if _says_what_happened(link)), False)
 
 
 def is_server_error(error: BaseException) -> bool:
-    """Whether an error is about reaching what is read, rather than about what it holds."""
+    """Return whether an error is about reaching the data, not about their content."""
     return any(map(_says_what_happened, _chain(error))) or (isinstance(error, OSError) and error.errno is not None)
 
 
 def root_message(error: BaseException) -> str:
-    """What went wrong, in one line.
+    """Return what went wrong, in one line.
 
-    For a Hub that could not be asked `datasets` ends with a FileNotFoundError about a local folder nobody meant, and
-    its client with a file that is not in the cache: what they came of says more.
+    If the Hub could not be reached, `datasets` raises a FileNotFoundError about an unrelated local folder, and its
+    client an error about a file that is not in the cache. The errors that caused these say more.
     """
     links = list(_chain(error))
     if is_outage(error):
         error = [link for link in links if _passes(link)][-1]
     elif type(error) is FileNotFoundError:
         error = next(filter(_says_what_happened, links), error)
-    return one_line(error).partition(" For more information check: ")[0]  # what httpx adds to an HTTP status
+    return one_line(error).partition(" For more information check: ")[0]  # httpx adds this to an HTTP status
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those it came of, also where `from None` hides them."""
+    """Yield an error and its causes, also where `from None` hides them."""
     link: BaseException | None = error
     for _ in range(_CHAIN):
         if link is None or isinstance(link, DmsaeError):
@@ -130,7 +136,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _offline() -> bool:
-    """Whether the Hub's client or `datasets` may not ask anybody, as far as this process has imported them."""
+    """Return whether the Hub's client or `datasets`, if this process has imported them, is in offline mode."""
     modules = (sys.modules.get(name) for name in ("huggingface_hub.constants", "datasets.config"))
     return any(getattr(module, "HF_HUB_OFFLINE", False) for module in modules)
 
@@ -152,6 +158,6 @@ def _is_lost(error: BaseException) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error of httpx or requests (`response.status_code`) or aiohttp (`status`) carries."""
+    """Return the HTTP status in an error of httpx or requests (`response.status_code`) or of aiohttp (`status`)."""
     status = getattr(getattr(error, "response", None), "status_code", getattr(error, "status", None))
     return status if isinstance(status, int) and status >= 400 else None

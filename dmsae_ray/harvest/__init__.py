@@ -1,4 +1,10 @@
-"""From text to a store, by Ray Data: tokens by tasks, activations by an autoscaling pool of model actors."""
+"""The harvest: it fills a store with tokens and activations, by Ray Data.
+
+Input: an `Experiment` and the folder of stores. Output: a complete `Store` (`prepare`). The corpus is tokenised by Ray
+tasks and written as token shards; a pool of model actors, which grows as needed, runs the language model and writes the
+activation shards. A killed harvest continues where it stopped. `feed` uses the same model actors to compute shards in
+mode 'stream'.
+"""
 
 from typing import TYPE_CHECKING
 

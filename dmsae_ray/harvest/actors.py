@@ -1,4 +1,4 @@
-"""Model actors: processes that hold the language model and make shards of activations by name (Ray Data)."""
+"""Model actors of Ray Data: processes that hold the language model and compute the activation shards named to them."""
 
 import json
 import threading
@@ -25,12 +25,21 @@ if TYPE_CHECKING:
     from dmsae_ray.lm import Tap
 
 GROWING = AutoscalingConfig(actor_pool_util_upscaling_threshold=1.0)
-"""A pool grows when each of its actors has a shard on the model and one being packed; by default it never would."""
+"""A pool grows when each actor has one shard on the model and one being packed; by Ray's default it never would."""
 
 
 @dataclass(frozen=True)
 class HarvestJob:
-    """What an actor must know. Small and picklable."""
+    """What an actor must know. Small and picklable.
+
+    Attributes:
+        folder: the store's folder.
+        layout: how the store's tokens are cut.
+        model: the language model.
+        activations: filters and dtype.
+        batch_tokens: tokens of one forward pass.
+        attempts: the `attempts.Attempts` actor of this harvest; None: attempts are not counted.
+    """
 
     folder: Folder
     layout: Layout
@@ -38,11 +47,10 @@ class HarvestJob:
     activations: ActivationSettings
     batch_tokens: int
     attempts: "ActorHandle[Any] | None" = None
-    """`attempts.Attempts` of this harvest."""
 
 
 class HarvestActor:
-    """A model actor: makes shards by name."""
+    """A model actor: computes the shards named to it, and writes them to the store."""
 
     def __init__(self, job: HarvestJob):
         self.job = job
@@ -51,7 +59,7 @@ class HarvestActor:
         self._lock = threading.Lock()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
-        """Make the shards `split`, `shard` of the batch and return their commits as JSON."""
+        """Compute and write the shards `split`, `shard` of the batch; return their commits as JSON."""
         done = [self._make(str(s), int(i)) for s, i in zip(batch["split"], batch["shard"], strict=True)]
         return {"commit": [json.dumps(asdict(commit)) for commit in done]}
 
@@ -60,10 +68,14 @@ class HarvestActor:
         return write_shard(self.job.folder / ACTIVATIONS, shard_name(split, shard), content, commit)
 
     def compute(self, split: str, shard: int) -> tuple[bytes, Commit]:
-        """A shard as the bytes of its file, and its commit."""
+        """Compute a shard; return the bytes of its file, and its commit.
+
+        Raises:
+            DataError: an activation is not finite, the tokens cannot be read, or actors died of this shard too often.
+        """
         tokens = read_tokens(self.job.folder, self.job.layout, shard_name(split, shard))
         mask = loss_mask(tokens, self.job.layout.bos is not None)
-        # One shard at a time on the model; another thread of the actor packs and writes the shard before meanwhile.
+        # One shard at a time on the model; meanwhile another thread of the actor packs and writes the shard before it.
         with self._lock:
             count_attempt(self.job.attempts, shard_name(split, shard))
             computed = compute_shard(
@@ -80,7 +92,7 @@ class HarvestActor:
         return packed
 
     def _model(self, gradients: bool) -> "Tap":
-        """The model: whole for gradients, without the layers above the tap for activations."""
+        """Return the model: the whole model for gradients, else without the layers above the tap."""
         if self._tap is None or self._full != gradients:
             self._tap, self._full = None, gradients
             self._tap = open_tap(self.job.model, full=gradients)
@@ -90,7 +102,14 @@ class HarvestActor:
 def map_shards(
     actor: type[HarvestActor], job: HarvestJob, resources: ResourceSettings, shards: Sequence[tuple[Split, int]]
 ) -> ray.data.Dataset:
-    """What a pool of `actor` gives for each of the shards; a shard is one row of a block of its own."""
+    """Return a Ray Dataset that maps each shard by a pool of actors.
+
+    Args:
+        actor: class of the actors.
+        job: what each actor must know.
+        resources: size of the pool, and resources of an actor.
+        shards: the shards; each is the one row of a block of its own.
+    """
     rows: list[dict[str, Any]] = [{"split": split, "shard": shard} for split, shard in shards]
     return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         actor,

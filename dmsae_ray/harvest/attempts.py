@@ -1,7 +1,7 @@
-"""How often each shard was begun and not made: a model actor that dies of it every time is not started for ever.
+"""How often each shard was begun and not finished, so that a shard that kills its model actor is not tried for ever.
 
-Ray starts a lost actor again and gives it its shard again, without end, as spot nodes need it. Ray cannot tell a node
-that was taken away from a model that runs out of memory; but the first hardly ever strikes one shard time after time.
+Ray restarts a lost actor and gives it its shard again, without limit; spot nodes need that. Ray cannot tell a node that
+was taken away from a model that ran out of memory, but the loss of a node rarely hits the same shard again and again.
 """
 
 from collections import Counter
@@ -16,28 +16,32 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from dmsae_ray.errors import DataError
 
 MAX_ATTEMPTS = 5
-"""Times that a shard is begun before its model actors are taken to die of it."""
+"""Attempts at a shard after which the deaths of its model actors are blamed on the shard."""
 
 
 class Attempts:
-    """Counts beginnings by shard, up to `most`, until it is made; one actor a harvest, on the driver's node."""
+    """Counts the attempts at each shard until it is done; one actor per harvest, on the driver's node.
+
+    Args:
+        most: number of attempts allowed.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._begun: Counter[str] = Counter()
 
     def count_attempt(self, shard: str) -> int | None:
-        """Count a beginning; after the most that there may be, their number."""
+        """Count an attempt; return the number of allowed attempts if they were used up before, else None."""
         self._begun[shard] += 1
         return self._most if self._begun[shard] > self._most else None
 
     def forget_attempts(self, shard: str) -> None:
-        """Its actor lived: a stream may ask for the shard again, in another epoch."""
+        """Forget the attempts at a shard, because it is done; a stream may ask for it again in another epoch."""
         del self._begun[shard]
 
 
 def start_attempts() -> ActorHandle[Any]:
-    """Start the count."""
+    """Start the counting actor on the driver's node."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor: Any = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
     handle: ActorHandle[Any] = actor.remote(MAX_ATTEMPTS)
@@ -45,15 +49,19 @@ def start_attempts() -> ActorHandle[Any]:
 
 
 def count_attempt(attempts: ActorHandle[Any] | None, shard: str) -> None:
-    """Called by a model actor before it makes a shard; without `attempts` nothing is counted.
+    """Count an attempt at a shard; a model actor calls this before it computes the shard.
+
+    Args:
+        attempts: the counting actor; None: nothing is counted.
+        shard: name of the shard.
 
     Raises:
-        DataError: the shard was begun often enough, and each time the actor died.
+        DataError: the shard was begun `MAX_ATTEMPTS` times, and the actor died each time.
     """
     if attempts is None:
         return
     deaths: Any = None
-    with suppress(RayError):  # the count is lost with the driver's node; it is no reason to stop
+    with suppress(RayError):  # the count is lost with the driver's node; that is no reason to stop
         deaths = ray.get(attempts.count_attempt.remote(shard))
     if deaths is not None:
         raise DataError(
@@ -64,6 +72,6 @@ def count_attempt(attempts: ActorHandle[Any] | None, shard: str) -> None:
 
 
 def forget_attempts(attempts: ActorHandle[Any] | None, shard: str) -> None:
-    """Called by a model actor that has made a shard; it waits for no answer."""
+    """Forget the attempts at a shard that is done, without waiting for an answer; a model actor calls this."""
     if attempts is not None:
         attempts.forget_attempts.remote(shard)

@@ -11,17 +11,19 @@ import ray.data
 from dmsae_ray.config import CorpusSettings
 from dmsae_ray.corpus import read_unit
 
-_CONCURRENT_UNITS = 2  # units read ahead of each other: reading is far cheaper than tokenising
+_CONCURRENT_UNITS = 2  # units read at the same time: reading is far cheaper than tokenising
 _CHUNK_CHARACTERS = 1_000_000
 
 
 def documents(corpus: CorpusSettings, units: list[dict[str, Any]], first: int = 0, skip: int = 0) -> ray.data.Dataset:
-    """The corpus as a Ray Dataset with the columns `text` (null for a document to be skipped) and `unit` (its index).
+    """Return the corpus as a Ray Dataset with the columns `text` and `unit`.
+
+    `text` is null for a document to be skipped; `unit` is int32, the index of the document's unit.
 
     Args:
         corpus: what to read.
-        units: `list_units` of it.
-        first: the unit to begin with; those before it are not touched.
+        units: the result of `list_units` for it.
+        first: index of the unit to begin with; the units before it are not read.
         skip: documents of that unit to leave out.
     """
     items = [{"unit": i, "spec": json.dumps(units[i])} for i in range(first, len(units))]
@@ -34,14 +36,14 @@ def documents(corpus: CorpusSettings, units: list[dict[str, Any]], first: int = 
                 unit = pa.array([row["unit"]] * len(chunk), pa.int32())
                 yield pa.table({"text": pa.array(chunk, pa.string()), "unit": unit})
 
-    # Half a CPU: other resources than the next operator's keep Ray from fusing reading with tokenising, and the text of
-    # one large file is then tokenised by many tasks.
+    # Half a CPU: Ray does not fuse operators with different resources. So reading is not fused with tokenising, and the
+    # text of one large file is tokenised by many tasks.
     readers = min(_CONCURRENT_UNITS, len(items))
     return rows.map_batches(read, batch_size=1, batch_format="pyarrow", concurrency=readers, num_cpus=0.5)
 
 
 def _chunks(texts: Iterator[str | None]) -> Iterator[list[str | None]]:
-    """Group documents to about a million characters."""
+    """Group documents into chunks of about a million characters."""
     chunk: list[str | None] = []
     size = 0
     for text in texts:

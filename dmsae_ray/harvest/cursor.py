@@ -1,7 +1,7 @@
-"""Where tokenising stands after each token shard, so that a killed one goes on there: arithmetic, and one small file.
+"""The place in the corpus after each token shard, so that killed tokenising continues there: arithmetic and one file.
 
-Nothing of the packer's state is kept. The tokens of a document depend on its text alone, so the document in which the
-last shard ends is read and tokenised again, and as many of its tokens as the shard took are left out.
+The state of the packer is not kept. The tokens of a document depend on its text alone, so the document in which the
+last shard ends is read and tokenised again, and the tokens that the shard took from it are left out.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ class CorpusCursor:
     """A cut through the stream of documents.
 
     Attributes:
-        unit: the unit (`corpus.list_units`) to go on with.
-        document: of its documents, the first one that is not used up; empty ones count.
-        offset: tokens of that document that are used, the EOS behind it included.
-        documents: documents with text that begin before the cut.
-        skipped: documents without text before the last of those.
+        unit: index of the unit (`corpus.list_units`) to continue with.
+        document: index in that unit of the first document that is not used up; empty documents count.
+        offset: number of tokens of that document that are used, the EOS behind it included.
+        documents: number of documents with text that begin before the cut.
+        skipped: number of documents without text before the last of those.
     """
 
     unit: int = 0
@@ -38,12 +38,12 @@ class CorpusCursor:
 
 @dataclass(frozen=True)
 class TokenDraft:
-    """What is written so far.
+    """The token shards that are written so far.
 
     Attributes:
         units: hash of the text that is read (`text_digest`).
         cursor: where the last shard ends.
-        token_checksums: of the token shards, by name.
+        token_checksums: checksums of the token shards, by name.
     """
 
     units: str = ""
@@ -55,22 +55,28 @@ class CursorTracker:
     """Turns places of the token stream into cursors, for documents that come in order.
 
     Args:
-        start: where the first document stands.
-        place: tokens of the stream (BOS tokens apart) before it.
-        eos: a token follows every document.
+        start: the cursor at which the documents begin.
+        place: number of tokens of the stream before it, without BOS tokens.
+        eos: whether an EOS token follows every document.
     """
 
     def __init__(self, start: CorpusCursor, place: int, eos: bool):
         self._unit, self._number = start.unit, start.document
         self._skipped = start.skipped
         self._eos = eos
-        # Of documents with text that no cut has passed: where each ends, its unit, its number, empty ones before it.
-        self._ends = np.array([place - start.offset], np.int64)  # the first entry is where the second document begins
+        # For documents with text that no cut has passed: `_ends` holds where the first begins, and then where each ends
+        # (EOS included); `_where` holds for each its unit, its number in the unit, and the empty documents before it.
+        self._ends = np.array([place - start.offset], np.int64)
         self._where = np.zeros((0, 3), np.int64)
         self._documents = start.documents - (start.offset > 0)
 
     def add(self, lengths: NDArray[np.int32], units: NDArray[np.int32]) -> None:
-        """Take documents: tokens of each [n], 0 for one without text; the unit of each [n]."""
+        """Add documents.
+
+        Args:
+            lengths: int32 [n], number of tokens of each; 0 for a document without text.
+            units: int32 [n], index of the unit of each.
+        """
         if not len(lengths):
             return
         index = np.arange(len(units))
@@ -85,7 +91,7 @@ class CursorTracker:
         self._where = np.concatenate([self._where, np.stack([units, numbers, skipped], axis=1)[good]])
 
     def cut(self, place: int) -> CorpusCursor:
-        """The cursor at a place of the stream, after the last cut and within the documents that were given."""
+        """Return the cursor at a place of the stream; it must be after the last cut and within the added documents."""
         used = int(np.searchsorted(self._ends[1:], place, side="right"))
         offset = place - int(self._ends[used])
         unit, number, skipped = (int(n) for n in self._where[used if offset else used - 1])
@@ -95,12 +101,23 @@ class CursorTracker:
 
 
 def text_digest(units: list[dict[str, Any]], of_text: dict[str, Any]) -> str:
-    """Hash of what is read: the units and the settings that say how."""
+    """Return a hash of what is read.
+
+    Args:
+        units: the units of the corpus.
+        of_text: the settings that say how they are read.
+    """
     return hashlib.sha256(json.dumps([units, of_text], sort_keys=True).encode()).hexdigest()
 
 
 def read_draft(folder: Folder, units: str, names: list[str]) -> TokenDraft:
-    """The draft of token shards `names`, in order; an empty one if it is of another text or a shard is damaged."""
+    """Return the draft of the token shards; an empty one if it belongs to another text or a shard is damaged.
+
+    Args:
+        folder: folder of the token shards.
+        units: hash of the text (`text_digest`).
+        names: names of all planned token shards, in order.
+    """
     content = folder.read(DRAFT)
     if content is None:
         return TokenDraft(units)
@@ -114,6 +131,6 @@ def read_draft(folder: Folder, units: str, names: list[str]) -> TokenDraft:
 
 
 def write_draft(folder: Folder, draft: TokenDraft) -> None:
-    """Keep the draft in place of the one before."""
+    """Write the draft in place of the previous one."""
     tree = {"units": draft.units, "position": asdict(draft.cursor), "token_checksums": draft.token_checksums}
     folder.write(DRAFT, [encode_record(tree)])

@@ -1,8 +1,8 @@
-"""The activations that a store lacks, made by an autoscaling pool of model actors (Ray Data) and written by them.
+"""The missing activations of a store, computed and written by an autoscaling pool of model actors (Ray Data).
 
-One row of the Ray Dataset is one shard's name. The actor reads the tokens, runs the language model, filters, writes
-the shard and then its commit; only the name and the commit's counts pass through Ray. A shard is the same bytes
-whoever writes it, and when: an actor that dies, or a second harvest of the same store, changes nothing.
+One row of the Ray Dataset is the name of one shard. The actor reads the tokens, runs the language model, filters the
+rows, and writes the shard and then its commit; only the name and the commit pass through Ray. A shard has the same
+bytes whoever writes it, and whenever: an actor that dies, or a second harvest of the same store, changes nothing.
 """
 
 import json
@@ -17,14 +17,20 @@ from dmsae_ray.harvest.progress import HarvestProgress, Meter
 from dmsae_ray.harvest.ray_data import first_error, free_actors, quiet_context
 from dmsae_ray.store import TOKENS, Commits, Layout, Split, read_commits
 
-_ROUNDS = 3  # times that shards which were reported but cannot be found are made again
+_ROUNDS = 3  # attempts at shards that the actors reported but the driver cannot find
 
 
 def check_space(folder: Folder, layout: Layout, settings: ActivationSettings, missing: list[tuple[Split, int]]) -> None:
-    """See that a local disk holds what is still to be written.
+    """Check that a local disk has room for what is still to be written.
+
+    Args:
+        folder: the store's folder.
+        layout: how the tokens are cut.
+        settings: dtype of the activations.
+        missing: the shards still to be written.
 
     Raises:
-        DataError: it does not; names the need and what is free.
+        DataError: it has not; the message names the needed and the free bytes.
     """
     free = folder.free_bytes()
     x_bytes = 4 if settings.dtype == "float32" else 2
@@ -50,13 +56,20 @@ def _bytes(count: int) -> str:
 def harvest(
     folder: Folder, experiment: Experiment, layout: Layout, *, progress: Callable[[HarvestProgress], None] | None = None
 ) -> Commits:
-    """Make the shards to be stored that are missing; returns the commits of all that are there.
+    """Compute the missing shards of those to be stored, and return the commits of all shards in the store.
+
+    Args:
+        folder: the store's folder; its token shards are complete.
+        experiment: its sections model, activations and resources are used.
+        layout: how the tokens are cut.
+        progress: called as shards are finished.
 
     Raises:
-        DataError: disk too small, non-finite activations, or an actor's error in one line.
-        ConfigError: the model cannot be loaded, or the output not written.
+        DataError: the disk is too small, an activation is not finite, the driver cannot see what the actors wrote, or
+            another error of an actor, in one line.
+        ConfigError: the model cannot be loaded, or the output cannot be written.
     """
-    # The split that needs the whole model comes first, so that an actor changes models once.
+    # The split that needs the whole model comes first, so that an actor changes its model only once.
     wanted = sorted(layout.stored_shards(experiment.activations), key=lambda item: item[0] != "attribution")
     done = read_commits(folder, layout)
     total = sum(layout.shard_tokens(*item) for item in wanted)

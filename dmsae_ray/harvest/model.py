@@ -1,4 +1,4 @@
-"""What this room asks of the language model; imported only in the processes that need it."""
+"""The language model as the harvest needs it; imported only in the processes that use it."""
 
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 
 
 def open_tap(model: ModelSettings, *, full: bool) -> "Tap":
-    """The language model of the configuration; without the layers above the tap unless `full`."""
+    """Load the language model of the settings.
+
+    Args:
+        model: the settings.
+        full: False leaves out the layers above the tap, for activations only; gradients need them.
+    """
     from dmsae_ray.lm import load_tap
 
     return load_tap(
@@ -27,17 +32,21 @@ def open_tap(model: ModelSettings, *, full: bool) -> "Tap":
 
 @lru_cache(maxsize=2)
 def open_tokenizer(name: str, revision: str | None) -> Any:
-    """The model's tokenizer (transformers), once a process."""
+    """Return the model's tokenizer (transformers), loaded once per process."""
     from dmsae_ray.lm import load_tokenizer
 
     return load_tokenizer(name, revision)
 
 
 def check_model(model: ModelSettings, context: int) -> int:
-    """Width of the model's residual stream, from its configuration only.
+    """Return the width of the model's residual stream, from its configuration only.
+
+    Args:
+        model: the settings.
+        context: tokens of a context.
 
     Raises:
-        ConfigError: unknown model, a layer that it does not have, or a `context` longer than it can read.
+        ConfigError: the model is unknown, does not have the layer, or cannot read a context of that length.
     """
     from dmsae_ray.lm import describe_model
 

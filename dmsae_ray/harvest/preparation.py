@@ -1,4 +1,4 @@
-"""Make a store, or find it made."""
+"""Prepare a store: find it complete, make what is missing, or follow another harvest that makes it."""
 
 import logging
 import time
@@ -40,22 +40,26 @@ def prepare(
     progress: Callable[[HarvestProgress], None] | None = None,
     timing: StoreTiming = TIMING,
 ) -> Store:
-    """Tokenise and harvest what the experiment asks for, as far as it is missing; returns the store.
+    """Tokenise and harvest what is missing of the experiment's store, and return the store.
 
-    In mode 'stream' it then holds the held-out splits, and no more training shards than the norm factor needs.
+    In mode 'stream' the store then holds the held-out splits, and of the training shards only those behind the norm
+    factor.
 
-    Needs a Ray cluster (`ray.init`) unless the store is complete. A killed call goes on where it stopped. While another
-    process writes the same store, this one follows it, and takes over if it dies.
+    This needs a Ray cluster (`ray.init`) unless the store is complete. A killed call continues where it stopped. While
+    another process writes the same store, this one follows it, and takes over if it dies.
 
     Args:
         experiment: what to make.
-        root: folder of stores, local or s3:// or gs://.
-        progress: told of tokens and activations that are done.
-        timing: how often this harvest says that it lives, and how long it waits for another.
+        root: folder of stores, as local path or URI (s3://, gs://).
+        progress: called with the tokens and activations that are done.
+        timing: how often this harvest beats, and how long it waits for another.
+
+    Returns:
+        The store.
 
     Raises:
-        ConfigError: unknown model or layer, or an output that cannot be written; one line.
-        DataError: a corpus too short or unreadable, a disk too small, activations not finite; one line.
+        ConfigError: the model or layer is unknown, or the output cannot be written; one line.
+        DataError: the corpus is too short or unreadable, the disk too small, or an activation not finite; one line.
     """
     folder, settings, request = open_store(root, experiment).folder, experiment.activations, request_of(experiment)
     while True:
@@ -67,7 +71,7 @@ def prepare(
             break
         _follow(folder, settings, progress, timing)
     with writer:
-        if read_layout(folder) is None:  # before hours of tokenising; `harvest` looks again
+        if read_layout(folder) is None:  # check the disk before hours of tokenising; `harvest` checks it again
             planned = planned_layout(experiment)
             there = read_commits(folder, planned)
             missing = [item for item in planned.stored_shards(settings) if item not in there]
@@ -85,12 +89,12 @@ def prepare(
 
 
 def _names(experiment: Experiment) -> dict[str, str | None]:
-    """What a person calls the model and the text."""
+    """Return the names that a person uses for the model and the text."""
     return {"model": experiment.model.name, "corpus": experiment.corpus.path or experiment.corpus.source}
 
 
 def _whole(folder: Folder, settings: ActivationSettings) -> bool:
-    """Whether the store has a manifest that will do and every file that it lists; a manifest that lies is removed."""
+    """Return whether the store has a suitable manifest and all files that it lists; remove a manifest that is wrong."""
     manifests = (MANIFEST, PARTIAL) if settings.mode == "stream" else (MANIFEST,)
     return any(_holds(folder, manifest, settings) for manifest in manifests)
 
@@ -117,16 +121,16 @@ def _follow(
     progress: Callable[[HarvestProgress], None] | None,
     timing: StoreTiming,
 ) -> None:
-    """Wait while another harvest lives; returns when it is done or dead.
+    """Wait while another harvest is alive; return when it is done or dead.
 
     Raises:
-        DataError: it failed.
+        DataError: the other harvest failed.
     """
     watch = WriterWatch(folder, timing.silence)
     meter: Meter | None = None
     seen = 0
     while True:
-        at_work = folder.size(HEARTBEAT) is not None and watch.alive()  # asked first: a reason is left before the end
+        at_work = folder.size(HEARTBEAT) is not None and watch.alive()  # first: a harvest leaves its reason, then ends
         reason = watch.failure()
         if reason is not None:
             raise DataError(f"store {folder}: the harvest that was followed failed: {reason}")

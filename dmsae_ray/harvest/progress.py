@@ -1,4 +1,4 @@
-"""How far a harvest is."""
+"""Progress of a harvest."""
 
 import time
 from collections.abc import Callable
@@ -11,9 +11,10 @@ class HarvestProgress:
 
     Attributes:
         stage: 'tokens' (tokenising) or 'activations'.
-        done, total: tokens.
-        tokens_per_s: since this stage began in this process; tokens found done are not counted.
-        bytes: written by this process in this stage.
+        done: tokens that are done.
+        total: tokens of the whole stage.
+        tokens_per_s: rate since this stage began in this process; tokens that were done before do not count.
+        bytes: bytes that this process wrote in this stage.
     """
 
     stage: str
@@ -29,7 +30,14 @@ class HarvestProgress:
 
 
 class Meter:
-    """Adds up work and tells a callback."""
+    """Adds up the work and reports it to a callback.
+
+    Args:
+        stage: 'tokens' or 'activations'.
+        total: tokens of the whole stage.
+        callback: called with each new state; None: nothing is reported.
+        done: tokens that were done before.
+    """
 
     def __init__(self, stage: str, total: int, callback: Callable[[HarvestProgress], None] | None, done: int = 0):
         self.stage, self.total, self.callback = stage, total, callback
@@ -38,7 +46,7 @@ class Meter:
         self.add(0, 0)
 
     def add(self, tokens: int, written: int) -> None:
-        """Count tokens that are done and bytes that were written."""
+        """Add tokens that are done and bytes that were written."""
         self._done += tokens
         self._bytes += written
         if self.callback is not None:

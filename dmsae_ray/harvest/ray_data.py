@@ -1,4 +1,4 @@
-"""Ray Data's manners: ordered, quiet, with one clear error at the driver, and nothing left behind."""
+"""How this program uses Ray Data: in order, quietly, with one clear error at the driver, and nothing left behind."""
 
 import gc
 import logging
@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 
 from dmsae_ray.errors import DataError, DmsaeError, one_line
 
-# Ray Data adds it to the text of an exception or, as one more, to its arguments; str() shows that in one of these ways.
+# Ray Data adds this advice to the text of an exception or to its arguments; str() shows it in one of these forms.
 _ADVICE = re.compile(
     r": 'Failed to apply UDF.*?be transient\.'|(?:\\n|\s)*Failed to apply UDF.*?(?:be transient\.|\Z)", re.DOTALL
 )
@@ -21,9 +21,16 @@ _ADVICE = re.compile(
 
 @contextmanager
 def quiet_context(*, preserve_order: bool, **settings: Any) -> Iterator[DataContext]:
-    """Settings of Ray Data for the datasets made and run within; the caller's own are put back afterwards.
+    """Set Ray Data's settings for the datasets made and run within; restore the caller's settings afterwards.
 
-    Progress bars are off and Ray Data's log goes to its file only, unless the logger `dmsae_ray` is at DEBUG.
+    Progress bars are off and Ray Data's log goes only to its file, unless the logger `dmsae_ray` is at DEBUG.
+
+    Args:
+        preserve_order: whether a dataset yields its rows in order.
+        **settings: further attributes of Ray's `DataContext`.
+
+    Raises:
+        AttributeError: this version of Ray Data has no such setting.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # copying touches Ray's own deprecated fields
@@ -33,7 +40,7 @@ def quiet_context(*, preserve_order: bool, **settings: Any) -> Iterator[DataCont
     context.enable_progress_bars = verbose
     context.enable_operator_progress_bars = verbose
     context.print_on_execution_start = verbose
-    context.raise_original_map_exception = True  # UserCodeException would lose it on its way to the driver
+    context.raise_original_map_exception = True  # a UserCodeException loses the original on its way to the driver
     for name, value in settings.items():
         if not hasattr(context, name):
             raise AttributeError(f"this version of Ray Data has no setting {name}")
@@ -51,20 +58,24 @@ def quiet_context(*, preserve_order: bool, **settings: Any) -> Iterator[DataCont
 
 
 def free_actors() -> None:
-    """End the pools of datasets that nobody refers to any more.
+    """End the actor pools of datasets that nobody refers to any more.
 
-    Ray ends an actor when its last handle goes, and in Ray Data's executor handles are in cycles that Python collects
-    when it likes: an actor that was about to start when a dataset ended would hold its GPU until then.
+    Ray ends an actor when its last handle is deleted. In Ray Data's executor the handles are in reference cycles, which
+    Python collects at some later time: until then, an actor that was about to start when a dataset ended would hold its
+    GPU.
     """
     gc.collect()
 
 
 @contextmanager
 def first_error(what: str) -> Iterator[None]:
-    """Turn what went wrong in a task or an actor into one line at the driver.
+    """Turn an error of a task or an actor into one line at the driver.
+
+    Args:
+        what: name of the work, for the message.
 
     Raises:
-        DmsaeError: as it was raised in the task.
+        DmsaeError: an error of this program, with the type that it had in the task.
         DataError: any other exception, with its type and message.
     """
     try:
@@ -78,9 +89,9 @@ def first_error(what: str) -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The first exception of ours that Ray wrapped, else the innermost one.
+    """Return the first exception of this program that Ray wrapped, else the innermost one.
 
-    Ray's wrapper of a task's error is an instance of the error's type as well, with a traceback as its text.
+    Ray's wrapper of a task's error is also an instance of the error's type, with a traceback as its text.
     """
     for _ in range(16):
         if isinstance(error, DmsaeError) and not isinstance(error, RayError):

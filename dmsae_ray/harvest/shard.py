@@ -1,4 +1,4 @@
-"""One shard of activations: computed from its tokens, filtered, packed into the bytes of its file, written."""
+"""One shard of activations: computed from its tokens, filtered, packed into the bytes of its file, and written."""
 
 import math
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ class ActivationShard:
     """Activations of a token shard after filters.
 
     Attributes:
-        tensors: `x` [rows, d_model] and `position` int32 [rows], flat index into the shard's tokens; in the
-            attribution split `g` [rows, d_model] too, the gradient of the summed next-token loss at x; for int8
-            `quantised.quantise`'s scales.
-        dropped: tokens left out, by reason.
+        tensors: `x` [rows, d_model], and `position` int32 [rows], the flat index into the shard's tokens. In the
+            attribution split also `g` [rows, d_model], the gradient of the summed next-token loss at x. For int8 also
+            `scale`, `centre` and `spread` of `store.quantise`.
+        dropped: number of tokens left out, by reason.
         sum_squares: sum of the rows' squared norms (before they become int8), float64.
     """
 
@@ -35,30 +35,33 @@ class ActivationShard:
 
 
 def gradient_dtype(stored: torch.dtype) -> torch.dtype:
-    """Dtype that gradients are stored in: bfloat16 has float32's range, float16 loses gradients below 1e-7."""
+    """Return the dtype in which gradients are stored.
+
+    bfloat16 has the range of float32, but float16 loses gradients below 1e-7, so float32 takes its place.
+    """
     return torch.float32 if stored == torch.float16 else stored
 
 
 def compute_shard(
     tap: "Tap", tokens: Tensor, mask: Tensor, settings: ActivationSettings, *, batch_tokens: int, split: str, shard: int
 ) -> ActivationShard:
-    """Run the model over a shard's contexts and filter the rows.
+    """Run the model over the contexts of a shard and filter the rows.
 
-    The high-norm filter compares with the median over the whole shard (BOS positions apart, if they are dropped), so
-    that it does not depend on the batch size.
+    The high-norm filter compares with the median over the whole shard (without BOS positions, if they are dropped), so
+    it does not depend on the batch size.
 
     Args:
         tap: the language model.
         tokens: int64 [n, context].
-        mask: bool [n, context], positions with a target (`packing.loss_mask`).
+        mask: bool [n, context], positions with a target (`corpus.loss_mask`).
         settings: filters and dtype.
-        batch_tokens: tokens of one forward pass, at least one context.
-        split: 'attribution' also gives g, and leaves out rows without a target; only 'train' becomes int8, so that all
-            SAEs are scored and evaluated on the same rows.
-        shard: its index; training rows are stored in a random order of their own (`order.stored_order`).
+        batch_tokens: tokens of one forward pass; at least one context is taken.
+        split: 'attribution' also computes g, and leaves out rows without a target. Only 'train' becomes int8, so that
+            all SAEs are scored and evaluated on the same rows.
+        shard: index of the shard; training rows are stored in a random order of their own (`store.stored_order`).
 
     Raises:
-        DataError: an activation is not finite.
+        DataError: an activation is not finite, or the tokenizer does not belong to the model.
     """
     from dmsae_ray.lm import keep_mask
 
@@ -84,7 +87,7 @@ def compute_shard(
         h = h.to(dtype)
         x[rows] = h
         squares[rows] = h.double().square().sum(-1)
-    # The norms stand for the rows: the rule is the same, and a shard is not read a second time.
+    # The norms are passed in place of the rows: the filters give the same result, and the rows are not read again.
     kept_by_filters = keep_mask(
         tokens.reshape(-1),
         squares.sqrt().float().reshape(-1, 1),
@@ -102,7 +105,7 @@ def compute_shard(
     if g is not None:
         tensors["g"] = g.reshape(-1, tap.d_model)[position]
     kept = squares.reshape(-1)[position]
-    # An infinite norm must not pass for a high one; that of a BOS, which is dropped whatever it is, may.
+    # An infinite norm is an error, not a high norm to filter out; except at a BOS, which is dropped in any case.
     looked_at = valid if not settings.drop_bos or tap.bos_id is None else valid & (tokens != tap.bos_id)
     bad = int((~torch.isfinite(squares) & looked_at).sum())
     if g is not None:
@@ -118,7 +121,12 @@ def compute_shard(
 
 
 def pack_shard(shard: ActivationShard, tokens: int) -> tuple[bytes, Commit]:
-    """A shard of so many tokens before filters as the bytes of its file, and its commit."""
+    """Return the bytes of a shard's file, and its commit.
+
+    Args:
+        shard: the activations.
+        tokens: number of tokens of the shard, before filters.
+    """
     content = safetensors.torch.save(shard.tensors)
     x = shard.tensors["x"]
     return content, Commit(
@@ -133,7 +141,7 @@ def pack_shard(shard: ActivationShard, tokens: int) -> tuple[bytes, Commit]:
 
 
 def write_shard(folder: Folder, name: str, content: bytes, commit: Commit) -> Commit:
-    """Write a shard and, after it, its commit."""
+    """Write a shard and then its commit; return the commit."""
     folder.write(f"{name}.safetensors", [content])
     folder.write(f"{name}.json", [encode_record(commit)])
     return commit

@@ -1,4 +1,4 @@
-"""Token shards, written in order from documents that come in order: packed into contexts, contexts cut into shards."""
+"""Token shards, written in order: documents are packed into contexts, and contexts are cut into shards."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,18 +12,23 @@ from dmsae_ray.harvest.cursor import CursorTracker, TokenDraft, write_draft
 from dmsae_ray.harvest.progress import HarvestProgress, Meter
 
 DocumentGroup = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
-"""Documents: their tokens [sum(lengths)], the tokens of each [documents], 0 for one without text, the unit of each."""
+"""Documents: int32 tokens [sum(lengths)], lengths [documents] (0 for one without text), unit index [documents]."""
 
 
 class TokenShardWriter:
-    """Packs documents into contexts and contexts into token shards, in order, from where a draft ends.
+    """Packs documents into contexts and contexts into token shards, in order, starting where a draft ends.
 
     Args:
-        folder: of the token shards.
-        plan: contexts of each shard, by name, in order.
-        draft: what is there already.
-        context, bos, eos: see `Packer`.
-        progress: told of the tokens packed.
+        folder: folder of the token shards.
+        plan: number of contexts of each shard, by name, in order.
+        draft: what is already written.
+        context: tokens of a context (see `Packer`, also for the next two).
+        bos: token at the start of every context, if any.
+        eos: token after every document, if any.
+        progress: called with the tokens packed.
+
+    Attributes:
+        skipped_seen: number of documents without text so far.
     """
 
     def __init__(
@@ -43,22 +48,22 @@ class TokenShardWriter:
         self._tracker = CursorTracker(draft.cursor, written * self._body, eos is not None)
         self._written = self._packed = written
         self._meter = Meter("tokens", sum(plan.values()) * context, progress, done=written * context)
-        # A document that a shard ends in is read, and counted, a second time.
+        # The document in which the last shard ends is read, and counted, a second time.
         self._documents_before = draft.cursor.documents - (draft.cursor.offset > 0)
         self.skipped_seen = draft.cursor.skipped
 
     @property
     def documents_seen(self) -> int:
-        """Documents with text so far."""
+        """Number of documents with text so far."""
         return self._documents_before + self._packer.documents
 
     @property
     def tokens_seen(self) -> int:
-        """Tokens so far, those that fill no context yet included."""
+        """Number of tokens so far, including those that do not fill a context yet."""
         return self._packed * self._context + self._packer.pending
 
     def run(self, groups: Iterable[DocumentGroup]) -> TokenDraft:
-        """Write shards until the plan is done or the groups end; returns what is there then."""
+        """Write shards until the plan is done or the groups end; return the draft at that point."""
         names = list(self._plan)
         waiting: list[Contexts] = []
         have, wanted = 0, sum(self._plan.values())
@@ -79,7 +84,7 @@ class TokenShardWriter:
         return self._draft
 
     def _write(self, name: str, shard: Contexts) -> None:
-        """Write a shard and, after it, where it ends."""
+        """Write a shard and then the draft, which says where it ends."""
         content = safetensors.numpy.save(
             {"tokens": np.ascontiguousarray(shard.tokens), "starts": np.ascontiguousarray(shard.starts)}
         )

@@ -1,8 +1,8 @@
 """The corpus as token shards: tokenised by Ray Data tasks, packed and written in order by the driver.
 
-One token shard belongs to each activation shard, and behind each a `position.TokenDraft` says where it ends. Contexts go to
-the splits eval, attribution and train in this order. A shard holds `tokens` int32 [contexts, context] and `starts`
-int32 [documents that start in it] (see `packing`).
+One token shard belongs to each activation shard, and after each a `cursor.TokenDraft` is written that says where it
+ends. The contexts go to the splits eval, attribution and train, in this order. A shard holds `tokens` int32 [contexts,
+context] and `starts` int32 [documents that start in it] (see `corpus.Contexts`).
 """
 
 import logging
@@ -44,11 +44,11 @@ _BLOCK_BYTES = 4 << 20
 def write_tokens(
     folder: Folder, experiment: Experiment, *, progress: Callable[[HarvestProgress], None] | None = None
 ) -> Layout:
-    """Tokenise what the experiment asks for, as far as it is not there, and return the layout.
+    """Write the missing token shards of an experiment and return the layout.
 
-    Reading stops when there are enough tokens. The same corpus gives the same bytes, whether a killed call went on
-    (behind its last whole shard) or not. Where a shard is damaged that was there, the tokens are made again,
-    and if the text behind them has changed the activations go.
+    Reading stops when there are enough tokens. The same corpus gives the same bytes, whether or not a killed call is
+    continued (after its last whole shard). If a shard of a complete layout is damaged, all tokens are made again; if
+    the text has changed since then, the activations are removed.
 
     Args:
         folder: the store's folder.
@@ -108,7 +108,7 @@ def write_tokens(
 
 
 def planned_layout(experiment: Experiment) -> Layout:
-    """The sizes of a layout, before anything is read."""
+    """Return the layout before anything is read: its sizes are final, its tokens and checksums are not."""
     corpus = experiment.corpus
     return Layout(
         d_model=check_model(experiment.model, corpus.context),
@@ -147,13 +147,13 @@ def _too_short(corpus: CorpusSettings, tokens: int, documents: int, skipped: int
 def _tokenised(
     experiment: Experiment, units: list[dict[str, Any]], start: CorpusCursor
 ) -> Generator[DocumentGroup, None, None]:
-    """Groups of documents in order, from a position on."""
+    """Yield groups of tokenised documents in order, from a cursor on."""
     model, corpus = experiment.model.name, experiment.corpus
     revision = experiment.model.revision
 
     def tokenise(batch: pa.Table) -> dict[str, list[bytes]]:
         texts = [text or "" for text in batch["text"].to_pylist()]
-        # A document that spells a special token's name means the letters, not the token.
+        # If a document contains the name of a special token, its letters are meant and not the token.
         ids = open_tokenizer(model, revision)(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         flat = np.fromiter((token for document in ids for token in document), np.int32)
         lengths = np.array([len(document) for document in ids], np.int32)

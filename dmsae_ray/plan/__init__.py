@@ -1,4 +1,10 @@
-"""What an experiment would do, what it costs and whether a cluster can hold it; starts nothing."""
+"""Planning: what an experiment would do, what it costs and whether a cluster can hold it.
+
+In: an experiment (`dmsae_ray.config`), the sizes of its language model, and a cluster.
+Out: a `Plan` with the trials of the grid, the FLOPs, the bytes and the resources; the checks that compare it with a
+cluster; and the settings that the training rooms take (`cycle_settings`, `initial_sae`).
+All of it is arithmetic: nothing is started or downloaded.
+"""
 
 from typing import TYPE_CHECKING
 

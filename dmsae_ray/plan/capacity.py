@@ -1,4 +1,4 @@
-"""What a cluster can hold: its nodes, those that its autoscaler may still start, and whether bundles fit on them."""
+"""What a cluster can hold: its running nodes, the nodes that its autoscaler may add, and whether bundles fit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,20 +11,21 @@ import yaml
 from dmsae_ray.errors import ConfigError
 
 DRIVER_CPUS = 0.05
-"""The part of a CPU that each light process is booked with: a trial's driver, the leases of cycles."""
+"""The share of a CPU that each light process reserves: a trial's driver, the cycle leases, a stream's driver."""
 
 _EPSILON = 1e-9
-"""Shares such as 0.05 CPU do not add up exactly in binary."""
+"""Tolerance, because shares such as 0.05 CPU do not add up exactly in binary."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """What one process is given, or each of several alike; a process lies on one node.
+    """The resources of one process, or of several equal ones; each process runs on one node.
 
     Attributes:
-        what: the process, in words.
-        cpus, gpus: of each.
-        count: number of processes.
+        what: The process, in words.
+        cpus: CPUs of each process.
+        gpus: GPUs of each process.
+        count: Number of processes.
     """
 
     what: str
@@ -39,7 +40,15 @@ class Bundle:
 
 @dataclass(frozen=True)
 class NodeKind:
-    """A kind of node; `running` of them are there, up to `most` may be."""
+    """A kind of node.
+
+    Attributes:
+        name: Name of the kind.
+        cpus: CPUs of each node.
+        gpus: GPUs of each node.
+        running: Number of nodes that run now.
+        most: Number of nodes at most, the running ones included.
+    """
 
     name: str
     cpus: float
@@ -50,12 +59,17 @@ class NodeKind:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The nodes of a cluster at its largest."""
+    """The nodes of a cluster at its largest.
+
+    Attributes:
+        name: Name of the cluster, for messages.
+        kinds: Its kinds of nodes.
+        most_nodes: Nodes of all kinds together, head included, that the autoscaler allows.
+    """
 
     name: str
     kinds: tuple[NodeKind, ...]
     most_nodes: float = inf
-    """Nodes of all kinds together, head included, that the autoscaler allows."""
 
     def __str__(self) -> str:
         limit = "" if self.most_nodes == inf else f", at most {self.most_nodes:g} nodes in all"
@@ -67,7 +81,7 @@ class Cluster:
         return f"{self.name}: {', '.join(kinds) or 'no nodes'}{limit}"
 
     def totals(self) -> tuple[float, float]:
-        """CPUs and GPUs at the cluster's largest: each as many as the allowed number of nodes can give."""
+        """Return the most CPUs and the most GPUs, each on its own, that the allowed number of nodes can give."""
         return self._most("cpus"), self._most("gpus")
 
     def _most(self, resource: str) -> float:
@@ -79,12 +93,16 @@ class Cluster:
         return sum(running) + sum(value for place, value in enumerate(startable) if place < room)
 
     def unplaced(self, bundles: Sequence[Bundle]) -> Bundle | None:
-        """A bundle that finds no room when all are placed, the largest first; None when all fit.
+        """Place all bundles, the largest first, and return the first one that does not fit.
 
-        Best fit decreasing: a bundle goes to the node with the least GPUs, then CPUs to spare, and a node is started
-        only when no running one has room. Exact for bundles of equal size; for odd mixtures it errs on the safe side.
+        The method is best fit decreasing: a bundle goes to the node with the fewest free GPUs, then the fewest free
+        CPUs, and a new node is started only when no running one has room. The result is exact for bundles of equal
+        size. For mixed sizes it errs on the safe side.
+
+        Returns:
+            The bundle that does not fit, or None when all fit.
         """
-        # What is left on each node that is up: [gpus, cpus].
+        # Free resources of each node that is up: [gpus, cpus].
         up = [[k.gpus, k.cpus] for k in self.kinds for _ in range(k.running)]
         left = {k.name: k.most - k.running for k in self.kinds}
         single = [b for b in bundles for _ in range(b.count)]
@@ -109,15 +127,15 @@ def _fits(bundle: Bundle, cpus: float, gpus: float) -> bool:
 
 
 def one_node(cpus: float, gpus: float = 0.0, name: str = "this machine") -> Cluster:
-    """A cluster of a single node."""
+    """Return a cluster of a single node."""
     return Cluster(name, (NodeKind("node", cpus, gpus, 1, 1),))
 
 
 def cluster_of_yaml(path: str | Path) -> Cluster:
-    """The cluster of a Ray launcher file at its largest: its head, and every node type up to its max_workers.
+    """Return the cluster of a Ray launcher file at its largest: the head, and every node type up to its max_workers.
 
     Raises:
-        ConfigError: the file cannot be read, or has no node types with resources.
+        ConfigError: The file cannot be read, or it has no node types with resources.
     """
     try:
         config = yaml.safe_load(Path(path).expanduser().read_text())
@@ -142,7 +160,7 @@ def cluster_of_yaml(path: str | Path) -> Cluster:
 
 
 def cluster_of_nodes(nodes: Sequence[dict[str, Any]]) -> Cluster:
-    """A cluster of running nodes, each by its resources as Ray gives them: `{"CPU": 8.0, "GPU": 1.0}`."""
+    """Return the cluster of running nodes, each given by its Ray resources: `{"CPU": 8.0, "GPU": 1.0}`."""
     shapes: dict[tuple[float, float], int] = {}
     for node in nodes:
         shape = (float(node.get("CPU", 0)), float(node.get("GPU", 0)))

@@ -1,7 +1,7 @@
 """Whether a cluster can hold an experiment, and how many of its trials at once.
 
-Tune, Train and Data together wait silently for ever when the pieces of a trial do not fit a cluster; `check_fits` says
-so before anything starts.
+When the parts of a trial do not fit on a cluster, Ray Tune, Train and Data wait for ever and say nothing. `check_fits`
+reports this before anything starts.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from dmsae_ray.plan.words import bundles_text
 
 
 def check_fits(plan: Plan, cluster: Cluster) -> None:
-    """See that a cluster at its largest can hold the harvest and, after it, a trial.
+    """Check that a cluster at its largest can hold the harvest and, after it, one trial.
 
     Raises:
-        ConfigError: it cannot; the message has the sum, what there is, and the settings to change.
+        ConfigError: It cannot. The message gives the resources needed, those that exist, and the settings to change.
     """
     _check_bundles(plan.harvest_needs, cluster, "harvesting", "resources.model_actors_min or cpus/gpus_per_model_actor")
     settings = "resources.workers_per_trial, cpus/gpus_per_worker or cpus/gpus_per_model_actor"
@@ -24,21 +24,27 @@ def check_fits(plan: Plan, cluster: Cluster) -> None:
 
 
 def trials_at_once(plan: Plan, cluster: Cluster) -> int:
-    """How many trials to run together: as many as fit, of those that may; more would hold resources and wait."""
+    """Return how many trials to run together: as many as fit, `plan.at_once` at most.
+
+    More trials would hold resources and wait.
+    """
     return _largest_fitting(plan.at_once, plan.needs, cluster)
 
 
 def trials_beside_harvest(plan: Plan, cluster: Cluster, borrowed_cpus: float = 0.0) -> int:
-    """How many trials may run while the harvest's whole pool is at work; 0: they begin after it.
+    """Return how many trials may run while the whole actor pool of the harvest works.
+
+    The cluster must hold both of them in full: a trial waits for shards, so it must never hold the resources that a
+    lost model actor needs to start again.
 
     Args:
-        plan: of the experiment.
-        cluster: at its largest.
-        borrowed_cpus: CPUs that the cluster counts and does not have. Where harvest and trials would share a core,
-            both at once took longer than one after the other.
+        plan: The plan of the experiment.
+        cluster: The cluster at its largest.
+        borrowed_cpus: CPUs that the cluster counts but does not have. Where harvest and trials would share a core,
+            running both at once took longer than one after the other.
 
-    The cluster has to hold both to the last actor: a trial waits for shards, so it must never hold what a model actor
-    that was lost needs to come back.
+    Returns:
+        The number of trials; 0 if they must begin after the harvest.
     """
     most = trials_at_once(plan, cluster)
     missing = (Bundle("CPU that is not there", borrowed_cpus),) if borrowed_cpus else ()
@@ -50,7 +56,7 @@ def trials_beside_harvest(plan: Plan, cluster: Cluster, borrowed_cpus: float = 0
 
 
 def _largest_fitting(high: int, needs: Callable[[int], tuple[Bundle, ...]], cluster: Cluster) -> int:
-    """The largest number up to `high` whose needs fit; 0 if not even one's do."""
+    """Return the largest number up to `high` whose needs fit; 0 if the needs of one trial do not fit."""
     low = 0
     while low < high:
         middle = (low + high + 1) // 2
@@ -66,6 +72,6 @@ def _check_bundles(bundles: tuple[Bundle, ...], cluster: Cluster, what: str, set
     scattered = sum(b.cpus * b.count for b in bundles) <= cpus and sum(b.gpus * b.count for b in bundles) <= gpus
     why = f"; in sum that is there, but no node has room left for {stuck.what}" if scattered else ""
     raise ConfigError(
-        f"{what} needs {bundles_text(bundles)} at once{why}; {cluster}, together at most {cpus:g} CPU and {gpus:g} GPU; "
-        f"lower {settings}, or take a larger cluster"
+        f"{what} needs {bundles_text(bundles)} at once{why}; {cluster}, together at most {cpus:g} CPU and "
+        f"{gpus:g} GPU; lower {settings}, or take a larger cluster"
     )

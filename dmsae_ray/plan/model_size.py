@@ -1,4 +1,4 @@
-"""The sizes of a language model that its cost follows from, without loading it and without a network."""
+"""The sizes of a language model that determine its cost, found without loading it and without a network."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dmsae_ray.errors import ConfigError
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Sizes of a decoder-only transformer with grouped-query attention and a gated MLP (Gemma 2 and its like)."""
+    """Sizes of a decoder-only transformer with grouped-query attention and a gated MLP, such as Gemma 2."""
 
     hidden: int
     layers: int
@@ -22,12 +22,12 @@ class ModelSize:
 
     @property
     def block_weights(self) -> int:
-        """Matrix weights of one block: q, o; k, v; gate, up, down."""
+        """Number of matrix weights in one block: q, o; k, v; gate, up, down."""
         attention = 2 * self.hidden * self.heads * self.head_dim + 2 * self.hidden * self.kv_heads * self.head_dim
         return attention + 3 * self.hidden * self.mlp
 
 
-# From the models' own config.json, for machines that have not downloaded them.
+# Copied from the models' own config.json, for machines that have not downloaded them.
 KNOWN = {
     "google/gemma-2-2b": ModelSize(2304, 26, 8, 4, 256, 9216, 256_000),
     "google/gemma-2-9b": ModelSize(3584, 42, 16, 8, 256, 14_336, 256_000),
@@ -36,10 +36,10 @@ KNOWN = {
 
 
 def model_size(name: str, revision: str | None = None) -> ModelSize:
-    """Sizes of `model.name`: from a local folder or the Hub cache, else from the table of known models.
+    """Return the sizes of `model.name`, from a local folder or the Hub cache, else from the table of known models.
 
     Raises:
-        ConfigError: the model is neither here nor known.
+        ConfigError: The model is neither on this machine nor in the table, or its config.json is not usable.
     """
     config = _config(name, revision)
     if config is None:
@@ -69,7 +69,7 @@ def model_size(name: str, revision: str | None = None) -> ModelSize:
     )
 
 
-# The names that transformers' configurations have for the same size.
+# The names that the configurations of transformers use for the same size.
 _NAMES = {
     "hidden": ("hidden_size", "n_embd", "d_model"),
     "layers": ("num_hidden_layers", "n_layer", "num_layers"),
@@ -82,7 +82,7 @@ _NAMES = {
 
 
 def _first(config: dict[str, Any], names: tuple[str, ...]) -> int | None:
-    """The first of `names` that holds a positive whole number."""
+    """Return the first value under `names` that is a positive whole number."""
     values = (config.get(name) for name in names)
     return next((value for value in values if isinstance(value, int) and value > 0), None)
 

@@ -1,6 +1,7 @@
-"""Plan before paying: what an experiment would do, what it costs and what it needs at once.
+"""The plan of an experiment: what it would do, what it costs and which resources it needs at once.
 
-Pure arithmetic on the config; nothing is started or downloaded. `fit` says whether a cluster can hold it.
+It is pure arithmetic on the config; nothing is started or downloaded. The module `fit` says whether a cluster can hold
+the experiment.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,13 @@ from dmsae_ray.store import unpinned
 
 @dataclass(frozen=True)
 class Rate:
-    """An assumed speed, and where it comes from."""
+    """An assumed speed.
+
+    Attributes:
+        flops_per_second: The speed of one unit.
+        unit: What the speed is of: a GPU, or a CPU core.
+        source: Where the number comes from.
+    """
 
     flops_per_second: float
     unit: str
@@ -31,23 +38,48 @@ GPU_RATE = Rate(
 CPU_RATE = Rate(4e10, "CPU core", "float32 on one core, as measured on the tiny model's SAEs")
 
 READER = Bundle("tokenising task", 1.0)
-"""The smallest of what turns text into tokens; more run where there is room."""
+"""The one tokenising task that a harvest needs at least; more run where there is room."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an experiment would do. FLOPs and bytes are upper estimates: nothing is taken from an earlier run."""
+    """What an experiment would do.
+
+    FLOPs and bytes are upper estimates: they assume that nothing is reused from an earlier run.
+
+    Attributes:
+        name: Name of the experiment.
+        model: Name of the language model.
+        layer: Block whose output the SAEs read.
+        trials: All trials of the grid.
+        trainings: SAE trainings; a training that several trials share counts once.
+        trainings_unshared: SAE trainings if every trial trained its own cycle 0.
+        controls: Those of `trainings` that train controls.
+        steps: Steps of one training.
+        batch_size: Tokens in a step.
+        corpus_tokens: Training tokens of the corpus.
+        attribution_tokens: Tokens with gradients, for the attribution scores.
+        eval_tokens: Tokens for evaluation.
+        flops: FLOPs, by what they are spent on.
+        storage: Bytes, by what they hold.
+        rate: The assumed speed.
+        at_once: Trials that may run at once: max_concurrent_trials if given, else all. `fit.trials_at_once` says how
+            many fit.
+        harvest_needs: Resources needed at once to make activations.
+        service_needs: Resources in use for as long as trials run.
+        trial_needs: Resources that one trial needs at once.
+        pool_needs: Resources that the harvest holds at its largest, once the tokens are written; empty where there is
+            no long harvest.
+        notes: What a person should know before paying, one sentence each.
+    """
 
     name: str
     model: str
     layer: int
     trials: tuple[Trial, ...]
     trainings: int
-    """SAE trainings, each distinct one once."""
     trainings_unshared: int
-    """SAE trainings if every trial trained its own cycle 0."""
     controls: int
-    """Of `trainings`, those of controls."""
     steps: int
     batch_size: int
     corpus_tokens: int
@@ -57,40 +89,34 @@ class Plan:
     storage: Storage
     rate: Rate
     at_once: int
-    """Trials that may run at once: max_concurrent_trials, if given, or all; `trials_at_once` says how many fit."""
     harvest_needs: tuple[Bundle, ...]
-    """What must be there at once to make activations."""
     service_needs: tuple[Bundle, ...]
-    """What is there for as long as trials run."""
     trial_needs: tuple[Bundle, ...]
-    """What one trial needs at once."""
     pool_needs: tuple[Bundle, ...] = ()
-    """What the harvest holds at its largest, once the tokens are there; nothing where there is no long harvest."""
     notes: tuple[str, ...] = ()
-    """What a person should know before paying, in one sentence each."""
 
     @property
     def training_tokens(self) -> int:
-        """Tokens that pass through SAE training, all trainings together."""
+        """Tokens that all SAE trainings read together."""
         return self.trainings * self.steps * self.batch_size
 
     @property
     def unit_hours(self) -> float:
-        """Hours of one GPU (or CPU core) at the assumed rate."""
+        """Hours of one GPU or CPU core at the assumed rate."""
         return self.flops.total / self.rate.flops_per_second / 3600
 
     def needs(self, count: int) -> tuple[Bundle, ...]:
-        """What the sweep needs at once while `count` trials run."""
-        many = [Bundle(b.what, b.cpus, b.gpus, b.count * count) for b in self.trial_needs]
-        return (*self.service_needs, *many)
+        """Return the resources that the sweep needs at once while `count` trials run."""
+        of_trials = [Bundle(b.what, b.cpus, b.gpus, b.count * count) for b in self.trial_needs]
+        return (*self.service_needs, *of_trials)
 
     def beside_harvest(self, count: int, waiting: int = 0) -> tuple[Bundle, ...]:
-        """What the sweep needs at once while the harvest goes on, `count` trials run and `waiting` drivers wait."""
+        """Return the resources needed while the harvest goes on, `count` trials run and `waiting` drivers wait."""
         drivers = Bundle("waiting trial driver", DRIVER_CPUS, count=waiting)
         return (*self.pool_needs, *self.needs(count), drivers)
 
     def params(self) -> dict[str, int | float]:
-        """For the tracking server."""
+        """Return the numbers that the tracking server lists as parameters of the sweep."""
         return {
             "trials": len(self.trials),
             "planned_trainings": self.trainings,
@@ -100,7 +126,7 @@ class Plan:
         }
 
     def line(self) -> str:
-        """The plan in one line."""
+        """Return the plan in one line."""
         saved = self.trainings_unshared - self.trainings
         shared = f" ({saved} saved by sharing cycle 0)" if saved else ""
         return (
@@ -111,14 +137,14 @@ class Plan:
 
 
 def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan:
-    """Expand the grid and add it up; nothing is started or downloaded.
+    """Expand the grid and add up its costs; nothing is started or downloaded.
 
     Args:
-        experiment: the experiment.
-        rate: assumed speed; default GPU_RATE where workers have GPUs, CPU_RATE otherwise.
+        experiment: The experiment.
+        rate: The assumed speed; by default GPU_RATE where workers have GPUs, CPU_RATE otherwise.
 
     Raises:
-        ConfigError: the model's sizes are not known, or model.layer is beyond them.
+        ConfigError: The sizes of the model are not known, or model.layer is not one of its blocks.
     """
     size = model_size(experiment.model.name, experiment.model.revision)
     if experiment.model.layer >= size.layers:
@@ -161,9 +187,12 @@ def _stream_notes(experiment: Experiment, size: ModelSize) -> tuple[str, ...]:
 
 
 def count_trainings(experiment: Experiment, trials: Sequence[Trial]) -> tuple[int, int, int]:
-    """(distinct trainings, trainings without sharing, those of controls) if no trial collapses.
+    """Count the SAE trainings of the trials if none collapses.
 
-    Trials that differ in coverage only have the same cycle 0; later cycles differ with the core that was selected.
+    Trials that differ only in coverage have the same cycle 0. Their later cycles differ, because the selected cores do.
+
+    Returns:
+        Distinct trainings, trainings if nothing were shared, and trainings of controls.
     """
     if experiment.transfer is not None:
         return len(trials), len(trials), 0

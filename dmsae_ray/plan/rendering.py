@@ -1,4 +1,4 @@
-"""A plan for a person to read before paying."""
+"""A plan as text for a person to read before paying."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from dmsae_ray.plan.words import bundles_text, bytes_text, count_text, hours_tex
 
 
 def plan_text(plan: Plan) -> str:
-    """The plan for a person to read before paying."""
+    """Return the plan as several lines for a person to read before paying."""
     flops, storage = plan.flops, plan.storage
     saved = plan.trainings_unshared - plan.trainings
     parts = {"harvest": flops.harvest, "training": flops.training, "evaluation": flops.evaluation}

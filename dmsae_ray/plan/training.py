@@ -1,4 +1,4 @@
-"""From an experiment and a trial to what the lower rooms take."""
+"""Turn an experiment and a trial into what the training rooms take: cycle settings and the initial SAE."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,13 @@ from dmsae_ray.sae import MatryoshkaSAE, Recipe, load_dictionary_learning, load_
 
 
 def cycle_settings(experiment: Experiment, setting: Setting, d_model: int) -> CycleSettings:
-    """What determines the trainings of a trial, apart from core, seed and data; d_model is the width of x."""
+    """Return what determines the trainings of a trial, apart from core, seed and data.
+
+    Args:
+        experiment: The experiment.
+        setting: The setting of the trial.
+        d_model: Width of the activations x.
+    """
     recipe, sae, distill = experiment.recipe, experiment.sae, experiment.distill
     steps = recipe.steps
     return CycleSettings(
@@ -44,11 +50,15 @@ def cycle_settings(experiment: Experiment, setting: Setting, d_model: int) -> Cy
 
 
 def initial_sae(experiment: Experiment, d_model: int) -> MatryoshkaSAE | None:
-    """The SAE that serves as cycle 0, if one is given: our own format, or dictionary_learning's (SAEBench).
+    """Load the SAE that serves as cycle 0, in our own format or that of dictionary_learning (SAEBench).
+
+    Returns:
+        The SAE, or None if `distill.initial_sae` is not given.
 
     Raises:
-        ConfigError: there is none at that place, or it is of another width.
-        DataError: its files are truncated or wrong.
+        ConfigError: There is no SAE at that place, it has another width, or it has fewer groups than
+            `distill.pool_groups`.
+        DataError: Its files are truncated or wrong.
     """
     place = experiment.distill.initial_sae
     if place is None:

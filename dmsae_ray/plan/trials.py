@@ -1,4 +1,4 @@
-"""The grid of an experiment: which trials there are, in which order, under which names."""
+"""The grid of an experiment: its trials, their order and their names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,13 @@ Params = dict[str, int | float | str]
 
 @dataclass(frozen=True)
 class CycleSetting:
-    """A setting of train-and-select cycles (Algorithm 1); its replicas differ in their seeds only."""
+    """A setting of train-and-select cycles (Algorithm 1); its replicas differ only in their seeds.
+
+    Attributes:
+        k: Sparsity of the SAEs.
+        coverage: Attribution coverage τ.
+        core_sparsity: 'dense' if the core is exempt from BatchTopK (Eq. 3), 'sparse' if it is not.
+    """
 
     k: int
     coverage: float
@@ -21,7 +27,7 @@ class CycleSetting:
 
     @property
     def trial_name(self) -> str:
-        """Its part of a trial's name."""
+        """The part of a trial's name that says the setting."""
         return f"k{self.k}-tau{self.coverage!r}"
 
     @property
@@ -31,17 +37,23 @@ class CycleSetting:
 
     @property
     def order(self) -> tuple[int, float, str, str]:
-        """Sort key: by k, then coverage."""
+        """Sort key: k, then coverage."""
         return (self.k, self.coverage, "", self.core_sparsity)
 
     def params(self) -> Params:
-        """What MLflow lists of it."""
+        """Return the parameters that MLflow lists for this setting."""
         return {"k": self.k, "coverage": self.coverage, "core_sparsity": self.core_sparsity}
 
 
 @dataclass(frozen=True)
 class TransferSetting:
-    """A setting of one training around a fixed core (Algorithm 3), or around none: the baseline."""
+    """A setting of one training around a fixed core (Algorithm 3), or around no core: the baseline.
+
+    Attributes:
+        k: Sparsity of the SAE.
+        arm: The core that is used: 'distilled', its 'gaussian' control, or none in the 'baseline'.
+        core_sparsity: 'dense' if the core is exempt from BatchTopK (Eq. 3), 'sparse' if it is not.
+    """
 
     k: int
     arm: Arm
@@ -49,7 +61,7 @@ class TransferSetting:
 
     @property
     def trial_name(self) -> str:
-        """Its part of a trial's name."""
+        """The part of a trial's name that says the setting."""
         return f"k{self.k}-{self.core_sparsity}-{self.arm}"
 
     @property
@@ -59,11 +71,11 @@ class TransferSetting:
 
     @property
     def order(self) -> tuple[int, float, str, str]:
-        """Sort key: by k, then arm."""
+        """Sort key: k, then arm."""
         return (self.k, 0.0, self.arm, self.core_sparsity)
 
     def params(self) -> Params:
-        """What MLflow lists of it."""
+        """Return the parameters that MLflow lists for this setting."""
         return {"k": self.k, "core_sparsity": self.core_sparsity, "arm": self.arm}
 
 
@@ -75,9 +87,9 @@ class Trial:
     """One trial: a setting of the grid with one seed.
 
     Attributes:
-        setting: what the replicas share.
-        seed: of the initial weights.
-        data_seed: of the order of the training data.
+        setting: What its replicas share.
+        seed: Seed of the initial weights.
+        data_seed: Seed of the order of the training data.
     """
 
     setting: Setting
@@ -86,19 +98,21 @@ class Trial:
 
     @property
     def trial_id(self) -> str:
-        """A name that says the setting, the same in every run of the sweep."""
+        """A name that says setting and seed; it is the same in every run of the sweep."""
         return f"{self.setting.trial_name}-seed{self.seed}"
 
     def params(self) -> Params:
-        """Its parameters as plain values; `from_params` is the inverse."""
+        """Return the parameters as plain values; `from_params` is the inverse."""
         return {**self.setting.params(), "seed": self.seed, "data_seed": self.data_seed}
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "Trial":
-        """The trial of parameters that `params` gave.
+        """Return the trial whose `params` are given.
 
         Raises:
-            KeyError, TypeError, ValueError: a parameter is missing, or is not what it must be.
+            KeyError: A parameter is missing.
+            TypeError: A parameter has the wrong type.
+            ValueError: A parameter has a value that cannot be read.
         """
         k, sparsity = int(params["k"]), params.get("core_sparsity", "dense")
         setting: Setting
@@ -110,9 +124,9 @@ class Trial:
 
 
 def expand(experiment: Experiment) -> list[Trial]:
-    """All trials of an experiment, replicas of a seed side by side, so that trials that share cycles start apart.
+    """Return all trials of an experiment, seed by seed, with those that share cycle 0 (same k and seed) set apart.
 
-    A baseline has no core; it is trained once, not once for each core variant.
+    A baseline has no core, so it is trained once, not once for each core sparsity.
     """
     grid, transfer = experiment.sweep, experiment.transfer
     settings: list[Setting] = []

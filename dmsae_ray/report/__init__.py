@@ -1,4 +1,9 @@
-"""What a sweep found: replicas aggregated, tables, figures, report.md."""
+"""The report of a sweep: what it found, over all replicas of each setting.
+
+In: the results of the finished trials (`dmsae_ray.results`), and the curves in the journal (`dmsae_ray.tracking`).
+Out: report.md, report.json and figures/*.png in the sweep folder, and a `Report` that the terminal shows.
+It needs no Ray session and can be made again at any time.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The replicas of each setting brought together: means with intervals, and how alike their cores are."""
+"""Aggregate the replicas of each setting: means with intervals, and how similar their cores are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,11 +20,14 @@ METRICS = ("l0", "l0_core", "l0_non_core", "fvu", "explained_variance", "loss_re
 
 @dataclass(frozen=True)
 class Consistency:
-    """How alike the distilled cores of the seeds are (PW-MCC, over all pairs of seeds).
+    """How similar the distilled cores of the seeds are: PW-MCC over all pairs of seeds.
 
-    mean, low, high   over the pairs
-    chance            the same for cores of random directions, of the same sizes and width
-    pairs             number of pairs
+    Attributes:
+        mean: Mean over the pairs.
+        low: Lowest value of a pair.
+        high: Highest value of a pair.
+        chance: Mean for cores of random directions, of the same sizes and width.
+        pairs: Number of pairs.
     """
 
     mean: float
@@ -38,17 +41,27 @@ class Consistency:
 class Aggregate(Generic[S_co]):
     """One setting over its seeds.
 
-    core_sizes       |C_0|..|C_L|
-    carryovers       by cycle, from the first that has a core before it
-    carryover        in the last cycle, in which the controls are trained too; this, chance, controls, margins,
-                     core_share and metrics are of the seeds that did not collapse before it
-    chance           |C_L| / |pool|: the carryover of a core drawn by lot
-    controls         carryover of the norm-matched control cores
-    margins          carryover less the control's, seed by seed
-    core_share       share of the score that the core holds
-    metrics          METRICS of the last cycle
-    seconds, flops   of one cycle, averaged over a trial's, as trained (a cycle found in the store has those it took)
-    collapsed        which seeds collapsed, and how
+    Carryover, chance, controls, margins, core_share, metrics and control_metrics are of the last cycle, in which the
+    controls are trained too, and of the seeds that did not collapse.
+
+    Attributes:
+        setting: The setting.
+        seeds: Its seeds.
+        core_sizes: |C_0|..|C_L|.
+        carryovers: Carryover by cycle, from the first cycle that has a core before it.
+        carryover: Carryover in the last cycle.
+        chance: |C_L| / |pool|: the carryover of a core drawn at random.
+        controls: Carryover of the norm-matched control cores, by the control's name.
+        margins: Carryover minus that of the control, seed by seed.
+        distilled_size: Size of the distilled core.
+        core_share: Share of the score that the core holds.
+        metrics: METRICS of the last cycle.
+        control_metrics: The same of the control cores, by the control's name.
+        seconds: Seconds of one cycle, averaged over the cycles of a trial. A cycle found in the store counts with the
+            time that its training took.
+        flops: FLOPs of one cycle, averaged in the same way.
+        consistency: How similar the cores of the seeds are; None with fewer than two cores.
+        collapsed: How seeds collapsed, by seed.
     """
 
     setting: S_co
@@ -70,7 +83,7 @@ class Aggregate(Generic[S_co]):
 
 
 def aggregate(setting: S, results: Sequence[TrialResult]) -> Aggregate[S]:
-    """Bring the replicas `results` of `setting` together."""
+    """Aggregate `results`, the replicas of `setting`."""
     controls = sorted({name for r in results for name in r.controls})
     sizes = zip_longest(*(r.core_sizes for r in results))
     whole = [r for r in results if r.collapse is None]
@@ -104,7 +117,7 @@ def aggregate(setting: S, results: Sequence[TrialResult]) -> Aggregate[S]:
 
 
 def consistency(results: Sequence[TrialResult]) -> Consistency | None:
-    """PW-MCC of the distilled cores of the replicas; None with fewer than two cores that hold anything."""
+    """Return the PW-MCC of the distilled cores of the replicas; None with fewer than two cores that are not empty."""
     paths = [r.folder / CORE_FILE for r in results if r.folder is not None]
     rows = [core.rows for core in (load_core(path) for path in paths if path.is_file()) if len(core)]
     if len(rows) < 2:

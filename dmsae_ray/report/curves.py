@@ -1,4 +1,4 @@
-"""Curves of the last cycle over its tokens, read from the journal and averaged over seeds."""
+"""Training curves of the last cycle, read from the journal and averaged over seeds."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,17 +14,30 @@ from dmsae_ray.tracking import read_journal
 
 @dataclass(frozen=True)
 class Band:
-    """A curve over seeds: values[i] at tokens[i], counted from the cycle's beginning."""
+    """A curve averaged over seeds.
+
+    Attributes:
+        tokens: Tokens since the beginning of the cycle.
+        values: Values at these tokens.
+    """
 
     tokens: list[int]
     values: list[Estimate]
 
 
 def final_cycle_bands(results: Sequence[TrialResult], journal: Path, name: str) -> dict[str, dict[str, Band]]:
-    """The curve `train/<name>` of every arm in the last cycle, {panel: {arm: band}}.
+    """Return the curve `train/<name>` of every arm in the last cycle.
 
-    Trials of cycles have a panel a setting, with their controls as arms; transfers have a panel for each k and core
-    sparsity, with their arms side by side, and the baseline, which has no core, left out.
+    For trials of cycles there is a panel per setting, and the controls are its arms. For transfers there is a panel per
+    k and core sparsity, with the arms side by side; the baseline is left out, since it has no core.
+
+    Args:
+        results: The finished trials.
+        journal: Path of the tracking journal.
+        name: Name of the metric.
+
+    Returns:
+        {panel: {arm: band}}.
     """
     curves: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     wanted, by_id = f"/{name}", {r.trial_id: r for r in results}
@@ -40,10 +53,10 @@ def final_cycle_bands(results: Sequence[TrialResult], journal: Path, name: str) 
         if isinstance(setting, TransferSetting):
             if setting.arm == "baseline":
                 continue
-            # It reads the feed from its first token on.
+            # A transfer reads the feed from its first token on.
             start, panel, own_arm = 0, f"k={setting.k} {setting.core_sparsity}", str(setting.arm)
         else:
-            # Cycle l of a trial reads the feed from l times a cycle's tokens on.
+            # Cycle l of a trial begins in the feed after l times the tokens of a cycle.
             start, panel, own_arm = result.last.cycle * result.last.tokens, setting.label, DISTILLED
         own = {step - start: value for step, value in curve.items() if step > start}
         if own:

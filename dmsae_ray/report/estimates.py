@@ -1,4 +1,4 @@
-"""Means over replicas, with what they leave uncertain."""
+"""Means over replicas, with their uncertainty."""
 
 import math
 from collections.abc import Iterable
@@ -9,14 +9,20 @@ from scipy.stats import t as student_t
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean of `n` replicas and the half width of its 95% t-interval; None where one replica says nothing of it."""
+    """Mean over replicas, with its 95% t-interval.
+
+    Attributes:
+        mean: The mean; NaN without replicas.
+        half_width: Half width of the interval; None with fewer than two replicas.
+        n: Number of replicas.
+    """
 
     mean: float
     half_width: float | None
     n: int
 
     def text(self, digits: int = 2) -> str:
-        """E.g. '0.81 ±0.07', '0.81' with one replica, '-' without any."""
+        """Return for example '0.81 ±0.07'; '0.81' with one replica, '-' without any."""
         if self.n == 0 or math.isnan(self.mean):
             return "-"
         mean = f"{self.mean:.{digits}f}"
@@ -24,9 +30,10 @@ class Estimate:
 
 
 def estimate(values: Iterable[float | None]) -> Estimate:
-    """Mean and 95% interval (Student's t with n - 1 degrees of freedom) over the values that are there.
+    """Return mean and 95% interval (Student's t with n - 1 degrees of freedom) of the known values.
 
-    None and NaN are replicas in which the quantity does not exist (a carryover without a core before it): left out.
+    None and NaN stand for replicas in which the quantity does not exist, such as a carryover without a core before it.
+    They are left out.
     """
     known = [float(v) for v in values if v is not None and not math.isnan(v)]
     n = len(known)

@@ -1,4 +1,4 @@
-"""The figures of a sweep, made from its summaries and the curves in its journal."""
+"""The figures of a sweep, drawn from its summaries and from the curves in its journal."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ Draw = Callable[[Report, Path, Path], Path | None]
 
 
 def write_figures(report: Report, sweep_dir: str | Path) -> list[Path]:
-    """Draw every figure that the results allow into `<sweep>/figures`; returns the files written."""
+    """Draw every figure that the results allow into `<sweep>/figures`; return the files written."""
     sweep_dir = Path(sweep_dir).absolute()
     drawers: list[Draw] = [selected_sets, survival, carryover, coverage, core_l0, transfer, cost]
     made = [draw(report, sweep_dir, sweep_dir / "figures") for draw in drawers]
@@ -40,7 +40,7 @@ def write_figures(report: Report, sweep_dir: str | Path) -> list[Path]:
 
 
 def selected_sets(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
-    """Fig. 2: the selected set of every cycle, carried below and new above."""
+    """Draw Fig. 2: the selected set of every cycle, with carried latents below and new ones above."""
     shown = _shown(report.cycles)
     if not shown:
         return None
@@ -65,7 +65,7 @@ def selected_sets(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
 
 
 def survival(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
-    """Fig. 2: which share of the latents born in a cycle is still in the core later."""
+    """Draw Fig. 2: the share of the latents born in a cycle that is still in the core in later cycles."""
     shown = _shown(report.cycles)
     if not shown:
         return None
@@ -89,7 +89,7 @@ def survival(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
 
 
 def carryover(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
-    """Fig. 6: carryover against the measured total L0, beside the controls and chance; a panel a coverage."""
+    """Draw Fig. 6: carryover against the measured total L0, with controls and chance; one panel per coverage."""
     if not any(one.carryover.n for one in report.cycles):
         return None
     coverages = sorted({one.setting.coverage for one in report.cycles})[:MOST_PANELS]
@@ -115,7 +115,7 @@ def carryover(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
 
 
 def coverage(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
-    """Fig. 5: reconstruction against coverage; None where all trials have one coverage."""
+    """Draw Fig. 5: reconstruction against coverage; return None if all trials have the same coverage."""
     if len({one.setting.coverage for one in report.cycles}) < 2:
         return None
     figure, axes = panels(2, width=3.8, height=3.0)
@@ -134,7 +134,7 @@ def coverage(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
 
 
 def core_l0(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
-    """Fig. 3: is the core in use while the last cycle trains? Distilled core against control cores."""
+    """Draw Fig. 3: how much the core is used while the last cycle trains, distilled core against control cores."""
     bands = final_cycle_bands(report.results, sweep_dir / JOURNAL_FILE, "l0_core")
     shown = dict(list(bands.items())[:MOST_PANELS])
     if not shown:
@@ -157,7 +157,7 @@ def core_l0(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
 
 
 def transfer(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
-    """Figs. 4 and 7: SAEs around a fixed core against the baseline, at measured total L0."""
+    """Draw Figs. 4 and 7: SAEs around a fixed core against the baseline, at measured total L0."""
     if not report.transfers:
         return None
     figure, axes = panels(2, width=3.8, height=3.0)
@@ -178,7 +178,7 @@ def transfer(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
 
 
 def cost(report: Report, sweep_dir: Path, folder: Path) -> Path | None:
-    """What one cycle cost, by setting."""
+    """Draw the cost of one cycle, by setting."""
     every: list[Aggregate[Setting]] = [*report.cycles, *report.transfers]
     known = [a for a in every if a.seconds.n]
     if not known:

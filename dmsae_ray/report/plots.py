@@ -1,4 +1,4 @@
-"""How figures look: colours for everyone, a grid of panels, error bars from estimates."""
+"""The style of figures: colours for colour-blind readers too, a grid of panels, error bars from estimates."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours, told apart by colour-blind readers too; markers differ as well."""
+"""The colours of Okabe and Ito, which colour-blind readers can distinguish too; markers differ as well."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 CHANCE = "#7F7F7F"
@@ -34,7 +34,7 @@ MOST_PANELS = 12
 
 
 def panels(count: int, *, width: float = 3.4, height: float = 2.6, columns: int = 3) -> "tuple[Figure, list[Axes]]":
-    """A figure with `count` panels in rows; sizes in inches. Drawn without any display."""
+    """Return a figure with `count` panels in rows, sizes in inches; it needs no display."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -52,7 +52,7 @@ def panels(count: int, *, width: float = 3.4, height: float = 2.6, columns: int 
 
 
 def save(figure: "Figure", path: Path) -> Path:
-    """Write a figure as PNG."""
+    """Write a figure as PNG; return its path."""
     from matplotlib import rc_context
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,17 +62,17 @@ def save(figure: "Figure", path: Path) -> Path:
 
 
 def colour(index: int) -> str:
-    """Colour of the index-th series."""
+    """Return the colour of the index-th series."""
     return PALETTE[index % len(PALETTE)]
 
 
 def marker(index: int) -> str:
-    """Marker of the index-th series."""
+    """Return the marker of the index-th series."""
     return MARKERS[index % len(MARKERS)]
 
 
 def points(axes: "Axes", x: Sequence[Estimate], y: Sequence[Estimate], **style: Any) -> None:
-    """Means with error bars in both directions, where there are intervals; points without a mean are left out."""
+    """Draw means, with error bars in both directions where intervals exist; points without a mean are left out."""
     known = [(a, b) for a, b in zip(x, y, strict=True) if a.n and b.n]
     if not known:
         return
@@ -89,24 +89,24 @@ def points(axes: "Axes", x: Sequence[Estimate], y: Sequence[Estimate], **style: 
 
 
 def bars(values: Sequence[Estimate]) -> list[float]:
-    """Lengths of error bars; NaN, which draws nothing, where there is no interval."""
+    """Return the lengths of error bars; NaN, which draws nothing, where there is no interval."""
     return [math.nan if v.half_width is None else v.half_width for v in values]
 
 
 def counts(axis: "Axis") -> None:
-    """Ticks at whole numbers."""
+    """Put ticks at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
 def large_numbers(axis: "Axis") -> None:
-    """Ticks as 50k, 2M, 3G."""
+    """Write ticks as 50k, 2M, 3G."""
     from matplotlib.ticker import EngFormatter
 
     axis.set_major_formatter(EngFormatter(sep=""))
 
 
 def known_value(number: float) -> Estimate:
-    """A number without uncertainty, such as a setting."""
+    """Return a number without uncertainty, such as a setting, as an estimate."""
     return Estimate(number, None, 1)

@@ -1,4 +1,4 @@
-"""The end of a sweep: its figures and its report, written into its folder."""
+"""Write the report and the figures of a sweep into its folder."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def publish(sweep_dir: str | Path) -> tuple[Report, list[Path]]:
         The report, and the files written.
 
     Raises:
-        DataError: no trial is finished, or a summary cannot be read.
+        DataError: No trial is finished, or a summary cannot be read.
     """
     report = make_report(sweep_dir)
     figures = write_figures(report, sweep_dir)

@@ -1,4 +1,4 @@
-"""The report of a sweep: tables for the terminal, report.md and report.json, from the summaries of its trials."""
+"""The report of a sweep, made from the summaries of its trials: tables for the terminal, report.md, report.json."""
 
 import json
 from dataclasses import dataclass
@@ -31,7 +31,14 @@ random directions.
 
 @dataclass(frozen=True)
 class Report:
-    """What was found, by setting, and the tables that say it."""
+    """What a sweep found, by setting, and the tables that show it.
+
+    Attributes:
+        name: Name of the sweep folder.
+        results: The finished trials.
+        cycles: Settings of cycles, each over its seeds.
+        transfers: Settings of transfers, each over its seeds.
+    """
 
     name: str
     results: tuple[TrialResult, ...]
@@ -51,7 +58,7 @@ class Report:
 
     @property
     def health(self) -> list[str]:
-        """A line for each trial that collapsed, and for each trouble seen in a training."""
+        """One line for each trial that collapsed, and one for each trouble in a training."""
         lines = [f"{r.trial_id} collapsed: {r.collapse}" for r in self.results if r.collapse]
         for r in self.results:
             for record in (*r.reports, *r.controls.values()):
@@ -60,14 +67,14 @@ class Report:
         return lines
 
     def rich(self) -> Group:
-        """For the terminal: the main table, and what went wrong."""
+        """Return the main tables and what went wrong, for the terminal."""
         main = [main_table(self.cycles), margin_table(self.cycles)] if self.cycles else []
         main += [transfer_table(self.transfers)] if self.transfers else []
         note = "n seeds, ± 95% interval; chance and control are carryovers to compare with; core sizes are means"
         return Group(*(t.rich() for t in main), Text(note, style="dim"), *(Text(line) for line in self.health))
 
     def markdown(self, figures: list[Path], folder: Path) -> str:
-        """The whole report; figures are linked relative to `folder`."""
+        """Return the whole report as Markdown; figures are linked relative to `folder`."""
         parts = [f"# {self.name}\n", NOTES, *(table.markdown() for table in self.tables)]
         if self.health:
             parts.append("## Health\n\n" + "\n".join(f"- {line}" for line in self.health) + "\n")
@@ -77,10 +84,10 @@ class Report:
 
 
 def make_report(sweep_dir: str | Path) -> Report:
-    """The report of the finished trials of a sweep folder.
+    """Make the report of the finished trials of a sweep folder.
 
     Raises:
-        DataError: there are none, or a summary cannot be read.
+        DataError: No trial is finished, or a summary cannot be read.
     """
     results = load_results(sweep_dir)
     if not results:
@@ -95,7 +102,7 @@ def make_report(sweep_dir: str | Path) -> Report:
 
 
 def write_report(report: Report, sweep_dir: str | Path, figures: list[Path]) -> list[Path]:
-    """Write report.md and report.json into the sweep folder; returns their paths."""
+    """Write report.md and report.json into the sweep folder; return their paths."""
     folder = Path(sweep_dir).absolute()
     text, data = folder / REPORT_FILE, folder / JSON_FILE
     text.write_text(report.markdown([Path(f).absolute() for f in figures], folder))

@@ -1,4 +1,4 @@
-"""The tables of a report, once, for the terminal and for Markdown."""
+"""The tables of a report, each defined once for both the terminal and Markdown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,20 @@ from dmsae_ray.report.estimates import Estimate
 
 @dataclass(frozen=True)
 class Table:
-    """A title, the columns' heads (broken into short lines, at '-' within words), and rows of as many cells."""
+    """A table of text.
+
+    Attributes:
+        title: Title of the table.
+        head: Heads of the columns, broken into short lines (within words at '-').
+        rows: Rows with one cell per column.
+    """
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
     def rich(self) -> RichTable:
-        """For the terminal: narrow, with intervals below their means."""
+        """Return the table for the terminal: narrow, with intervals below their means."""
         table = RichTable(
             title=self.title,
             title_justify="left",
@@ -38,14 +44,14 @@ class Table:
         return table
 
     def markdown(self) -> str:
-        """A Markdown table under a heading."""
+        """Return a Markdown table under a heading."""
         head = tuple(name.replace("-\n", "").replace("\n", " ") for name in self.head)
         lines = [head, tuple("---:" for _ in head), *self.rows]
         return f"## {self.title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def main_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
-    """Cores and carryover beside chance and controls, what the SAEs use, and what they keep."""
+    """Tabulate core sizes, carryover beside chance and controls, the two parts of L0, FVU and loss recovered."""
     controls = sorted({name for a in aggregates for name in a.controls})
     head = ("k", "τ", "n", "core size\nby cycle", "carry-\nover", "chance", *(f"{_word(c)}\ncontrol" for c in controls))
     head += ("dis-\ntilled", "L0\ncore", "L0\nrest", "FVU", "loss\nrec.")
@@ -70,7 +76,7 @@ def main_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
 
 
 def cycles_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
-    """Core sizes and carryover of every cycle, with intervals."""
+    """Tabulate core sizes and carryover of every cycle, with intervals."""
     cycles = max(len(a.core_sizes) for a in aggregates)
     head = ("k", "τ", *(f"core {c}" for c in range(cycles)), *(f"carryover {c}" for c in range(1, cycles)))
     rows = []
@@ -83,7 +89,7 @@ def cycles_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
 
 
 def margin_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
-    """What speaks for a core: carryover less each control's, its share of the score, likeness between seeds."""
+    """Tabulate the evidence for a core: carryover minus each control's, share of the score, PW-MCC of the seeds."""
     controls = sorted({name for a in aggregates for name in a.margins})
     head = ("k", "τ", "n", *(f"carryover\nover {c.replace('_', ' ')}" for c in controls))
     head += ("core's share\nof the score", "PW-MCC\nof the seeds", "chance\nPW-MCC")
@@ -102,7 +108,7 @@ def margin_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
 
 
 def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
-    """SAEs trained around a fixed core, at measured L0."""
+    """Tabulate SAEs trained around a fixed core, at measured L0."""
     head = (
         "k",
         "core",
@@ -133,7 +139,7 @@ def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
 
 
 def cost_table(aggregates: Sequence[Aggregate[Setting]]) -> Table:
-    """What one cycle cost."""
+    """Tabulate the cost of one cycle."""
     head = ("setting", "seconds a cycle", "FLOP a cycle")
     rows = [(a.setting.label, a.seconds.text(1), _power(a.flops)) for a in aggregates]
     return Table("Cost", head, tuple(rows))

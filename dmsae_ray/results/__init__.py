@@ -1,4 +1,9 @@
-"""What a sweep leaves: its folders, and what each trial found."""
+"""The results of a sweep: its folders, and what each trial found.
+
+In: what the workers of a trial measured (`dmsae_ray.distill`), and the files of a sweep folder.
+Out: `Folders`, which says where each file is; `TrialReport`, what a trial reports while it runs; and `TrialResult`,
+what a finished trial found. The rooms sweep, tracking, report and cli read them.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,8 +1,9 @@
-"""Where a run keeps what. Stores and cycles are shared by all sweeps of one `output`; the rest is a sweep's own.
+"""Where the files of a run are.
 
-`output` is a local (or shared) folder, or a URI such as s3://bucket/runs. What workers write goes there. The
-controller's own files (config, journal, report, figures, MLflow's database) are local: in `output` itself, or, where
-that is a URI, in ./dmsae-runs of the machine that runs the controller.
+All sweeps with the same `output` share its stores and cycles; every other file belongs to one sweep. `output` is a
+local (or shared) folder, or a URI such as s3://bucket/runs. Workers write there. The controller's own files (config,
+journal, report, figures, MLflow's database) are local: in `output` itself or, where that is a URI, in ./dmsae-runs on
+the machine that runs the controller.
 """
 
 import json
@@ -30,9 +31,9 @@ class Folders:
     """The folders of one experiment.
 
     Attributes:
-        output: where workers write, an absolute path or a URI.
-        home: where the controller writes; the same place if `output` is local.
-        name: of the sweep's folder.
+        output: Where workers write: an absolute path or a URI.
+        home: Where the controller writes; the same place if `output` is local.
+        name: Name of the sweep's folder.
     """
 
     output: Folder
@@ -51,7 +52,7 @@ class Folders:
 
     @property
     def train(self) -> str:
-        """Ray Train's checkpoints, one folder a trial."""
+        """Checkpoints of Ray Train, one folder per trial."""
         return (self.output / "sweeps" / self.name / "train").uri
 
     @property
@@ -61,18 +62,23 @@ class Folders:
 
     @property
     def tune(self) -> Path:
-        """Ray Tune's own files."""
+        """Folder of Ray Tune's own files."""
         return self.sweep / "tune"
 
     def trial(self, trial_id: str) -> Path:
-        """What one trial found, on the controller's machine: summary.json and its distilled core."""
+        """Return the controller's folder with the results of one trial: summary.json and the distilled core."""
         return self.sweep / "trials" / trial_id
 
     def check_inputs_unchanged(self, inputs: dict[str, str]) -> None:
-        """Note what the sweep was begun with, as hashes by setting; its config alone names files that may change.
+        """Save the hashes of a sweep's inputs when it begins; later, check that they are still the same.
+
+        The config alone is not enough: it names files whose content may change.
+
+        Args:
+            inputs: Hashes of the inputs, by setting.
 
         Raises:
-            ConfigError: it was begun with something else under the same name.
+            ConfigError: The sweep of this name was begun with other inputs.
         """
         shared = self.output / "sweeps" / self.name
         content = shared.read(INPUTS_FILE)
@@ -88,14 +94,14 @@ class Folders:
             )
 
     def publish_trial(self, trial: Trial, summary: dict[str, Any], core: "Core | None") -> None:
-        """Write a trial's result where the controller finds it; called by a worker.
+        """Write the result of a trial where the controller finds it; a worker calls this.
 
-        The summary comes last: it says that the trial is finished. What was not measured is null in it.
+        The summary is written last, because it marks the trial as finished. It holds null for what was not measured.
 
         Args:
-            trial: which one.
-            summary: what it found, see `distill.DistillationResult.summary`.
-            core: its distilled core; None for a transfer.
+            trial: The trial.
+            summary: What it found, see `distill.DistillationResult.summary`.
+            core: Its distilled core; None for a transfer.
         """
         shared = self.output / "sweeps" / self.name / "trials" / trial.trial_id
         if core is not None:
@@ -104,7 +110,11 @@ class Folders:
         shared.write(SUMMARY_FILE, [json.dumps(tree, indent=1, allow_nan=False).encode()])
 
     def fetch(self, trial_id: str) -> Path | None:
-        """A trial's summary on this machine, brought from `output` if need be; None if the trial is not finished."""
+        """Return the path of a trial's summary on this machine; copy its files from `output` if needed.
+
+        Returns:
+            The path, or None if the trial is not finished.
+        """
         summary = self.trial(trial_id) / SUMMARY_FILE
         if not summary.is_file() and self.output.local is None:
             shared, here = self.output / "sweeps" / self.name / "trials" / trial_id, Folder(str(self.trial(trial_id)))
@@ -116,7 +126,7 @@ class Folders:
 
 
 def folders_of(experiment: Experiment) -> Folders:
-    """The folders of an experiment; nothing is created."""
+    """Return the folders of an experiment; nothing is created."""
     output = Folder(experiment.output)
     local = output.local
     output = output if local is None else Folder(str(local))
@@ -124,7 +134,7 @@ def folders_of(experiment: Experiment) -> Folders:
 
 
 def create_folders(experiment: Experiment) -> Folders:
-    """Create the folders of an experiment and write its resolved config into the sweep's.
+    """Create the folders of an experiment and write its resolved config into the sweep's folder.
 
     Raises:
         ConfigError: `output` cannot be written.
@@ -144,10 +154,10 @@ def create_folders(experiment: Experiment) -> Folders:
 
 
 def experiment_of(sweep_folder: str | Path) -> Experiment:
-    """The experiment that a sweep folder was made for.
+    """Return the experiment that a sweep folder was made for.
 
     Raises:
-        ConfigError: the folder is none of a sweep.
+        ConfigError: The folder is no sweep folder, or it is not where its config says.
     """
     config = Path(sweep_folder).expanduser().absolute() / CONFIG_FILE
     if not config.is_file():
@@ -156,7 +166,7 @@ def experiment_of(sweep_folder: str | Path) -> Experiment:
         )
     experiment = load_experiment(config)
     if Folder(experiment.output).local is not None:
-        # `output` may have been moved as a whole.
+        # The whole `output` may have been moved: use the place where it is now.
         experiment = experiment.model_copy(update={"output": str(config.parent.parent.parent)})
     expected = folders_of(experiment).sweep
     if expected.resolve() != config.parent.resolve():

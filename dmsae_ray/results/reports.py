@@ -1,7 +1,7 @@
-"""What a trial reports while it runs: typed, and as the plain mapping in which Ray carries it.
+"""What a trial reports while it runs, as a typed object and as the plain mapping that Ray carries.
 
-A worker makes a `TrialReport`; it travels through Ray Train and Ray Tune as a mapping; the console and the tracker read
-a `TrialReport` again.
+A worker makes a `TrialReport`. It travels through Ray Train and Ray Tune as a mapping. The console and the tracker turn
+it back into a `TrialReport`.
 """
 
 from collections.abc import Mapping
@@ -11,28 +11,28 @@ from typing import Any
 from dmsae_ray.distill import CycleReport, WindowReport
 
 _KEY = "trial_report"
-"""The one key of ours in a result of Ray Tune."""
+"""The only key of ours in a result of Ray Tune."""
 
 
 @dataclass(frozen=True)
 class TrialReport:
-    """What has come since the last report of the same trial.
+    """What is new since the last report of the same trial.
 
     Attributes:
-        windows: points of the training curves, in order.
-        cycles: cycles that have ended, in order.
+        windows: Points of the training curves, in order.
+        cycles: Cycles that have ended, in order.
     """
 
     windows: tuple[WindowReport, ...] = ()
     cycles: tuple[CycleReport, ...] = ()
 
     def to_metrics(self) -> dict[str, Any]:
-        """The metrics that `ray.train.report` takes: plain values only."""
+        """Return the metrics that `ray.train.report` takes: plain values only."""
         return {_KEY: {name: [asdict(item) for item in getattr(self, name)] for name in ("windows", "cycles")}}
 
     @classmethod
     def from_metrics(cls, metrics: Mapping[str, Any]) -> "TrialReport":
-        """The report in a result of Ray Tune; an empty one where a result holds none."""
+        """Return the report in a result of Ray Tune, or an empty one if the result holds none."""
         tree = metrics.get(_KEY) or {}
         return cls(
             tuple(WindowReport(**fields) for fields in tree.get("windows", ())),

@@ -1,4 +1,4 @@
-"""What a finished trial found, typed, read from its summary.json."""
+"""What a finished trial found, read from its summary.json into a typed object."""
 
 import json
 import math
@@ -15,18 +15,19 @@ from dmsae_ray.results.folders import SUMMARY_FILE
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One finished trial.
+    """What one finished trial found.
 
     Attributes:
-        trial: which one.
-        reports: one a cycle; a transfer has one.
-        controls: the last cycle with a control core, by the control's name.
-        core_sizes: sizes of C_0..C_L; empty for a transfer.
-        distilled_size: size of C*; None for a transfer.
+        trial: The trial.
+        reports: One per cycle; a transfer has one.
+        controls: The last cycle with a control core, by the control's name.
+        core_sizes: Sizes of C_0..C_L; empty for a transfer.
+        distilled_size: Size of C*; None for a transfer.
         collapse: None, or the name of the collapse and its cycle.
         survival: {birth cycle: survivors at that and each later cycle}.
-        tokens, flops: of all its trainings, controls and those found in the store included.
-        folder: where its files are.
+        tokens: Tokens of all its trainings, controls and cached cycles included.
+        flops: FLOPs of the same trainings.
+        folder: Where its files are.
     """
 
     trial: Trial
@@ -47,20 +48,20 @@ class TrialResult:
 
     @property
     def setting(self) -> Setting:
-        """What the replicas of its setting share."""
+        """Setting of the trial, which its replicas share."""
         return self.trial.setting
 
     @property
     def last(self) -> CycleReport:
-        """The last cycle."""
+        """Report of the last cycle."""
         return self.reports[-1]
 
     def metric(self, name: str) -> float:
-        """A metric of the last cycle; NaN where it was not measured."""
+        """Return a metric of the last cycle; NaN if it was not measured."""
         return self.last.metrics.get(name, math.nan)
 
     def final_metrics(self) -> dict[str, float]:
-        """The trial's numbers under the names by which runs are compared."""
+        """Return the numbers of the trial, under the names by which runs are compared."""
         last = self.last
         values: dict[str, float | None] = {
             "carryover": last.carryover,
@@ -83,11 +84,11 @@ def parse_result(summary: Mapping[str, Any], folder: Path | None = None) -> Tria
     """Read a trial's result from its summary.
 
     Args:
-        summary: what `Folders.publish_trial` wrote.
-        folder: where the trial's files are.
+        summary: What `Folders.publish_trial` wrote.
+        folder: Where the trial's files are.
 
     Raises:
-        DataError: the summary lacks what it must have.
+        DataError: A required field of the summary is missing or wrong.
     """
     try:
         reports = tuple(_report(r) for r in summary["records"])
@@ -112,10 +113,10 @@ def parse_result(summary: Mapping[str, Any], folder: Path | None = None) -> Tria
 
 
 def load_result(folder: Path) -> TrialResult:
-    """The result in a trial's folder.
+    """Load the result in a trial's folder.
 
     Raises:
-        DataError: the summary cannot be read.
+        DataError: The summary cannot be read.
     """
     path = folder / SUMMARY_FILE
     try:
@@ -126,17 +127,17 @@ def load_result(folder: Path) -> TrialResult:
 
 
 def load_results(sweep_dir: str | Path) -> list[TrialResult]:
-    """The finished trials of a sweep folder, by setting and seed.
+    """Load the finished trials of a sweep folder, sorted by setting and seed.
 
     Raises:
-        DataError: a summary cannot be read.
+        DataError: A summary cannot be read.
     """
     results = [load_result(path.parent) for path in Path(sweep_dir).glob(f"trials/*/{SUMMARY_FILE}")]
     return sorted(results, key=lambda r: (r.setting.order, r.trial.seed))
 
 
 def by_setting(results: list[TrialResult]) -> dict[Setting, list[TrialResult]]:
-    """The replicas of each setting, in the order of `load_results`."""
+    """Group results by setting: the replicas of each, in the order of `load_results`."""
     found: dict[Setting, list[TrialResult]] = {}
     for result in results:
         found.setdefault(result.setting, []).append(result)

@@ -1,4 +1,9 @@
-"""The format of stored activations: layout, manifest, identity, order; its reader and its inventory."""
+"""The format of a store of activations: its files, its key and its training order; the package reads and checks stores.
+
+Input: the `Experiment`, from which the key of its store is computed, and the folder of stores. Output: a `Store`, which
+reads shards (also while a harvest still writes them), the order of rows in training, and an inventory that lists,
+checks and removes stores. `harvest` computes what a store holds; `feed` reads it for training.
+"""
 
 from typing import TYPE_CHECKING
 

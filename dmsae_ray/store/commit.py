@@ -13,12 +13,13 @@ class Commit:
     """The proof that a shard is whole; written after it.
 
     Attributes:
-        rows: activations kept.
-        tokens: tokens before filters.
-        dropped: tokens left out, by reason.
+        rows: number of activations kept.
+        tokens: number of tokens before filters.
+        dropped: number of tokens left out, by reason.
         sum_squares: sum of the squared norms of the stored rows, float64.
-        d_model: width.
-        checksum, bytes: of the file (see `files.checksum`).
+        d_model: width of an activation.
+        checksum: checksum of the file (see `files.checksum`).
+        bytes: size of the file.
     """
 
     rows: int
@@ -36,7 +37,15 @@ _COMMIT = TypeAdapter(Commit)
 
 
 def decode_commit(content: bytes, where: object) -> Commit:
-    """A `Commit` from its JSON; DataError if it is none."""
+    """Return the `Commit` that a JSON text holds.
+
+    Args:
+        content: the bytes of the file.
+        where: the file, for the error message.
+
+    Raises:
+        DataError: the content is not a commit.
+    """
     try:
         return _COMMIT.validate_json(content, strict=True)
     except ValidationError:
@@ -44,7 +53,11 @@ def decode_commit(content: bytes, where: object) -> Commit:
 
 
 def norm_factor(commits: list[Commit]) -> float:
-    """Root mean square norm over whole shards, in float64: sqrt(sum ||x||^2 / rows)."""
+    """Return the root mean square norm over whole shards, in float64: sqrt(sum ||x||^2 / rows).
+
+    Raises:
+        DataError: the shards have no row with a norm above 0.
+    """
     rows = sum(commit.rows for commit in commits)
     squares = math.fsum(commit.sum_squares for commit in commits)
     if rows == 0 or not squares > 0:

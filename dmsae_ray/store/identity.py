@@ -1,8 +1,9 @@
-"""What a store is made from, by content where that is on this machine: changed text never meets old activations.
+"""The identity of a store: all that its content depends on, so that changed text never meets old activations.
 
-A local model counts by what its files hold, in full; a local corpus by names and sizes of its files and, above 256 MB,
-by samples of what they hold. Their paths do not count: the same content elsewhere is the same store. What is on the Hub
-counts by its id and revision, what is in a bucket by its URI: nothing is asked over the network.
+A model or corpus on this machine counts by its content, not by its path: the same content elsewhere is the same store.
+A local model counts by the full content of its files; a local corpus by the names and sizes of its files and by their
+content, of which only samples are read if the corpus is above 256 MiB. A model or corpus on the Hub counts by its id
+and revision, a corpus in a bucket by its URI: nothing is read over the network.
 """
 
 import hashlib
@@ -37,15 +38,15 @@ _HOW_IT_IS_READ = {"mode", "shuffle_shards", "norm_tokens"}
 _STDLIB_FIELDS = {"source", "context", "tokens", "attribution_tokens", "eval_tokens"}
 
 FileStamp = tuple[str, str, int, int]
-"""A file: name, path, size, time of its last change in ns."""
+"""A file: name, path, size in bytes, time of its last change in ns."""
 
 
 def request_of(experiment: Experiment) -> dict[str, Any]:
-    """All that decides the content of a store.
+    """Return all that decides the content of a store.
 
-    The text that every Python carries, and so the embedded model trained on it, differ between versions of Python. A
-    local model or corpus stands there by its content (`identity`), and not by its path. `mode`,
-    `shuffle_shards` and `norm_tokens` say how a store is read.
+    A local model or corpus is described by its content, not by its path (see this module's docstring). The Python
+    version counts for the standard library's text and for the embedded model, which is trained on it: both differ
+    between versions. `mode`, `shuffle_shards` and `norm_tokens` say how a store is read, so they are left out.
     """
     request: dict[str, Any] = {
         "format": FORMAT,
@@ -67,15 +68,15 @@ def request_of(experiment: Experiment) -> dict[str, Any]:
 
 
 def store_key(experiment: Experiment) -> str:
-    """Address of a store: a hash [24 hex digits] of the model, corpus and activations sections."""
+    """Return the key of a store: a hash [24 hex digits] of the model, corpus and activations sections."""
     text = json.dumps(request_of(experiment), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def model_content(name: str) -> str | None:
-    """Hash of a local model folder's configuration, tokenizer and weights; None for a model that is not local.
+    """Return a hash of a local model's configuration, tokenizer and weights; None for a model that is not local.
 
-    Large files are read once; their hashes are remembered by path, size and times in the user's cache folder.
+    Large files are read once; their hashes are kept in the user's cache folder by path, size and time stamps.
     """
     folder = Path(name).expanduser()
     if name == "tiny" or not folder.is_dir():
@@ -89,7 +90,7 @@ def model_content(name: str) -> str | None:
 
 
 def corpus_content(corpus: CorpusSettings) -> str | None:
-    """Hash of a local corpus's files; None for one that is not local, or not there."""
+    """Return a hash of the files of a local corpus; None if it is not local or does not exist."""
     if corpus.source in ("stdlib", "huggingface") or corpus.path is None or "://" in corpus.path:
         return None
     try:
@@ -101,12 +102,12 @@ def corpus_content(corpus: CorpusSettings) -> str | None:
             name = os.path.relpath(path, root) if path != root else os.path.basename(path)
             entries.append((name, path, stat.st_size, stat.st_mtime_ns))
     except OSError:
-        return None  # reading it says what is wrong
+        return None  # the error is reported when the corpus is read
     return _files_hash(tuple(entries)) if entries else None
 
 
 def unpinned(experiment: Experiment) -> tuple[str, ...]:
-    """What is read from the Hub in whatever version is there on the day, in one sentence each."""
+    """Return one sentence for each of model and corpus that is read from the Hub without a pinned revision."""
     model, corpus = experiment.model, experiment.corpus
     found = []
     on_hub = model.name != "tiny" and not Path(model.name).expanduser().is_dir()
@@ -129,7 +130,12 @@ def _files_hash(entries: tuple[FileStamp, ...]) -> str:
 
 
 def _content_hash(path: str, sampled: int | None) -> str:
-    """Hash of a file, or of samples spread over a file of size `sampled`, its first and last bytes among them."""
+    """Return the hash of a file, or of samples spread over it.
+
+    Args:
+        path: the file.
+        sampled: size of the file in bytes to hash samples, its first and last bytes among them; None to hash all of it.
+    """
     with open(path, "rb") as file:
         if sampled is None or sampled <= _SAMPLES * _SAMPLE_BYTES:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The stores of an output folder: what each holds and how whole it is, checked and removed."""
+"""The stores of an output folder: what each holds and how complete it is; checking and removing stores."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ from dmsae_ray.store.usage import USERS, active_users
 from dmsae_ray.store.writer import has_writer
 
 _PARTS = {REQUEST, MANIFEST, PARTIAL, TOKENS, ACTIVATIONS, STREAMED}
-"""One of these tells a store from another folder."""
-_SHORTEST = 6  # letters that name a store
+"""A folder that holds one of these is a store."""
+_SHORTEST = 6  # letters of a key that a person must give at least
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,17 @@ class StoreSummary:
     """What is known of a store without reading its data.
 
     Attributes:
-        key: its address.
-        model, layer, corpus, dtype: what it was asked for; '?' where the request cannot be read.
+        key: key of the store.
+        model: requested model; '?' if the request cannot be read, as in the next three.
+        layer: requested layer.
+        corpus: requested corpus.
+        dtype: requested dtype of stored activations.
         tokens: tokens of all splits.
-        rows: training activations; None while the store is written.
-        bytes: of all its files.
-        state: 'complete', 'for streaming', or how far it is.
-        written: when a file of it was last written, a reader's mark apart.
-        used: when a sweep last began to read it, or ended.
+        rows: training activations; None while the store is being written.
+        bytes: size of all its files.
+        state: 'complete', 'for streaming', 'damaged', or how far the harvest is.
+        written: time of the last write to a file of the store, except to a reader's mark.
+        used: time when a sweep last wrote its mark: while it reads the store, and at its end.
     """
 
     key: str
@@ -68,7 +71,13 @@ class StoreSummary:
 
 @dataclass(frozen=True)
 class CheckedFile:
-    """A file that was read and compared with its checksum; `error` says what is wrong with it."""
+    """A file that was read and compared with its checksum.
+
+    Attributes:
+        file: its path or URI.
+        bytes: its size; 0 if it is missing.
+        error: what is wrong with it; None if nothing is.
+    """
 
     file: str
     bytes: int
@@ -76,21 +85,21 @@ class CheckedFile:
 
 
 def list_stores(root: Folder) -> list[StoreSummary]:
-    """Every store in the folder of stores, by key."""
+    """Return a summary of every store in the folder of stores, sorted by key."""
     return [_describe(root / key, key) for key in store_keys(root)]
 
 
 def store_keys(root: Folder) -> list[str]:
-    """Keys of the stores, sorted; a folder that holds nothing of a store is none."""
+    """Return the keys of the stores, sorted; a folder without any file of a store is not one."""
     folders = [str(info.base_name) for info in root.entries() if info.type == fs.FileType.Directory]
     return sorted(key for key in folders if any(info.base_name in _PARTS for info in (root / key).entries()))
 
 
 def find_key(root: Folder, start: str) -> str:
-    """The one key that starts like this.
+    """Return the one key that begins with `start`.
 
     Raises:
-        ConfigError: there is none, or several, or the start says too little.
+        ConfigError: no key or several keys begin so, or `start` is too short.
     """
     if len(start) < _SHORTEST:
         raise ConfigError(f"'{start}' is too short for a store's key; give the first {_SHORTEST} letters or more")
@@ -103,7 +112,10 @@ def find_key(root: Folder, start: str) -> str:
 
 
 def check_store(store: Folder) -> Iterator[CheckedFile]:
-    """Read every file that is there or should be: shards against their checksums, the manifest against all others.
+    """Read every file that exists or should: shards against their checksums, the manifest against all other files.
+
+    Yields:
+        One result per file.
 
     Raises:
         DataError: the store cannot be listed.
@@ -113,7 +125,7 @@ def check_store(store: Folder) -> Iterator[CheckedFile]:
     manifests = [name for name in (MANIFEST, PARTIAL) if name in sizes]
     yield _checked(store / REQUEST, sizes.get(REQUEST), partial(read_request, store))
     if LAYOUT not in token_sizes and not manifests:
-        return  # tokens that are not all there are checked by whoever goes on with them
+        return  # incomplete tokens are checked by the harvest that continues them
     found = _checked(tokens / LAYOUT, token_sizes.get(LAYOUT), partial(_layout, store))
     yield found
     if found.error is not None:
@@ -163,7 +175,7 @@ def remove_store(store: Folder, timing: StoreTiming = TIMING) -> None:
     if busy:
         raise ConfigError(f"store {store} is being read by sweep {', '.join(busy)}; stop that first")
     for name in (MANIFEST, PARTIAL):
-        store.delete(name)  # first: what is left of a deletion that is interrupted must not look whole
+        store.delete(name)  # first, so that the rest of an interrupted deletion does not look like a whole store
     store.remove()
 
 

@@ -1,4 +1,4 @@
-"""The manifest of a store: written when all is there that it lists, and compared with what the other files say."""
+"""The manifest of a store: written when all that it lists is written, and compared with the store's other files."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -12,14 +12,19 @@ from dmsae_ray.store.commit import Commit, decode_commit, norm_factor
 from dmsae_ray.store.layout import ACTIVATIONS, MANIFEST, REQUEST, SPLITS, TOKENS, Layout, Split, shard_name
 
 _READS_AT_ONCE = 16
-"""Small files that are read at a time: in a bucket each takes its time, and there are thousands."""
+"""Small files read at the same time: there are thousands, and in a bucket each read waits for the network."""
 
 Commits = dict[tuple[Split, int], Commit]
 
 
 @dataclass(frozen=True)
 class Norm:
-    """The norm factor that belongs to one `activations.norm_tokens`; readers with another one compute their own."""
+    """The norm factor for one value of `activations.norm_tokens`; readers with another value compute their own.
+
+    Attributes:
+        tokens: that value.
+        factor: root mean square norm of the rows.
+    """
 
     tokens: Annotated[int, Field(ge=1)]
     factor: float
@@ -30,12 +35,13 @@ class Manifest:
     """What a store holds.
 
     Attributes:
-        request, layout: what it was made from, and how it is cut.
+        request: what the store was made from (`identity.request_of`).
+        layout: how its tokens are cut.
         shards: commits by split, from shard 0 on.
-        rows: activations by split.
-        bytes: of all shards of activations.
-        token_bytes: size of every token shard.
-        norm: see `Norm`.
+        rows: number of activations, by split.
+        bytes: size of all shards of activations.
+        token_bytes: size of every token shard, by name.
+        norm: the norm factor.
     """
 
     request: dict[str, Any]
@@ -48,13 +54,13 @@ class Manifest:
 
     @property
     def listed(self) -> list[tuple[Split, int]]:
-        """Every (split, shard) in it, in the layout's order."""
+        """Every (split, shard) in the manifest, in the layout's order."""
         return [(split, shard) for split in SPLITS for shard in range(len(self.shards.get(split, ())))]
 
 
 @dataclass(frozen=True)
 class _Shards:
-    """What readers need of a manifest."""
+    """The part of a manifest that readers need."""
 
     shards: dict[Split, list[Commit]]
 
@@ -65,10 +71,17 @@ _MANIFEST, _SHARDS = TypeAdapter(Manifest), TypeAdapter(_Shards)
 def make_manifest(
     folder: Folder, request: dict[str, Any], layout: Layout, commits: Commits, norm_tokens: int
 ) -> Manifest:
-    """The manifest that lists these commits.
+    """Return the manifest that lists these commits.
+
+    Args:
+        folder: the store's folder.
+        request: what the store was made from.
+        layout: how its tokens are cut.
+        commits: the shards to list.
+        norm_tokens: training tokens behind the norm factor.
 
     Raises:
-        DataError: the store's shards do not fit together, or their norms are 0.
+        DataError: the widths of the shards differ, or the first rows have no norm above 0.
     """
     shards = {
         split: [commits[item] for item in layout.all_shards() if item[0] == split and item in commits]
@@ -92,10 +105,16 @@ def make_manifest(
 
 
 def check_manifest(folder: Folder, name: str, layout: Layout, commits: Commits) -> Manifest:
-    """Read a manifest, `MANIFEST` or `PARTIAL`, and compare it with the store's other files.
+    """Read a manifest and compare it with the store's other files.
+
+    Args:
+        folder: the store's folder.
+        name: `MANIFEST` or `PARTIAL`.
+        layout: the layout of the store.
+        commits: the commits of the store.
 
     Raises:
-        DataError: it is no manifest, or says something else; names what.
+        DataError: the file is not a manifest, or differs from the other files; the message says in what.
     """
     where = folder / name
     again = f"delete {where} and harvest again to have it made"
@@ -118,7 +137,15 @@ def check_manifest(folder: Folder, name: str, layout: Layout, commits: Commits) 
 
 
 def decode_shards(content: bytes, where: object) -> dict[Split, list[Commit]]:
-    """The commits that a manifest lists, by split; DataError if it is none."""
+    """Return the commits that a manifest lists, by split.
+
+    Args:
+        content: the bytes of the file.
+        where: the file, for the error message.
+
+    Raises:
+        DataError: the content is not a manifest.
+    """
     try:
         return _SHARDS.validate_json(content, strict=True).shards
     except ValidationError:
@@ -126,10 +153,10 @@ def decode_shards(content: bytes, where: object) -> dict[Split, list[Commit]]:
 
 
 def read_request(folder: Folder) -> dict[str, Any]:
-    """What a store was asked for, without the names that a person calls it by.
+    """Return the request of a store, without the names that a person uses for its model and corpus.
 
     Raises:
-        DataError: that is not there, or cannot be read.
+        DataError: the request is missing or cannot be read.
     """
     content = folder.read(REQUEST)
     if content is None:
@@ -139,7 +166,7 @@ def read_request(folder: Folder) -> dict[str, Any]:
 
 
 def read_commits(folder: Folder, layout: Layout) -> Commits:
-    """Commits of the shards that are there whole (by size; readers verify the checksum)."""
+    """Return the commits of the shards that are whole by their size; readers verify the checksum."""
     place = folder / ACTIVATIONS
     sizes = place.sizes()
     there = {item: shard_name(*item) for item in layout.all_shards()}

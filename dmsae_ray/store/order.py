@@ -1,14 +1,14 @@
-"""Which row is at which place of the training stream: arithmetic on (rows of shards, window, seed, row) alone.
+"""The place of every row in the training stream: arithmetic on (rows of shards, window, seed, row) alone.
 
-The rows of a shard are stored in a random order (`stored_order`), so that any run of them is a random sample of it:
-BLOCK rows that lie together stay together, and a reader copies runs of memory instead of single rows, several times
-faster. Epoch 0 walks the shards in index order, in windows of `window` shards, with the blocks of a window permuted, so
-that a reader can follow a harvest that is still going on. Later epochs permute the shards as well. The stream of epochs
-is endless and batches are cut from it without regard to blocks, windows or epochs: rows t·B to (t+1)·B-1 are batch t,
-for any number of readers. Within a batch (its part in each window) rows are in rising order, so that of several readers
-each needs a share of the shards only.
+The rows of a shard are stored in a random order (`stored_order`), so that any run of them is a random sample of the
+shard. Rows are moved in blocks of BLOCK neighbouring rows; a reader copies runs of memory instead of single rows,
+several times faster. Epoch 0 takes the shards in index order, in windows of `window` shards, and permutes the blocks of
+each window, so that a reader can follow a harvest that is still running. Later epochs permute the shards as well. The
+stream of epochs is endless. Batches are cut from it without regard to blocks, windows or epochs: batch t is rows t·B to
+(t+1)·B-1, for any number of readers. Within a batch (more exactly, within its part in each window) the rows are in
+rising order, so that each of several readers needs only its share of the shards.
 
-The idea of order as pure arithmetic is MosaicML streaming's.
+The idea of an order by pure arithmetic comes from MosaicML Streaming.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from dmsae_ray.errors import DataError
 
 ORDER_VERSION = 3
-"""Raised when the same seed comes to mean another order, so that results of the older one are not taken for its."""
+"""Increase it when the same seed begins to mean another order, so that old results are not taken for new ones."""
 
-_SHARDS, _BLOCKS, _STORED = 0, 1, 2  # what a Philox stream is used for
+_SHARDS, _BLOCKS, _STORED = 0, 1, 2  # purposes of a Philox stream
 BLOCK = 16
 """Rows that stay together in every order; 74 kB at Gemma-2-2B's width in bfloat16."""
 
@@ -35,7 +35,7 @@ class Window:
         epoch: pass over the data, from 0.
         index: number of the window within the epoch.
         shards: shard indices, in the order in which their rows are numbered.
-        rows: rows of each of these shards.
+        rows: number of rows of each of these shards.
         start: number of the window's first row in the endless stream.
     """
 
@@ -47,14 +47,22 @@ class Window:
 
     @property
     def stop(self) -> int:
-        """Position after the window's last row."""
+        """Number of the row after the window's last row."""
         return self.start + sum(self.rows)
 
 
 def permutation(n: int, seed: int, epoch: int, index: int, purpose: int) -> NDArray[np.int64]:
-    """A permutation of 0..n-1 [n] that depends on the arguments alone, not on numpy's version.
+    """Return a permutation of 0..n-1, int64 [n], that depends on the arguments alone and not on numpy's version.
 
-    It sorts raw words of the counter-based Philox generator; `Generator.permutation` may change between releases.
+    It sorts raw words of the counter-based Philox generator, because `Generator.permutation` may change between
+    releases.
+
+    Args:
+        n: number of items.
+        seed: seed of the order.
+        epoch: pass over the data.
+        index: number of the window or shard.
+        purpose: what the permutation is used for: `_SHARDS`, `_BLOCKS` or `_STORED`.
     """
     stream = np.random.Philox(
         key=np.array([seed, purpose], dtype=np.uint64), counter=np.array([0, 0, index, epoch], dtype=np.uint64)
@@ -63,21 +71,22 @@ def permutation(n: int, seed: int, epoch: int, index: int, purpose: int) -> NDAr
 
 
 def shard_order(n_shards: int, seed: int, epoch: int) -> tuple[int, ...]:
-    """Order of the shards in an epoch: index order first, permuted later."""
+    """Return the order of the shards in an epoch: by index in epoch 0, permuted in later epochs."""
     if epoch == 0:
         return tuple(range(n_shards))
     return tuple(int(i) for i in permutation(n_shards, seed, epoch, 0, _SHARDS))
 
 
 def stored_order(n: int, shard: int) -> NDArray[np.int64]:
-    """In which order a training shard's rows [n] are written; the same for every store and seed."""
+    """Return the order, int64 [n], in which a training shard's rows are written: the same for all stores and seeds."""
     return permutation(n, 0, 0, shard, _STORED)
 
 
 def row_order(window: Window, seed: int) -> NDArray[np.int64]:
-    """Order of a window's rows [sum(rows)]: numbers from 0 through the window's shards, one after the other.
+    """Return the order of a window's rows, int64 [sum(rows)].
 
-    Blocks of BLOCK rows (a shard's last one may be shorter) are permuted.
+    Rows are numbered from 0 through the shards of the window, one shard after the other. Blocks of BLOCK rows are
+    permuted; the last block of a shard may be shorter.
     """
     rows = np.array(window.rows, np.int64)
     ends = np.cumsum(rows)
@@ -90,23 +99,23 @@ def row_order(window: Window, seed: int) -> NDArray[np.int64]:
 
 
 def batch_rows(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The rows of one batch that lie in one window, in the order in which the batch holds them."""
+    """Return the rows of one batch in one window, in the order in which the batch holds them."""
     return np.sort(numbers)
 
 
 def windows_from(row: int, n_shards: int, rows_of: Callable[[int], int], window: int, seed: int) -> Iterator[Window]:
-    """The windows of the endless stream, from the one that holds row `row` on.
+    """Yield the windows of the endless stream, from the one that holds row `row`.
 
     Args:
         row: row of the stream, from 0.
         n_shards: shards of an epoch.
-        rows_of: rows of a shard. In epoch 0 it is asked for no shard beyond the window wanted, so it may wait for a
-            harvest; a row beyond epoch 0 needs all shards.
+        rows_of: returns the number of rows of a shard. In epoch 0 it is called for no shard beyond the window that
+            comes next, so it may wait for a harvest; a row beyond epoch 0 needs all shards.
         window: shards in a window.
         seed: seed of the order.
 
     Raises:
-        DataError: there is no row at all.
+        DataError: the shards hold no row at all.
     """
     start, epoch = 0, 0
     total: int | None = None
@@ -130,5 +139,5 @@ def windows_from(row: int, n_shards: int, rows_of: Callable[[int], int], window:
 
 
 def share(batch_size: int, rank: int, world: int) -> tuple[int, int]:
-    """Places (start, stop) of a batch that worker `rank` of `world` takes; all shares together are 0..batch_size."""
+    """Return the places (start, stop) of a batch that worker `rank` of `world` takes; all shares form 0..batch_size."""
     return batch_size * rank // world, batch_size * (rank + 1) // world

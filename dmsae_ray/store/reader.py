@@ -1,4 +1,4 @@
-"""A store of activations, as its readers see it: complete, or still being written."""
+"""The reader of a store of activations, which may be complete or still being written."""
 
 import tempfile
 import time
@@ -27,15 +27,15 @@ _POLL_SECONDS = (0.05, 2.0)
 
 
 class Store:
-    """Reader of one store. It waits for what a harvest has yet to write, but never for a dead one.
+    """Reader of one store. It waits for data that a harvest has yet to write, but never for a dead harvest.
 
     Attributes:
-        folder: where the store is.
-        key: its address.
+        folder: folder of the store.
+        key: key of the store.
         shuffle_shards: shards in a window of the training order.
         norm_tokens: training tokens behind the norm factor, rounded up to whole shards.
-        quantised: training rows are int8 (see `quantised`).
-        batch_dtype: of training rows as `Feed` gives them.
+        quantised: whether training rows are int8 (see `store.int8`).
+        batch_dtype: dtype of the training rows that `Feed` yields.
     """
 
     def __init__(self, folder: Folder, key: str, settings: ActivationSettings, *, silence: float = TIMING.silence):
@@ -64,15 +64,16 @@ class Store:
         return self._manifest_read or self.folder.size(MANIFEST) is not None
 
     def commit(self, split: Split, shard: int, stopped: Callable[[], bool] | None = None) -> Commit:
-        """The commit of a shard, as soon as it is there.
+        """Return the commit of a shard, as soon as it is written.
 
         Args:
-            split: which split.
-            shard: its index.
-            stopped: asked between polls; true gives up the wait with `ReaderClosed`.
+            split: the split.
+            shard: index of the shard in its split.
+            stopped: called between polls; if it returns True, the wait ends with `ReaderClosed`.
 
         Raises:
-            DataError: the harvest failed (with its reason), or nobody writes the store.
+            DataError: there is no such shard, the harvest failed (with its reason), or no harvest writes the store.
+            ReaderClosed: `stopped` returned True.
         """
         if not 0 <= shard < self.layout.shards(split):
             raise DataError(f"store {self.folder} has {self.layout.shards(split)} '{split}' shards, not shard {shard}")
@@ -91,7 +92,7 @@ class Store:
         return self._commits[item]
 
     def commits(self, split: Split) -> list[Commit]:
-        """Commits of all shards of a split; waits for them."""
+        """Return the commits of all shards of a split; wait for them."""
         return [self.commit(split, shard) for shard in range(self.layout.shards(split))]
 
     @cached_property
@@ -100,28 +101,35 @@ class Store:
         return norm_factor([self.commit("train", i) for i in range(self.layout.norm_shards(self.norm_tokens))])
 
     def rows(self, split: Split) -> int:
-        """Activations of a split."""
+        """Return the number of activations of a split; wait for its shards."""
         return sum(commit.rows for commit in self.commits(split))
 
     def dropped(self, split: Split) -> dict[str, float]:
-        """Share of a split's tokens that each filter left out."""
+        """Return the share of a split's tokens that each filter left out, by reason; wait for its shards."""
         commits = self.commits(split)
         total = sum(commit.tokens for commit in commits)
         reasons = sorted({reason for commit in commits for reason in commit.dropped})
         return {reason: sum(commit.dropped.get(reason, 0) for commit in commits) / total for reason in reasons}
 
     def read(self, split: Split, shard: int, stopped: Callable[[], bool] | None = None) -> dict[str, Tensor]:
-        """Tensors of a shard (see `harvest.Shard`), memory-mapped; checked at first read.
+        """Return the tensors of a shard (see `harvest.shard.ActivationShard`), memory-mapped; wait for it.
 
-        From an object store they come by way of a temporary file ($TMPDIR).
+        The checksum is verified at the first read. From an object store the file comes through a temporary file
+        ($TMPDIR).
+
+        Args:
+            split: the split.
+            shard: index of the shard in its split.
+            stopped: see `commit`.
 
         Raises:
-            DataError: the file is missing, truncated, or not what was written; names it.
+            DataError: the file is missing, truncated, or not what was written; the message names it.
+            ReaderClosed: `stopped` returned True.
         """
         return self.read_committed(split, shard, self.commit(split, shard, stopped))
 
     def read_committed(self, split: Split, shard: int, commit: Commit) -> dict[str, Tensor]:
-        """As `read`, for whoever has the shard's commit."""
+        """Return the tensors of a shard whose commit is known; otherwise as `read`."""
         name = f"{shard_name(split, shard)}.safetensors"
         place = self.folder / ACTIVATIONS
         try:
@@ -135,11 +143,14 @@ class Store:
         return tensors
 
     def eval_tokens(self) -> Tensor:
-        """Held-out contexts: tokens int64 [n, context]."""
+        """Return the held-out contexts: tokens int64 [n, context]."""
         return torch.from_numpy(self._eval_contexts().tokens).long()
 
     def eval_loss_mask(self) -> Tensor:
-        """Positions of `eval_tokens` with a target: bool [n, context], False before another document and at the end."""
+        """Return the positions of `eval_tokens` that have a target, as bool [n, context].
+
+        False before the first token of another document and at the end of a context (see `corpus.loss_mask`).
+        """
         return torch.from_numpy(loss_mask(self._eval_contexts(), self.layout.bos is not None))
 
     def _eval_contexts(self) -> Contexts:
@@ -147,7 +158,11 @@ class Store:
         return join([read_tokens(self.folder, self.layout, name) for name in names])
 
     def verify(self) -> None:
-        """Read every shard there is and compare it with its checksum; raises DataError for the first that differs."""
+        """Read every shard and compare it with its checksum.
+
+        Raises:
+            DataError: a shard differs or holds NaN or an infinity; for the first such shard.
+        """
         for split, shard in self.layout.all_shards():
             name = shard_name(split, shard)
             read_tokens(self.folder, self.layout, name)
@@ -169,7 +184,7 @@ class Store:
         return tensors_in(content, place / name)
 
     def _fetch(self, place: Folder, name: str, commit: Commit) -> dict[str, Tensor]:
-        """Bring a shard to an unnamed temporary file, which lives as long as its tensors: memory can be reclaimed."""
+        """Copy a shard to an unnamed temporary file that lives as long as its tensors: the memory can be reclaimed."""
         with tempfile.TemporaryFile(prefix="dmsae-") as file:
             if not place.copy_to(name, file):
                 raise DataError(f"{place / name} is missing though its commit is there; harvest again to have it made")
@@ -197,7 +212,7 @@ class Store:
         watch = WriterWatch(self.folder, self._silence)
         delay, longest = _POLL_SECONDS
         while True:
-            alive = watch.alive()  # asked before looking: a harvest that ends in between has written what we look for
+            alive = watch.alive()  # before `look`: a harvest that ends in between has written what is looked for
             found = look()
             if found is not None:
                 return found
@@ -213,7 +228,11 @@ class Store:
 
 
 def check_finite_shard(tensors: dict[str, Tensor], where: object) -> None:
-    """Raise DataError if a floating tensor holds NaN or an infinity."""
+    """Check that no floating-point tensor of a shard holds NaN or an infinity.
+
+    Raises:
+        DataError: one does; the message names the tensor and `where`.
+    """
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             continue
@@ -223,10 +242,15 @@ def check_finite_shard(tensors: dict[str, Tensor], where: object) -> None:
 
 
 def open_store(root: str, experiment: Experiment, key: str | None = None) -> Store:
-    """Reader of the store that the experiment asks for, in the folder of stores `root` (path or URI).
+    """Return a reader of the store that an experiment asks for.
 
-    It can be opened before and while the store is written; what is not there yet is waited for. Its `key` is found
-    where a local model and corpus can be looked at, on the driver's machine; elsewhere it has to be given.
+    The store can be opened before it exists and while it is written; the reader waits for data that is missing.
+
+    Args:
+        root: folder of stores, as path or URI.
+        experiment: the settings.
+        key: key of the store. None computes it, which works only where a local model and corpus can be read: on the
+            driver's machine. Give it elsewhere.
     """
     key = key or store_key(experiment)
     return Store(Folder(str(root)) / key, key, experiment.activations)

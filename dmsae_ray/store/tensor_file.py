@@ -1,4 +1,4 @@
-"""Safetensors files as tensors in the memory where they lie: what was checked is what is used."""
+"""Safetensors files as tensors over the memory of the file: the bytes that were checked are the bytes that are used."""
 
 import json
 import math
@@ -21,17 +21,21 @@ _DTYPES = {
 
 
 def map_file(descriptor: int) -> mmap.mmap:
-    """A private mapping of an open file that is not empty; writing to it changes no file."""
+    """Return a private mapping of an open file that is not empty; writing to it changes no file."""
     return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
 
 
 def tensors_in(content: mmap.mmap | memoryview, where: object) -> dict[str, Tensor]:
-    """Tensors of a safetensors file in memory, without a copy; they keep the memory alive.
+    """Return the tensors of a safetensors file in memory, without a copy; they keep the memory alive.
 
-    Where that may only be read, nobody must write to the tensors.
+    If the memory is read-only, nobody must write to the tensors.
+
+    Args:
+        content: the bytes of the file.
+        where: the file, for the error message.
 
     Raises:
-        DataError: the header is not one of safetensors, or points outside the file; names `where`.
+        DataError: the header is not that of a safetensors file, or points outside the file; the message names `where`.
     """
     try:
         begin = 8 + int.from_bytes(content[:8], "little")

@@ -1,19 +1,19 @@
-"""How often those at work on a store say so, and how long others wait for them."""
+"""Timing of heartbeats at a store: how often they are written, and how long others wait for them."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class StoreTiming:
-    """All in seconds.
+    """Times in seconds.
 
     Attributes:
-        beat: between two beats of a harvest.
-        silence: a harvest whose beat stands still for so long is taken for dead.
-        settle: how much later than another a harvest that begins may write its first beat, and yet only one of the two
-            goes on.
-        poll: between two looks of a harvest that follows another.
-        usage_beat: between two beats of a sweep that uses a store.
+        beat: time between two beats of a harvest.
+        silence: a harvest whose beat has not changed for so long is taken for dead.
+        settle: if two harvests start, and the first beat of one is at most so much later than that of the other, only
+            one of the two continues.
+        poll: time between two looks of a harvest that follows another.
+        usage_beat: time between two beats of a sweep that uses a store.
     """
 
     beat: float = 2.0
@@ -24,4 +24,4 @@ class StoreTiming:
 
 
 TIMING = StoreTiming()
-"""What is used unless something else is given."""
+"""The default timing."""

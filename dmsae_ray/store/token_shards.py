@@ -1,4 +1,4 @@
-"""Token shards as files: what tells readers how a store is cut."""
+"""Token shards as files, and the layout that says how a store is cut."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,17 +11,26 @@ from dmsae_ray.errors import DataError
 from dmsae_ray.files import Folder, checksum
 from dmsae_ray.store.layout import LAYOUT, TOKENS, Layout, decode_layout
 
-_READERS = 16  # of shards, at once
+_READERS = 16  # shards that are read at the same time
 
 
 def read_layout(folder: Folder) -> Layout | None:
-    """The layout of a store whose tokens are complete; None while they are not."""
+    """Return the layout of a store whose tokens are complete; None while they are not.
+
+    Raises:
+        DataError: the file is not a layout.
+    """
     content = (folder / TOKENS).read(LAYOUT)
     return None if content is None else decode_layout(content, folder / TOKENS / LAYOUT)
 
 
 def damaged_shards(place: Folder, checksums: Mapping[str, str]) -> list[str]:
-    """Names of the token shards in `place` that are missing, or are not what was written; reads them all."""
+    """Return the names of the token shards in `place` that are missing or not what was written; reads all of them.
+
+    Args:
+        place: folder of the token shards.
+        checksums: checksum of each shard to read, by name.
+    """
 
     def sound(name: str) -> bool:
         content = place.read(f"{name}.safetensors")
@@ -32,7 +41,16 @@ def damaged_shards(place: Folder, checksums: Mapping[str, str]) -> list[str]:
 
 
 def read_tokens(folder: Folder, layout: Layout, name: str) -> Contexts:
-    """A token shard, its checksum verified."""
+    """Return the contexts of a token shard, after its checksum is verified.
+
+    Args:
+        folder: the store's folder.
+        layout: the layout of the store, which holds the checksums.
+        name: name of the shard (`shard_name`).
+
+    Raises:
+        DataError: the file is missing, differs from its checksum, or is not a token shard.
+    """
     where = folder / TOKENS / f"{name}.safetensors"
     content = (folder / TOKENS).read(f"{name}.safetensors")
     if content is None:

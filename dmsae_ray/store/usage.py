@@ -1,4 +1,4 @@
-"""Which sweeps use a store: a file that beats while one does, and stays behind as the date of the last use."""
+"""Which sweeps use a store: each writes a heartbeat file, which stays afterwards as the date of the last use."""
 
 from contextlib import suppress
 from types import TracebackType
@@ -8,11 +8,11 @@ from dmsae_ray.files import Folder, Heartbeat, is_beating
 from dmsae_ray.store.timing import TIMING, StoreTiming
 
 USERS = "readers"
-"""Subfolder of a store."""
+"""Subfolder of a store with the marks of its users."""
 
 
 class UsageMark:
-    """Context of a sweep that uses a store; a mark that cannot be written is no reason to stop the sweep."""
+    """Context of a sweep that uses a store; a mark that cannot be written does not stop the sweep."""
 
     def __init__(self, store: Folder, sweep: str, timing: StoreTiming = TIMING):
         self._heartbeat = Heartbeat(store / USERS, f"{sweep}.json", timing.usage_beat)
@@ -31,6 +31,6 @@ class UsageMark:
 
 
 def active_users(store: Folder, timing: StoreTiming = TIMING) -> list[str]:
-    """Names of the sweeps that use a store now; looks for some seconds where one is on another machine."""
+    """Return the names of the sweeps that use a store now; takes some seconds for a sweep on another machine."""
     place = store / USERS
     return [name.removesuffix(".json") for name in place.sizes() if is_beating(place, name, timing.usage_beat)]

@@ -1,4 +1,4 @@
-"""Who writes a store, and whether it still lives: so that readers and second harvests never wait for the dead."""
+"""The writer of a store, and whether it is alive, so that readers and second harvests never wait for a dead one."""
 
 import time
 from contextlib import suppress
@@ -13,7 +13,12 @@ FAILED = "failed.json"
 
 
 class WriterWatch:
-    """Watches a store's heartbeat by whether it changes, so that no two clocks are compared."""
+    """Watches whether a store's heartbeat changes, so that the clocks of two machines are never compared.
+
+    Args:
+        folder: the store's folder.
+        silence: seconds after which a harvest without a new beat is taken for dead.
+    """
 
     def __init__(self, folder: Folder, silence: float = TIMING.silence):
         self.folder, self.silence = folder, silence
@@ -21,7 +26,10 @@ class WriterWatch:
         self._since = time.monotonic()
 
     def alive(self) -> bool:
-        """Whether a writer's beat changed within `silence` seconds (or is too new to tell)."""
+        """Return whether the writer's beat changed within `silence` seconds.
+
+        True also while the watch is younger than that; False at once if the beat says that its process has ended.
+        """
         content = self.folder.read(HEARTBEAT)
         if content != self._seen:
             self._seen, self._since = content, time.monotonic()
@@ -30,30 +38,30 @@ class WriterWatch:
         return time.monotonic() - self._since < self.silence
 
     def failure(self) -> str | None:
-        """The reason that a harvest left when it failed."""
+        """Return the reason that a failed harvest left; None if there is none."""
         content = self.folder.read(FAILED)
         return None if content is None else str(decode_record(content, self.folder / FAILED).get("reason"))
 
 
 def has_writer(folder: Folder, timing: StoreTiming = TIMING) -> bool:
-    """Whether a harvest is at work on the store: it beats while we look."""
+    """Return whether a harvest writes the store: whether its beat changes during this call."""
     return is_beating(folder, HEARTBEAT, timing.beat)
 
 
 class StoreWriter:
-    """Context of a harvest: beats while it runs, and leaves `failed.json` with the reason when it fails."""
+    """Context of a harvest: beats while the harvest runs, and writes the reason to `failed.json` if it fails."""
 
     def __init__(self, folder: Folder, timing: StoreTiming = TIMING):
         self.folder, self._timing = folder, timing
         self._heartbeat = Heartbeat(folder, HEARTBEAT, self._timing.beat)
 
     def take_over(self) -> bool:
-        """Whether this harvest is the one to write the store; to be called before the context is entered.
+        """Return whether this harvest shall write the store. Call it before entering the context.
 
-        Several that begin at once, or take over from a dead one, find nobody at work. Each writes its name over the
-        other's and looks again a little later: the last one finds its own and goes on, the rest follow it. Only a
-        process that stands still for `settle` seconds between looking and writing becomes a second writer; it does work
-        twice and harms nothing, for both write the same bytes.
+        Harvests that start at the same time, or replace the same dead one, all find no writer. Each writes its name
+        over that of the others and looks again a little later: the last one finds its own name and continues, the
+        others follow it. Only a process that stops for `settle` seconds between looking and writing becomes a second
+        writer. It does work twice, but no harm: both write the same bytes.
         """
         if has_writer(self.folder, self._timing):
             return False

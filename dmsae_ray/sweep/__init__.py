@@ -1,4 +1,10 @@
-"""Ray Tune over Ray Train: the grid, its plan, the worker of a trial and the controller of a sweep."""
+"""The sweep: run every trial of an experiment on a Ray cluster, with Ray Tune over Ray Train.
+
+In: an experiment, and the store of its activations (harvested here first, or while trials already run).
+Out: a result folder per trial (`dmsae_ray.results`), shared trained cycles, and a `SweepResult` that says which trials
+finished, failed or are unfinished.
+`prepare_sweep` checks and plans without Ray; `ray_session` joins or starts a cluster; `run_sweep` is the controller.
+"""
 
 from typing import TYPE_CHECKING
 

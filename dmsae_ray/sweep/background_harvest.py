@@ -1,4 +1,4 @@
-"""A harvest that goes on in a thread of the controller while trials read what it has written."""
+"""A harvest that runs in a thread of the controller while trials read what it has written."""
 
 import threading
 from collections.abc import Callable
@@ -15,22 +15,22 @@ from dmsae_ray.store import ACTIVATIONS, read_layout
 
 _POLL_SECONDS = 0.2
 _END_SECONDS = 5.0
-"""How long an interrupted harvest may take to end; then Ray's end is its end."""
+"""How long an interrupted harvest may take to end; after that, the end of the Ray session ends it."""
 
 
 class HarvestInterrupted(DataError):
-    """A harvest that its controller has ended."""
+    """Its controller has ended the harvest."""
 
 
 class BackgroundHarvest:
-    """Context in which activations are prepared by a thread; leaving it early ends the harvest.
+    """Context in which a thread prepares the activations; leaving it early ends the harvest.
 
     Args:
-        experiment: what to make.
-        root: folder of stores.
-        key: of the store.
-        progress: see `activations.prepare`; called from the thread.
-        done: called from the thread at the end, with the reason if the harvest failed.
+        experiment: The experiment whose activations to make.
+        root: Folder of stores.
+        key: Key of the store.
+        progress: See `harvest.prepare`; called from the thread.
+        done: Called from the thread at the end, with the reason if the harvest failed, else with None.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class BackgroundHarvest:
 
     @property
     def failed(self) -> bool:
-        """Whether it ended with an error."""
+        """Whether the harvest ended with an error."""
         return self._error is not None
 
     def wait_for_first_shard(self) -> None:
-        """Return when the tokens are written and the first model actor has made a shard, or all is done.
+        """Wait until the tokens and the first shard of activations are written, or the harvest has ended.
 
         Raises:
-            DmsaeError: what ended the harvest.
+            DmsaeError: The error that ended the harvest.
         """
         while self._thread.is_alive():
             if read_layout(self._folder) is not None and any(
@@ -78,13 +78,13 @@ class BackgroundHarvest:
         self.finish()
 
     def finish(self) -> None:
-        """Wait for the end.
+        """Wait until the harvest has ended.
 
         Raises:
-            DmsaeError: what ended the harvest.
+            DmsaeError: The error that ended the harvest.
         """
         while self._thread.is_alive():
-            self._thread.join(_POLL_SECONDS)  # in pieces: a Ctrl-C is heard between them
+            self._thread.join(_POLL_SECONDS)  # in short waits, so that Ctrl-C is noticed
         if self._error is not None:
             raise self._error
 
@@ -93,7 +93,7 @@ class BackgroundHarvest:
             prepare(self._experiment, self._root, progress=self._tell)
         except BaseException as error:
             self._error = error
-        with suppress(RayError):  # at the end of Ray's session nobody is there to be told
+        with suppress(RayError):  # at the end of the Ray session the slots are gone
             self._done(None if self._error is None else one_line(self._error))
 
     def _tell(self, state: HarvestProgress) -> None:

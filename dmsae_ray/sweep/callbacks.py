@@ -1,4 +1,4 @@
-"""Callbacks that stay in the controller's process."""
+"""Callbacks of Ray Tune that stay in the controller's process."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +9,10 @@ from dmsae_ray.results import Folders
 
 
 class StayingCallbacks(Callback):
-    """Passes Tune's trial events on to callbacks that hold threads, files or a terminal.
+    """Forward Tune's trial events to callbacks that hold threads, files or a terminal.
 
-    Tune pickles its callbacks into the experiment's state; of these nothing is kept, since that state is never read.
+    Tune pickles its callbacks into its experiment state. These callbacks are left out of it, since that state is never
+    read.
     """
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
@@ -21,34 +22,34 @@ class StayingCallbacks(Callback):
         return {"_callbacks": []}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial begins."""
+        """Forward the start of a trial."""
         for callback in self._callbacks:
             callback.on_trial_start(iteration, trials, trial, **info)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A trial reports."""
+        """Forward a report of a trial."""
         for callback in self._callbacks:
             callback.on_trial_result(iteration, trials, trial, result, **info)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial ended well."""
+        """Forward the successful end of a trial."""
         for callback in self._callbacks:
             callback.on_trial_complete(iteration, trials, trial, **info)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial ended with an error."""
+        """Forward the end of a trial with an error."""
         for callback in self._callbacks:
             callback.on_trial_error(iteration, trials, trial, **info)
 
 
 class FetchSummaries(Callback):
-    """Brings a finished trial's result to the controller's machine, before other callbacks look for it."""
+    """Copy the result of a finished trial to the controller's machine before other callbacks read it."""
 
     def __init__(self, folders: Folders) -> None:
         self._folders = folders
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial ended well."""
+        """Copy the result of a trial that ended well."""
         self._folders.fetch(trial.config["trial_id"])

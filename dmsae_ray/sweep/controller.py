@@ -1,4 +1,4 @@
-"""The controller of a sweep: activations first, then every trial of the grid that is not finished yet."""
+"""The controller of a sweep: it makes the activations, and runs every trial of the grid that is not finished yet."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,22 +24,23 @@ def run_sweep(
     progress: Callable[[HarvestProgress], None] | None = None,
     verbose: bool = False,
 ) -> SweepResult:
-    """Run every trial that has no summary yet; needs a Ray session.
+    """Run every trial that has no summary yet; a Ray session must be active.
 
     Where the cluster can hold both, trials begin while the harvest goes on.
 
-    The same call after an interruption goes on where it stopped: shards and cycles are found by what determines them,
-    trials by their summaries, and a cycle in the middle by Ray Train's last checkpoint.
+    After an interruption, the same call continues where it stopped. Finished shards and cycles are found by the hash
+    of what determines them, finished trials by their summaries, and a cycle that was interrupted resumes from the last
+    checkpoint of Ray Train.
 
     Args:
-        sweep: from `prepare_sweep`.
-        callbacks: of Ray Tune; they stay in this process.
-        progress: told how far the harvest is.
-        verbose: show Tune's own messages.
+        sweep: The sweep, from `prepare_sweep`.
+        callbacks: Callbacks of Ray Tune; they stay in this process.
+        progress: Called with the progress of the harvest.
+        verbose: Show Tune's own messages.
 
     Raises:
-        ConfigError: the cluster at its largest cannot hold the harvest or one trial.
-        DmsaeError: what ended the harvest.
+        ConfigError: The cluster at its largest cannot hold the harvest or one trial.
+        DmsaeError: The error that ended the harvest.
     """
     experiment, folders, plan, key = sweep.experiment, sweep.folders, sweep.plan, sweep.store_key
     cluster = cluster_of_ray()
@@ -66,6 +67,6 @@ def run_sweep(
         with BackgroundHarvest(experiment, folders.stores, key, progress, harvest_done) as harvest:
             harvest.wait_for_first_shard()
             result = tune(slots)
-            if harvest.failed or not result.unfinished:  # else it was interrupted, and the harvest is too
+            if harvest.failed or not result.unfinished:  # otherwise the user interrupted both
                 harvest.finish()
             return result

@@ -1,4 +1,4 @@
-"""What an experiment reads beside its config: checked before anything starts, and hashed, so that a change is seen."""
+"""What an experiment reads beside its config: checked before anything starts, and hashed to detect later changes."""
 
 import hashlib
 import json
@@ -14,10 +14,13 @@ from dmsae_ray.plan import initial_sae
 
 
 def check_inputs(experiment: Experiment) -> None:
-    """See that the model, the layer, the corpus and a given SAE or core are there and fit together.
+    """Check that the model, the layer, the corpus and a given SAE or core exist and fit together.
+
+    The message of an error is one line that names the field, its value and what is allowed.
 
     Raises:
-        ConfigError, DataError: one line that names the field, its value and what is allowed.
+        ConfigError: An input is not there, or does not fit.
+        DataError: A file is damaged.
     """
     d_model = check_model(experiment.model, experiment.corpus.context)
     initial_sae(experiment, d_model)
@@ -43,14 +46,14 @@ def check_inputs(experiment: Experiment) -> None:
 
 
 def hash_inputs(experiment: Experiment, store_key: str) -> dict[str, str]:
-    """Hashes of what an experiment reads beside its config, by setting.
+    """Return the hashes of what an experiment reads beside its config, by setting.
 
     Args:
-        experiment: the experiment.
-        store_key: of its store, which names the content of model and corpus.
+        experiment: The experiment.
+        store_key: Key of its store, which is a hash of model and corpus.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: A file cannot be read.
     """
     inputs = {"model and corpus (and, for text that Python carries, its version)": store_key}
     if experiment.transfer is not None and experiment.transfer.core is not None:

@@ -1,4 +1,4 @@
-"""Concurrent trials that want the same cycle: one leases and trains it, the others wait for its result."""
+"""Leases of cycles: of several trials that need the same cycle, one trains it and the others wait for its result."""
 
 import threading
 import time
@@ -11,18 +11,18 @@ import ray
 from ray.actor import ActorHandle
 
 LEASE_SECONDS = 60.0
-"""A lease not renewed for so long is free again: its holder was lost."""
+"""A lease that is not renewed for this long is free again, because its holder was lost."""
 
 
 class CycleLeases:
-    """Who trains which cycle. One actor a sweep; a holder renews its lease while it trains."""
+    """The record of which trial trains which cycle: one actor per sweep. A holder renews its lease while it trains."""
 
     def __init__(self, lease_seconds: float = LEASE_SECONDS) -> None:
         self._lease = lease_seconds
         self._holders: dict[str, tuple[str, float]] = {}
 
     def acquire(self, key: str, holder: str) -> bool:
-        """Take or renew the lease of `key`; False where another holds it."""
+        """Take or renew the lease of `key`; return False if another holder has it."""
         now = time.monotonic()
         current, renewed = self._holders.get(key, (holder, now))
         if current != holder and now - renewed < self._lease:
@@ -31,14 +31,14 @@ class CycleLeases:
         return True
 
     def release(self, key: str, holder: str) -> None:
-        """Give the lease back; nothing happens where another holds it."""
+        """Give the lease back; do nothing if another holder has it."""
         if self._holders.get(key, ("", 0.0))[0] == holder:
             del self._holders[key]
 
 
 @contextmanager
 def leased(leases: ActorHandle[Any], key: str, *, poll_seconds: float = 0.5) -> Iterator[None]:
-    """Wait until nobody else trains the cycle `key`, and hold it within the context."""
+    """Wait until nobody else trains the cycle `key`, and hold its lease within the context."""
     holder = uuid.uuid4().hex
     while not ray.get(leases.acquire.remote(key, holder)):
         time.sleep(poll_seconds)

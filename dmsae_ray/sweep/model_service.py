@@ -1,4 +1,4 @@
-"""The language model that trials ask: one actor a sweep, so that Train workers never hold the model."""
+"""The language model of a sweep: one actor serves all trials, so that Train workers never hold the model."""
 
 from typing import Any
 
@@ -15,14 +15,14 @@ from dmsae_ray.sae import MatryoshkaSAE
 from dmsae_ray.store import open_store
 
 RETRIES = 5
-"""Times that a question is asked again when the actor dies of it."""
+"""How often a call is repeated when the actor dies during it."""
 
 
 def await_metrics(question: "ray.ObjectRef[dict[str, float]]") -> dict[str, float]:
-    """Wait for what the service measures.
+    """Wait for the metrics that the service measures.
 
     Raises:
-        DataError: the service died each time it was asked.
+        DataError: The service died each time it was called.
     """
     try:
         return ray.get(question)
@@ -35,9 +35,9 @@ def await_metrics(question: "ray.ObjectRef[dict[str, float]]") -> dict[str, floa
 
 
 class LanguageModelService:
-    """Answers what needs the language model: how much of the next-token loss an SAE keeps.
+    """Measures what needs the language model: how much of the next-token loss an SAE keeps.
 
-    The model is loaded at the first question, on the actor's device.
+    The model is loaded at the first call, on the actor's device.
     """
 
     def __init__(self, experiment: dict[str, Any], stores: str, key: str) -> None:
@@ -47,12 +47,12 @@ class LanguageModelService:
         self._found: LossRecovered | None = None
 
     def loss_recovered(self, sae: MatryoshkaSAE) -> dict[str, float]:
-        """Cross-entropies on the evaluation tokens, in nats a token, and the share of the loss recovered."""
+        """Return cross-entropies on the evaluation tokens, in nats per token, and the share of the loss recovered."""
         if self._tap is None:
             self._tap = open_tap(self._experiment.model, full=True)
         store = open_store(self._stores, self._experiment, self._key)
         batch = max(1, self._experiment.resources.model_batch_tokens // self._experiment.corpus.context)
-        # Tokens that no SAE was trained on stay as they are.
+        # Special tokens that are kept out of training keep their activations: no reconstruction, no ablation.
         filters, bos = self._experiment.activations, self._tap.bos_id
         spared = [i for i in self._tap.special_ids if (filters.drop_bos if i == bos else filters.drop_special)]
         keep = (lambda tokens: torch.isin(tokens, torch.tensor(spared))) if spared else None
@@ -74,9 +74,10 @@ class LanguageModelService:
 
 
 def start_model_service(experiment: Experiment, stores: str, key: str) -> ActorHandle[Any]:
-    """Start the service on the store `key`; a lost one (a spot node) is started again by Ray and asked again.
+    """Start the service on the store `key`.
 
-    Wait for what it measures with `await_metrics`.
+    If the actor is lost (for instance with a spot node), Ray starts it again and repeats the call. Wait for its
+    metrics with `await_metrics`.
     """
     actor: Any = ray.remote(LanguageModelService).options(
         num_cpus=experiment.resources.cpus_per_model_actor,

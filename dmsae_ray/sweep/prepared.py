@@ -1,4 +1,4 @@
-"""A sweep that is ready to run: checked, planned, its folders made. Nothing here needs a Ray session."""
+"""A sweep that is ready to run: checked and planned, with its folders made. Nothing here needs a Ray session."""
 
 from dataclasses import dataclass, field
 
@@ -14,10 +14,10 @@ class PreparedSweep:
     """All that is known of a sweep before Ray starts.
 
     Attributes:
-        experiment: what to run.
-        folders: where its files are.
-        plan: what it would do and cost.
-        store_key: of the store that its trials read.
+        experiment: The experiment to run.
+        folders: Where its files are.
+        plan: What it would do and cost.
+        store_key: Key of the store that its trials read.
     """
 
     experiment: Experiment
@@ -28,13 +28,13 @@ class PreparedSweep:
 
 @dataclass
 class SweepResult:
-    """What a sweep left.
+    """The state of a sweep: which trials finished, failed or are unfinished.
 
     Attributes:
-        folders: where its files are.
-        finished: trials that are finished.
-        errors: why trials failed, by trial.
-        unfinished: trials that are neither.
+        folders: Where its files are.
+        finished: Trials that are finished.
+        errors: Why trials failed, by trial.
+        unfinished: Trials that neither finished nor failed.
     """
 
     folders: Folders
@@ -47,9 +47,9 @@ def prepare_sweep(experiment: Experiment) -> PreparedSweep:
     """Check what the experiment reads, make its folders, and plan it.
 
     Raises:
-        ConfigError: something that it reads is not there or does not fit, its output cannot be written, or the sweep
-            was begun with another model, text, core or initial SAE.
-        DataError: the corpus, or a file of an initial SAE, is missing or damaged.
+        ConfigError: An input is not there or does not fit, the output cannot be written, or the sweep was begun with
+            another model, text, core or initial SAE.
+        DataError: The corpus, or a file of an initial SAE, is missing or damaged.
     """
     check_inputs(experiment)
     folders = create_folders(experiment)
@@ -59,7 +59,7 @@ def prepare_sweep(experiment: Experiment) -> PreparedSweep:
 
 
 def sweep_state(sweep: PreparedSweep, errors: dict[str, str] | None = None) -> SweepResult:
-    """Say which trials are finished, which failed with one of `errors`, and which are neither."""
+    """Return which trials are finished, which failed with one of `errors`, and which are neither."""
     errors = errors or {}
     trials = [trial.trial_id for trial in sweep.plan.trials]
     finished = [trial for trial in trials if sweep.folders.fetch(trial) is not None]

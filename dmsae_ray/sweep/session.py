@@ -1,4 +1,4 @@
-"""The Ray session of a command: joined or started, without Ray's chatter unless it is asked for; what it can hold."""
+"""The Ray session of a command: join or start it, hide Ray's own messages by default, and say what it can hold."""
 
 import contextlib
 import logging
@@ -16,30 +16,39 @@ from dmsae_ray.plan import Cluster, cluster_of_nodes, cluster_of_yaml
 
 NAMESPACE = "dmsae"
 EMBEDDED_OBJECT_STORE_BYTES = 512 * 2**20
-"""Activations go through files, not through Ray's object store; what remains is small."""
+"""Size of the object store on one machine: small, because activations go through files, not through Ray."""
 
 BOOTSTRAP = "~/ray_bootstrap_config.yaml"
-"""Where Ray's launcher leaves its file on the head node that it started."""
+"""Where Ray's cluster launcher leaves its file on a head node that it started."""
 LAUNCHER_PORT = 6379
 
 
 @contextlib.contextmanager
 def ray_session(address: str | None, *, log: Path, verbose: bool = False) -> Iterator[None]:
-    """Join the cluster at `address`, or start one on this machine for as long as the context lasts.
+    """Join the cluster at `address`, or start one on this machine, for as long as the context lasts.
 
-    What Ray's native code writes to the error stream goes to the file `log`, unless `verbose`.
+    A process that has a Ray session already keeps it: it is used, and left as it is.
+
+    Args:
+        address: Address of a cluster; None starts one on this machine.
+        log: File for what Ray's native code writes to the error stream, unless `verbose`.
+        verbose: Show Ray's own messages.
 
     Raises:
-        ConfigError: nothing answers at `address`.
+        ConfigError: No cluster answers at `address`.
     """
     import ray
 
+    if ray.is_initialized():
+        _quiet_loggers(verbose)
+        yield
+        return
     level = logging.INFO if verbose else logging.ERROR
     on_terminate = signal.getsignal(signal.SIGTERM)
     with contextlib.nullcontext() if verbose else _native_errors_to(log):
         _init(address, level, verbose)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_terminate)  # Ray's own ends the process at once
+            signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler ends the process at once
         _quiet_loggers(verbose)
         try:
             yield
@@ -48,12 +57,12 @@ def ray_session(address: str | None, *, log: Path, verbose: bool = False) -> Ite
 
 
 def cluster_of_ray() -> Cluster:
-    """The cluster of the current Ray session; on a head node that Ray's launcher started, at its largest."""
+    """Return the cluster of the current Ray session; at its largest, on a head node that Ray's launcher started."""
     import ray
 
     launched = Path(BOOTSTRAP).expanduser()
     address = ray.get_runtime_context().gcs_address
-    # An embedded session on that machine has a port of its own.
+    # A session started by us on the head node has another port.
     if launched.is_file() and address.endswith(f":{LAUNCHER_PORT}"):
         return cluster_of_yaml(launched)
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
@@ -61,7 +70,7 @@ def cluster_of_ray() -> Cluster:
 
 
 def borrowed_cpus() -> float:
-    """CPUs of the current session that are counted and not there: one, where it is the embedded cluster."""
+    """Return the CPUs that the current session counts but does not have: 1 if we started it on this machine, else 0."""
     import ray
 
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
@@ -73,7 +82,7 @@ def _init(address: str | None, level: int, verbose: bool) -> None:
     import ray
 
     if address is None:
-        # One logical core more than there are: drivers and the idle language model are booked on it.
+        # One logical core more than the machine has: drivers and the mostly idle language model reserve it.
         ray.init(
             address="local",
             namespace=NAMESPACE,
@@ -101,7 +110,7 @@ def _init(address: str | None, level: int, verbose: bool) -> None:
 
 @contextlib.contextmanager
 def _native_errors_to(log: Path) -> Iterator[None]:
-    """Send file descriptor 2 to a file; Python's own sys.stderr stays where it was."""
+    """Redirect file descriptor 2 to a file; Python's sys.stderr still writes where it did."""
     log.parent.mkdir(parents=True, exist_ok=True)
     sys.stderr.flush()
     original, python_stderr = os.dup(2), sys.stderr
@@ -118,7 +127,7 @@ def _native_errors_to(log: Path) -> Iterator[None]:
 
 
 def _quiet_loggers(verbose: bool) -> None:
-    """Ray configures its loggers when it is imported; set their level after that."""
+    """Raise the level of chatty loggers; call it after the import of Ray, which configures its loggers then."""
     if verbose:
         return
     for name in list(logging.root.manager.loggerDict):

@@ -1,4 +1,4 @@
-"""The cycle store of a sweep: leases that hold across the cluster, and results on local disk or an object store."""
+"""The cycle store of a sweep: leases that hold across the cluster; results on a local disk or an object store."""
 
 import hashlib
 import os
@@ -17,11 +17,17 @@ from dmsae_ray.files import Folder, cache_folder, filesystem
 from dmsae_ray.sweep.leases import leased
 
 DONE = "outcome.json"
-"""The file of a result that is copied last: without it there is no result."""
+"""The file of a result that is copied last; a result without it is not complete."""
 
 
 class SharedCycleStore(DirectoryCycleStore):
-    """Finished cycles in `place`, a folder or a URI; of a URI's, this machine keeps a copy in its cache."""
+    """Finished cycles in a folder or at a URI.
+
+    Args:
+        place: The folder or URI; cycles of a URI are also kept in this machine's cache.
+        leases: The actor of `leases.CycleLeases`.
+        about: What to note with each SAE, see `distill.DirectoryCycleStore`.
+    """
 
     def __init__(self, place: str, leases: ActorHandle[Any], about: dict[str, Any] | None = None) -> None:
         self._shared = Folder(place)
@@ -33,18 +39,22 @@ class SharedCycleStore(DirectoryCycleStore):
 
     @contextmanager
     def lease(self, key: str) -> Iterator[None]:
-        """Wait until no other trial of the cluster trains the cycle `key`, and hold it within the context."""
+        """Wait until no other trial of the sweep trains the cycle `key`, and hold its lease within the context."""
         with leased(self._leases, key):
             yield
 
     def load(self, key: str) -> TrainedCycle | None:
-        """The cycle of `key`, None if it was never finished; DataError if its files are damaged."""
+        """Return the cycle of `key`, or None if it was never finished.
+
+        Raises:
+            DataError: Its files are damaged.
+        """
         if self._remote and not self.folder(key).is_dir() and (self._shared / key).size(DONE) is not None:
             self._download(key)
         return super().load(key)
 
     def save(self, key: str, cycle: TrainedCycle) -> None:
-        """Keep `cycle`; it is either there in full or not at all."""
+        """Save `cycle`; afterwards the store holds either all of it or nothing."""
         super().save(key, cycle)
         if self._remote:
             self._upload(key)

@@ -1,4 +1,4 @@
-"""How many trials may hold resources: fewer while a harvest runs beside them, so that neither waits for the other."""
+"""Slots limit how many trials hold resources while a harvest runs beside them, so that neither waits for the other."""
 
 import time
 from collections.abc import Iterator
@@ -15,11 +15,14 @@ _POLL_SECONDS = 0.5
 
 
 class SlotsClosed(DmsaeError):
-    """A trial that may not begin, and why."""
+    """A trial may not begin; the message is the reason."""
 
 
 class TrialSlots:
-    """Lets so many trials run at once. An actor of its own, since trials' drivers are spread over the cluster."""
+    """Let at most `places` trials run at once.
+
+    It is an actor, since the drivers of the trials are spread over the cluster.
+    """
 
     def __init__(self, places: int) -> None:
         self._places = places
@@ -27,7 +30,11 @@ class TrialSlots:
         self._closed: str | None = None
 
     def enter(self, trial: str) -> bool | str:
-        """Ask to come in: whether the trial may, or why none may any more."""
+        """Ask for a slot; a trial that has one keeps it.
+
+        Returns:
+            Whether the trial has a slot now, or, as a string, the reason why no trial gets one any more.
+        """
         if self._closed is not None:
             return self._closed
         if trial not in self._inside and len(self._inside) >= self._places:
@@ -36,24 +43,24 @@ class TrialSlots:
         return True
 
     def leave(self, trial: str) -> None:
-        """Give the place to another."""
+        """Free the slot of a trial."""
         self._inside.discard(trial)
 
     def widen(self, places: int) -> None:
-        """Let more in from now on."""
+        """Allow `places` slots from now on, if that is more than before."""
         self._places = max(self._places, places)
 
     def close(self, reason: str) -> None:
-        """Let nobody in any more."""
+        """Give no more slots, for the given reason."""
         self._closed = reason
 
 
 @contextmanager
 def holding_slot(slots: ActorHandle[Any], trial: str) -> Iterator[None]:
-    """Wait for a place, and keep it within the context.
+    """Wait for a slot, and hold it within the context.
 
     Raises:
-        SlotsClosed: none will come; with the reason.
+        SlotsClosed: No slot will become free; the message is the reason.
     """
     while True:
         answer: Any = ray.get(slots.enter.remote(trial))
@@ -69,7 +76,7 @@ def holding_slot(slots: ActorHandle[Any], trial: str) -> Iterator[None]:
 
 
 def start_slots(places: int) -> ActorHandle[Any]:
-    """Start the slots on this node, so that they live as long as the sweep."""
+    """Start the actor of the slots on this node, so that it lives as long as the sweep."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor: Any = ray.remote(TrialSlots).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
     handle: ActorHandle[Any] = actor.remote(places)

@@ -1,4 +1,4 @@
-"""Ray Tune over Ray Train: one Tune trial is one Train run that runs all its cycles."""
+"""Ray Tune over Ray Train: each trial of Tune is one run of Train, which runs all cycles of the trial."""
 
 import re
 import shutil
@@ -25,7 +25,7 @@ from dmsae_ray.sweep.worker import TrialTask, train_loop
 
 
 class TrialFailed(DmsaeError):
-    """A trial that ended for a reason which another attempt would not mend."""
+    """A trial failed for a reason that another attempt would not remove."""
 
 
 def run_trials(
@@ -39,15 +39,15 @@ def run_trials(
     """Run trials under Ray Tune.
 
     Args:
-        sweep: which sweep.
-        trials: those to run.
-        at_once: how many together, at most.
-        slots: lets trials begin while a harvest goes on (`slots.TrialSlots`); None: none does.
-        callbacks: of Ray Tune; they stay in this process.
-        verbose: show Tune's own messages.
+        sweep: The sweep that the trials belong to.
+        trials: The trials to run.
+        at_once: How many run together, at most.
+        slots: The actor of `slots.TrialSlots` that limits the trials while a harvest goes on; None if none does.
+        callbacks: Callbacks of Ray Tune; they stay in this process.
+        verbose: Show Tune's own messages.
 
     Returns:
-        Why trials failed, by trial.
+        Why trials failed, by the name of the trial.
     """
     experiment, folders, key = sweep.experiment, sweep.folders, sweep.store_key
     by_id = {trial.trial_id: trial for trial in trials}
@@ -66,7 +66,7 @@ def run_trials(
         if resources.gpus_per_worker:
             per_worker["GPU"] = resources.gpus_per_worker
         stream = start_stream(experiment, folders.stores, key, cpus=DRIVER_CPUS) if streams else None
-        trainer: Any = TorchTrainer  # Train V2 hands on what the loop returns; its types do not say so
+        trainer: Any = TorchTrainer  # Train V2 returns the loop's result; its types do not say so
         run = trainer(
             train_loop,
             train_loop_config=vars(TrialTask(tree, trial.params(), key, leases, model, stream)),
@@ -88,7 +88,7 @@ def run_trials(
         if result.return_value is not None:
             raise TrialFailed(result.return_value)
 
-    # Tune's own experiment state holds pickles, and only repeats what stores, cycles and summaries say: start afresh.
+    # Tune's own experiment state is pickled and only repeats what stores, cycles and summaries say: begin without it.
     shutil.rmtree(folders.tune, ignore_errors=True)
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(run_trial, {"CPU": DRIVER_CPUS}),
@@ -115,6 +115,6 @@ def run_trials(
 
 
 def reason_of(trace: str) -> str:
-    """What an error says that has come through several processes: the last line of its trace, without the type."""
+    """Return the message of an error that passed several processes: the last line of its trace, without the type."""
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
     return re.sub(r"^(\w+\.)+\w+: ", "", lines[-1]) if lines else "no reason given"

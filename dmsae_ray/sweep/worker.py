@@ -1,4 +1,4 @@
-"""What a Train worker does in one trial: the plain loop of `distill`; Ray brings data, reports and restarts."""
+"""What a Train worker does in one trial: it runs the loop of `distill`; Ray adds data, reports and restarts."""
 
 import copy
 import tempfile
@@ -41,20 +41,21 @@ from dmsae_ray.sweep.model_service import await_metrics
 from dmsae_ray.sweep.shared_cycles import SharedCycleStore
 
 REPORTS_PER_CYCLE = 5
-"""Curves have more points than that; a report carries several, since each waits for the controller."""
+"""Reports with points of the curves per cycle. Each carries several points, since it waits for the controller."""
 
 
 @dataclass(frozen=True)
 class TrialTask:
-    """All that a worker is told; plain data, but for the handles of the services.
+    """All that a worker gets: plain data, and the handles of the services.
 
     Attributes:
-        experiment: as `Experiment.model_dump` gives it.
-        trial: as `Trial.params` gives it.
-        store: key of the store.
-        leases: `leases.CycleLeases` of the sweep.
-        model: `model_service.LanguageModelService` of the sweep.
-        stream: computes its training shards (`feed.StreamService`); None: they are in the store.
+        experiment: The experiment, as `Experiment.model_dump` gives it.
+        trial: The trial, as `Trial.params` gives it.
+        store: Key of the store.
+        leases: Handle of the sweep's `leases.CycleLeases`.
+        model: Handle of the sweep's `model_service.LanguageModelService`.
+        stream: Handle of the `StreamService` (see `feed.start_stream`) that computes the training shards of the trial;
+            None if they are in the store.
     """
 
     experiment: dict[str, Any]
@@ -66,11 +67,11 @@ class TrialTask:
 
 
 class Reporter:
-    """Collects reports and sends them through Ray Train, every worker at the same steps as all the others.
+    """Collect reports and send them through Ray Train, at the same steps in all workers.
 
     Args:
-        windows_per_report: curves have more points than that; a report carries several, since each waits for the
-            controller.
+        windows_per_report: Points of the training curves in one report; usually several, since each report waits for
+            the controller.
     """
 
     def __init__(self, windows_per_report: int) -> None:
@@ -79,18 +80,18 @@ class Reporter:
         self._cycles: list[CycleReport] = []
 
     def window(self, report: WindowReport) -> None:
-        """One point of the curves."""
+        """Add one point of the training curves; send the report when it is full."""
         self._windows.append(report)
         if not report.cached and len(self._windows) >= self._per_report:
             self.send()
 
     def cycle(self, report: CycleReport) -> None:
-        """A finished cycle; sent at once."""
+        """Add a finished cycle and send the report at once."""
         self._cycles.append(report)
         self.send()
 
     def checkpoint(self, state: CycleCheckpoint) -> None:
-        """Hand Ray Train what resuming needs; it keeps the last two."""
+        """Give Ray Train a checkpoint to resume from; it keeps the last two."""
         if ray.train.get_context().get_world_rank() != 0:
             self.send()
             return
@@ -99,7 +100,7 @@ class Reporter:
             self.send(ray.train.Checkpoint.from_directory(folder))
 
     def send(self, checkpoint: ray.train.Checkpoint | None = None) -> None:
-        """Report what has been collected."""
+        """Send what has been collected, with a checkpoint if one is given."""
         report = TrialReport(tuple(self._windows), tuple(self._cycles))
         self._windows, self._cycles = [], []
         ray.train.report(report.to_metrics(), checkpoint=checkpoint)
@@ -108,9 +109,15 @@ class Reporter:
 def train_loop(task: dict[str, Any]) -> str | None:
     """Run one trial; each of its Train workers calls this with the same task.
 
+    Args:
+        task: The fields of a `TrialTask`.
+
     Returns:
-        Why it cannot go on, if taking it up again would not mend that. Of several workers one alone may have met the
-        reason while the others wait for it: it then ends them all by raising.
+        Why the trial cannot go on, if another attempt would not help; None if it finished.
+
+    Raises:
+        DmsaeError: The same, where the trial has several workers. Perhaps only one of them met the error and the
+            others wait for it; raising ends them all.
     """
     try:
         _run(TrialTask(**task))
@@ -182,7 +189,7 @@ def _run_transfer(
 
 
 def _about(experiment: Experiment) -> dict[str, Any]:
-    """What is noted with an SAE, so that it can be used without the experiment's config."""
+    """Return what is noted with an SAE, so that it can be used without the experiment's config."""
     model, corpus = experiment.model, experiment.corpus
     return {
         "model": model.name,
@@ -194,8 +201,11 @@ def _about(experiment: Experiment) -> dict[str, Any]:
 
 
 def _streamed(store: Store, service: ActorHandle[Any], world: int) -> ShardSource:
-    """Training shards of a stream, under a name that the workers share, and that those before a restart had not."""
-    from dmsae_ray.feed import StreamedShards  # a worker that reads a store needs no Ray Data
+    """Return the training shards of a stream.
+
+    The workers share a new name for this attempt, so that the service can tell it from one before a restart.
+    """
+    from dmsae_ray.feed import StreamedShards  # here, since a worker that reads a store needs no Ray Data
 
     attempt = [uuid.uuid4().hex]
     if world > 1:
@@ -204,17 +214,17 @@ def _streamed(store: Store, service: ActorHandle[Any], world: int) -> ShardSourc
 
 
 def _transfer_core(experiment: Experiment, trial: Trial, setting: TransferSetting, d_model: int) -> Core:
-    """The rows that a transfer trial trains around: the given core, rows like it in norm only, or none."""
+    """Return the core of a transfer trial: the given one, random rows of the same norms, or an empty one."""
     assert experiment.transfer is not None
     if setting.arm == "baseline":
         return empty_core(d_model)
-    assert experiment.transfer.core is not None  # controller.check_inputs refuses it
+    assert experiment.transfer.core is not None  # inputs.check_inputs makes sure of it
     core = load_core(experiment.transfer.core, d_model)
     return core if setting.arm == "distilled" else gaussian_core(core, derive_seed(trial.seed, "control", "gaussian"))
 
 
 def _evaluation(feed: Feed, model: ActorHandle[Any]) -> Callable[[MatryoshkaSAE], dict[str, float]]:
-    """Held-out metrics of a trained SAE: reconstruction and L0 here, loss recovered where the language model is."""
+    """Return a function that measures an SAE on held-out data: FVU and L0 here, loss recovered in the model service."""
 
     def measure(sae: MatryoshkaSAE) -> dict[str, float]:
         loss: Any = model.loss_recovered.remote(ray.put(copy.deepcopy(sae).cpu()))

@@ -1,4 +1,10 @@
-"""MLflow runs of a sweep, the journal behind them, the report and the figures."""
+"""Tracking: the MLflow runs of a sweep, and the journal behind them.
+
+In: the events and reports of trials (from Ray Tune, in the controller), and the results of finished trials.
+Out: a journal file in the sweep folder, and in MLflow a parent run with one child run per trial.
+Only the controller uses this room. Each record is written to the journal first and then delivered to MLflow, so that a
+server that does not answer stops nothing and no record is logged twice.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Ray Tune's trial events, told to the tracker. Runs in the controller; workers know nothing of MLflow."""
+"""Pass the trial events of Ray Tune to the tracker, in the controller; workers do not use MLflow."""
 
 import logging
 from pathlib import Path
@@ -16,37 +16,37 @@ log = logging.getLogger(__name__)
 
 
 class TrackingCallback(ray.tune.Callback):
-    """Turns the reports of trials into MLflow runs.
+    """Log the reports of trials as MLflow runs.
 
-    A trial's config is {"trial_id": str, "params": {...}}. Curves are `train/...` with the tokens seen as the step,
-    cycles are `cycle/...` with the cycle as the step; a control's stand under its name, as in `train/gaussian/...`.
-    Final metrics come from the trial's summary.json.
+    A trial's config is {"trial_id": str, "params": {...}}. Curves are logged as `train/...` with the tokens seen as the
+    step, cycles as `cycle/...` with the cycle as the step. Those of a control have its name in the path, as in
+    `train/gaussian/...`. Final metrics come from the trial's summary.json.
     """
 
     def __init__(self, tracker: SweepTracker) -> None:
         self._tracker = tracker
 
     def __reduce__(self) -> tuple[type[ray.tune.Callback], tuple[()]]:
-        """Tune pickles callbacks with its own state; a tracker belongs to one process, so nothing of it goes there."""
+        """Pickle as an empty callback: Tune saves callbacks in its state, but a tracker belongs to one process."""
         return (ray.tune.Callback, ())
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial begins, for the first time or again."""
+        """Begin the run of a trial, or open it again."""
         self._tracker.trial(trial.config["trial_id"], trial.config["params"])
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """A report of a trial's workers."""
+        """Log a report of a trial's workers."""
         log_report(self._tracker, trial.config["trial_id"], trial.config["params"], TrialReport.from_metrics(result))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial ended well."""
+        """Log the final metrics of a trial that ended well."""
         name = trial.config["trial_id"]
         self._tracker.finish(name, self._final_metrics(name), "FINISHED")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial ended for good with an error."""
+        """Mark the run of a trial as failed; Tune does not try the trial again."""
         self._tracker.finish(trial.config["trial_id"], {}, "FAILED")
 
     def _final_metrics(self, trial_id: str) -> dict[str, float]:
@@ -58,7 +58,7 @@ class TrackingCallback(ray.tune.Callback):
 
 
 def log_report(tracker: SweepTracker, trial_id: str, params: Params, report: TrialReport) -> None:
-    """Log what a trial has reported."""
+    """Log a report of a trial: its windows under `train/`, its cycles under `cycle/`."""
     own = params.get("arm", DISTILLED)
 
     def place(arm: str) -> str:
@@ -73,9 +73,10 @@ def log_report(tracker: SweepTracker, trial_id: str, params: Params, report: Tri
 
 
 def log_finished(tracker: SweepTracker, sweep_dir: str | Path) -> None:
-    """Log every finished trial of a sweep folder as far as the journal lacks it.
+    """Log what the journal lacks of every finished trial of a sweep folder.
 
-    For trials that an earlier controller finished but did not live to log; what is logged already is skipped.
+    It is for trials that finished under an earlier controller which stopped before it logged them. What is logged
+    already is skipped.
     """
     for result in load_results(sweep_dir):
         params = result.trial.params()

@@ -1,4 +1,4 @@
-"""Where MLflow records go: which URI, whether it answers, and the SQLite file that is the default."""
+"""Where records go: the URI of the MLflow store, the check that it answers, and the default SQLite file."""
 
 import contextlib
 import logging
@@ -23,7 +23,7 @@ _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databric
 _ALLOWED = "a running server (http://host:port) or sqlite:////path/mlflow.db; leave it out to use a file in `output`"
 
 _ENVIRONMENT = {
-    # Requests are tried again by our own sender, which can be told to stop; MLflow's default tries for minutes.
+    # Our own sender repeats requests and can be stopped; MLflow's default goes on for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -35,8 +35,9 @@ _ENVIRONMENT = {
 class Destination:
     """An MLflow tracking store.
 
-    uri         http(s)://host:port, sqlite:////path/mlflow.db or another database URI that MLflow takes
-    origin      what named it, for error messages
+    Attributes:
+        uri: http(s)://host:port, sqlite:////path/mlflow.db or another database URI that MLflow takes.
+        origin: The setting that gave the URI, for error messages.
     """
 
     uri: str
@@ -44,18 +45,18 @@ class Destination:
 
     @property
     def shown(self) -> str:
-        """The URI without a password."""
+        """The URI without its password."""
         return redacted(self.uri)
 
     @property
     def sqlite_file(self) -> Path | None:
-        """The database file of a SQLite URI."""
+        """The database file of a SQLite URI; None for other URIs."""
         path = self.uri.removeprefix("sqlite:///")
         return Path(path).absolute() if path != self.uri and path else None
 
     @property
     def artifacts(self) -> str | None:
-        """Where a new MLflow experiment keeps artifacts: beside a database file; None: the server decides."""
+        """Where a new MLflow experiment keeps artifacts: beside a SQLite file; None if the server decides."""
         return None if self.sqlite_file is None else (self.sqlite_file.parent / "mlartifacts").as_uri()
 
     @property
@@ -67,10 +68,12 @@ class Destination:
 
 
 def destination_of(experiment: Experiment) -> Destination:
-    """`tracking.uri`, else MLFLOW_TRACKING_URI, else `mlflow.db` where the controller writes (see `Folders.home`).
+    """Return the tracking store of an experiment.
+
+    It is `tracking.uri`, else MLFLOW_TRACKING_URI, else `mlflow.db` where the controller writes (see `Folders.home`).
 
     Raises:
-        ConfigError: the URI is of a kind that is not supported.
+        ConfigError: The URI is of a kind that is not supported.
     """
     environment = os.environ.get("MLFLOW_TRACKING_URI")
     if experiment.tracking.uri:
@@ -88,10 +91,18 @@ def destination_of(experiment: Experiment) -> Destination:
 
 
 def connect(destination: Destination, open_: "Callable[[MlflowClient], T]", timeout: float) -> T:
-    """Make a client, have `open_` use it, and return what that returns; all within `timeout` seconds.
+    """Connect to a tracking store.
+
+    Args:
+        destination: The store.
+        open_: Called with the new client.
+        timeout: Seconds that all of it may take.
+
+    Returns:
+        What `open_` returns.
 
     Raises:
-        ConfigError: nothing answers at the URI, or it cannot be written, or it refuses us.
+        ConfigError: Nothing answers at the URI, or it cannot be written, or it refuses access.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -114,7 +125,7 @@ def connect(destination: Destination, open_: "Callable[[MlflowClient], T]", time
 def _client(destination: Destination) -> "MlflowClient":
     from mlflow import MlflowClient
 
-    # After the import, which sets the levels. Failures are told by our own log, once each.
+    # After the import, which sets the levels. Our own log reports failures, once each.
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=destination.uri)
@@ -122,23 +133,27 @@ def _client(destination: Destination) -> "MlflowClient":
 
 @contextlib.contextmanager
 def _database(destination: Destination) -> Iterator[None]:
-    """For a SQLite file: its folder exists and it is created or migrated by one process at a time."""
+    """Make the folder of a SQLite file, and let one process at a time create or migrate the file."""
     path = destination.sqlite_file
     if path is None:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(path.name + ".lock"), "ab") as lock:
-        with contextlib.suppress(ImportError, OSError):  # without locks MLflow's own have to do
+        with contextlib.suppress(ImportError, OSError):  # no locks here: MLflow's own must be enough
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX)
-        open(path, "ab").close()  # says at once what is wrong with it; MLflow would try for a minute
+        open(path, "ab").close()  # fails at once if it cannot be written; MLflow would retry for a minute
         yield
 
 
 def _within(seconds: float, work: Callable[[], T]) -> T:
-    """Result of `work`, run in a thread that is left behind when it takes longer."""
+    """Return the result of `work`, which runs in a thread.
+
+    Raises:
+        TimeoutError: It takes longer than `seconds`; the thread is then left to itself.
+    """
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -159,7 +174,7 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost words of an error, on one line."""
+    """Return the innermost message of an error, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     for known in ("Connection refused", "Name or service not known", "No route to host", "timed out", "not a database"):
         if known.lower() in text.lower():

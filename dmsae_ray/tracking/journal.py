@@ -1,7 +1,7 @@
-"""The tracking journal: what is to be logged, on disk before it is sent anywhere, each thing once.
+"""The tracking journal: everything to be logged is written to this file, once, before it is sent anywhere.
 
-One JSON object a line. The first line names the journal; each later line is a `Record`. A record is unique by (trial,
-kind, key, step), so that a finished sweep that is run again adds nothing. Nothing secret is ever written here: trial
+Each line is a JSON object. The first line names the journal; each later line is a `Record`. A record is unique by
+(trial, kind, key, step), so that a finished sweep that runs again adds nothing. No secrets are written here, only trial
 ids, names, numbers, times and paths below the sweep folder.
 """
 
@@ -22,7 +22,7 @@ from dmsae_ray.files import replacing
 
 try:
     import fcntl
-except ImportError:  # not on this platform: two controllers of one sweep are then not kept apart
+except ImportError:  # not on this platform: nothing then stops a second controller of the same sweep
     fcntl = None  # type: ignore[assignment]
 
 Kind = Literal["run", "param", "metric", "status", "artifact"]
@@ -30,7 +30,7 @@ Value = float | str
 
 
 class JournalEntry(NamedTuple):
-    """What is to be recorded: of a trial, or of the sweep itself where `trial` is None."""
+    """Something to record, about a trial or, where `trial` is None, about the sweep itself."""
 
     trial: str | None
     kind: Kind
@@ -41,7 +41,17 @@ class JournalEntry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """An entry in the journal: `seq` counts from 1 without gaps; `time`, in ms since 1970, is fixed for ever."""
+    """An entry that is in the journal.
+
+    Attributes:
+        seq: Number of the record, from 1 without gaps.
+        time: Time of the first writing, in ms since 1970; it never changes.
+        trial: Name of the trial; None for the sweep itself.
+        kind: What is recorded.
+        key: Name of the parameter, metric or file.
+        value: Its value; for a file, the hash of its content.
+        step: Step of a metric; for a status or a file, the number of changes before this one.
+    """
 
     seq: int
     time: int
@@ -52,7 +62,7 @@ class Record:
     step: int
 
     def to_line(self) -> str:
-        """One line of strict JSON; numbers that JSON lacks (NaN, infinities) are written as {"float": "nan"}."""
+        """Return one line of strict JSON; numbers that JSON lacks (NaN, infinities) become {"float": "nan"}."""
         value: Any = self.value
         if isinstance(value, float) and not math.isfinite(value):
             value = {"float": repr(value)}
@@ -61,21 +71,21 @@ class Record:
 
     @classmethod
     def from_object(cls, fields: dict[str, Any]) -> "Record":
-        """The record of a parsed line."""
+        """Return the record of a parsed line."""
         value = fields["value"]
         fields["value"] = float(value["float"]) if isinstance(value, dict) else value
         return cls(**fields)
 
 
 class Journal:
-    """An append-only journal file and all that is in it; safe to use from several threads of one process."""
+    """An append-only journal file with all its records; safe to use from several threads of one process."""
 
     def __init__(self, path: str | Path) -> None:
-        """Open the journal at `path`, or begin one. A last batch that a crash cut short is dropped.
+        """Open the journal at `path`, or begin one. Damaged last lines, as a crash leaves them, are dropped.
 
         Raises:
-            ConfigError: another process has the journal open, or the file cannot be written.
-            DataError: a line other than the last ones cannot be read.
+            ConfigError: Another process has the journal open, or the file cannot be written.
+            DataError: A line other than the last ones cannot be read.
         """
         self.path = Path(path)
         try:
@@ -97,15 +107,18 @@ class Journal:
             self._write(json.dumps({"journal": self.id}) + "\n")
 
     def append(self, entries: Iterable[JournalEntry], time: int) -> list[Record]:
-        """Write the entries that are new, in one synced write, and return them as records.
+        """Write the entries that are new, in one synced write.
 
-        Entries already recorded, by (trial, kind, key, step), are skipped whatever their value.
+        Entries whose (trial, kind, key, step) is recorded already are skipped, whatever their value.
+
+        Returns:
+            The new records.
         """
         with self._lock:
             return self._append(entries, time)
 
     def append_change(self, trial: str | None, kind: Kind, key: str, value: Value, time: int) -> list[Record]:
-        """Record `value` where it differs from the last one of (trial, kind, key); the step counts the changes."""
+        """Record `value` if it differs from the last one of (trial, kind, key); the step counts the changes."""
         with self._lock:
             last = self._last.get((trial, kind, key))
             if last is not None and last.value == value:
@@ -113,11 +126,11 @@ class Journal:
             return self._append([JournalEntry(trial, kind, key, value, 0 if last is None else last.step + 1)], time)
 
     def last(self, trial: str | None, kind: Kind, key: str) -> Record | None:
-        """The newest record of (trial, kind, key)."""
+        """Return the newest record of (trial, kind, key); None if there is none."""
         return self._last.get((trial, kind, key))
 
     def close(self) -> None:
-        """Close the file and let other processes open it."""
+        """Close the file, so that another process can open it."""
         self._file.close()
 
     def __enter__(self) -> "Journal":
@@ -162,12 +175,12 @@ class Journal:
 
 
 def read_journal(path: str | Path) -> list[Record]:
-    """All records of the journal at `path`, which may be in use; none where there is no such file."""
+    """Return all records of the journal at `path`, which may be in use; an empty list if there is no such file."""
     return _read(Path(path))[1] if Path(path).is_file() else []
 
 
 def _read(path: Path) -> tuple[str, list[Record], int]:
-    """Id and records of a journal, and how many of its bytes are intact."""
+    """Return the id and the records of a journal, and how many of its bytes are intact."""
     name, intact = "", 0
     records: list[Record] = []
     bad: int | None = None
@@ -194,18 +207,19 @@ def _read(path: Path) -> tuple[str, list[Record], int]:
 class DeliveryMarks:
     """How much of a journal each destination has: a small JSON file beside it, {destination: seq of the last record}.
 
-    It is replaced whole and may lag behind after a crash: records are then sent again, which changes nothing there.
+    The file is replaced as a whole. After a crash it may lag behind; records are then sent again, which changes nothing
+    at the destination.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def get(self, destination: str) -> int:
-        """Sequence number of the last record that `destination` is known to have; 0 for none."""
+        """Return the sequence number of the last record that `destination` is known to have; 0 for none."""
         return int(self._load().get(destination, 0))
 
     def set(self, destination: str, seq: int) -> None:
-        """Write down that `destination` has all records up to `seq`."""
+        """Save that `destination` has all records up to `seq`."""
         with replacing(self.path) as temporary:
             temporary.write_text(json.dumps({**self._load(), destination: seq}))
 

@@ -1,4 +1,4 @@
-"""The thread that delivers journal records: in order, again until it works, never in anyone's way."""
+"""The thread that delivers journal records: in order, with retries until it works, and without blocking anyone."""
 
 import logging
 import threading
@@ -17,10 +17,12 @@ LONGEST_PAUSE_SECONDS = 15.0
 
 
 class Sender:
-    """Delivers what is put into it from a background thread.
+    """Deliver records from a background thread.
 
-    `deliver` writes a list of records or raises, in which case it gets the same records again after a pause;
-    `delivered` is told when they are written, with the pause between the two being where a crash may fall.
+    Args:
+        deliver: Writes a list of records. If it raises, it is called with the same records again after a pause.
+        delivered: Called when records are written. A crash may fall between the two calls.
+        waiting: Records to deliver first.
     """
 
     def __init__(
@@ -38,31 +40,31 @@ class Sender:
 
     @property
     def undelivered(self) -> int:
-        """Records that are not delivered yet."""
+        """Number of records that are not delivered yet."""
         with self._changed:
             return len(self._queue)
 
     def put(self, records: list[Record]) -> None:
-        """Have `records` delivered after all earlier ones; returns at once."""
+        """Queue `records` for delivery after all earlier ones, and return at once."""
         with self._changed:
             self._queue.extend(records)
             self._changed.notify_all()
 
     def flush(self, seconds: float) -> int:
-        """Wait until all is delivered, `seconds` at most; returns how many records are not."""
+        """Wait until all is delivered, for `seconds` at most; return how many records are not delivered."""
         with self._changed:
             self._changed.wait_for(lambda: not self._queue, seconds)
             return len(self._queue)
 
     def close(self, seconds: float) -> int:
-        """Deliver what is left, for `seconds` at most, and end; returns how many records are undelivered."""
+        """Deliver what is left, for `seconds` at most, and stop; return how many records are not delivered."""
         with self._changed:
             self._closing = True
             self._deadline = time.monotonic() + seconds
             self._changed.notify_all()
         self._thread.join(seconds)
         with self._changed:
-            self._deadline = 0.0  # a request that is still on its way is the last
+            self._deadline = 0.0  # no request follows one that is still running
             return len(self._queue)
 
     def _run(self) -> None:

@@ -1,8 +1,8 @@
-"""Writing journal records into MLflow: which run is whose, batches within MLflow's limits, doing it twice is harmless.
+"""Write journal records into MLflow: find the run of each trial, and send batches within MLflow's limits.
 
-Only `MlflowClient` with explicit run ids is used: no global run and no MLFLOW_RUN_ID in the environment matters.
-Delivering a record again changes nothing: a metric is one row by (run, key, step, time, value), a parameter keeps its
-value, a run is looked for by its tags before it is made.
+It uses only `MlflowClient` with explicit run ids, so a global run or MLFLOW_RUN_ID in the environment has no effect.
+Delivering a record twice is harmless: a metric is one row by (run, key, step, time, value), a parameter keeps its
+value, and a run is looked for by its tags before it is made.
 """
 
 import logging
@@ -26,15 +26,22 @@ PARENT_TAG = "mlflow.parentRunId"
 METRICS_PER_REQUEST = 1000
 PARAMS_PER_REQUEST = 100
 
-# The server understood and will say the same again; anything else may pass.
+# Errors for which a retry is useless: the server would answer the same. Any other error may pass.
 _FINAL = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "NOT_FOUND")
 
 
 class MlflowSink:
-    """One sweep's runs in one MLflow store: a parent run, and a child run a trial."""
+    """The runs of one sweep in one MLflow store: a parent run, and a child run per trial."""
 
     def __init__(self, client: "MlflowClient", experiment_id: str, parent: str, sweep_dir: Path) -> None:
-        """`parent` is the id of the parent run; files are named relative to `sweep_dir`."""
+        """Find the child runs that exist.
+
+        Args:
+            client: Client of the store.
+            experiment_id: Id of the MLflow experiment.
+            parent: Id of the parent run.
+            sweep_dir: The sweep folder; files are named relative to it.
+        """
         self.parent = parent
         self.refused = 0
         self._client = client
@@ -45,14 +52,16 @@ class MlflowSink:
             self._runs[run.data.tags.get(TRIAL_TAG, run.info.run_id)] = run.info.run_id
 
     def has(self, trial: str | None) -> bool:
-        """Is there a run of this trial?"""
+        """Return whether there is a run of this trial."""
         return trial in self._runs
 
     def deliver(self, records: list[Record]) -> None:
-        """Write records, in their order within each run. What the server refuses for good is logged and left out.
+        """Write records, in their order within each run.
+
+        A record that the server refuses for good is reported in the log and left out.
 
         Raises:
-            Exception: the server did not answer or could not; all of `records` may be delivered again.
+            Exception: The server did not answer or had an error; all of `records` may be delivered again.
         """
         by_trial: dict[str | None, list[Record]] = {}
         for record in records:
@@ -68,7 +77,7 @@ class MlflowSink:
         except Exception as error:
             if getattr(error, "error_code", None) not in _FINAL:
                 raise
-            if len(records) > 1:  # find the one that is refused; the others are fine
+            if len(records) > 1:  # find the refused one; the others are accepted
                 middle = len(records) // 2
                 self._write(run_id, records[:middle])
                 self._write(run_id, records[middle:])
@@ -77,7 +86,7 @@ class MlflowSink:
             log.warning("MLflow refused %s: %s", records[0].key, one_line(error, 200))
 
     def _request(self, run_id: str, records: list[Record]) -> None:
-        """Records of one kind (at most one, where it is neither metric nor param) in one request."""
+        """Send records of one kind in one request; only one record if it is neither a metric nor a param."""
         from mlflow.entities import Metric, Param
 
         first = records[0]
@@ -96,7 +105,7 @@ class MlflowSink:
             self._upload(run_id, first.key)
 
     def _upload(self, run_id: str, key: str) -> None:
-        """`key` is the file's path, relative to the sweep folder where it lies in it."""
+        """Upload a file; `key` is its path, relative to the sweep folder if it lies there."""
         path = self._sweep_dir / key
         if not path.is_file():
             log.warning("artifact %s is gone; it is not sent", key)
@@ -106,9 +115,9 @@ class MlflowSink:
         self._client.log_artifact(run_id, str(path), folder.as_posix() if inside else None)
 
     def _run_of(self, trial: str | None, start_time: int) -> str:
-        """Id of the trial's run, which is made where there is none."""
+        """Return the id of the trial's run; make the run if there is none."""
         if trial not in self._runs:
-            # A request whose answer was lost may have made it already.
+            # An earlier request whose answer was lost may have made it.
             query = f"tags.`{PARENT_TAG}` = '{self.parent}' and tags.`{TRIAL_TAG}` = '{trial}'"
             found = _search(self._client, self._experiment, query)
             if found:
@@ -129,10 +138,12 @@ def open_sink(
     journal_id: str,
     start_time: int,
 ) -> MlflowSink:
-    """Find or make the experiment and the parent run. Sweeps of one id in two folders have a parent run each.
+    """Find or make the experiment and the parent run.
+
+    Sweeps with the same id in two folders have different journals, and so a parent run each.
 
     Raises:
-        ConfigError: the experiment is in MLflow's trash.
+        ConfigError: The experiment is in MLflow's trash.
     """
     experiment_id = _experiment_id(client, experiment, artifacts)
     query = f"tags.`{SWEEP_TAG}` = '{sweep_id}' and tags.`{JOURNAL_TAG}` = '{journal_id}'"
@@ -146,7 +157,7 @@ def open_sink(
 
 
 def _search(client: "MlflowClient", experiment_id: str, query: str) -> "list[Run]":
-    """All runs that match, newest first."""
+    """Return all runs that match, newest first."""
     runs: list[Run] = []
     token: str | None = None
     while True:
@@ -158,7 +169,7 @@ def _search(client: "MlflowClient", experiment_id: str, query: str) -> "list[Run
 
 
 def _requests(records: list[Record]) -> list[list[Record]]:
-    """Cut one run's records into requests: neighbours of a kind together, within MLflow's limits."""
+    """Split the records of one run into requests: neighbours of the same kind together, within MLflow's limits."""
     limits = {"metric": METRICS_PER_REQUEST, "param": PARAMS_PER_REQUEST}
     parts: list[list[Record]] = []
     for record in records:

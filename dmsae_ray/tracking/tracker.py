@@ -1,4 +1,4 @@
-"""The sweep's tracker: what the controller calls. Every record goes to the journal first, then to MLflow."""
+"""The tracker of a sweep, for the controller. Every record goes to the journal first, then to MLflow."""
 
 import logging
 import threading
@@ -22,26 +22,26 @@ DELIVERED_FILE = "journal.delivered.json"
 
 LONGEST_NAME = 250
 LONGEST_PARAM = 6000
-"""MLflow's limits, in characters."""
+"""Limits of MLflow, in characters, for a name and for the value of a parameter."""
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 Scalar = float | int | str | bool | None
 
 
 class SweepTracker:
-    """MLflow runs of one sweep: a parent run, and a child run a trial.
+    """The MLflow runs of one sweep: a parent run, and a child run per trial.
 
-    Calls return as soon as the journal has the record; a thread delivers. A server that stops answering after `start`
-    stops nothing: what it missed is delivered, once each and in order, when it answers again or at the next start.
-    A record that is already in the journal is skipped, so a finished sweep that runs again logs nothing twice.
+    Calls return as soon as the record is in the journal; a thread delivers it. A server that stops answering after
+    `start` stops nothing: what it missed is delivered, once each and in order, when it answers again or at the next
+    start. A record that is in the journal already is skipped, so a finished sweep that runs again logs nothing twice.
 
     Args:
-        destination: the MLflow store, as a URI or from `destination_of`.
-        experiment: name of the MLflow experiment.
-        sweep_dir: folder of the sweep; the journal lies there.
-        sweep_id: name of the sweep and of its parent run.
-        start_timeout: seconds within which the store must answer at the start.
-        close_timeout: seconds that `close` waits for the last records.
+        destination: The MLflow store, as a URI or from `destination_of`.
+        experiment: Name of the MLflow experiment.
+        sweep_dir: Folder of the sweep, which holds the journal.
+        sweep_id: Name of the sweep and of its parent run.
+        start_timeout: Seconds within which the store must answer at the start.
+        close_timeout: Seconds that `close` waits for the last records.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class SweepTracker:
         self._sink: MlflowSink | None = None
         self._sender: Sender | None = None
         self._open_trials: set[str] = set()
-        self._order = threading.Lock()  # the sender gets records in the journal's order
+        self._order = threading.Lock()  # so that the sender gets records in the order of the journal
 
     @classmethod
     def of(cls, experiment: Experiment, sweep_dir: str | Path) -> "SweepTracker":
-        """The tracker of an experiment whose sweep folder is `sweep_dir`; nothing is opened yet."""
+        """Return the tracker of an experiment whose sweep folder is `sweep_dir`; nothing is opened yet."""
         name = experiment.tracking.experiment or experiment.name
         return cls(destination_of(experiment), name, sweep_dir, Path(sweep_dir).name)
 
@@ -75,10 +75,11 @@ class SweepTracker:
         """Open the journal and the store, find or make the parent run, and begin to deliver what is still waiting.
 
         Args:
-            params: parameters of the whole sweep.
+            params: Parameters of the whole sweep.
 
         Raises:
-            ConfigError: the store does not answer in time, or refuses; or another process runs this sweep.
+            ConfigError: The store does not answer in time, or refuses access, or another process runs this sweep.
+            DataError: The journal is corrupt.
         """
         journal = Journal(self.sweep_dir / JOURNAL_FILE)
         try:
@@ -95,7 +96,7 @@ class SweepTracker:
                     journal.id,
                     begun,
                 ),
-                # A database file is made and brought up to date here, and may be waited for.
+                # Creating or migrating a database file takes longer, and another process may hold its lock.
                 self._timeouts[0] if self.destination.sqlite_file is None else max(60.0, self._timeouts[0]),
             )
         except BaseException:
@@ -103,7 +104,7 @@ class SweepTracker:
             raise
         marks = DeliveryMarks(self.sweep_dir / DELIVERED_FILE)
         done = marks.get(sink.parent)
-        # Runs that were deleted in MLflow, or whose store was set back, get all their records again.
+        # Runs that are missing, since they were deleted in MLflow or its store was reset, get all their records again.
         waiting = [r for r in journal.records if r.seq > done or not sink.has(r.trial)]
 
         def delivered(records: list[Record]) -> None:
@@ -120,23 +121,27 @@ class SweepTracker:
 
     @property
     def parent_run_id(self) -> str:
-        """Id of the sweep's own run."""
+        """Id of the parent run.
+
+        Raises:
+            ConfigError: Tracking is not started.
+        """
         if self._sink is None:
             raise ConfigError("tracking is not started")
         return self._sink.parent
 
     @property
     def undelivered(self) -> int:
-        """Records that MLflow does not have yet."""
+        """Number of records that MLflow does not have yet."""
         return self._sender.undelivered if self._sender else 0
 
     def params(self, params: Mapping[str, Scalar], trial_id: str | None = None) -> None:
-        """Log parameters of a trial, or of the sweep; None values are left out."""
+        """Log parameters of a trial, or of the sweep where `trial_id` is None; None values are left out."""
         known = {_name(name): _text(value) for name, value in params.items() if value is not None}
         self._add([JournalEntry(trial_id, "param", name, value) for name, value in known.items()])
 
     def trial(self, trial_id: str, params: Mapping[str, Scalar]) -> None:
-        """A trial begins, or is taken up again."""
+        """Begin the run of a trial, or open it again."""
         self._add([JournalEntry(trial_id, "run", trial_id, "")])
         self._open_trials.add(trial_id)
         self._reopen(trial_id)
@@ -148,26 +153,29 @@ class SweepTracker:
         self._add([JournalEntry(trial_id, "metric", name, value, step) for name, value in known.items()])
 
     def finish(self, trial_id: str, final_metrics: Mapping[str, float | None], status: Status = "FINISHED") -> None:
-        """A trial ended. Its final metrics stand under their plain names, for the tables and plots of the UI."""
+        """End the run of a trial; log its final metrics under plain names, for the tables and plots of the UI."""
         self.metrics(trial_id, final_metrics, 0)
         self._open_trials.discard(trial_id)
         self._change(trial_id, "status", "status", status)
 
     def artifact(self, path: str | Path, trial_id: str | None = None) -> None:
-        """Attach a file; one that is attached already is sent again only where its content has changed."""
+        """Attach a file; one that is attached already is sent again only if its content has changed."""
         path = Path(path).absolute()
         key = path.relative_to(self.sweep_dir) if path.is_relative_to(self.sweep_dir) else path
         self._change(trial_id, "artifact", key.as_posix(), file_sha256(path))
 
     def flush(self, seconds: float) -> int:
-        """Wait until all is delivered, `seconds` at most; returns how many records are not."""
+        """Wait until all is delivered, for `seconds` at most; return how many records are not delivered."""
         return self._sender.flush(seconds) if self._sender else 0
 
     def close(self, status: Status = "FINISHED") -> int:
-        """The sweep ends: unfinished trials and the parent run get `status`, and the last records are waited for.
+        """End the tracking of the sweep, and wait for the last records to be delivered.
+
+        Args:
+            status: Status of the parent run. Unfinished trials get it too, or KILLED if it is FINISHED.
 
         Returns:
-            How many records are undelivered; they stay in the journal and go out first at the next start.
+            How many records are not delivered. They stay in the journal and are sent first at the next start.
         """
         if self._journal is None or self._sender is None or self._sink is None:
             return 0
@@ -188,7 +196,7 @@ class SweepTracker:
         return left
 
     def _reopen(self, trial_id: str | None) -> None:
-        """A run that was killed or failed runs again; one that is finished stays so."""
+        """Set a run that was killed or failed to RUNNING again; leave a finished one as it is."""
         last = self._journal.last(trial_id, "status", "status") if self._journal else None
         if last is not None and last.value not in ("FINISHED", "RUNNING"):
             self._change(trial_id, "status", "status", "RUNNING")
@@ -205,18 +213,18 @@ class SweepTracker:
 
 
 def _now() -> int:
-    """Milliseconds since 1970, as MLflow counts."""
+    """Return the milliseconds since 1970, as MLflow counts time."""
     return time.time_ns() // 1_000_000
 
 
 def _name(name: str) -> str:
-    """`name` with what MLflow does not take in names replaced by '_'."""
+    """Return `name`, with each character that MLflow does not allow in names replaced by '_'."""
     allowed = "".join(c if c.isascii() and (c.isalnum() or c in "_-./ ") else "_" for c in name)
     return allowed[:LONGEST_NAME]
 
 
 def _text(value: Scalar) -> str:
-    """A parameter's value as MLflow can keep it; a cut is said."""
+    """Return the value of a parameter as text, cut (with a note) to what MLflow can keep."""
     text = str(value)
     if len(text) <= LONGEST_PARAM:
         return text

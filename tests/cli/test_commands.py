@@ -20,7 +20,7 @@ from dmsae_ray.lm.tiny import tiny_model
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.dictionary_learning import load_dictionary_learning
 from dmsae_ray.sae.files import save_sae
-from tests.small_sweep import SMALL, dmsae, write_config
+from tests.small_sweep import SMALL, Here, write_config
 
 REPOSITORY = Path(__file__).parents[2]
 Refuse = Callable[..., str]
@@ -131,35 +131,35 @@ def test_a_tracking_server_that_does_not_answer(tmp_path: Path, refuse: Refuse) 
     assert "tracking.uri" in line and str(port) in line
 
 
-def test_a_corpus_that_is_empty_or_too_short(tmp_path: Path) -> None:
+def test_a_corpus_that_is_empty_or_too_short(tmp_path: Path, dmsae_here: Here) -> None:
     texts = tmp_path / "texts"
     texts.mkdir()
     config = write_config(tmp_path, corpus={"source": "text", "path": str(texts)})
-    empty = dmsae("sweep", config)
+    empty = dmsae_here("sweep", config)
     assert (empty.returncode, empty.stderr.count("\n")) == (2, 1), empty.stderr
     assert "corpus.path" in empty.stderr and str(texts) in empty.stderr
     (texts / "one.txt").write_text("A few words only. " * 200)
-    short = dmsae("sweep", config)
+    short = dmsae_here("sweep", config)
     assert (short.returncode, short.stderr.count("\n")) == (2, 1), short.stderr
     wanted = sum(SMALL["corpus"][n] for n in ("tokens", "attribution_tokens", "eval_tokens"))
     assert "corpus.tokens" in short.stderr and f"{SMALL['corpus']['tokens']}" in short.stderr.replace(",", "")
     assert wanted
 
 
-def test_a_model_whose_activations_are_not_finite(tmp_path: Path) -> None:
+def test_a_model_whose_activations_are_not_finite(tmp_path: Path, dmsae_here: Here) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(tiny_model(), broken)
     weights = load_file(broken / "model.safetensors")
     weights["model.layers.0.mlp.down_proj.weight"][0, 0] = float("nan")
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    done = dmsae("sweep", write_config(tmp_path, model={"name": str(broken)}))
+    done = dmsae_here("sweep", write_config(tmp_path, model={"name": str(broken)}))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stdout + done.stderr
     assert "NaN" in done.stderr or "finite" in done.stderr
     assert "seed0" not in done.stdout  # no trial has said anything
 
 
-def test_a_cluster_too_small_for_a_trial_is_said_with_the_sum(tmp_path: Path) -> None:
-    done = dmsae("sweep", write_config(tmp_path), "--set", "resources.workers_per_trial=500")
+def test_a_cluster_too_small_for_a_trial_is_said_with_the_sum(tmp_path: Path, dmsae_here: Here) -> None:
+    done = dmsae_here("sweep", write_config(tmp_path), "--set", "resources.workers_per_trial=500")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stdout + done.stderr
     assert "500" in done.stderr and "resources.workers_per_trial" in done.stderr
 

@@ -24,9 +24,8 @@ from dmsae_ray.feed.feed import Feed
 from dmsae_ray.feed.stream import StreamedShards
 from dmsae_ray.feed.stream_service import start_stream
 from dmsae_ray.files.folder import Folder
-from dmsae_ray.harvest.preparation import prepare
 from dmsae_ray.store.reader import Store
-from tests.small_store import contents
+from tests.small_store import contents, prepare
 
 Make = Callable[..., Experiment]
 OpenStream = Callable[..., StreamedShards]

@@ -14,9 +14,8 @@ from dmsae_ray.config.experiment import Experiment
 from dmsae_ray.errors import DataError
 from dmsae_ray.harvest import attempts
 from dmsae_ray.harvest import harvesting as harvest_module
-from dmsae_ray.harvest.preparation import prepare
 from dmsae_ray.store.reader import Store
-from tests.small_store import contents
+from tests.small_store import contents, prepare
 
 Make = Callable[..., Experiment]
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dmsae_ray.config.experiment import Experiment, parse_experiment
-from dmsae_ray.harvest.preparation import prepare
 from dmsae_ray.harvest.progress import HarvestProgress
 from dmsae_ray.store.reader import Store
-from tests.small_store import contents
+from tests.small_store import contents, prepare
 
 Make = Callable[..., Experiment]
 

@@ -23,14 +23,13 @@ from dmsae_ray.files.folder import Folder
 from dmsae_ray.files.json_records import encode_record
 from dmsae_ray.harvest import harvesting as harvest_module
 from dmsae_ray.harvest.model import open_tap
-from dmsae_ray.harvest.preparation import prepare
 from dmsae_ray.harvest.progress import HarvestProgress
 from dmsae_ray.store.identity import store_key
 from dmsae_ray.store.manifest import make_manifest, read_request
 from dmsae_ray.store.reader import Store
 from dmsae_ray.store.token_shards import read_tokens
 from dmsae_ray.store.writer import StoreWriter
-from tests.small_store import FALSE_MANIFESTS, contents, falsify
+from tests.small_store import FALSE_MANIFESTS, contents, falsify, prepare
 
 Make = Callable[..., Experiment]
 

@@ -143,15 +143,15 @@ def _tokenise(address: str, tree: dict[str, Any], folder: str, pause: float) -> 
     """A driver to be killed; it pauses after each shard, so that there is time to."""
     import ray
 
-    from dmsae_ray.harvest import tokenising as tokens
+    from dmsae_ray.harvest import token_writer
 
-    original = tokens.write_draft
+    original = token_writer.write_draft
 
     def slow(*arguments: Any) -> None:
         original(*arguments)
         time.sleep(pause)
 
-    tokens.write_draft = slow
+    token_writer.write_draft = slow
     ray.init(address=address, log_to_driver=False, configure_logging=False)
     write_tokens(Folder(folder), parse_experiment(tree))
 

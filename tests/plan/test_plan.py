@@ -13,6 +13,7 @@ from dmsae_ray.errors import ConfigError
 from dmsae_ray.plan import cost
 from dmsae_ray.plan.model_size import KNOWN, ModelSize, model_size
 from dmsae_ray.plan.plan import GPU_RATE, Rate, count_trainings, plan_experiment
+from dmsae_ray.plan.rendering import plan_text
 from dmsae_ray.plan.trials import expand
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
@@ -163,7 +164,7 @@ def test_the_demo_by_hand() -> None:
     )
     plan = plan_experiment(demo)
     # 8 trials of 3 cycles and a control; one cycle 0 for each of 2 k x 2 seeds.
-    assert (len(plan.specs), plan.trainings, plan.trainings_unshared) == (8, 8 * 4 + 4, 8 * 5)
+    assert (len(plan.trials), plan.trainings, plan.trainings_unshared) == (8, 8 * 4 + 4, 8 * 5)
     assert plan.training_tokens == 36 * plan.steps * plan.batch_size
 
 
@@ -171,7 +172,7 @@ def test_a_transfer_trains_each_arm_once_and_the_baseline_for_both_variants() ->
     e = experiment(transfer={}, sweep={"k": [2, 4], "seeds": [0, 1, 2]})
     plan = plan_experiment(e)
     # 2 k x 3 seeds x (2 arms x 2 variants + baseline).
-    assert (plan.trainings, plan.trainings_unshared, len(plan.specs)) == (30, 30, 30)
+    assert (plan.trainings, plan.trainings_unshared, len(plan.trials)) == (30, 30, 30)
 
 
 COSTS = re.compile(r"# Costs +(\d+) SAE trainings of 500M tokens .*about ([\d.]+) L40S-hours")
@@ -242,7 +243,7 @@ def test_a_layer_beyond_the_model_is_refused() -> None:
 
 def test_the_text_has_the_numbers_and_the_assumption() -> None:
     plan = plan_experiment(load_experiment(SWEEPS / "figure6_sparsity.yaml"))
-    text = plan.text()
+    text = plan_text(plan)
     for piece in ("18: k20-tau0.9-seed0", "k640-tau0.9-seed2", "108, of them 18 of controls", "saves 0 of 108"):
         assert piece in text
     for piece in ("500M harvested once", "54B in all", "2.32 TB", "1.4e+14 FLOP/s", "L40S", "at most 10 trials"):
@@ -255,5 +256,5 @@ def test_hours_follow_the_stated_rate() -> None:
     e = load_experiment(SWEEPS / "figure3_random_core.yaml")
     plan = plan_experiment(e, rate=Rate(1e15, "dream", "made up"))
     assert plan.unit_hours == pytest.approx(plan.flops.total / 3.6e18)
-    assert "of one dream" in plan.text() and "made up" in plan.text()
+    assert "of one dream" in plan_text(plan) and "made up" in plan_text(plan)
     assert plan_experiment(experiment()).rate.unit == "CPU core"

@@ -10,12 +10,12 @@ import pytest
 
 from dmsae_ray.config.experiment import Experiment, parse_experiment
 from dmsae_ray.config.sections import CorpusSettings
-from dmsae_ray.harvest.preparation import prepare
+from dmsae_ray.files import cache
 from dmsae_ray.lm.tiny import tiny_model
 from dmsae_ray.store import identity
 from dmsae_ray.store.identity import corpus_content, model_content, store_key, unpinned
 from dmsae_ray.store.reader import open_store
-from tests.small_store import TREE
+from tests.small_store import TREE, prepare
 
 Make = Callable[..., Experiment]
 
@@ -72,12 +72,12 @@ def test_any_byte_of_a_model_counts(model: Path, text: Path, file: str) -> None:
 
 
 def test_weights_are_read_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identity, "_REMEMBERED_BYTES", 0)
-    monkeypatch.setattr(identity, "_SETTLED_SECONDS", -1.0)
+    monkeypatch.setattr(cache, "_REMEMBERED_BYTES", 0)
+    monkeypatch.setattr(cache, "_SETTLED_SECONDS", -1.0)
     found = model_content(str(model))
     read: list[str] = []
-    original = identity._content_hash
-    monkeypatch.setattr(identity, "_content_hash", lambda path, s: (read.append(Path(path).name), original(path, s))[1])
+    original = cache._sha256
+    monkeypatch.setattr(cache, "_sha256", lambda path: (read.append(Path(path).name), original(path))[1])
     assert model_content(str(model)) == found and read == []
     flip(model / "model.safetensors", 1000)
     assert model_content(str(model)) != found and read == ["model.safetensors"]

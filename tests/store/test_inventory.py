@@ -15,14 +15,13 @@ from dmsae_ray.config.experiment import Experiment
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.files.folder import Folder, filesystem
 from dmsae_ray.files.json_records import encode_record
-from dmsae_ray.harvest.preparation import prepare
 from dmsae_ray.store.inventory import find_key, list_stores, remove_store
 from dmsae_ray.store.manifest import make_manifest, read_request
 from dmsae_ray.store.reader import Store
 from dmsae_ray.store.usage import USERS, UsageMark, active_users
 from dmsae_ray.store.writer import StoreWriter
 from tests.s3_server import s3_server
-from tests.small_store import FALSE_MANIFESTS, contents, falsify
+from tests.small_store import FALSE_MANIFESTS, contents, falsify, prepare
 
 Told = Callable[..., tuple[int, str, str]]
 Make = Callable[..., Experiment]

@@ -11,10 +11,9 @@ from dmsae_ray.config.experiment import Experiment
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.feed.feed import Feed
 from dmsae_ray.files.folder import Folder, filesystem
-from dmsae_ray.harvest.preparation import prepare
 from dmsae_ray.store.reader import Store
 from tests.s3_server import s3_server
-from tests.small_store import contents
+from tests.small_store import contents, prepare
 
 pytest.importorskip("moto.server", reason="needs moto[server]")
 

@@ -17,8 +17,9 @@ from dmsae_ray.files.folder import Folder
 from dmsae_ray.store.commit import norm_factor
 from dmsae_ray.store.identity import store_key
 from dmsae_ray.store.reader import Store, open_store
+from dmsae_ray.store.timing import StoreTiming
 from dmsae_ray.store.writer import StoreWriter, WriterWatch, has_writer
-from tests.small_store import recommit
+from tests.small_store import FAST, recommit
 
 Make = Callable[..., Experiment]
 
@@ -120,7 +121,7 @@ def test_reader_learns_why_a_harvest_failed(copied: Path, make_experiment: Make)
     with pytest.raises(RuntimeError), StoreWriter(Folder(str(copied))):
         raise RuntimeError("the GPU\nfell out")
     with pytest.raises(DataError, match=r"shard train-000004 will not come, .* RuntimeError: the GPU fell out$"):
-        reopen(copied, make_experiment).wait("train", 4)
+        reopen(copied, make_experiment).commit("train", 4)
 
 
 def test_reader_does_not_wait_for_a_dead_process(copied: Path, make_experiment: Make) -> None:
@@ -136,7 +137,7 @@ def test_reader_does_not_wait_for_a_dead_process(copied: Path, make_experiment: 
     (copied / "heartbeat.json").write_text(json.dumps({"host": socket.gethostname(), "pid": gone.pid, "beat": 3}))
     assert not has_writer(Folder(str(copied)))
     with pytest.raises(DataError, match="no harvest is writing it"):
-        reopen(copied, make_experiment).wait("train", 4)
+        reopen(copied, make_experiment).commit("train", 4)
 
 
 def test_reader_follows_a_shard_that_comes_later(copied: Path, make_experiment: Make) -> None:
@@ -148,7 +149,7 @@ def test_reader_follows_a_shard_that_comes_later(copied: Path, make_experiment: 
         assert WriterWatch(beat.folder).alive()
         timer = threading.Timer(0.3, record.write_bytes, [content])
         timer.start()
-        assert reopen(copied, make_experiment).wait("train", 4).tokens == 2048
+        assert reopen(copied, make_experiment).commit("train", 4).tokens == 2048
         timer.join()
     assert not (copied / "heartbeat.json").exists() and not (copied / "failed.json").exists()
 
@@ -158,18 +159,18 @@ def test_of_harvests_that_begin_at_once_one_writes(tmp_path: Path) -> None:
     (tmp_path / "failed.json").write_text('{"reason": "of another time"}')
     together = threading.Barrier(4)
 
-    def claim(_: int) -> tuple[StoreWriter, bool]:
-        heartbeat = StoreWriter(folder)
-        together.wait()
-        return heartbeat, heartbeat.claim()
+    def begin(_: int) -> tuple[StoreWriter, bool]:
+        writer = StoreWriter(folder, StoreTiming(beat=0.1))
+        together.wait(timeout=60)
+        return writer, writer.take_over()
 
     with ThreadPoolExecutor(4) as harvests:
-        found = list(harvests.map(claim, range(4)))
-    (winner,) = [heartbeat for heartbeat, mine in found if mine]
+        found = list(harvests.map(begin, range(4)))
+    (winner,) = [writer for writer, mine in found if mine]
     assert WriterWatch(folder).failure() is None
     with winner:
-        assert not StoreWriter(folder).claim()
-    assert StoreWriter(folder).claim()
+        assert not StoreWriter(folder, FAST).take_over()
+    assert StoreWriter(folder, FAST).take_over()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ pytest.importorskip("moto.server", reason="needs moto[server]")
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "not-so-secret", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
+@pytest.mark.sweep
 def test_a_sweep_into_a_bucket(finished_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
@@ -65,6 +66,7 @@ def test_a_sweep_into_a_bucket(finished_sweep: Path, tmp_path: Path, monkeypatch
         )
 
 
+@pytest.mark.sweep
 def test_a_cycle_in_a_bucket_is_found_by_another_machine(
     finished_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,38 +1,63 @@
 """A sweep in mode 'stream': the cores of mode 'store', no training activations on disk; its plan and its preflight."""
 
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from dmsae_ray.config.experiment import Experiment, load_experiment, parse_experiment
-from dmsae_ray.distill.core import load_core
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.plan import cost
 from dmsae_ray.plan.capacity import one_node
 from dmsae_ray.plan.fit import check_fits, trials_at_once
 from dmsae_ray.plan.model_size import KNOWN
 from dmsae_ray.plan.plan import plan_experiment
+from dmsae_ray.plan.rendering import plan_text
 from dmsae_ray.results.folders import folders_of
-from tests.small_sweep import dmsae, sweep_folder, write_config
+from tests.small_sweep import TRIALS, cores, start, wait_for_line, write_config
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 
 
-def test_streaming_gives_the_cores_of_the_store(finished_sweep: Path, tmp_path: Path) -> None:
+@pytest.mark.sweep
+def test_streaming_gives_the_cores_of_the_store_and_a_killed_train_worker_changes_nothing(
+    finished_sweep: Path, tmp_path: Path
+) -> None:
     config = write_config(tmp_path, sweep={"coverage": [0.3]})
-    done = dmsae("sweep", config, "--set", "activations.mode=stream")
-    assert done.returncode == 0, done.stdout + done.stderr
-    name = "trials/k8-tau0.3-seed0/core.safetensors"
-    assert load_core(sweep_folder(tmp_path) / name).rows.equal(load_core(sweep_folder(finished_sweep) / name).rows)
+    process = start(["-m", "dmsae_ray.cli", "sweep", str(config), "--set", "activations.mode=stream"], tmp_path)
+    wait_for_line(process, r"cycle 0 ")
+    deadline = time.monotonic() + 60
+    while not (workers := train_workers(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert workers, "no Train worker was found"
+    os.kill(workers[0].pid, signal.SIGKILL)
+    rest, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, rest
+    assert cores(tmp_path, TRIALS[:1]) == cores(finished_sweep, TRIALS[:1])
     (store,) = (tmp_path / "runs" / "stores").iterdir()
     # 10 shards of 4096 tokens; the norm factor is taken from 10,000 tokens.
     assert [path.name for path in sorted(store.glob("activations/train-*.safetensors"))] == [
         f"train-{i:06d}.safetensors" for i in range(3)
     ]
     assert not (store / "manifest.json").exists()
-    trained = {path.name for path in (tmp_path / "runs" / "cycles").iterdir()}
+    trained = {path.name for path in (tmp_path / "runs" / "cycles").iterdir() if not path.name.startswith(".")}
     assert trained <= {path.name for path in (finished_sweep / "runs" / "cycles").iterdir()}
+
+
+def train_workers(root: int) -> list[psutil.Process]:
+    """The processes of Ray Train's workers in the cluster that process `root` started."""
+    found = []
+    for process in psutil.Process(root).children(recursive=True):
+        try:
+            if "RayTrainWorker" in process.name() or "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
 
 
 def streamed(**sections: Any) -> tuple[Experiment, Experiment]:
@@ -63,7 +88,7 @@ def test_a_plan_counts_a_model_pass_a_training_and_no_storage_for_it() -> None:
     rows = 4 * 262_144 + held_out
     expected = 4 * (e.corpus.tokens + held_out) + rows * (4 + 2 * 2304) + e.corpus.attribution_tokens * 2 * 2304
     assert stream.storage.activations == expected < 0.01 * store.storage.activations
-    text = stream.text()
+    text = plan_text(stream)
     assert (
         "500M streamed to every training" in text
         and f"streaming {stream.flops.streaming:.2g}" in text

@@ -1,35 +1,23 @@
 """A whole sweep with real parts: Ray, Ray Data actors, the store, Ray Train under Ray Tune, MLflow."""
 
+import hashlib
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from dmsae_ray.distill.core import load_core
-from tests.small_sweep import dmsae, environment, sweep_folder, write_config
+from dmsae_ray.files.folder import Folder
+from dmsae_ray.store.layout import SPLITS, shard_name
+from dmsae_ray.store.token_shards import read_layout, read_tokens
+from tests.small_sweep import TRIALS, Here, cores, sweep_folder, write_config
 
-TRIALS = ["k8-tau0.3-seed0", "k8-tau0.6-seed0"]
-
-
-def cores(run: Path, trials: Sequence[str] = TRIALS) -> dict[str, tuple[bytes, list[list[list[int]]]]]:
-    """Per trial: the distilled core's rows, bit for bit, and who was in the core of each cycle."""
-    found = {}
-    for trial in trials:
-        folder = sweep_folder(run) / "trials" / trial
-        rows = load_core(folder / "core.safetensors").rows
-        found[trial] = (rows.numpy().tobytes(), json.loads((folder / "summary.json").read_text())["lineage"])
-    return found
+pytestmark = pytest.mark.sweep
 
 
 def test_every_trial_tells_its_history(finished_sweep: Path) -> None:
@@ -54,6 +42,33 @@ def test_every_trial_tells_its_history(finished_sweep: Path) -> None:
 def test_trials_that_differ_in_coverage_share_cycle_0(finished_sweep: Path) -> None:
     trained = [p for p in (finished_sweep / "runs" / "cycles").iterdir() if not p.name.startswith(".")]
     assert len(trained) == 1 + 2 * (2 + 1)  # cycle 0 once; cycles 1, 2 and the control for each coverage
+
+
+def test_the_language_model_runs_once_over_each_context(finished_sweep: Path) -> None:
+    """Counted where the model runs, in whichever process."""
+    (store,) = (finished_sweep / "runs" / "stores").iterdir()
+    files = (finished_sweep / "counts").iterdir()
+    seen = Counter(line for file in files for line in file.read_text().split())
+    expected = contexts(store)
+    assert all(len(set(of_split)) == len(of_split) for of_split in expected.values())
+    # Cycle 0 of both trials is one SAE; the cycles and the control are theirs.
+    saes = len([p for p in (finished_sweep / "runs" / "cycles").iterdir() if not p.name.startswith(".")])
+    assert saes == 1 + 2 * 3
+    for split, often in (("train", 1), ("attribution", 1), ("eval", 1 + 2 + saes)):  # harvest; clean, ablated; spliced
+        assert {seen[context] for context in expected[split]} == {often}, split
+    assert sum(seen.values()) == sum(len(expected[s]) for s in SPLITS) + (2 + saes) * len(expected["eval"])
+
+
+def contexts(store: Path) -> dict[str, list[str]]:
+    """Hashes of the contexts of each split, as `counting` makes them."""
+    folder = Folder(str(store))
+    layout = read_layout(folder)
+    assert layout is not None
+    found: dict[str, list[str]] = {}
+    for split in SPLITS:
+        shards = [read_tokens(folder, layout, shard_name(split, i)).tokens for i in range(layout.shards(split))]
+        found[split] = [hashlib.sha256(row.astype("int64").tobytes()).hexdigest() for rows in shards for row in rows]
+    return found
 
 
 def test_mlflow_has_a_parent_and_a_child_a_trial(finished_sweep: Path) -> None:
@@ -91,17 +106,19 @@ def test_output_is_short_and_says_where_everything_is(finished_sweep: Path) -> N
     assert list((folder / "figures").glob("*.png")) and (folder / "report.md").read_text().count("|") > 50
 
 
-def test_running_again_finds_everything_and_logs_nothing_twice(finished_sweep: Path) -> None:
+def test_running_again_finds_everything_and_logs_nothing_twice(finished_sweep: Path, dmsae_here: Here) -> None:
     before = cores(finished_sweep)
     journal = (sweep_folder(finished_sweep) / "journal.jsonl").read_text()
-    done = dmsae("sweep", finished_sweep / "experiment.yaml")
+    done = dmsae_here("sweep", finished_sweep / "experiment.yaml")
     assert done.returncode == 0, done.stderr
     assert cores(finished_sweep) == before
     assert (sweep_folder(finished_sweep) / "journal.jsonl").read_text() == journal
 
 
-def test_another_grid_finds_the_cycles_that_it_shares(finished_sweep: Path) -> None:
-    done = dmsae("distill", finished_sweep / "experiment.yaml", "--set", "distill.coverage=0.3", "--set", "name=single")
+def test_another_grid_finds_the_cycles_that_it_shares(finished_sweep: Path, dmsae_here: Here) -> None:
+    done = dmsae_here(
+        "distill", finished_sweep / "experiment.yaml", "--set", "distill.coverage=0.3", "--set", "name=single"
+    )
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "cycle " in line or "control" in line]
     assert sum("[found]" in line for line in lines) == 4, done.stdout
@@ -110,7 +127,7 @@ def test_another_grid_finds_the_cycles_that_it_shares(finished_sweep: Path) -> N
     assert core.rows.equal(load_core(sweep_folder(finished_sweep) / "trials" / TRIALS[0] / "core.safetensors").rows)
 
 
-def test_a_trial_that_cannot_go_on_says_why(finished_sweep: Path, tmp_path: Path) -> None:
+def test_a_trial_that_cannot_go_on_says_why(finished_sweep: Path, tmp_path: Path, dmsae_here: Here) -> None:
     """A shard that was damaged after its harvest is found by the reader, in the middle of a training."""
     config = write_config(tmp_path, name="damaged")
     shutil.copytree(finished_sweep / "runs" / "stores", tmp_path / "runs" / "stores")
@@ -118,82 +135,16 @@ def test_a_trial_that_cannot_go_on_says_why(finished_sweep: Path, tmp_path: Path
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
-    done = dmsae("distill", config, "--set", "distill.coverage=0.3")
+    done = dmsae_here("distill", config, "--set", "distill.coverage=0.3")
     assert done.returncode == 1, done.stdout + done.stderr
     assert re.search(rf"error: trial k8-tau0.3-seed0: .*{shard.name} does not have its checksum", done.stdout)
     assert "unfinished" not in done.stdout and "Traceback" not in done.stdout + done.stderr
 
 
-def start(config: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-u", "-m", "dmsae_ray.cli", "sweep", str(config)]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-        cwd=config.parent,
-        start_new_session=True,  # a terminal's foreground group
-    )
-
-
-def wait_for_line(process: "subprocess.Popen[str]", pattern: str) -> str:
-    assert process.stdout is not None
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if re.search(pattern, line):
-            return line
-    raise AssertionError(f"no line with {pattern!r} in:\n{''.join(seen)}")
-
-
-def test_ctrl_c_and_resume_give_the_undisturbed_cores(finished_sweep: Path, tmp_path: Path) -> None:
-    process = start(write_config(tmp_path))
-    wait_for_line(process, r"cycle 1 ")
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
-    rest, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, rest
-    assert f"dmsae resume {sweep_folder(tmp_path)}" in rest
-    assert not any((sweep_folder(tmp_path) / "trials").glob("*/summary.json"))
-
-    done = dmsae("resume", sweep_folder(tmp_path))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert cores(tmp_path) == cores(finished_sweep)
-    client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
-    (experiment,) = client.search_experiments(filter_string="name = 'small'")
-    runs = client.search_runs([experiment.experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 3
-
-
-def train_workers(root: int) -> list[psutil.Process]:
-    """The processes of Ray Train's workers in the cluster that process `root` started."""
-    found = []
-    for process in psutil.Process(root).children(recursive=True):
-        try:
-            if "RayTrainWorker" in process.name() or "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-def test_a_killed_train_worker_is_replaced_and_changes_nothing(finished_sweep: Path, tmp_path: Path) -> None:
-    process = start(write_config(tmp_path, sweep={"coverage": [0.3]}))
-    wait_for_line(process, r"cycle 0 ")
-    deadline = time.monotonic() + 60
-    while not (workers := train_workers(process.pid)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert workers, "no Train worker was found"
-    os.kill(workers[0].pid, signal.SIGKILL)
-    rest, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, rest
-    assert cores(tmp_path, TRIALS[:1]) == cores(finished_sweep, TRIALS[:1])
-
-
-def test_two_workers_share_a_training(finished_sweep: Path, tmp_path: Path) -> None:
+def test_two_workers_share_a_training(finished_sweep: Path, tmp_path: Path, dmsae_here: Here) -> None:
     """They read a stream; one worker with a store made the cores that they are compared with."""
     config = write_config(tmp_path, resources={"workers_per_trial": 2, "cpus_per_worker": 0.5}, distill={"cycles": 1})
-    done = dmsae("distill", config, "--set", "distill.coverage=0.3", "--set", "activations.mode=stream")
+    done = dmsae_here("distill", config, "--set", "distill.coverage=0.3", "--set", "activations.mode=stream")
     assert done.returncode == 0, done.stdout + done.stderr
     two = json.loads((sweep_folder(tmp_path) / "trials" / TRIALS[0] / "summary.json").read_text())
     one = json.loads((sweep_folder(finished_sweep) / "trials" / TRIALS[0] / "summary.json").read_text())
@@ -202,11 +153,13 @@ def test_two_workers_share_a_training(finished_sweep: Path, tmp_path: Path) -> N
     assert {tuple(i) for i in two["lineage"][0]} == {tuple(i) for i in one["lineage"][0]}
 
 
-def test_transfer_trains_around_a_core_with_its_controls(finished_sweep: Path, tmp_path: Path) -> None:
+def test_transfer_trains_around_a_core_with_its_controls(
+    finished_sweep: Path, tmp_path: Path, dmsae_here: Here
+) -> None:
     core = tmp_path / "core.safetensors"
     shutil.copy(sweep_folder(finished_sweep) / "trials" / TRIALS[1] / "core.safetensors", core)
     config = finished_sweep / "experiment.yaml"
-    done = dmsae("transfer", config, "--core", core, "--set", "name=moved", "--set", "sweep.coverage=null")
+    done = dmsae_here("transfer", config, "--core", core, "--set", "name=moved", "--set", "sweep.coverage=null")
     assert done.returncode == 0, done.stdout + done.stderr
     (moved,) = (finished_sweep / "runs" / "sweeps").glob("moved-*")
     trials = {p.parent.name: json.loads(p.read_text())["records"][0] for p in moved.glob("trials/*/summary.json")}
@@ -226,5 +179,5 @@ def test_transfer_trains_around_a_core_with_its_controls(finished_sweep: Path, t
     assert sparse["l0"] < trials["k8-dense-distilled-seed0"]["metrics"]["l0"]
     # Another core under the same name does not get the first one's results.
     shutil.copy(sweep_folder(finished_sweep) / "trials" / TRIALS[0] / "core.safetensors", core)
-    done = dmsae("transfer", config, "--core", core, "--set", "name=moved", "--set", "sweep.coverage=null")
+    done = dmsae_here("transfer", config, "--core", core, "--set", "name=moved", "--set", "sweep.coverage=null")
     assert done.returncode == 2 and "transfer.core has changed" in done.stderr, done.stdout + done.stderr
