@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from dmsae_ray.config.experiment import Experiment, parse_experiment
 from dmsae_ray.files.checksums import checksum
 from dmsae_ray.harvest.preparation import prepare as harvest_prepare
+from dmsae_ray.store.identity import store_key
+from dmsae_ray.store.layout import ACTIVATIONS, MANIFEST, TOKENS
 from dmsae_ray.store.reader import Store
 from dmsae_ray.store.timing import StoreTiming
 
@@ -21,7 +24,7 @@ TREE: dict[str, Any] = {
     "corpus": {"source": "stdlib", "context": 64, "tokens": 20_000, "attribution_tokens": 2_000, "eval_tokens": 1_000},
     "activations": {"shard_tokens": 2_048, "shuffle_shards": 3, "norm_tokens": 5_000, "dtype": "float32"},
     "recipe": {"tokens": 4_096, "batch_size": 256, "warmup_steps": 1, "threshold_start_step": 1},
-    "resources": {"model_batch_tokens": 1_024, "model_actors_max": 2},
+    "resources": {"model_batch_tokens": 1_024, "model_actors_max": 1},
 }
 
 Make = Callable[..., Experiment]
@@ -52,7 +55,25 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def store(ray_cluster: Any, make_experiment: Make, stores: Path) -> Store:
-    return prepare(make_experiment(), str(stores))
+    """Made by two model actors; what other tests make, by one, is compared with it."""
+    return prepare(make_experiment(resources__model_actors_max=2), str(stores))
+
+
+def copy_tokens(store: Store, experiment: Experiment, root: Path) -> Path:
+    """Give another experiment's store in `root` the tokens of this store, so that they need not be made again."""
+    folder = root / store_key(experiment)
+    shutil.copytree(Path(store.folder.uri) / TOKENS, folder / TOKENS)
+    return folder
+
+
+def unfinished(store: Store, root: Path, *missing: str) -> Path:
+    """A copy of a store in `root` as a killed harvest leaves it: without these shards of activations, or without all."""
+    folder = root / store.key
+    shutil.copytree(store.folder.uri, folder, ignore=shutil.ignore_patterns(MANIFEST))
+    for path in (folder / ACTIVATIONS).iterdir():
+        if path.stem in missing or not missing:
+            path.unlink()
+    return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,4 +1,10 @@
-"""The paper's algorithms: attribution, selection, lineage, and the loop of cycles. torch, numpy and scipy only."""
+"""The paper's algorithms: attribution, selection, lineage, control cores, and the loop of cycles.
+
+Input: a `CycleRunner` (settings, a `DataSource` of activations, optionally a `CycleStore`) and, for `transfer`, a core.
+Output: the reports of each cycle (`WindowReport`, `CycleReport`), the cores with their lineage, and the distilled core
+(`DistillationResult`, `TransferResult`). The room needs torch, numpy and scipy only, and knows nothing of Ray or of
+language models. METHOD.md has the formulas and settles what the paper leaves open.
+"""
 
 from typing import TYPE_CHECKING
 

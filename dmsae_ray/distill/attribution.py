@@ -2,11 +2,11 @@
 
     a[t, i] = |<g_t, dhat_i>| * z[t, i],    s_i = Quantile_q over t of a[t, i],    dhat_i = W_dec[i] / ||W_dec[i]||
 
-x and g come from the unmodified model, so one attribution set of (x, g) pairs serves every SAE of a sweep. The pool is
-the core and the first `groups` non-core groups; z is their activation under the inference mask.
+x and g come from the unmodified model, so one attribution set of (x, g) pairs serves every SAE of a sweep. The
+candidate pool is the core and the first `groups` non-core groups; z is their activation under the inference mask.
 
-A score that needs the language model itself (exact latent ablation) does not belong in this room: `run_cycles` takes it
-as its `scorer`.
+A score that needs the language model itself (exact latent ablation) does not belong in this room: `CycleRunner` takes
+it as its `scorer`.
 """
 
 import math
@@ -24,13 +24,17 @@ Score = Literal["quantile", "mean", "trimmed_mean", "max", "frequency", "random"
 SCORES: tuple[str, ...] = get_args(Score)
 
 CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
-"""Elements of one [tokens, latents] block while streaming: 4 MiB (a CPU's cache) and 256 MiB in float32."""
+"""Elements of one [tokens, latents] block of a pass: 4 MiB (a CPU's cache) and 256 MiB in float32."""
 TAIL_ELEMENTS = 1 << 27
 """Elements kept for exact quantiles (512 MiB in float32); a larger pool takes several passes over the tokens."""
 
 
 def check_score(score: str, q: float) -> None:
-    """ConfigError for an unknown score or a quantile that the score cannot use."""
+    """Check the name of a score, and that it can use the quantile.
+
+    Raises:
+        ConfigError: the score is unknown, or it cannot use the quantile q.
+    """
     if score not in SCORES:
         raise ConfigError(f"score: {score!r} is unknown; known are {', '.join(SCORES)}")
     if not 0.0 <= q <= 1.0:
@@ -51,18 +55,33 @@ def attribution_scores(
     chunk: int | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Scores of the candidate pool, float64 [pool] on the CPU (Eq. 6 with score="quantile").
+    """Return the scores of the candidate pool (Eq. 6 with score="quantile").
 
-    sae takes raw activations (folded); x, g [n, d] raw, of any float dtype and maybe memory-mapped: they are read in
-    chunks of `chunk` tokens (default: by CHUNK_ELEMENTS) and computed in float32 on the SAE's device.
+    With a[t, i] as in Eq. 6, the scores are:
 
-    quantile      Quantile_q of a over all tokens, zeros included, exact, linear interpolation
-    mean, max     of a over all tokens
-    trimmed_mean  mean of a without the 1-q share of the tokens at either end
-    frequency     share of the tokens at which the latent fires
-    random        uniform numbers from `seed`
+    - quantile: Quantile_q of a over all tokens, zeros included, exact, with linear interpolation.
+    - mean, max: the mean or the maximum of a over all tokens.
+    - trimmed_mean: the mean of a without the share 1-q of the tokens at either end.
+    - frequency: the share of the tokens at which the latent fires.
+    - random: uniform random numbers from `seed`.
 
-    DataError if x and g differ in shape, are empty, of another width than the SAE, or hold a value that is not finite.
+    Args:
+        sae: takes raw activations (folded).
+        x: [n, d] raw activations of any float dtype, possibly memory-mapped; computed in float32 on the SAE's device.
+        g: [n, d] gradients dCE/dx at these activations; as x.
+        q: the quantile, in [0, 1].
+        score: one of SCORES.
+        groups: number of non-core groups in the pool.
+        chunk: tokens that are read at a time; None: as CHUNK_ELEMENTS allows.
+        seed: seed of the score "random".
+
+    Returns:
+        float64 [pool] on the CPU.
+
+    Raises:
+        ConfigError: the score is unknown, or it cannot use the quantile.
+        DataError: x and g differ in shape, are empty, have another width than the SAE, or hold a value that is not
+            finite.
     """
     check_score(score, q)
     _check_shapes(sae, x, g)
@@ -90,7 +109,17 @@ def attribution_scores(
 
 @torch.no_grad()
 def firing_frequency(sae: MatryoshkaSAE, x: Tensor, *, groups: int | None = None, chunk: int | None = None) -> Tensor:
-    """Share of the tokens x [n, d] at which each latent fires: float64, [pool] for `groups` groups, [m] for None."""
+    """Return the share of the tokens at which each latent fires.
+
+    Args:
+        sae: takes raw activations.
+        x: [n, d] raw activations of any float dtype.
+        groups: number of non-core groups in the pool; None for all latents.
+        chunk: tokens that are read at a time; None: as CHUNK_ELEMENTS allows.
+
+    Returns:
+        float64 on the CPU: [pool], or [m] if `groups` is None.
+    """
     width = sae.n_latents if groups is None else sae.pool_size(groups)
     chunk = chunk or _chunk(sae, width)
     count = torch.zeros(width, dtype=torch.float64)
@@ -102,7 +131,17 @@ def firing_frequency(sae: MatryoshkaSAE, x: Tensor, *, groups: int | None = None
 
 
 def check_finite(values: Tensor, name: str, chunk: int = 8192, first: int = 0) -> None:
-    """DataError naming the first token of values [n, d] that is not finite; `first` is the number of its first row."""
+    """Check that all values are finite.
+
+    Args:
+        values: [n, d].
+        name: name of the values in the message.
+        chunk: rows that are checked at a time.
+        first: number of the first row in the attribution set.
+
+    Raises:
+        DataError: a value is not finite; the message has the number of its token.
+    """
     for start in range(0, len(values), chunk):
         good = torch.isfinite(values[start : start + chunk]).all(dim=1)
         if not bool(good.all()):
@@ -123,7 +162,7 @@ def _check_shapes(sae: MatryoshkaSAE, x: Tensor, g: Tensor) -> None:
 
 
 def _attributions(sae: MatryoshkaSAE, x: Tensor, g: Tensor, groups: int, chunk: int) -> Iterator[Tensor]:
-    """A [chunk, pool] float32, chunk after chunk."""
+    """Yield a (see Eq. 6) of one chunk of tokens after the other: float32 [chunk, pool]."""
     pool, device = sae.pool_size(groups), sae.W_enc.device
     directions = torch.nn.functional.normalize(sae.W_dec[:pool].detach().float(), dim=1)
     for start in range(0, len(x), chunk):
@@ -165,6 +204,6 @@ def _trimmed_mean(sae: MatryoshkaSAE, x: Tensor, g: Tensor, q: float, groups: in
         if cut:
             total -= high.largest().sum(dim=0, dtype=torch.float64).cpu()
             total += low.largest().sum(dim=0, dtype=torch.float64).cpu()
-        # Rounding must not give a latent whose every firing was trimmed a score above 0: it would become selectable.
+        # If every firing of a latent was trimmed, its score must be exactly 0: rounding could make it selectable.
         parts.append(torch.where(fired > cut, total.clamp_min(0), 0.0) / (n - 2 * cut))
     return torch.cat(parts)

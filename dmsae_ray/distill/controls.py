@@ -1,7 +1,7 @@
-"""Control cores: what carryover looks like for rows that were not selected by attribution.
+"""Control cores: what carryover looks like for rows that attribution did not select.
 
-Frozen rows keep their norm and the score grows with it, so a control has, row for row, the norms of the core that it
-stands against.
+Frozen rows keep their norm, and the score grows with it. So row i of a control has the norm of row i of the core that
+it is compared with.
 """
 
 import logging
@@ -22,7 +22,11 @@ NEEDS_SAE: tuple[str, ...] = ("random_latents", "lowest_score", "most_frequent")
 
 
 def check_controls(names: tuple[str, ...]) -> None:
-    """ConfigError for an unknown or repeated control."""
+    """Check the names of controls.
+
+    Raises:
+        ConfigError: a control is unknown or named twice.
+    """
     for name in names:
         if name not in CONTROLS:
             raise ConfigError(f"controls: {name!r} is unknown; known are {', '.join(CONTROLS)}")
@@ -31,7 +35,18 @@ def check_controls(names: tuple[str, ...]) -> None:
 
 
 def match_norms(rows: Tensor, reference: Tensor) -> Tensor:
-    """`rows` [c, d] rescaled so that row i has the norm of row i of `reference` [c, d] (float64 inside)."""
+    """Return `rows` scaled so that row i has the norm of row i of `reference`.
+
+    Args:
+        rows: [c, d].
+        reference: [c, d].
+
+    Returns:
+        float32 [c, d], computed in float64.
+
+    Raises:
+        ConfigError: a row has norm 0.
+    """
     wide = rows.to(torch.float64)
     norms = wide.norm(dim=1, keepdim=True)
     if (norms == 0).any():
@@ -41,7 +56,7 @@ def match_norms(rows: Tensor, reference: Tensor) -> Tensor:
 
 
 def gaussian_core(core: Core, seed: int) -> Core:
-    """Gaussian rows with the norms of `core`'s: directions uniform on the sphere."""
+    """Return a core of Gaussian rows with the norms of `core`'s rows: directions are uniform on the sphere."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(core.rows.shape, generator=generator, dtype=torch.float64)
     return _control("gaussian", rows, core, seed, None)
@@ -50,12 +65,26 @@ def gaussian_core(core: Core, seed: int) -> Core:
 def latent_core(
     name: str, core: Core, w_enc: Tensor, scores: Tensor, frequency: Tensor, selected: Tensor, seed: int
 ) -> Core | None:
-    """Rows of latents of the SAE that `core` was selected from, with the norms of `core`'s rows.
+    """Return a core of other latents of the SAE that `core` was selected from, with the norms of `core`'s rows.
 
-    w_enc [m, d], scores [pool], frequency [m] of that SAE; selected [c] int64: the indices of `core`.
-    "random_latents": drawn by lot from the whole dictionary, `core` excluded. "lowest_score": the lowest scores of the
-    pool. "most_frequent": those of the pool that fire most often. The last two may overlap with `core`: they are other
-    rules on the same candidates. Ties go to the lower index. None if there are fewer candidates than rows.
+    "lowest_score" and "most_frequent" may overlap with `core`, because they are other rules on the same candidates.
+    Ties go to the lower index.
+
+    Args:
+        name: "random_latents" (drawn at random from the whole dictionary without `core`), "lowest_score" (the lowest
+            scores of the pool) or "most_frequent" (those of the pool that fire most often).
+        core: the core that the control is compared with.
+        w_enc: [m, d], encoder rows of the SAE.
+        scores: [pool], scores of the SAE.
+        frequency: [m], firing frequency of its latents.
+        selected: int64 [c], the latents of `core` in the SAE.
+        seed: seed of the draw.
+
+    Returns:
+        The control, or None if there are fewer candidates than rows of `core`.
+
+    Raises:
+        ConfigError: the control is unknown.
     """
     pool = len(scores)
     usable = (w_enc.norm(dim=1) > 0).cpu()

@@ -1,4 +1,7 @@
-"""A core: the encoder rows that one cycle hands to the next, who they are, and where they come from. One file each."""
+"""A core: the encoder rows that one cycle passes to the next, their identity, and where they come from.
+
+A core is saved as one file.
+"""
 
 import json
 import os
@@ -20,7 +23,16 @@ FORMAT = "dmsae-core-1"
 
 @dataclass(frozen=True, eq=False)
 class Core:
-    """rows [c, d] float32 on the CPU: encoder rows, by descending score; lineage: who each row is; provenance: JSON."""
+    """Encoder rows with their identity.
+
+    Attributes:
+        rows: [c, d] float32 on the CPU, the encoder rows, by descending score.
+        lineage: the lineage id of each row.
+        provenance: where the core comes from, JSON-serialisable.
+
+    Raises:
+        DataError: the number of ids is not the number of rows, or two rows have the same id.
+    """
 
     rows: Tensor
     lineage: Lineage
@@ -44,7 +56,7 @@ class Core:
         return self.rows.shape[1]
 
     def to_bytes(self) -> bytes:
-        """The content of a core file."""
+        """Return the content of a core file."""
         header = {
             "format": FORMAT,
             "lineage": json.dumps([list(i) for i in self.lineage]),
@@ -53,15 +65,16 @@ class Core:
         return to_safetensors({"rows": self.rows}, metadata=header)
 
     def subset(self, ids: Lineage, **provenance: Any) -> "Core":
-        """The rows of `ids`, in that order."""
+        """Return a core of the rows of `ids`, in that order; `provenance` is added to its provenance."""
         place = {i: n for n, i in enumerate(self.lineage)}
         index = torch.tensor([place[i] for i in ids], dtype=torch.int64)
         return Core(self.rows[index], ids, {**self.provenance, **provenance})
 
     def as_origin(self) -> "Core":
-        """The same rows as the core of cycle 0 of a new run: ids (0, row); the old ids move into the provenance.
+        """Return the same rows as the core of cycle 0 of a new run: ids are (0, row), old ids are in the provenance.
 
-        A run that begins from a core of another run would otherwise mistake its own births for older ones.
+        Otherwise a run that begins from a core of another run would take its own new latents for the older ones of that
+        run.
         """
         old = [list(i) for i in self.lineage]
         ids = tuple(LineageId(0, row) for row in range(len(self)))
@@ -69,12 +82,20 @@ class Core:
 
 
 def empty_core(d_model: int) -> Core:
-    """A core of no latents."""
+    """Return a core without latents."""
     return Core(torch.empty(0, d_model), ())
 
 
 def distilled_core(cores: list[Core], min_cycles: int | None = None) -> Core:
-    """C* of Eq. 8 from C_0..C_L: the latents of the last core that were selected in every (or the last n) cycles."""
+    """Return C* (Eq. 8) of C_0..C_L: the latents of the last core that were selected in every cycle.
+
+    Args:
+        cores: C_0..C_L.
+        min_cycles: n, to ask for the last n cycles instead of every cycle; None: every cycle.
+
+    Raises:
+        ConfigError: there are no cores.
+    """
     if not cores:
         raise ConfigError("cores: none were selected, so there is nothing to distil")
     ids = persistent([core.lineage for core in cores], min_cycles)
@@ -82,7 +103,7 @@ def distilled_core(cores: list[Core], min_cycles: int | None = None) -> Core:
 
 
 def save_core(core: Core, path: str | os.PathLike[str]) -> None:
-    """Writes `core` to a safetensors file, atomically; lineage and provenance are JSON in its header."""
+    """Write `core` to a safetensors file, atomically; lineage and provenance are JSON in its header."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
@@ -90,7 +111,16 @@ def save_core(core: Core, path: str | os.PathLike[str]) -> None:
 
 
 def load_core(path: str | os.PathLike[str], d_model: int | None = None) -> Core:
-    """The core in the file at `path`. DataError for a missing, truncated or foreign file or one of another width."""
+    """Return the core in the file at `path`.
+
+    Args:
+        path: the file.
+        d_model: width that the rows must have; None: any.
+
+    Raises:
+        DataError: the file is missing, truncated or not a core file, has another width, or holds values that are not
+            finite.
+    """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"core: no file {path}")

@@ -1,4 +1,4 @@
-"""Algorithm 3: what a core is worth to fresh SAEs."""
+"""Algorithm 3: train fresh SAEs around a fixed core, to see what the core is worth to them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class TransferResult:
     """The result of `transfer`.
 
     Attributes:
-        report: its numbers.
-        selected: the core that would be selected from it.
-        trained: the SAE and its scores, on the first rank; None on others.
+        report: the figures of the trained cycle.
+        selected: the core that would be selected from its SAE.
+        trained: the SAE and its scores on the first rank; None on the others.
     """
 
     report: CycleReport
@@ -38,24 +38,25 @@ def transfer(
     start_step: int = 0,
     on_cycle: Callable[[CycleReport], None] | None = None,
 ) -> TransferResult:
-    """Train one fresh SAE around a fixed core (Algorithm 3), dense or sparse by the runner's settings.
+    """Train one fresh SAE around a fixed core (Algorithm 3); the runner's settings say whether it is dense or sparse.
 
-    What is selected from the SAE says how much of the core stays in use: carryover, core_share. With the seed that bore
-    the core, the fresh rows begin as cycle 0's did, the core's own origins among them: use others to compare arms.
+    Carryover and core_share, from what is selected in the SAE, say how much of the core stays in use. With the seed of
+    the trial that made the core, the fresh rows begin as those of its cycle 0, and the rows that the core comes from
+    are among them. So use other seeds to compare arms.
 
     Args:
-        runner: trains, scores and stores.
-        core: an empty one gives the baseline Matryoshka SAE. That is the very SAE of cycle 0 of a trial with the same
-            settings and seed, and is found in the store if that trial ran.
-        seed: of the trial.
+        runner: trains, scores and stores the cycle.
+        core: the core; an empty one gives the baseline Matryoshka SAE. That is exactly the SAE of cycle 0 of a trial
+            with the same settings and seed, and is found in the store if that trial ran.
+        seed: seed of the trial.
         coverage: tau of the selection.
-        arm: name of the report: 'transfer', or the control that `core` is.
-        start_step: the feed's first step.
-        on_cycle: told of the report, on every rank.
+        arm: name of the arm in the report: 'transfer', or the name of the control if `core` is one.
+        start_step: first step of the feed.
+        on_cycle: called with the report, on every rank.
 
     Raises:
-        ConfigError: coverage or the core's width cannot work.
-        DataError: a feed or an attribution set with values that are not finite.
+        ConfigError: the coverage or the width of the core cannot work.
+        DataError: the feed or the attribution set holds values that are not finite.
     """
     check_coverage(coverage)
     check_width("core", core.d_model, runner.source)

@@ -1,14 +1,15 @@
-"""What a cycle costs in floating-point operations; the one place that counts them."""
+"""What a cycle costs in floating-point operations; no other module counts them."""
 
 
 def training_flops(d_model: int, n_latents: int, tokens: float) -> float:
-    """Dense-equivalent FLOPs of training an SAE on `tokens` tokens: 6 a weight and token, 2 * m * d weights.
+    """Return the dense-equivalent FLOPs of training an SAE on `tokens` tokens.
 
-    The common yardstick for compute-matched comparisons; the sparse decoder makes the real count smaller.
+    These are 6 per weight and token, for 2 * m * d weights. This is the usual measure for compute-matched comparisons;
+    the sparse decoder makes the true number smaller.
     """
     return 12.0 * d_model * n_latents * tokens
 
 
 def scoring_flops(d_model: int, n_latents: int, pool: int, tokens: float) -> float:
-    """FLOPs of one scoring (Eq. 6): codes of all latents, and gradients against the decoder rows of the pool."""
+    """Return the FLOPs of one scoring (Eq. 6): codes of all latents, and gradients times decoder rows of the pool."""
     return 2.0 * d_model * (n_latents + 2 * pool) * tokens

@@ -1,4 +1,4 @@
-"""One cycle's result, from the store or from training: shared by run_cycles and transfer."""
+"""The result of one cycle, from the store or from training; `run_cycles` and `transfer` share this."""
 
 import time
 from collections.abc import Callable
@@ -25,17 +25,22 @@ from dmsae_ray.errors import ConfigError
 from dmsae_ray.sae import MatryoshkaSAE
 
 Evaluate = Callable[[MatryoshkaSAE], dict[str, float]]
-"""Measures an SAE that takes raw activations, on the training device; must leave it as it is."""
+"""Measures an SAE that takes raw activations, on the training device, and must not change it."""
 Scorer = Callable[[MatryoshkaSAE], Tensor]
-"""Scores [pool] of an SAE that takes raw activations, for scores that need more than the attribution set."""
+"""Returns scores [pool] of an SAE that takes raw activations, if they need more than the attribution set."""
 
 
 @dataclass(frozen=True)
 class CycleCheckpoint:
-    """A training stopped between two steps.
+    """A training that was stopped between two steps.
 
-    `trainer_state` holds tensors and plain values only (torch.load with weights_only=True reads it back). Its tensors
-    may be live: write or copy it before returning from `save_checkpoint`.
+    Attributes:
+        cycle: number of the cycle.
+        arm: what is trained, 'distilled' or the name of another arm.
+        step: finished steps of the cycle.
+        trainer_state: tensors and plain values only, which torch.load reads back with weights_only=True. Its tensors
+            may be live: write or copy it before returning from `save_checkpoint`.
+        key: key of the cycle, see `cycle_key`.
     """
 
     cycle: int
@@ -47,7 +52,14 @@ class CycleCheckpoint:
 
 @dataclass(frozen=True)
 class CycleRun:
-    """A cycle's result; `trained` is None on all ranks but the first."""
+    """One cycle that a `CycleRunner` has finished or found in the store.
+
+    Attributes:
+        key: key of the cycle, see `cycle_key`.
+        seed: seed of the training; 0 for a given SAE.
+        cached: whether the cycle was found in the store.
+        trained: the result on the first rank; None on the others.
+    """
 
     key: str
     seed: int
@@ -56,29 +68,29 @@ class CycleRun:
 
 
 class CycleRunner:
-    """Trains, scores, evaluates and stores single cycles: all that `run_cycles` and `transfer` have in common.
+    """Trains, scores, evaluates and stores single cycles, for `run_cycles` and `transfer`.
 
     All ranks make one with the same arguments and call its methods in the same order. The first rank loads, scores,
-    evaluates and stores; `on_window` and `save_checkpoint` are called on every rank at the same points, so that a
-    barrier inside them is possible and only one need write.
+    evaluates and stores. `on_window` and `save_checkpoint` are called on every rank at the same points: they may
+    contain a barrier, and only one rank needs to write.
 
     Args:
         settings: what determines a cycle, apart from core, seed and data.
         source: where activations and the attribution set come from.
-        store: where finished cycles go to and come from; None: nothing is kept.
-        evaluate: held-out metrics of an SAE.
-        scorer: scores of an SAE, in place of the one that `settings` names.
-        on_window: told of the training curve, every `window_steps` steps.
+        store: keeps finished cycles; None: nothing is kept.
+        evaluate: measures an SAE on held-out data; None: no such metrics.
+        scorer: scores an SAE, instead of the score that `settings` names.
+        on_window: called with the training curve, every `window_steps` steps.
         window_steps: steps of a window.
-        save_checkpoint: given a checkpoint every `checkpoint_every_steps` steps; None: none are made.
+        save_checkpoint: called with a checkpoint every `checkpoint_every_steps` steps; None: no checkpoints.
         checkpoint_every_steps: steps between two checkpoints.
-        resume: the last checkpoint of an earlier run. Its cycle goes on bit for bit; cycles before it come from the
-            store or, without one, are trained again to the same result.
+        resume: the last checkpoint of an earlier run. Its cycle continues bit for bit; the cycles before it come from
+            the store or, without one, are trained again with the same result.
         process_group: the ranks that share a training; None: this process alone.
         device: where the SAE is trained.
 
     Raises:
-        ConfigError: a setting cannot work; names it.
+        ConfigError: a setting cannot work; the message names it.
     """
 
     def __init__(
@@ -110,7 +122,19 @@ class CycleRunner:
         self.ranks = Ranks(process_group, self.device)
 
     def cycle(self, cycle: int, arm: str, core: Core, seed: int, start_step: int) -> CycleRun:
-        """The result of training around `core` from `start_step` of the feed, trained only if it is not stored."""
+        """Return the cycle trained around `core`; it is trained only if it is not stored.
+
+        Args:
+            cycle: number of the cycle.
+            arm: what is trained, 'distilled' or the name of another arm.
+            core: the core that is frozen; may be empty.
+            seed: seed of the training.
+            start_step: first step of the feed.
+
+        Raises:
+            ConfigError: the checkpoint to resume belongs to other settings or data.
+            DataError: the feed or the attribution set cannot be used, or the stored cycle is damaged.
+        """
         key = cycle_key(self.settings, self.source.fingerprint, core.rows, seed, start_step)
         stored = self._stored(key)
         if stored.cached:
@@ -126,7 +150,7 @@ class CycleRunner:
         return CycleRun(key, seed, False, trained)
 
     def given(self, sae: MatryoshkaSAE) -> CycleRun:
-        """Cycle 0 when its SAE is given: scored and evaluated, not trained."""
+        """Return cycle 0 for a given SAE, which takes raw activations: it is scored and evaluated, not trained."""
         key = self.ranks.share(lambda: given_key(self.source.fingerprint, sae))
         stored = self._stored(key)
         if stored.cached:
@@ -139,7 +163,7 @@ class CycleRunner:
         return self.source.attribution()
 
     def _stored(self, key: str) -> CycleRun:
-        """The stored cycle, scored and evaluated anew where this run asks for what it lacks."""
+        """Return the stored cycle; scores and metrics that this run asks for and that it lacks are computed."""
         if self.store is None:
             return CycleRun(key, 0, False, None)
         store = self.store
@@ -164,7 +188,7 @@ class CycleRunner:
         return trained
 
     def _tell(self, found: CycleRun, cycle: int, arm: str, seed: int) -> CycleRun:
-        """Tells a stored cycle's training curve again, on every rank."""
+        """Report the training curve of a stored cycle again, on every rank."""
         trained = found.trained
         windows = self.ranks.share(lambda: trained.windows if trained is not None else ())
         if self.on_window is not None:
@@ -205,15 +229,15 @@ class CycleRunner:
         return self._finish(key, lambda: self._measured(training, windows))
 
     def _finish(self, key: str, measure: Callable[[], TrainedCycle]) -> TrainedCycle | None:
-        """Measures and stores on the first rank; the others wait, and fail if it fails."""
+        """Measure and store the cycle on the first rank; the others wait, and fail if it fails."""
 
-        def select_next_core() -> TrainedCycle:
+        def measure_and_store() -> TrainedCycle:
             trained = measure()
             if self.store is not None:
                 self.store.save(key, trained)
             return trained
 
-        return self.ranks.wait_for(select_next_core)
+        return self.ranks.wait_for(measure_and_store)
 
     def _measured(self, training: TrainingResult, windows: tuple[WindowReport, ...]) -> TrainedCycle:
         began, health = time.monotonic(), health_of(training)
@@ -246,7 +270,7 @@ class CycleRunner:
         )
 
     def _scored(self, sae: MatryoshkaSAE, health: Health) -> tuple[Tensor, Tensor]:
-        """Scores [pool] and firing frequency [m]; all zero when the training diverged."""
+        """Return scores [pool] and firing frequency [m]; both are all zero if the training collapsed."""
         settings = self.settings
         if health.collapsed is not None:
             pool = sae.pool_size(settings.pool_groups)

@@ -1,4 +1,4 @@
-"""What determines one cycle, and the key under which its result is found again."""
+"""What determines one cycle, and the key under which its result is stored."""
 
 import hashlib
 import json
@@ -14,15 +14,18 @@ from dmsae_ray.errors import ConfigError
 from dmsae_ray.sae import MatryoshkaSAE, Recipe
 
 KEY_VERSION = 1
-"""Raised whenever the numerics of a cycle change, so that results of older versions are not taken for new ones."""
+"""Increased whenever the numerics of a cycle change, so that results of older versions are not taken for new ones."""
 
 
 class DataSource(Protocol):
-    """Where a trial's activations come from. Everything it returns is a pure function of `fingerprint` and the step."""
+    """Where the activations of a trial come from.
+
+    Everything that it returns is a pure function of `fingerprint` and the step.
+    """
 
     @property
     def fingerprint(self) -> str:
-        """Names all that determines the batches, the attribution set and the norm factor (not the worker count)."""
+        """Identifies all that determines batches, attribution set and norm factor (the worker count does not)."""
 
     @property
     def d_model(self) -> int:
@@ -30,41 +33,48 @@ class DataSource(Protocol):
 
     @property
     def norm_factor(self) -> float:
-        """sqrt(mean ||x||^2): activations are divided by it before training."""
+        """sqrt(mean ||x||^2), by which activations are divided before training."""
 
     def batches(self, start: int, stop: int) -> Iterator[Tensor]:
-        """This rank's rows of the global batches start..stop-1: raw [b_local, d_model], one tensor a step.
+        """Yield this rank's rows of the global batches start..stop-1: raw x [b_local, d_model], one tensor per step.
 
-        Of any float dtype: widening a stored bfloat16 to float32 is exact, and half the bytes go to the device.
+        Any float dtype is allowed: to widen a stored bfloat16 to float32 is exact, and half the bytes go to the device.
         """
 
     def attribution(self) -> tuple[Tensor, Tensor]:
-        """The attribution set (x, g), each [n, d_model], raw, of any float dtype, maybe memory-mapped."""
+        """Return the attribution set (x, g), each [n, d_model], raw, of any float dtype, possibly memory-mapped."""
 
 
 @dataclass(frozen=True)
 class CycleSettings:
-    """One training and its scoring, apart from core, seed and data."""
+    """The settings of one training and its scoring, apart from core, seed and data.
+
+    Raises:
+        ConfigError: a value is outside its range, or two values contradict each other.
+    """
 
     n_latents: int
-    """m: dictionary size, core included."""
+    """m, the dictionary size, core included."""
     group_sizes: tuple[int, ...]
     """Sizes of the Matryoshka groups, smallest prefix first; the last gives up the core's latents."""
     k: int
     """Target L0 of the baseline; the non-core budget k' follows from it (Eq. 4)."""
     recipe: Recipe
+    """How the SAE is trained."""
     batch_size: int
     """Tokens of a global batch, over all ranks."""
     steps: int
-    """Batches of one cycle."""
+    """Number of batches of one cycle."""
     core_sparsity: Literal["dense", "sparse"] = "dense"
+    """Whether the core is exempt from BatchTopK ('dense', Eq. 3) or not ('sparse')."""
     core_decoder_init: Literal["random", "tied"] = "random"
+    """How the decoder rows of the core start: as random directions, or as its encoder rows with unit norm."""
     quantile: float = 0.99
     """q of Eq. 6."""
     score: str = "quantile"
-    """What latents are ranked by: a name of attribution.SCORES, or of a `scorer` given to run_cycles."""
+    """The score that ranks latents: a name of attribution.SCORES, or of the `scorer` given to CycleRunner."""
     pool_groups: int = 1
-    """Non-core groups in the candidate pool; 1 is the paper's prefix-0."""
+    """Number of non-core groups in the candidate pool; 1 is the paper's prefix-0."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group_sizes", tuple(int(g) for g in self.group_sizes))
@@ -77,19 +87,31 @@ class CycleSettings:
             raise ConfigError(f"steps: {self.steps} contradicts recipe.steps {self.recipe.steps}; they must be equal")
 
     def scoring(self) -> dict[str, Any]:
-        """The part that does not touch training: a stored SAE is scored again when only this differs."""
+        """Return the settings that do not touch training: if only they differ, a stored SAE is scored again."""
         return {"quantile": self.quantile, "score": self.score, "pool_groups": self.pool_groups}
 
     def check_scoring(self, *, has_scorer: bool) -> None:
-        """ConfigError if the score is neither built in nor brought along."""
+        """Check that the score is built in, or that a scorer is given.
+
+        Raises:
+            ConfigError: the score is unknown, or it cannot use the quantile.
+        """
         if not has_scorer:
             check_score(self.score, self.quantile)
 
 
 def cycle_key(settings: CycleSettings, fingerprint: str, core_rows: Tensor, seed: int, start_step: int) -> str:
-    """Hex SHA-256 of all that determines the SAE of a cycle: data, recipe, core rows [c, d], seed, first batch.
+    """Return the key of a cycle, a hex SHA-256 of all that determines its SAE.
 
-    Not in it: the coverage and the scoring (applied to the result), the number of workers (it does not change it).
+    The coverage and the scoring are not in it, because they are applied to the result. The number of workers is not in
+    it, because it does not change the result.
+
+    Args:
+        settings: the settings.
+        fingerprint: identifies the data, see `DataSource`.
+        core_rows: [c, d], the frozen rows.
+        seed: seed of the training.
+        start_step: number of the first batch.
     """
     trained = {k: v for k, v in asdict(settings).items() if k not in settings.scoring()}
     what = {
@@ -104,13 +126,17 @@ def cycle_key(settings: CycleSettings, fingerprint: str, core_rows: Tensor, seed
 
 
 def given_key(fingerprint: str, sae: MatryoshkaSAE) -> str:
-    """Key of cycle 0 when its SAE is given, not trained: its weights and the data that it is scored on."""
+    """Return the key of cycle 0 for a given SAE: a hash of its weights and of the data on which it is scored."""
     weights = {name: _digest(tensor) for name, tensor in sorted(sae.state_dict().items())}
     return _hash({"version": KEY_VERSION, "given": weights, "data": fingerprint})
 
 
 def check_width(name: str, width: int, source: DataSource) -> None:
-    """ConfigError naming `name` if its width is not that of the activations."""
+    """Check that a width is that of the activations.
+
+    Raises:
+        ConfigError: it is another width; the message begins with `name`.
+    """
     if width != source.d_model:
         raise ConfigError(f"{name}: width {width} is not the activations' {source.d_model}")
 

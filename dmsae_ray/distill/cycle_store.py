@@ -20,38 +20,50 @@ from dmsae_ray.errors import DataError, one_line
 from dmsae_ray.sae import load_sae, save_sae
 
 ABANDONED_SECONDS = 24 * 3600.0
-"""A half-written result not touched for so long was left by a killed process."""
+"""A half-written result that was not changed for so long was left by a killed process."""
 
 
 class CycleStore(Protocol):
-    """Outcomes by key (settings.cycle_key). Only the first rank of a trial calls it."""
+    """Finished cycles by key (cycle_settings.cycle_key). Only the first rank of a trial calls it."""
 
     def load(self, key: str) -> TrainedCycle | None:
-        """The cycle of `key`, or None."""
+        """Return the cycle of `key`, or None."""
 
     def save(self, key: str, cycle: TrainedCycle) -> None:
-        """Keeps `cycle`; it is either there in full or not at all."""
+        """Keep `cycle` under `key`; afterwards it is there in full or not at all."""
 
     def lease(self, key: str) -> AbstractContextManager[None]:
-        """Held while `key` is trained; entering waits for other trials that hold it. May be entered in any thread."""
+        """Context that is held while `key` is trained; to enter it waits for other trials that hold it.
+
+        It may be entered in any thread.
+        """
 
 
 class DirectoryCycleStore:
-    """A folder a key: sae/ (sae.save_sae's format), tensors.safetensors, outcome.json. Written aside, then renamed.
+    """A folder with one folder per key: sae/ (format of sae.save_sae), tensors.safetensors and outcome.json.
 
-    Leases are not kept: two trials that want the same key at the same time both train it; the first result is kept.
+    Each is written under another name and then renamed. There are no leases: two trials that want the same key at the
+    same time both train it, and the first result is kept.
+
+    Attributes:
+        root: the folder.
+        about: what is noted with every SAE.
     """
 
     def __init__(self, root: str | os.PathLike[str], about: dict[str, Any] | None = None) -> None:
-        """`about`: what is noted with every SAE, as where its activations come from."""
+        """Use `root`; `about` is noted with every SAE, for example where its activations come from."""
         self.root, self.about = Path(root), about
 
     def folder(self, key: str) -> Path:
-        """Where the cycle of `key` is, or would be."""
+        """Return the folder in which the cycle of `key` is, or would be."""
         return self.root / key
 
     def load(self, key: str) -> TrainedCycle | None:
-        """The cycle of `key`, None if it was never finished; DataError if its files are damaged."""
+        """Return the cycle of `key`; None if it was never finished.
+
+        Raises:
+            DataError: its files are damaged.
+        """
         folder = self.folder(key)
         if not folder.is_dir():
             return None
@@ -72,7 +84,7 @@ class DirectoryCycleStore:
             ) from None
 
     def save(self, key: str, cycle: TrainedCycle) -> None:
-        """Keeps `cycle` under `key`, in place of one that had not been evaluated; otherwise the first one stays."""
+        """Keep `cycle` under `key`; an earlier result stays, unless it was not evaluated and this one is."""
         self._sweep(key)
         aside = self.root / f".{key[:16]}-{uuid.uuid4().hex}"
         aside.mkdir(parents=True)
@@ -91,7 +103,7 @@ class DirectoryCycleStore:
 
     @contextmanager
     def lease(self, key: str) -> Iterator[None]:
-        """Waits for nobody: stores that are shared by concurrent trials override this."""
+        """Wait for nobody; stores that concurrent trials share override this."""
         yield
 
     def _publish(self, aside: Path, final: Path, *, evaluated: bool) -> None:
@@ -107,7 +119,7 @@ class DirectoryCycleStore:
         shutil.rmtree(final / "replaced", ignore_errors=True)
 
     def _sweep(self, key: str) -> None:
-        """Removes what a killed process left half-written for this key, once it is old enough to be nobody's."""
+        """Remove half-written results of this key that a killed process left, once they are old enough."""
         for left in self.root.glob(f".{key[:16]}-*"):
             with suppress(OSError):
                 if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:

@@ -1,4 +1,4 @@
-"""Algorithm 1: train, score, select, freeze, start afresh; L times. Nothing here knows of Ray."""
+"""Algorithm 1: train, score, select, freeze and start again, L times. Nothing here knows of Ray."""
 
 from collections.abc import Callable, Sequence
 
@@ -27,32 +27,33 @@ def run_cycles(
     controls: Sequence[str] = (),
     on_cycle: Callable[[CycleReport], None] | None = None,
 ) -> DistillationResult:
-    """The cores C_0..C_L of `cycles` = L train-and-select cycles, and the distilled core (Algorithms 1 and 2).
+    """Run L train-and-select cycles (Algorithms 1 and 2), and return the cores C_0..C_L and the distilled core.
 
-    Cycle 0 has an empty core, or is `initial_sae`, or is skipped where `initial_core` stands for C_0. Cycle l >= 1
-    trains around the frozen C_{l-1} on the feed's steps l*steps..(l+1)*steps-1, from seed derive_seed(seed, "cycle", l),
-    and C_l is selected from it. In cycle L the controls are trained too, in place of C_{L-1}, with the same seed and
+    Cycle 0 has an empty core, or is `initial_sae`, or is skipped if `initial_core` is C_0. Cycle l >= 1 trains around
+    the frozen C_{l-1} on the steps l*steps..(l+1)*steps-1 of the feed, with the seed derive_seed(seed, "cycle", l), and
+    C_l is selected from it. In cycle L the controls are trained too, in place of C_{L-1}, with the same seed and
     batches.
 
-    Results go to and come from the runner's store under `cycle_key`, so trials that differ only in coverage share
-    cycle 0, and a run that is started again goes on where it was. With a process group every rank calls this with the
-    same arguments. A collapse ends the run and is reported by `collapsed_at` and `collapse` of the result. An interrupt
-    leaves whole files only.
+    Results are kept in the runner's store under `cycle_key` and are found there again. So trials that differ only in
+    coverage share cycle 0, and a run that is started again continues where it was. With a process group, every rank
+    calls this with the same arguments. A collapse ends the run, and `collapsed_at` and `collapse` of the result name
+    it. After an interrupt there are complete files only.
 
     Args:
         runner: trains, scores and stores single cycles.
         cycles: L, at least 1.
-        coverage: tau in (0, 1], the share of the score that a core must hold.
-        seed: of the trial.
-        min_cycles: the distilled core holds what was selected in the last so many cycles; None: in all.
-        initial_sae: takes raw activations; scored as cycle 0, not trained.
-        initial_core: stands for C_0.
+        coverage: tau in (0, 1], the share of the summed score that a core must hold.
+        seed: seed of the trial.
+        min_cycles: the distilled core holds what was selected in each of the last so many cycles; None: in all.
+        initial_sae: takes raw activations; it is scored as cycle 0, not trained.
+        initial_core: used as C_0.
         controls: names of `controls.CONTROLS`.
-        on_cycle: told of each cycle, on every rank; of those found in the store too, with `cached` = True.
+        on_cycle: called with the report of each cycle, on every rank; also for cycles found in the store, which have
+            `cached` = True.
 
     Raises:
-        ConfigError: arguments that cannot work.
-        DataError: a feed or an attribution set with values that are not finite.
+        ConfigError: the arguments cannot work.
+        DataError: the feed or the attribution set holds values that are not finite.
     """
     check_coverage(coverage)
     controls = tuple(controls)

@@ -1,4 +1,7 @@
-"""Who is who across cycles. Frozen rows make identity exact: a latent is the same if its encoder row was handed on."""
+"""The identity of latents across cycles.
+
+Frozen rows make identity exact: a latent is the same latent if its encoder row was passed on.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +9,12 @@ from typing import NamedTuple
 
 
 class LineageId(NamedTuple):
-    """Where a latent was born: the cycle whose SAE learned its encoder row, and its row number in that SAE."""
+    """Where a latent was born.
+
+    Attributes:
+        cycle: the cycle whose SAE learned its encoder row.
+        latent: its row number in that SAE.
+    """
 
     cycle: int
     latent: int
@@ -20,13 +28,14 @@ Lineage = tuple[LineageId, ...]
 
 @dataclass(frozen=True)
 class Overlap:
-    """How two successive cores C_{l-1} and C_l compare. Ratios with an empty denominator are None.
+    """How two successive cores C_{l-1} and C_l compare. Ratios with denominator 0 are None.
 
-    carried    |C_l ∩ C_{l-1}|
-    carryover  carried / |C_{l-1}|
-    chance     |C_l| / |pool|: the carryover of a core drawn from the pool by lot
-    new        |C_l| - carried
-    jaccard    carried / |C_l ∪ C_{l-1}|
+    Attributes:
+        carried: |C_l ∩ C_{l-1}|.
+        carryover: carried / |C_{l-1}|.
+        chance: |C_l| / |pool|, the carryover of a core drawn from the pool at random.
+        new: |C_l| - carried.
+        jaccard: carried / |C_l ∪ C_{l-1}|.
     """
 
     carried: int
@@ -37,15 +46,15 @@ class Overlap:
 
 
 def descend(previous: Sequence[LineageId], cycle: int, selected: Sequence[int]) -> Lineage:
-    """Lineage ids of the latents `selected` from cycle `cycle`'s SAE, whose rows 0..c-1 carry `previous`' ids.
+    """Return the lineage ids of the latents `selected` from the SAE of cycle `cycle`.
 
-    An index below c keeps its id; any other was born here.
+    Its rows 0..c-1 have the ids `previous`. An index below c keeps its id; any other latent was born in this cycle.
     """
     return tuple(previous[i] if i < len(previous) else LineageId(cycle, i) for i in selected)
 
 
 def overlap(previous: Sequence[LineageId], current: Sequence[LineageId], pool: int) -> Overlap:
-    """Carried, carryover, chance, new and Jaccard of two successive cores; `pool` is the size of the candidate pool."""
+    """Compare two successive cores by their lineage ids; `pool` is the size of the candidate pool."""
     before, after = set(previous), set(current)
     carried, union = len(before & after), len(before | after)
     return Overlap(
@@ -58,10 +67,16 @@ def overlap(previous: Sequence[LineageId], current: Sequence[LineageId], pool: i
 
 
 def survival(lineages: Sequence[Sequence[LineageId]]) -> dict[int, list[int]]:
-    """Survivors of every birth cohort: {birth cycle b: [how many of the latents born in b are in C_l, for l = b..L]}.
+    """Return the survivors of every birth cohort.
 
-    `lineages` are those of C_0..C_L. A cohort counts the latents that were selected in the cycle of their birth, the
-    only way into a core. Its share alive is each number divided by the first.
+    A cohort counts the latents that were selected in the cycle of their birth, which is the only way into a core. The
+    share that is still alive is each number divided by the first.
+
+    Args:
+        lineages: the lineages of C_0..C_L.
+
+    Returns:
+        By birth cycle b: how many of the latents born in b are in C_l, for l = b..L.
     """
     cohorts: dict[int, list[int]] = {}
     for birth, lineage in enumerate(lineages):
@@ -72,10 +87,12 @@ def survival(lineages: Sequence[Sequence[LineageId]]) -> dict[int, list[int]]:
 
 
 def persistent(lineages: Sequence[Sequence[LineageId]], min_cycles: int | None = None) -> Lineage:
-    """Eq. 8: the ids of the last core that were selected in every cycle 0..L, in the order of the last core.
+    """Return the ids of the last core that were selected in every cycle 0..L (Eq. 8), in the order of the last core.
 
-    With `min_cycles` = n, those selected in each of the last n cores (our reading of "persisted through successive
-    cycles" for long runs); n beyond the number of cores means all of them.
+    Args:
+        lineages: the lineages of C_0..C_L.
+        min_cycles: n, to ask for each of the last n cores instead (our reading of "persisted through successive cycles"
+            for long runs); an n above the number of cores means all; None: every cycle.
     """
     if not lineages:
         return ()

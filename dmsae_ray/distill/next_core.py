@@ -1,4 +1,4 @@
-"""From a trained cycle to the next core (Eq. 7, Algorithm 2), its report, and the controls that stand beside it."""
+"""From a trained cycle to the next core (Eq. 7, Algorithm 2), its report, and the controls for comparison."""
 
 from dataclasses import dataclass
 
@@ -19,9 +19,9 @@ class NextCore:
     """What every rank must know about a finished cycle.
 
     Attributes:
-        report: its numbers.
-        core: C_l, selected from it; empty where it collapsed.
-        controls: control cores that stand against C_l, by name.
+        report: the figures of the cycle.
+        core: C_l, selected from the cycle; empty if the cycle collapsed.
+        controls: the control cores that are compared with C_l, by name.
     """
 
     report: CycleReport
@@ -30,7 +30,7 @@ class NextCore:
 
 
 def control_seed(seed: int, name: str) -> int:
-    """Seed of the control `name` of a trial with `seed`."""
+    """Return the seed of the control `name` in a trial with seed `seed`."""
     return derive_seed(seed, "control", name)
 
 
@@ -45,17 +45,17 @@ def select_next_core(
     seed: int,
     controls: tuple[str, ...] = (),
 ) -> NextCore:
-    """Select C_l (Eq. 7) from cycle `cycle`, trained around `trained_with`; the same on every rank.
+    """Select C_l (Eq. 7) from cycle l, trained around `trained_with`; the result is the same on every rank.
 
     Args:
-        runner: that trained the cycle.
+        runner: the runner that trained the cycle.
         run: the trained cycle.
-        cycle: its number, l.
-        arm: 'distilled', or the control that `trained_with` is.
-        trained_with: C_{l-1}.
+        cycle: l, the number of the cycle.
+        arm: 'distilled', or the name of another arm.
+        trained_with: C_{l-1}, or the core that the arm has in its place.
         coverage: tau.
-        seed: of the trial.
-        controls: names of control cores to be made from the same SAE.
+        seed: seed of the trial.
+        controls: names of the control cores to make from the same SAE.
     """
 
     def select() -> NextCore:

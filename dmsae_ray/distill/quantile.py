@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class UpperTail:
-    """The `keep` largest values of each of `columns` columns, over all rows added so far.
+    """Keeps the `keep` largest values of each of `columns` columns, over all rows added so far.
 
-    Rows are buffered until there are as many as are kept, then merged by one top-k: the cost is one selection over
-    twice the kept values for every `keep` rows. Memory: at most 2 * keep + one addition, times columns (a copy is held,
-    so that a slice of a wide block does not keep the block alive).
+    Rows are collected until there are as many as are kept, and then merged by one top-k: the cost is one selection over
+    twice the kept values for every `keep` rows. The memory is at most 2 * keep + one addition, times columns. A copy of
+    the added values is held, so that a slice of a wide block does not keep the block alive.
     """
 
     def __init__(self, keep: int, columns: int) -> None:
@@ -21,7 +21,7 @@ class UpperTail:
         self._held = 0
 
     def add(self, values: Tensor) -> None:
-        """Values [n, columns]: any real values without NaN."""
+        """Add the rows of values [n, columns]: any real values without NaN."""
         self._parts.append(values.T.contiguous())
         self._held += len(values)
         if self._held >= 2 * self.keep:
@@ -34,20 +34,23 @@ class UpperTail:
         self._parts, self._held = [held], held.shape[1]
 
     def largest(self) -> Tensor:
-        """[min(keep, rows), columns], descending in each column."""
+        """Return the largest values, descending in each column: [min(keep, rows), columns]."""
         self._merge()
         return self._parts[0].sort(dim=1, descending=True).values.T
 
 
 def tail_size(rows: int, q: float) -> int:
-    """How many of the largest of `rows` values decide their q-quantile."""
+    """Return how many of the largest of `rows` values decide their q-quantile."""
     return rows - math.floor(q * (rows - 1))
 
 
 def tail_quantile(largest: Tensor, rows: int, q: float) -> Tensor:
-    """The q-quantile of `rows` values a column, linear interpolation (torch.quantile's default), float64 [columns].
+    """Return the q-quantile of each column with linear interpolation (torch.quantile's default): float64 [columns].
 
-    largest [tail_size(rows, q), columns]: their largest values, descending.
+    Args:
+        largest: [tail_size(rows, q), columns], the largest values of each column, descending.
+        rows: number of values per column.
+        q: the quantile, in [0, 1].
     """
     position = q * (rows - 1)
     below = math.floor(position)

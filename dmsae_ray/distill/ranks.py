@@ -1,4 +1,4 @@
-"""Several ranks that run the same loop: the first decides, all agree, and an error on the first is an error on all."""
+"""Several ranks that run the same loop: the first decides, all agree, and an error on the first is raised on all."""
 
 import pickle
 import threading
@@ -13,11 +13,11 @@ from dmsae_ray.sae import RankGroup
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 5.0
-"""While the first rank waits (for another trial's cycle), it answers the others this often: collectives time out."""
+"""While the first rank waits (for another trial's cycle), it answers the others this often, as collectives time out."""
 
 
 class Ranks(RankGroup):
-    """The ranks of `group`, or a single process where it is None."""
+    """The ranks of `group`, or a single process if it is None."""
 
     def __init__(self, group: dist.ProcessGroup | None, device: torch.device) -> None:
         super().__init__(group)
@@ -30,7 +30,11 @@ class Ranks(RankGroup):
         return self.rank == 0
 
     def share(self, decide: Callable[[], T]) -> T:
-        """The result of `decide`, run on the first rank; every rank raises if it raised. The result is pickled."""
+        """Run `decide` on the first rank, and return its result, which is pickled, on every rank.
+
+        Raises:
+            Exception: what `decide` raised, on every rank.
+        """
         if self.size == 1:
             return decide()
         box: list[Any] = [None, None]
@@ -38,7 +42,7 @@ class Ranks(RankGroup):
         if self.first:
             try:
                 box[0] = decide()
-            except Exception as error:  # every rank must learn of it, or the others wait for ever
+            except Exception as error:  # every rank must know it, or the others wait forever
                 failure, box[1] = error, _portable(error)
         self._broadcast(box)
         if failure is not None:
@@ -49,7 +53,11 @@ class Ranks(RankGroup):
         return result
 
     def wait_for(self, enter: Callable[[], T]) -> T | None:
-        """Runs `enter` on the first rank while the others wait, however long; its result there, None elsewhere."""
+        """Run `enter` on the first rank while the others wait, however long; return its result there, None elsewhere.
+
+        Raises:
+            Exception: what `enter` raised, on every rank.
+        """
         if self.size == 1:
             return enter()
         if not self.first:
@@ -62,9 +70,9 @@ class Ranks(RankGroup):
         def work() -> None:
             try:
                 if self.device.type == "cuda":
-                    torch.cuda.set_device(self.device)  # the current device is a thread's own
+                    torch.cuda.set_device(self.device)  # each thread has its own current device
                 result.append(enter())
-            except Exception as error:  # handed to every rank below
+            except Exception as error:  # raised on every rank below
                 failure.append(error)
 
         thread = threading.Thread(target=work, daemon=True)
@@ -88,7 +96,7 @@ class Ranks(RankGroup):
 
 
 def _portable(error: Exception) -> Exception:
-    """`error` itself where it survives pickling in kind, else a RuntimeError of the same text."""
+    """Return `error` if it keeps its type when pickled, otherwise a RuntimeError with the same text."""
     try:
         return error if type(pickle.loads(pickle.dumps(error))) is type(error) else RuntimeError(repr(error))
     except Exception:

@@ -1,21 +1,23 @@
-"""What a run tells the world: means over a window of steps, and one record a cycle. All plain numbers and names."""
+"""What a run reports: means over a window of steps, and one report per cycle. All plain numbers and names."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 DISTILLED = "distilled"
-"""The arm that is the method itself; every other arm is a control."""
+"""The arm that is the method itself; every other arm is a control or a transfer."""
 
 
 @dataclass(frozen=True)
 class WindowReport:
     """Means of the training statistics over the last window of steps.
 
-    cycle, arm   what was being trained
-    step         finished steps of this cycle
-    tokens       tokens of the feed up to here, those of earlier cycles included: the x axis of a trial's curves
-    stats        means over the window (StepStats by name)
-    cached       True when the cycle was found in the store and the record is told again
+    Attributes:
+        cycle: number of the cycle that is trained.
+        arm: arm that is trained.
+        step: finished steps of this cycle.
+        tokens: tokens of the feed up to here, those of earlier cycles included; the x axis of a trial's curves.
+        stats: means over the window, by the names of StepStats.floats.
+        cached: whether the cycle was found in the store and the window is reported again.
     """
 
     cycle: int
@@ -28,18 +30,31 @@ class WindowReport:
 
 @dataclass(frozen=True)
 class CycleReport:
-    """One cycle: what it trained with, what was selected from it, at what cost.
+    """One cycle: what it was trained with, what was selected from it, and at what cost.
 
-    n_core_in    size of the core that it trained with, C_{l-1} (for controls: of the control core)
-    n_core       size of the core selected from it, C_l
-    pool         size of the candidate pool
-    carried, carryover, chance, new, jaccard     C_l against C_{l-1}, see lineage.Overlap; None in cycle 0
-    core_share   share of the summed score held by the core's latents; None without a core or when all scores are 0
-    collapsed    None, or why nothing was selected, by name: "all_scores_zero", or a trouble of the training that ended
-                 it (sae.TROUBLES)
-    troubles     what went wrong in training, ended or not: the first step it was seen in, by name
-    metrics      l0, l0_core, l0_non_core, dead_fraction on the attribution set, and those of `evaluate`
-    tokens, flops, seconds   cost of the training and scoring (spent by whoever trained it, when `cached`)
+    Attributes:
+        cycle: number of the cycle, l.
+        arm: 'distilled', or the name of another arm.
+        key: key of the cycle, see `cycle_key`.
+        seed: seed of the training; 0 for a given SAE.
+        n_core_in: size of the core that it was trained with, C_{l-1} (for controls: of the control core).
+        n_core: size of the core selected from it, C_l.
+        pool: size of the candidate pool.
+        carried: |C_l ∩ C_{l-1}|, see lineage.Overlap; None in cycle 0, as the next four.
+        carryover: carried / |C_{l-1}|.
+        chance: carryover of a core drawn from the pool at random.
+        new: |C_l| - carried.
+        jaccard: carried / |C_l ∪ C_{l-1}|.
+        core_share: share of the summed score that the core's latents hold; None without a core or if all scores are 0.
+        collapsed: None, or why nothing was selected: "all_scores_zero", or the trouble of the training (sae.TROUBLES)
+            that ended it.
+        tokens: tokens of the training.
+        flops: FLOPs of training and scoring; if `cached`, spent by the trial that trained it, as are `tokens` and
+            `seconds`.
+        seconds: time of training and scoring.
+        cached: whether the cycle was found in the store.
+        metrics: l0, l0_core, l0_non_core and dead_fraction on the attribution set, and the metrics of `evaluate`.
+        troubles: what went wrong in training, whether it ended it or not: the first step in which it was seen, by name.
     """
 
     cycle: int
@@ -64,11 +79,11 @@ class CycleReport:
     troubles: dict[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """All fields, JSON-serialisable."""
+        """Return all fields, JSON-serialisable."""
         return asdict(self)
 
     def floats(self) -> dict[str, float]:
-        """The numbers alone, flat, without those that are None: what a tracker logs for this cycle."""
+        """Return the numbers alone, flat and without those that are None: what a tracker logs for this cycle."""
         skip = ("cycle", "arm", "key", "seed", "collapsed", "cached", "metrics", "troubles")
         numbers = {k: float(v) for k, v in asdict(self).items() if k not in skip and v is not None}
         return {**numbers, "collapsed": float(self.collapsed is not None), **self.metrics}

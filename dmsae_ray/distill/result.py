@@ -1,4 +1,4 @@
-"""The history of a trial: every core from C_0 to C_L, what was measured in each cycle, and the distilled core."""
+"""The result of a trial: every core from C_0 to C_L, what was measured in each cycle, and the distilled core."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,14 +11,20 @@ from dmsae_ray.sae import MatryoshkaSAE
 
 @dataclass(eq=False)
 class DistillationResult:
-    """The result of run_cycles.
+    """The result of `run_cycles`.
 
-    records          one a cycle of the distilled arm, 0..L (1..L when a core was given)
-    cores            C_0..C_L with lineage; a collapsed cycle adds an empty core and is the last
-    control_reports  the last cycle with a control core in place of C_{L-1}, by the control's name
-    control_cores    those control cores
-    collapsed_at     the cycle that collapsed, or None; `collapse` is its name
-    sae              the SAE of the last cycle (takes raw activations), on the first rank; None on others
+    Attributes:
+        cycles: L.
+        coverage: tau.
+        seed: seed of the trial.
+        min_cycles: see `distilled`; None for all cycles.
+        reports: one per cycle of the distilled arm, 0..L (1..L if a core was given).
+        cores: C_0..C_L with lineage; a collapsed cycle adds an empty core and is the last.
+        control_reports: the last cycle with a control core in place of C_{L-1}, by the control's name.
+        control_cores: these control cores, by name.
+        collapsed_at: the cycle that collapsed, or None.
+        collapse: the name of the collapse, or None.
+        sae: the SAE of the last cycle (takes raw activations) on the first rank; None on the others.
     """
 
     cycles: int
@@ -35,25 +41,25 @@ class DistillationResult:
 
     @property
     def distilled(self) -> Core:
-        """C* (Eq. 8): the latents of the last core selected in every cycle 0..L, or in the last `min_cycles`."""
+        """C* (Eq. 8): latents of the last core selected in every cycle 0..L, or in each of the last `min_cycles`."""
         return distilled_core(self.cores, self.min_cycles)
 
     @property
     def tokens(self) -> int:
-        """Tokens trained on over all cycles and controls, cached ones included."""
+        """Tokens trained on, over all cycles and controls, cached ones included."""
         return sum(r.tokens for r in self._all())
 
     @property
     def flops(self) -> float:
-        """FLOPs over all cycles and controls, cached ones included (what the trial would cost alone)."""
+        """FLOPs over all cycles and controls, cached ones included: what the trial would cost alone."""
         return sum(r.flops for r in self._all())
 
     def survival(self) -> dict[int, list[int]]:
-        """Survivors of every birth cohort, see lineage.survival."""
+        """Return the survivors of every birth cohort, see lineage.survival."""
         return survival([core.lineage for core in self.cores])
 
     def summary(self) -> dict[str, Any]:
-        """Everything but the tensors, JSON-serialisable."""
+        """Return everything but the tensors, JSON-serialisable."""
         return {
             "cycles": self.cycles,
             "coverage": self.coverage,

@@ -1,12 +1,12 @@
-"""Seeds of the parts of a trial, each derived from the trial's seed and a label."""
+"""Seeds of the parts of a trial, each derived from the trial's seed and labels."""
 
 import hashlib
 
 
 def derive_seed(seed: int, *labels: str | int) -> int:
-    """A 63-bit seed that is a function of `seed` and the labels alone: the same on any machine, in any process.
+    """Return a 63-bit seed that depends on `seed` and the labels alone: the same on any machine, in any process.
 
-    Nested derivations do not collide with flat ones: the labels are length-prefixed before hashing.
+    Every part is hashed with its length before it, so that no two lists of labels give the same input to the hash.
     """
     digest = hashlib.sha256()
     for part in (seed, *labels):

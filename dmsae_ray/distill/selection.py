@@ -10,18 +10,33 @@ from dmsae_ray.errors import ConfigError, DataError
 
 
 def check_coverage(coverage: float) -> float:
-    """`coverage` (tau) if it lies in (0, 1]; ConfigError otherwise."""
+    """Return the coverage (tau) if it is in (0, 1].
+
+    Raises:
+        ConfigError: it is not.
+    """
     if not (math.isfinite(coverage) and 0.0 < coverage <= 1.0):
         raise ConfigError(f"coverage: {coverage!r} is not in (0, 1]")
     return float(coverage)
 
 
 def select_core(scores: Tensor, coverage: float) -> Tensor:
-    """Indices into the pool of the latents of the next core, int64 [c], by descending score (Eq. 7).
+    """Return the latents of the next core (Eq. 7), by descending score.
 
-    scores [pool], all >= 0. Ties go to the lower index; latents with score 0 are never selected, so the result is
-    empty when all scores are 0 (the cycle has collapsed). Sums are sequential float64 sums in the sorted order, and the
-    total is the last of them: coverage 1 is therefore always reached, by at most all the positive scores.
+    Ties go to the lower index. Latents with score 0 are never selected, so the result is empty if all scores are 0 (the
+    cycle has collapsed). Sums are sequential float64 sums in the sorted order, and the total is the last of them. So
+    coverage 1 is always reached, at the latest by all the positive scores.
+
+    Args:
+        scores: [pool], all >= 0.
+        coverage: tau in (0, 1].
+
+    Returns:
+        int64 [c], indices into the pool.
+
+    Raises:
+        ConfigError: the coverage is not in (0, 1].
+        DataError: a score is negative or not finite, or there is not one score per latent.
     """
     check_coverage(coverage)
     if scores.ndim != 1:

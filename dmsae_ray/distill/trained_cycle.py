@@ -12,19 +12,21 @@ from dmsae_ray.distill.training import TrainingResult
 from dmsae_ray.sae import MatryoshkaSAE
 
 ALL_SCORES_ZERO = "all_scores_zero"
-"""No latent of the pool matters to the loss."""
+"""Collapse: no latent of the pool matters to the loss."""
 NOT_FINITE = "not_finite"
-"""The loss or a weight is NaN or infinite."""
+"""Collapse: the loss or a weight is NaN or infinite."""
 NO_LATENT_FIRES = "no_latent_fires"
-"""L0 was 0 throughout the last window of the training."""
+"""Collapse: L0 was 0 throughout the last window of the training."""
 
 
 @dataclass(frozen=True)
 class Health:
     """How the training went.
 
-    collapsed    None, or why there is nothing to select from: the trouble that ended the training or that it ended in
-    troubles     all that sae.HealthMonitor noticed, whether the training went on or not: first step by name
+    Attributes:
+        collapsed: None, or why there is nothing to select from: the trouble that ended the training, or in which it
+            ended.
+        troubles: all that sae.HealthMonitor noticed, whether the training went on or not: the first step, by name.
     """
 
     collapsed: str | None = None
@@ -33,14 +35,20 @@ class Health:
 
 @dataclass(frozen=True, eq=False)
 class TrainedCycle:
-    """One cycle's result.
+    """One trained and scored SAE.
 
-    sae          takes raw activations (folded)
-    scores       [pool] float64, Eq. 6 or another score, by `scoring`
-    frequency    [m] float64: share of the attribution set's tokens at which each latent fires
-    metrics      measured by run_cycles, and by `evaluate` when `evaluated`
-    tokens, flops, seconds   cost of training and scoring
-    windows      the training curve, told again to every trial that finds this cycle in the store
+    Attributes:
+        sae: takes raw activations (folded).
+        scores: float64 [pool], Eq. 6 or another score, as `scoring` says.
+        frequency: float64 [m], share of the attribution set's tokens at which each latent fires.
+        metrics: what CycleRunner measured, and what `evaluate` measured if `evaluated`.
+        tokens: tokens of the training.
+        flops: FLOPs of training and scoring.
+        seconds: time of training and scoring.
+        health: how the training went.
+        scoring: the settings of the scoring, see CycleSettings.scoring.
+        evaluated: whether `evaluate` was called.
+        windows: the training curve, which is reported again to every trial that finds this cycle in the store.
     """
 
     sae: MatryoshkaSAE
@@ -57,20 +65,20 @@ class TrainedCycle:
 
     @property
     def collapsed(self) -> str | None:
-        """None, or the collapse by name."""
+        """None, or the name of the collapse."""
         if self.health.collapsed is not None:
             return self.health.collapsed
         return None if bool((self.scores > 0).any()) else ALL_SCORES_ZERO
 
     @property
     def core_share(self) -> float | None:
-        """Share of the summed score held by the latents of the core that the SAE was trained with."""
+        """Share of the summed score that the core of the SAE holds; None without a core or if all scores are 0."""
         total = float(self.scores.sum())
         return float(self.scores[: self.sae.n_core].sum()) / total if self.sae.n_core and total > 0 else None
 
 
 def health_of(training: TrainingResult) -> Health:
-    """Health of a training, or of an SAE that was not trained here (no windows)."""
+    """Return the health of a training, or of an SAE that was not trained here (no windows)."""
     sae = training.sae
     last = training.windows[-1][1] if training.windows else {}
     finite = all(bool(torch.isfinite(p).all()) for p in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec))

@@ -1,4 +1,4 @@
-"""Training of one SAE over its steps of the feed: windows, checkpoints, health, and that the feed is finite."""
+"""Trains one SAE over its steps of the feed, with windows, checkpoints, and checks of health and of the feed."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,15 +15,20 @@ from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.sae import Diagnosis, HealthMonitor, MatryoshkaSAE, SAETrainer, StepStats
 
 HEALTH_EVERY_STEPS = 100
-"""The host looks at the training's health this often, and at least ten times a training."""
+"""The host looks at the training's health this often, and at least ten times per training."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """sae takes raw activations; windows are (finished steps, means); seconds include those before a resumption.
+    """One trained SAE.
 
-    troubles    what HealthMonitor found, each with the first step it was seen in
-    stopped     the trouble that ended the training before its last step, or None
+    Attributes:
+        sae: takes raw activations (folded).
+        windows: (finished steps, means) of each window.
+        steps: finished steps.
+        seconds: time of the training, the time before a resumption included.
+        troubles: what HealthMonitor found, each with the first step in which it was seen.
+        stopped: the trouble that ended the training before its last step, or None.
     """
 
     sae: MatryoshkaSAE
@@ -36,22 +41,31 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One training: which rows [c, d] are frozen, the seed of the rest, and which steps of the feed it reads."""
+    """One training.
+
+    Attributes:
+        core_rows: [c, d], the encoder rows that are frozen.
+        seed: seed of all other weights.
+        start_step: first step of the feed that it reads.
+        where: what it is, for error messages: "cycle 2, distilled".
+    """
 
     core_rows: Tensor
     seed: int
     start_step: int
     where: str
-    """What it is, for error messages: "cycle 2 (distilled)"."""
 
 
 @dataclass(frozen=True)
 class TrainingHooks:
-    """What is done along the way. Called on every rank, at the same steps.
+    """What is called during a training, on every rank, at the same steps.
 
-    on_window(step, means)    after every `window_steps` steps, and after the last
-    on_checkpoint(step, state)  after every `checkpoint_every_steps` steps but the last; `state` may hold live tensors:
-                              write or copy it before returning
+    Attributes:
+        window_steps: steps of a window.
+        on_window: called with (step, means) after every `window_steps` steps, and after the last.
+        checkpoint_every_steps: steps between two checkpoints; None: no checkpoints.
+        on_checkpoint: called with (step, state) after every `checkpoint_every_steps` steps but the last. `state` may
+            hold live tensors: write or copy it before returning.
     """
 
     window_steps: int = 100
@@ -68,43 +82,48 @@ class WindowMeans:
         self._count = 0
 
     def add(self, stats: StepStats) -> None:
-        """Adds one step."""
+        """Add one step."""
         for f in fields(stats):
             value = torch.as_tensor(getattr(stats, f.name)).detach().double()
             self._sums[f.name] = self._sums[f.name] + value if f.name in self._sums else value
         self._count += 1
 
     def take(self) -> dict[str, float]:
-        """The means by StepStats' own names; starts a new window."""
+        """Return the means by the names of StepStats.floats, and start a new window."""
         means: dict[str, Any] = {name: total / self._count for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
         return StepStats(**means).floats()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """Return what a checkpoint keeps."""
         return {"sums": dict(self._sums), "count": self._count}
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """The inverse of `state`."""
+        """Restore what `state` returned."""
         self._sums = {name: total.to(device) for name, total in state["sums"].items()}
         self._count = int(state["count"])
 
 
 class FiniteFeed:
-    """Passes batches on, and remembers the first step with a value that is not finite.
+    """Checks batches, and remembers the first step with a value that is not finite.
 
-    On the CPU it refuses at once; on a GPU the answer is fetched at the end of a window, so that no step waits.
+    One process on the CPU raises at once; otherwise the answer is fetched at the end of a window, so that no step
+    waits.
     """
 
     def __init__(self, where: str, ranks: Ranks, device: torch.device) -> None:
         self._where, self._ranks, self._device = where, ranks, device
         self._eager = device.type == "cpu" and ranks.size == 1
         self._clean = torch.iinfo(torch.int64).min
-        # The negative of the first bad step, so that the maximum over ranks is the first over ranks.
+        # The negative of the first bad step, so that the maximum over the ranks is the first step of all ranks.
         self._bad = torch.full((), self._clean, dtype=torch.int64, device=device)
 
     def check(self, x: Tensor, step: int) -> None:
-        """X [b, d]: the local rows of the feed's step `step`."""
+        """Check x [b, d], this rank's rows of the feed's step `step`.
+
+        Raises:
+            DataError: as `settle`; only where the check is made at once.
+        """
         bad = ~torch.isfinite(x).all()
         first = (self._bad == self._clean) & bad
         self._bad = torch.where(first, torch.full_like(self._bad, -step), self._bad)
@@ -112,7 +131,11 @@ class FiniteFeed:
             self.settle()
 
     def settle(self) -> None:
-        """DataError, on every rank, if a bad value was seen."""
+        """Fetch the answer.
+
+        Raises:
+            DataError: a value was not finite; on every rank.
+        """
         bad = int(self._ranks.maximum(self._bad.clone()))
         if bad != self._clean:
             raise DataError(f"activations: step {-bad} of the feed ({self._where}) holds a value that is not finite")
@@ -128,11 +151,24 @@ def train_sae(
     process_group: dist.ProcessGroup | None = None,
     device: str | torch.device = "cpu",
 ) -> TrainingResult:
-    """Trains an SAE around `job.core_rows` for settings.steps steps; goes on from a checkpoint's `state` if given.
+    """Train an SAE around `job.core_rows` for settings.steps steps.
 
-    Deterministic: the result is a function of settings, source and job; stopping and resuming does not change a bit of
-    it on one device. Ends early on a trouble of recipe.stop_on. DataError for a feed that is not finite, has another
-    width or ends early.
+    It is deterministic: the result is a function of settings, source and job. On one device, to stop and resume does
+    not change a bit of it. The training ends early on a trouble of recipe.stop_on.
+
+    Args:
+        settings: what determines the training, apart from core, seed and data.
+        source: where activations come from.
+        job: which rows are frozen, the seed, and the first step.
+        hooks: what is called on the way.
+        state: state of a checkpoint from which it continues; None: from the start.
+        process_group: the ranks that share the training; None: this process alone.
+        device: where the SAE is trained.
+
+    Raises:
+        ConfigError: the feed gives more batches than were asked for.
+        DataError: the feed holds a value that is not finite, has another width or batch size, or ends early; or `state`
+            does not fit.
     """
     device = torch.device(device)
     ranks = Ranks(process_group, device)
@@ -167,7 +203,7 @@ def train_sae(
         feed.check(x, job.start_step + done)
         stats = trainer.step(x / source.norm_factor, global_rows=settings.batch_size)
         means.add(stats)
-        # Every rank has the same figures, so all stop at the same step.
+        # Every rank has the same figures, so all ranks stop at the same step.
         health.observe(stats)
         done += 1
         last = done == settings.steps or health.stopped is not None
@@ -203,7 +239,7 @@ def _steps(source: DataSource, job: TrainingJob, done: int, steps: int, device: 
 
 
 def _check_rows(x: Tensor, batch_size: int, step: int, ranks: Ranks, device: torch.device) -> None:
-    """DataError if the ranks' rows are not a whole batch; beyond one rank this waits, so it is done once a training."""
+    """Check that the rows of all ranks are a whole batch; with several ranks this waits, so it is done once."""
     rows = int(ranks.sum(torch.tensor(len(x), device=device)))
     if rows != batch_size:
         raise DataError(

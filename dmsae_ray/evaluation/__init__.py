@@ -1,4 +1,9 @@
-"""How good an SAE is: variance explained, L0 in its two parts, and how much of the model's loss it keeps."""
+"""How good an SAE is: variance explained, L0 in its two parts, and how much of the model's loss is recovered.
+
+Input: a `MatryoshkaSAE` that takes raw activations, with batches of raw activations (`evaluate`), or with a tapped
+language model and tokens (`loss_recovered`). Output: the figures, as `Metrics` or `LossRecovered`. The room trains
+nothing and reads no files.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Reconstruction and sparsity of an SAE, streamed over activations in float64 accumulators."""
+"""Reconstruction and sparsity of an SAE, streamed over activations with float64 sums."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,14 +12,19 @@ from dmsae_ray.sae import MatryoshkaSAE
 
 @dataclass(frozen=True, eq=False)
 class Metrics:
-    """Over `tokens` tokens, under the inference mask.
+    """Reconstruction and sparsity over some tokens, under the inference mask.
 
-    fvu, explained_variance   sum ||x - xhat||^2 / sum ||x - mean(x)||^2, and 1 - fvu; NaN when x does not vary
-    mse                       mean over tokens and dimensions of (x - xhat)^2
-    l0_core, l0_non_core, l0  mean number of active latents: in the core, outside it, in all (Eq. 9)
-    dead_fraction             share of all latents that never fire here
-    core_dead_fraction        the same of the core's latents; NaN without a core
-    core_frequency            [c] float64: share of the tokens at which each core latent fires
+    Attributes:
+        tokens: number of tokens.
+        fvu: fraction of variance unexplained, sum ||x - xhat||^2 / sum ||x - mean(x)||^2; NaN if x does not vary.
+        explained_variance: 1 - fvu.
+        mse: mean of (x - xhat)^2 over tokens and dimensions.
+        l0_core: mean number of active core latents per token (Eq. 9).
+        l0_non_core: mean number of active other latents per token (Eq. 9).
+        l0: mean number of all active latents per token, the sum of the two (Eq. 9).
+        dead_fraction: share of all latents that never fire here.
+        core_dead_fraction: share of the core's latents that never fire here; NaN without a core.
+        core_frequency: float64 [c] on the CPU, the share of the tokens at which each core latent fires.
     """
 
     tokens: int
@@ -34,7 +39,7 @@ class Metrics:
     core_frequency: Tensor
 
     def floats(self) -> dict[str, float]:
-        """The numbers that have one value an SAE, by name; those of a missing core are left out."""
+        """Return the numbers by name, core_frequency as its median and maximum; without a core its own are left out."""
         names = ("fvu", "explained_variance", "mse", "l0_core", "l0_non_core", "l0", "dead_fraction")
         values = {name: getattr(self, name) for name in names}
         if len(self.core_frequency):
@@ -46,10 +51,16 @@ class Metrics:
 
 @torch.no_grad()
 def evaluate(sae: MatryoshkaSAE, batches: Iterable[Tensor]) -> Metrics:
-    """Metrics of `sae` (takes raw activations) on batches of raw x [n, d_model], of any float dtype.
+    """Measure an SAE on batches of activations, in one pass.
 
-    One pass; sums are kept about the first batch's mean, so that a large common mean costs no precision. DataError
-    for a value that is not finite, another width, or no tokens at all.
+    Sums are taken about the first batch's mean, so that a large common mean costs no precision.
+
+    Args:
+        sae: takes raw activations.
+        batches: raw x [n, d_model], of any float dtype.
+
+    Raises:
+        DataError: a value is not finite, a batch has another width, or there are no tokens.
     """
     device, c = sae.W_enc.device, sae.n_core
     shift: Tensor | None = None

@@ -1,4 +1,4 @@
-"""How much of the language model's loss survives when its residual stream passes through an SAE."""
+"""How much of the language model's loss is kept when its residual stream passes through an SAE."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,20 +14,25 @@ Edit = Callable[[Tensor], Tensor]
 
 
 class HasLoss(Protocol):
-    """What is needed of lm.Tap."""
+    """What is needed of `lm.Tap`."""
 
     def loss(self, tokens: Tensor, edit: Edit | None = None, loss_mask: Tensor | None = None) -> tuple[Tensor, int]:
-        """(sum of next-token cross-entropies in nats, targets), the residual stream x [n, t, d] replaced by edit(x)."""
+        """Return the summed next-token cross-entropy in nats, and the number of targets.
+
+        The residual stream x [n, t, d] is replaced by edit(x), if `edit` is given.
+        """
 
 
 @dataclass(frozen=True)
 class LossRecovered:
-    """Next-token cross-entropies in nats a token over `targets` targets, and the share of the loss recovered.
+    """Next-token cross-entropies in nats per token, and the share of the loss recovered.
 
-    clean      the model as it is
-    spliced    the residual stream replaced by the SAE's reconstruction
-    zero       the residual stream replaced by 0
-    recovered  (zero - spliced) / (zero - clean); 1 is lossless; NaN when zeroing does no harm
+    Attributes:
+        clean: cross-entropy of the model as it is.
+        spliced: cross-entropy with the residual stream replaced by the SAE's reconstruction.
+        zero: cross-entropy with the residual stream replaced by 0.
+        recovered: (zero - spliced) / (zero - clean); 1 is lossless; NaN if the zero ablation does no harm.
+        targets: number of tokens that were predicted.
     """
 
     clean: float
@@ -48,13 +53,24 @@ def loss_recovered(
     loss_mask: Tensor | None = None,
     like: LossRecovered | None = None,
 ) -> LossRecovered:
-    """Measures `sae` (takes raw activations, on the tap's device) at `tap`.
+    """Measure how much of the loss at `tap` an SAE recovers.
 
-    tokens: int64 [n, t], cut into batches of `batch_contexts` contexts; or an iterable of batches as they are.
-    keep_mask(tokens) -> bool [n, t]: positions that neither the SAE nor the zero ablation may touch, such as BOS
-    positions that the SAE never saw in training. loss_mask: bool [n, t] beside a tensor of tokens, False where the next
-    token is not to be predicted (it begins another document). like: what was found for another SAE at the same tap,
-    tokens and masks: the clean and the zero loss are taken from there. DataError when there is nothing to predict.
+    Args:
+        tap: the language model.
+        sae: takes raw activations, and is on the tap's device.
+        tokens: int64 [n, t], cut into batches of `batch_contexts` contexts; or an iterable of batches, used as they
+            are.
+        batch_contexts: contexts per batch.
+        keep_mask: maps tokens to bool [n, t], the positions that neither the SAE nor the zero ablation may change, such
+            as BOS positions that the SAE never saw in training.
+        loss_mask: bool [n, t] for tokens given as one tensor; False where the next token is not to be predicted,
+            because it begins another document.
+        like: the result for another SAE at the same tap, tokens and masks; the clean and the zero loss are taken from
+            it.
+
+    Raises:
+        ConfigError: an argument is outside its range, or two do not fit together.
+        DataError: there is nothing to predict.
     """
     if batch_contexts < 1:
         raise ConfigError(f"batch_contexts: {batch_contexts!r} must be at least 1")

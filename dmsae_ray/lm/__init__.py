@@ -1,4 +1,10 @@
-"""The language model: loaded, cut at a layer, read there, and differentiated there; the embedded tiny Gemma-2."""
+"""The language model: it is loaded, cut after one block, and read, differentiated and edited there.
+
+Input: the name of a model (the embedded tiny Gemma-2, a Hub id or a local folder), a layer, and tokens. Output: a `Tap`
+that gives activations, gradients and losses, with its tokenizer; `keep_mask` says which tokens are kept. The room also
+makes the embedded model from text that every Python carries (`tiny_model`). It needs torch and transformers, which are
+imported on first use, and knows nothing of SAEs or Ray.
+"""
 
 from typing import TYPE_CHECKING
 

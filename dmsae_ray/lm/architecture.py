@@ -1,4 +1,4 @@
-"""Where the parts of a decoder-only transformers model are, whatever the architecture calls them."""
+"""Where the parts of a decoder-only transformers model are, whatever names its architecture gives them."""
 
 import copy
 from typing import Any
@@ -11,10 +11,10 @@ from dmsae_ray.errors import ConfigError
 
 
 def blocks_of(decoder: nn.Module, n_layers: int) -> nn.ModuleList:
-    """The decoder's list of blocks: `layers` in most models, `h` in GPT-2.
+    """Return the decoder's list of blocks: `layers` in most models, `h` in GPT-2.
 
     Raises:
-        ConfigError: there is no list of `n_layers` blocks directly in the decoder.
+        ConfigError: the decoder has no list of `n_layers` blocks as a direct child.
     """
     for child in decoder.children():
         if isinstance(child, nn.ModuleList) and len(child) == n_layers:
@@ -25,14 +25,14 @@ def blocks_of(decoder: nn.Module, n_layers: int) -> nn.ModuleList:
 
 
 def truncated(config: PretrainedConfig, n_layers: int) -> PretrainedConfig:
-    """A copy of the configuration with the first `n_layers` layers only: weights above are then not even read."""
+    """Return a copy of the configuration with only the first `n_layers` layers: the weights above are not even read."""
     config = copy.deepcopy(config)
     text: Any = config.get_text_config()
     before = text.num_hidden_layers
     per_layer = {
         key: value for key, value in vars(text).items() if isinstance(value, list | tuple) and len(value) == before
     }
-    # Lists first: some configurations check, when the number is set, that they agree.
+    # Lists first: some configurations check, when the number is set, that the lists have that length.
     for key, value in per_layer.items():
         setattr(text, key, value[:n_layers])
     text.num_hidden_layers = n_layers
@@ -40,15 +40,18 @@ def truncated(config: PretrainedConfig, n_layers: int) -> PretrainedConfig:
 
 
 def soft_caps_attention(config: PretrainedConfig) -> bool:
-    """Are attention logits soft-capped (Gemma 2)? Kernels without soft-capping then give another model."""
+    """Return whether attention logits are soft-capped (Gemma 2).
+
+    Attention kernels that do not know soft-capping would compute another model.
+    """
     return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
 
 
 class LanguageModelHead(nn.Module):
-    """From the decoder's last hidden states to logits, by the architecture's own code.
+    """Computes logits from the decoder's last hidden states with the architecture's own code.
 
-    The same causal-LM module, sharing its weights, with the decoder replaced by one that returns what it is given. So
-    soft-capping (Gemma), logit scales (Cohere, Granite) and biases (GPT-J) are the architecture's business.
+    It is the same causal-LM module and shares its weights, but its decoder is replaced by one that returns its input.
+    So soft-capping (Gemma), logit scales (Cohere, Granite) and biases (GPT-J) need no code here.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -60,7 +63,7 @@ class LanguageModelHead(nn.Module):
         self.head = head
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Logits [1, n, vocab] of hidden states [1, n, d_model] that have passed the final norm."""
+        """Return the logits [1, n, vocab] of hidden states [1, n, d_model] that have passed the final norm."""
         logits: Tensor = self.head(inputs_embeds=hidden, use_cache=False).logits
         return logits
 
@@ -68,7 +71,7 @@ class LanguageModelHead(nn.Module):
 class _Given(nn.Module):
     @property
     def decoder(self) -> "_Given":
-        """OPT's causal LM asks its model for the decoder in it."""
+        """The module itself: OPT's causal LM asks its model for the decoder inside it."""
         return self
 
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> "_Output":
@@ -76,7 +79,7 @@ class _Given(nn.Module):
 
 
 class _Output(BaseModelOutputWithPast):
-    """A decoder's output that knows no more than the hidden states."""
+    """A decoder's output that holds the hidden states only; all other fields are None."""
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):

@@ -1,4 +1,4 @@
-"""Next-token cross-entropy over large vocabularies: a chunk of tokens at a time, in float32."""
+"""Next-token cross-entropy over large vocabularies: one chunk of tokens at a time, in float32."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,7 +7,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 _CHUNK_LOGITS = 1 << 27
-"""Logits at a time. With a vocabulary of 256,000: 524 tokens, half a gigabyte in float32, about 2 GB with gradients."""
+"""Logits at a time.
+
+With a vocabulary of 256,000 these are 524 tokens: half a gigabyte in float32, about 2 GB with gradients.
+"""
 
 _IGNORED = -100
 
@@ -15,11 +18,11 @@ Unembed = Callable[[Tensor], Tensor]
 
 
 def targets_of(tokens: Tensor, loss_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """What each position is to predict.
+    """Return what each position must predict.
 
     Args:
         tokens: int64 [n, t].
-        loss_mask: bool [n, t], positions whose next token counts; None: all that have one.
+        loss_mask: bool [n, t], the positions whose next token counts; None: all that have a next token.
 
     Returns:
         targets int64 [n, t], -100 where there is none, and valid bool [n, t].
@@ -40,17 +43,17 @@ def targets_of(tokens: Tensor, loss_mask: Tensor | None = None) -> tuple[Tensor,
 
 
 def chunk_rows(vocab_size: int) -> int:
-    """Tokens whose logits are computed at a time."""
+    """Return the number of tokens whose logits are computed at a time."""
     return max(1, _CHUNK_LOGITS // vocab_size)
 
 
 def summed(head: Unembed, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
-    """Sum of the cross-entropies in nats: float64, 0-d. No graph.
+    """Return the sum of the cross-entropies in nats, float64 []; no graph is built.
 
     Args:
-        head: hidden states [1, m, d] -> logits [1, m, vocab].
+        head: maps hidden states [1, m, d] to logits [1, m, vocab].
         hidden: [n, t, d].
-        targets: int64 [n, t], -100 where none.
+        targets: int64 [n, t], -100 where there is none.
         rows: tokens at a time.
     """
     total = torch.zeros((), dtype=torch.float64, device=hidden.device)
@@ -61,9 +64,9 @@ def summed(head: Unembed, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
 
 
 def gradient(head: Unembed, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
-    """Gradient of the summed cross-entropy at the hidden states: [n, t, d], in their dtype.
+    """Return the gradient of the summed cross-entropy with respect to the hidden states: [n, t, d], in their dtype.
 
-    Arguments as in `summed`. Logits of one chunk and their gradient exist at a time.
+    The arguments are those of `summed`. The logits of only one chunk and their gradient exist at a time.
     """
     grads = []
     for part, target in _chunks(hidden, targets, rows):
@@ -75,13 +78,13 @@ def gradient(head: Unembed, hidden: Tensor, targets: Tensor, rows: int) -> Tenso
 
 
 def _chunks(hidden: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pieces [1, up to rows, d] of the hidden states, each without a graph, and their targets."""
+    """Yield pieces [1, at most rows, d] of the hidden states, without a graph, with their targets."""
     flat = hidden.detach().reshape(1, -1, hidden.shape[-1])
     for part, target in zip(torch.split(flat, rows, dim=1), torch.split(targets.reshape(-1), rows), strict=True):
         yield part.detach(), target
 
 
 def _wide(logits: Tensor) -> Tensor:
-    """[1, m, vocab] -> [m, vocab], float32 (float64 stays)."""
+    """Turn logits [1, m, vocab] into [m, vocab] in float32; float64 stays."""
     logits = logits[0]
     return logits if logits.dtype == torch.float64 else logits.float()

@@ -1,4 +1,4 @@
-"""Tokens whose activations are left out: BOS, other special tokens, attention sinks of high norm."""
+"""Tokens whose activations are left out: BOS, other special tokens, and attention sinks of high norm."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FilterResult:
-    """Which rows stay.
+    """Which rows are kept.
 
     Attributes:
         mask: bool [n], True where the row is kept.
-        dropped: share of the rows left out, by reason ('bos', 'special', 'high_norm'); a row has one reason, the first.
+        dropped: share of the rows left out, by reason ('bos', 'special', 'high_norm'); a row counts for its first
+            reason only.
     """
 
     mask: Tensor
@@ -33,15 +34,15 @@ def keep_mask(
     special_ids: Sequence[int] = (),
     max_norm_multiple: float | None = 10.0,
 ) -> FilterResult:
-    """Rows to keep of a batch of activations.
+    """Return which rows of a batch of activations are kept.
 
     Args:
         tokens: int64 [n].
-        x: [n, d_model], activations at these tokens.
-        bos_id: leave out this token; None: no such filter.
-        special_ids: leave out these tokens.
-        max_norm_multiple: leave out rows with a norm above so many times the median norm of the rows that the other
-            filters keep (BOS is itself a sink, and must not move the median); None: no such filter.
+        x: [n, d_model], the activations at these tokens.
+        bos_id: this token is left out; None: no such filter.
+        special_ids: these tokens are left out.
+        max_norm_multiple: rows are left out if their norm is above this multiple of the median norm of the rows that
+            the other filters keep (BOS is itself a sink and must not move the median); None: no such filter.
     """
     kept = torch.ones_like(tokens, dtype=torch.bool)
     n = max(1, len(tokens))

@@ -1,4 +1,4 @@
-"""Find and load a language model: embedded, from the Hugging Face Hub, or from a local folder."""
+"""Find and load a language model: the embedded one, one from the Hugging Face Hub, or one in a local folder."""
 
 import os
 from collections.abc import Iterator
@@ -20,20 +20,27 @@ from dmsae_ray.lm.tiny_recipe import TinyRecipe
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 _ALLOWED = "allowed: 'tiny' (embedded), a Hub id such as google/gemma-2-2b, or a local folder with config.json"
-# Kernels of transformers that know no soft-capping.
+# Attention implementations of transformers that do not know soft-capping.
 _UNCAPPED = ("sdpa",)
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the configuration alone tells of a model."""
+    """What the configuration alone says about a model.
+
+    Attributes:
+        d_model: width of the residual stream.
+        n_layers: number of blocks.
+        vocab_size: number of tokens in the vocabulary.
+        architecture: transformers' model type, such as 'gemma2'.
+        max_context: tokens for which its positions are made; None if the configuration does not say it.
+    """
 
     d_model: int
     n_layers: int
     vocab_size: int
     architecture: str
     max_context: int | None
-    """Tokens that its positions are made for, where the configuration says so."""
 
 
 def load_tap(
@@ -48,23 +55,22 @@ def load_tap(
 ) -> Tap:
     """Load a language model and tap the residual stream after block `layer`.
 
-    The Hub's own rules give a token: `HF_TOKEN`, or what `hf auth login` left on this machine. `HF_HUB_OFFLINE=1` uses
-    what is in the Hub's cache.
-    Code from the Hub is never run.
+    The Hub's own rules give an access token: `HF_TOKEN`, or what `hf auth login` left on this machine. With
+    `HF_HUB_OFFLINE=1` only the Hub's cache is used. Code from the Hub is never run.
 
     Args:
         model: 'tiny', a Hub id, or a local folder.
-        layer: block, counted from 0.
-        device: 'auto' is CUDA where there is one, else the CPU.
+        layer: number of the block, counted from 0.
+        device: 'auto' is CUDA if there is one, otherwise the CPU.
         dtype: dtype of weights and activations.
         revision: commit or tag on the Hub.
-        attention: attention implementation of transformers; None or 'auto': eager where attention logits are
-            soft-capped (Gemma 2), else transformers' choice.
+        attention: attention implementation of transformers. None or 'auto': eager if attention logits are soft-capped
+            (Gemma 2), otherwise what transformers chooses.
         full: False for activations only: layers above the tap are neither read nor moved to the device.
 
     Raises:
-        ConfigError: unknown or incomplete model, a layer that it does not have, an attention implementation that
-            would change it.
+        ConfigError: the model is unknown or incomplete, has no such layer, or the attention implementation would change
+            it.
     """
     config = _config(model, revision)
     info = _info(config)
@@ -80,12 +86,12 @@ def load_tap(
 
 
 def describe_model(model: str, layer: int | None = None, *, revision: str | None = None) -> ModelInfo:
-    """Read a model's configuration, no weights; a layer, if given, is checked against it.
+    """Return what a model's configuration says; no weights are read. If `layer` is given, it is checked.
 
     Raises:
-        ConfigError: unknown model, or a layer that it does not have.
+        ConfigError: the model is unknown or has no such layer.
     """
-    if model == "tiny":  # its training, where it is not made yet, can wait
+    if model == "tiny":  # no files are needed, so a model that is not made yet is not trained here
         recipe = TinyRecipe()
         info = ModelInfo(recipe.hidden, recipe.layers, recipe.vocab_size, "gemma2", recipe.context)
     else:
@@ -96,14 +102,14 @@ def describe_model(model: str, layer: int | None = None, *, revision: str | None
 
 
 def load_tokenizer(model: str, revision: str | None = None) -> Any:
-    """The model's tokenizer (transformers).
+    """Return the model's tokenizer (of transformers).
 
     Raises:
-        ConfigError: unknown model, or one without a tokenizer.
+        ConfigError: the model is unknown or has no tokenizer.
     """
     with _told_in_one_line(model, "tokenizer"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(_place(model), revision=revision)
-        # Where there are no files, transformers makes a tokenizer of the right class that knows special tokens only.
+        # Without tokenizer files, transformers makes a tokenizer of the right class with special tokens only.
         if len(tokenizer) < 32:
             raise ValueError(f"it has {len(tokenizer)} tokens; tokenizer.json is missing")
     return tokenizer
@@ -128,7 +134,7 @@ def _weights(
             attn_implementation=attention,
             output_loading_info=True,
         )
-    # transformers fills what a checkpoint lacks with random numbers.
+    # transformers fills weights that a checkpoint lacks with random numbers.
     missing = sorted(report["missing_keys"])
     if missing:
         raise ConfigError(f"model.name '{model}' lacks weights of {len(missing)} tensors, as {missing[0]}; {_ALLOWED}")
@@ -136,7 +142,7 @@ def _weights(
 
 
 def _without_head(model: Any) -> Any:
-    """The text decoder alone, so that heads and vision towers stay off the device."""
+    """Return the text decoder alone, so that heads and vision towers stay off the device."""
     return model.get_decoder()
 
 
@@ -173,7 +179,7 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def _place(model: str) -> str:
-    """What transformers is given: a folder that is there, or a Hub id."""
+    """Return what transformers is given: an existing folder, or a Hub id."""
     if model == "tiny":
         return str(tiny_model())
     folder = Path(model).expanduser()

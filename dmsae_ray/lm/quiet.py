@@ -1,4 +1,4 @@
-"""transformers' own chatter, off for a while."""
+"""Turn off transformers' progress bars and messages for a while."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ transformers_logging: Any = logging
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars and its table of tensors that were not read."""
+    """Context without transformers' progress bars and its table of tensors that were not read."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

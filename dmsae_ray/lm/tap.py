@@ -1,4 +1,4 @@
-"""A language model with a tap: read the residual stream after one block, differentiate there, replace it there."""
+"""A language model with a tap: the residual stream after one block is read, differentiated and replaced there."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,27 +15,32 @@ Edit = Callable[[Tensor], Tensor]
 
 
 class Tap:
-    """A decoder-only model, its parameters frozen, tapped after block `layer` (counted from 0).
+    """A decoder-only model with frozen parameters, tapped after block `layer` (counted from 0).
 
-    Positions of a context attend to all before them, across document boundaries if there are any, as in the
-    unmodified model; `loss_mask` only says which next-token losses count. One call at a time: a call hooks the block.
+    Positions of a context attend to all positions before them, across document boundaries too, as in the unmodified
+    model; `loss_mask` only says which next-token losses count. Only one call may run at a time, because a call hooks
+    the block.
 
     Attributes:
-        model_name: as it was asked for.
-        layer, n_layers: the tapped block, and the blocks of the whole model.
-        d_model, vocab_size: widths.
+        model_name: the name by which the model was asked for.
+        layer: the tapped block.
+        n_layers: number of blocks of the whole model.
+        d_model: width of the residual stream.
+        vocab_size: number of tokens in the vocabulary.
         tokenizer: transformers' tokenizer, or None.
-        bos_id, eos_id: token ids, or None if the tokenizer has none.
+        bos_id: id of the BOS token; None if the tokenizer has none.
+        eos_id: id of the EOS token; None if the tokenizer has none.
         special_ids: ids of all special tokens, ascending.
-        device, dtype: where and in what the model runs.
-        full: are the layers above the tap, and the head, there?
+        device: where the model runs.
+        dtype: dtype of weights and activations.
+        full: whether the layers above the tap, and the head, are loaded.
     """
 
     def __init__(self, model: Any, tokenizer: Any, layer: int, *, name: str, n_layers: int, full: bool) -> None:
-        """Tap a loaded transformers model: a whole causal LM, or (not `full`) a decoder, its upper blocks left out.
+        """Tap a loaded transformers model: a whole causal LM, or (not `full`) a decoder without its upper blocks.
 
         Raises:
-            ConfigError: the model is no decoder-only model.
+            ConfigError: the model is not decoder-only, or has no such layer.
         """
         model.eval().requires_grad_(False)
         config: Any = model.config.get_text_config()
@@ -63,14 +68,14 @@ class Tap:
 
     @torch.no_grad()
     def activations(self, tokens: Tensor) -> Tensor:
-        """Residual stream after the tapped block; the blocks above are not run.
+        """Return the residual stream after the tapped block; the blocks above are not run.
 
         Args:
             tokens: int64 [n, t].
 
         Returns:
-            x [n, t, d_model] in the model's dtype: `hidden_states[layer + 1]` of transformers (where `layer` is the
-            last, transformers gives the stream after the final norm; here it is the block's output as elsewhere).
+            x [n, t, d_model] in the model's dtype: `hidden_states[layer + 1]` of transformers. (If `layer` is the last
+            one, transformers gives the stream after the final norm; here it is the block's output, as for all layers.)
         """
 
         def stop(x: Tensor) -> Tensor:
@@ -83,19 +88,23 @@ class Tap:
         raise RuntimeError(f"block {self.layer} of '{self.model_name}' was never run")
 
     def gradients(self, tokens: Tensor, loss_mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Residual stream at the tap and the gradient there of the summed next-token cross-entropy.
+        """Return the residual stream at the tap, and the gradient there of the summed next-token cross-entropy.
 
-        Blocks up to the tap build no graph. Each context is differentiated by its own losses; positions before the
-        last with a masked loss still influence later ones, so their g is not zero: leave them out by `valid`.
+        Blocks up to the tap build no graph. Each context is differentiated with respect to its own losses. A position
+        whose loss is masked still influences later positions, so its g is not zero: use `valid` to leave such positions
+        out.
 
         Args:
             tokens: int64 [n, t].
-            loss_mask: bool [n, t], positions whose next token counts (False on padding and where a document ends);
+            loss_mask: bool [n, t], the positions whose next token counts (False on padding and where a document ends);
                 None: all but the last.
 
         Returns:
-            x [n, t, d_model] and g = dCE/dx [n, t, d_model] in the model's dtype, and valid bool [n, t], the
-            positions whose own next token counts.
+            x [n, t, d_model] and g = dCE/dx [n, t, d_model] in the model's dtype, and valid bool [n, t], the positions
+            whose own next token counts.
+
+        Raises:
+            ValueError: the model was loaded with full=False, or the mask has another shape or dtype.
         """
         head = self._whole()
         targets, valid = cross_entropy.targets_of(tokens.to(self.device), loss_mask)
@@ -113,18 +122,19 @@ class Tap:
 
     @torch.no_grad()
     def loss(self, tokens: Tensor, edit: Edit | None = None, loss_mask: Tensor | None = None) -> tuple[Tensor, int]:
-        """Next-token cross-entropy with the residual stream at the tap replaced; `torch.zeros_like` ablates it.
+        """Return the next-token cross-entropy with the residual stream at the tap replaced by `edit`.
 
         Args:
             tokens: int64 [n, t].
-            edit: x [n, t, d_model] -> its replacement, of the same shape; None: the unmodified model.
+            edit: maps x [n, t, d_model] to its replacement of the same shape; `torch.zeros_like` ablates it; None: the
+                unmodified model.
             loss_mask: as in `gradients`.
 
         Returns:
-            Sum in nats (float64, 0-d) and the number of targets.
+            The sum in nats (float64 []) and the number of targets.
 
         Raises:
-            ValueError: the replacement has another shape.
+            ValueError: the replacement or the mask has another shape, or the model was loaded with full=False.
         """
         head = self._whole()
         targets, valid = cross_entropy.targets_of(tokens.to(self.device), loss_mask)
@@ -139,7 +149,7 @@ class Tap:
         return cross_entropy.summed(head, hidden, targets, self._rows), int(valid.sum())
 
     def _run(self, tokens: Tensor, at_tap: Edit) -> Tensor:
-        """The decoder's output, after the final norm, [n, t, d_model], with `at_tap` applied to the tapped stream."""
+        """Run the decoder with `at_tap` at the tap; return its output after the final norm, [n, t, d_model]."""
         with _hooked(self._block, at_tap):
             output: Tensor = self._decoder(input_ids=tokens.to(self.device), use_cache=False).last_hidden_state
         return output

@@ -1,6 +1,7 @@
 """Text that every Python carries: the help topics of `pydoc_data` and the docstrings of the standard library.
 
-It differs between Python versions, patch versions included; whatever is made of it is keyed by `corpus_sha256`.
+The text differs between Python versions, patch versions included. Whatever is made from it has a key that contains
+`corpus_sha256`.
 """
 
 import ast
@@ -14,21 +15,21 @@ from pathlib import Path
 from dmsae_ray.errors import DataError
 
 MIN_DOCSTRING = 200
-"""Characters below which a docstring says too little to be a document."""
+"""Characters that a docstring must have to be a document; shorter ones say too little."""
 
 VALIDATION_SHARE = 20
 """One document in so many is held out."""
 
-# Not text about Python, or shipped by some builds only.
+# Not text about Python, or not in every build.
 _SKIPPED = frozenset(("test", "tests", "idlelib", "idle_test", "turtledemo", "lib2to3", "ensurepip", "site-packages"))
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def stdlib_documents() -> list[str]:
-    """Help topics (by name), then docstrings of at least 200 characters (by file, then by place); each text once.
+    """Return the help topics (sorted by name), then the docstrings of at least 200 characters; each text once.
 
-    Reads this Python's standard library: about 2,250 documents and 1.65 million characters in 2-3 seconds, once a
-    process.
+    Docstrings are sorted by file, then by their place in it. The call reads this Python's standard library: about 2,250
+    documents and 1.65 million characters in 2-3 seconds, once per process.
 
     Raises:
         DataError: this Python has no readable source of its standard library.
@@ -37,7 +38,7 @@ def stdlib_documents() -> list[str]:
 
 
 def corpus_sha256(documents: Iterable[str]) -> str:
-    """Hash of the documents and of where one ends and the next begins."""
+    """Return a hash of the documents, and of where one ends and the next begins."""
     digest = hashlib.sha256()
     for document in documents:
         data = document.encode()
@@ -47,9 +48,10 @@ def corpus_sha256(documents: Iterable[str]) -> str:
 
 
 def split_documents(documents: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Training and held-out documents, in order.
+    """Return the training documents and the held-out documents, in order.
 
-    Which side a document is on depends on its own text alone, so that one that two Pythons share is on the same side.
+    The side of a document depends on its own text alone, so a document that two Pythons share is on the same side in
+    both.
     """
     train: list[str] = []
     held_out: list[str] = []
@@ -59,7 +61,7 @@ def split_documents(documents: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def stdlib_fingerprint() -> str:
-    """Hash of names, sizes and times of the files that `stdlib_documents` reads, without reading them (10 ms)."""
+    """Return a hash of the names, sizes and times of the files of `stdlib_documents`, which are not read (10 ms)."""
     digest = hashlib.sha256(sys.version.encode())
     root = _root()
     for path in _sources(root):
@@ -74,7 +76,7 @@ def _draw(document: str) -> int:
 
 @lru_cache(maxsize=1)
 def _documents() -> tuple[str, ...]:
-    # A dictionary keeps the first of equal texts, in order: copies on both sides of the split would leak.
+    # A dictionary keeps the first of equal texts, in order. Copies on both sides of the split would leak.
     documents = tuple(dict.fromkeys((*_topics(), *_docstrings(_root()))))
     if not documents:
         raise DataError(f"corpus.source 'stdlib': '{_root()}' holds no Python source; install the full Python")
@@ -84,7 +86,7 @@ def _documents() -> tuple[str, ...]:
 def _topics() -> Iterator[str]:
     try:
         from pydoc_data.topics import topics
-    except ImportError:  # some minimal Pythons leave it out
+    except ImportError:  # some minimal Pythons do not have it
         return
     for name in sorted(topics):
         text = topics[name].strip()
@@ -102,7 +104,7 @@ def _docstrings(root: Path) -> Iterator[str]:
         for node in sorted(nodes, key=lambda node: getattr(node, "lineno", 0)):
             text = ast.get_docstring(node)
             if text and len(text) >= MIN_DOCSTRING:
-                # Lone surrogates, as escapes may write them, are no text.
+                # Escapes can make lone surrogates, which cannot be encoded.
                 yield text.encode("utf-8", "replace").decode()
 
 
@@ -111,7 +113,7 @@ def _root() -> Path:
 
 
 def _sources(root: Path) -> list[Path]:
-    """Source files of the standard library's modules, by name; never a walk through site-packages."""
+    """Return the source files of the standard library's modules, sorted by name; site-packages is never entered."""
     found: list[Path] = []
     for name in sorted(sys.stdlib_module_names - _SKIPPED):
         if (root / f"{name}.py").is_file():

@@ -1,6 +1,6 @@
-"""The embedded tiny Gemma-2: real architecture, real (small) training, on text that every Python carries.
+"""The embedded tiny Gemma-2: the real architecture, trained (on a small scale) on text that every Python carries.
 
-`python -m dmsae_ray.lm.tiny` says where it is and how good; `--rebuild FOLDER` makes it anew.
+`python -m dmsae_ray.lm.tiny` says where it is and how good it is; `--rebuild FOLDER` trains it again.
 """
 
 import argparse
@@ -29,15 +29,15 @@ WEIGHTS, TOKENIZER, META = "model.safetensors", "tokenizer.json", "meta.json"
 def tiny_model(
     cache_dir: str | Path | None = None, progress: OnTrainingStep | None = None, recipe: TinyRecipe | None = None
 ) -> Path:
-    """Folder of the tiny model for this Python's text: the shipped one, else the cached one, else trained now.
+    """Return the folder of the tiny model for this Python's text: the shipped one, else the cached one, else a new one.
 
     Args:
-        cache_dir: default `$DMSAE_CACHE`, else the user's cache folder.
-        progress: called while training (about 80 s), never otherwise.
-        recipe: another than the default's; such a model is in the cache only.
+        cache_dir: where the model is cached; default `$DMSAE_CACHE`, else the user's cache folder.
+        progress: called during training (about 80 s), and never otherwise.
+        recipe: how the model is made, if not by the default; such a model is in the cache only.
 
     Returns:
-        A folder that transformers' `AutoModelForCausalLM` and `AutoTokenizer` load, with `meta.json` beside.
+        A folder that transformers' `AutoModelForCausalLM` and `AutoTokenizer` load, with `meta.json` in it.
 
     Raises:
         ConfigError: the cache cannot be written.
@@ -63,7 +63,7 @@ def tiny_model(
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """What `meta.json` says of a model; empty if there is none that can be read."""
+    """Return what `meta.json` says about a model; empty if it cannot be read."""
     try:
         found = json.loads((folder / META).read_text())
     except (OSError, ValueError):
@@ -72,7 +72,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def is_whole(folder: Path, corpus: str, recipe: TinyRecipe) -> bool:
-    """Is this the model of this corpus (a sha256) and recipe, and are its files as they were written?"""
+    """Return whether the folder holds the model of this corpus (a sha256) and recipe, with its files unchanged."""
     meta = read_meta(folder)
     return (
         meta.get("corpus_sha256") == corpus
@@ -83,15 +83,15 @@ def is_whole(folder: Path, corpus: str, recipe: TinyRecipe) -> bool:
 
 
 def build(folder: Path, recipe: TinyRecipe, progress: OnTrainingStep | None = None) -> dict[str, Any]:
-    """Train the model and put it at `folder` in one move, replacing what was there; returns its meta data."""
+    """Train the model, move it to `folder` in one step, and return its metadata; what was there is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # Permissions of mkdtemp are the owner's alone; the model inside is for whoever may read the parent.
+    # mkdtemp's folder is for its owner alone; the model inside is for everyone who may read the parent.
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         made = temporary / folder.name
         made.mkdir()
         meta = _train_into(made, recipe, progress)
-        if not is_whole(folder, meta["corpus_sha256"], recipe):  # another process may have been first
+        if not is_whole(folder, meta["corpus_sha256"], recipe):  # another process may have been faster
             if folder.exists():
                 os.rename(folder, temporary / "old")
             os.rename(made, folder)
@@ -123,7 +123,7 @@ def _train_into(folder: Path, recipe: TinyRecipe, progress: OnTrainingStep | Non
         "corpus_sha256": corpus_sha256(documents),
         "recipe": asdict(recipe),
         "steps": recipe.steps,
-        # Of the weights as they are saved, rounded to bfloat16.
+        # The loss of the weights as they are saved, rounded to bfloat16.
         "val_loss": round(training.held_out_loss(model.float(), held_out_tokens, recipe), 5),
         "unigram_loss": round(training.unigram_loss(train_tokens, held_out_tokens, recipe.vocab_size), 5),
         "train_tokens": len(train_tokens),
@@ -136,14 +136,14 @@ def _train_into(folder: Path, recipe: TinyRecipe, progress: OnTrainingStep | Non
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
     }
     (folder / META).write_text(json.dumps(meta, indent=2) + "\n")
-    # safetensors writes for the owner alone; a cache may be shared.
+    # safetensors makes a file that only its owner can read, but a cache may be shared.
     (folder / WEIGHTS).chmod((folder / META).stat().st_mode & 0o777)
     return meta
 
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time; others wait. Without file locks (some network disks) two may train, and the last stays."""
+    """Let one process in at a time. Without file locks (some network disks) two may train; the last model stays."""
     with lock.open("w") as file:
         with suppress(ImportError, OSError):
             import fcntl
@@ -153,7 +153,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 def _corpus(cache: Path) -> str:
-    """Hash of this Python's text; remembered in the cache, because reading the text takes seconds."""
+    """Return the hash of this Python's text; it is kept in the cache, because to read the text takes seconds."""
     memory = cache / f"stdlib-{stdlib_fingerprint()[:32]}.txt"
     try:
         found = memory.read_text().strip()
@@ -162,7 +162,7 @@ def _corpus(cache: Path) -> str:
     except (OSError, ValueError):
         pass
     corpus = corpus_sha256(stdlib_documents())
-    with suppress(OSError):  # a cache that cannot be written only costs time here
+    with suppress(OSError):  # without a cache this only takes longer
         cache.mkdir(parents=True, exist_ok=True)
         with replacing(memory) as temporary:
             temporary.write_text(corpus)
@@ -196,7 +196,7 @@ def _rebuild(folder: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line of this module."""
+    """Run the command line of this module, and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m dmsae_ray.lm.tiny", description=__doc__)
     parser.add_argument("--rebuild", metavar="FOLDER", type=Path, help="train the model anew into FOLDER")
     folder: Path | None = parser.parse_args(arguments).rebuild

@@ -1,4 +1,4 @@
-"""What determines the embedded tiny Gemma-2, besides the text. Imports nothing heavy."""
+"""The settings that determine the embedded tiny Gemma-2, besides the text. Imports nothing heavy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TinyRecipe:
-    """What determines the tiny model, besides the text. 263,232 parameters; about 80 s on one core."""
+    """What determines the tiny model, besides the text: 263,232 parameters, trained in about 80 s on one core."""
 
     vocab_size: int = 1024
     layers: int = 4
@@ -29,7 +29,13 @@ class TinyRecipe:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """Told to the progress callback now and then: `loss` is the last batch's, in nats a token."""
+    """What the progress callback is given from time to time.
+
+    Attributes:
+        step: number of finished steps.
+        steps: number of steps of the training.
+        loss: loss of the last batch, in nats per token.
+    """
 
     step: int
     steps: int

@@ -1,7 +1,7 @@
 """How the embedded tiny Gemma-2 is made: tokenizer, initial weights, training, held-out loss.
 
-Everything is a function of the documents and the recipe: fixed seeds from generators of our own, a fixed number of
-steps, a fixed number of threads. On one machine the same call gives the same bits.
+Everything is a function of the documents and the recipe: the generators are our own with fixed seeds, and the numbers
+of steps and of threads are fixed. On one machine the same call gives the same bits.
 """
 
 import math
@@ -21,7 +21,10 @@ SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>")  # ids as in Gemma's own v
 
 
 def train_tokenizer(documents: Sequence[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer: any text is encoded without loss; `<bos>` goes first where specials are added."""
+    """Return a byte-level BPE tokenizer, which encodes any text without loss.
+
+    `<bos>` is put first if special tokens are added.
+    """
     tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS[UNK]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -39,19 +42,19 @@ def train_tokenizer(documents: Sequence[str], vocab_size: int) -> Tokenizer:
 
 
 def token_stream(tokenizer: Tokenizer, documents: Sequence[str]) -> Tensor:
-    """The documents' tokens, each document ended by `<eos>`: int64 [n]."""
+    """Return the documents' tokens, with `<eos>` after each document: int64 [n]."""
     encoded = tokenizer.encode_batch(list(documents), add_special_tokens=False)
     return torch.tensor([token for document in encoded for token in (*document.ids, EOS)])
 
 
 def contexts(stream: Tensor, starts: Tensor, context: int) -> Tensor:
-    """`<bos>` and the `context` - 1 tokens that follow each start: int64 [n, context]."""
+    """Return `<bos>` and the `context` - 1 tokens that follow each start: int64 [n, context]."""
     body = stream[starts[:, None] + torch.arange(context - 1)]
     return torch.cat([torch.full((len(starts), 1), BOS), body], dim=1)
 
 
 def tiny_config(recipe: TinyRecipe) -> Gemma2Config:
-    """The model's configuration: Gemma-2 in all but size."""
+    """Return the model's configuration: Gemma-2 in all but size."""
     return Gemma2Config(
         vocab_size=recipe.vocab_size,
         hidden_size=recipe.hidden,
@@ -73,28 +76,29 @@ def tiny_config(recipe: TinyRecipe) -> Gemma2Config:
 
 
 def initial_model(recipe: TinyRecipe) -> Gemma2ForCausalLM:
-    """Fresh float32 weights: embedding N(0, 1/hidden), linear maps N(0, 1/fan_in), norms at 1.
+    """Return a model with fresh float32 weights: embedding N(0, 1/hidden), linear maps N(0, 1/fan_in), norms at 1.
 
-    transformers' own 0.02 for all is slow to train at this width. The global generator is neither read nor moved.
+    With transformers' own 0.02 for all weights, training is slow at this width. torch's global generator is neither
+    read nor changed.
     """
     with torch.random.fork_rng(devices=[]):
         model = Gemma2ForCausalLM(tiny_config(recipe))
     generator = torch.Generator().manual_seed(recipe.seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            # Gemma's RMSNorm scales by 1 + weight, and transformers starts it at 0.
+            # Norms stay: Gemma's RMSNorm scales by 1 + weight, and transformers starts the weight at 0.
             if parameter.ndim == 2:
                 parameter.normal_(0.0, parameter.shape[1] ** -0.5, generator=generator)
     return model
 
 
 def train_model(stream: Tensor, recipe: TinyRecipe, progress: OnTrainingStep | None = None) -> Gemma2ForCausalLM:
-    """Train on contexts that start anywhere in the stream.
+    """Train a model on contexts that start anywhere in the stream, and return it with frozen parameters.
 
     Args:
-        stream: int64 [n], documents ended by `<eos>`.
+        stream: int64 [n], documents that end with `<eos>`.
         recipe: steps, schedule and seed.
-        progress: called every 50 steps and at the last.
+        progress: called every 50 steps and at the last step.
     """
     with fixed_threads(recipe.threads):
         model = initial_model(recipe)
@@ -125,7 +129,7 @@ def train_model(stream: Tensor, recipe: TinyRecipe, progress: OnTrainingStep | N
 
 
 def schedule(step: int, recipe: TinyRecipe) -> float:
-    """Factor of the learning rate: linear warm-up, then a cosine down to `final_lr`."""
+    """Return the factor of the learning rate: linear warm-up, then a cosine down to `final_lr`."""
     if step < recipe.warmup:
         return (step + 1) / recipe.warmup
     done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
@@ -134,7 +138,10 @@ def schedule(step: int, recipe: TinyRecipe) -> float:
 
 @torch.no_grad()
 def held_out_loss(model: Gemma2ForCausalLM, stream: Tensor, recipe: TinyRecipe) -> float:
-    """Mean next-token cross-entropy over the stream cut into contexts, nats a token (the last piece is left out)."""
+    """Return the mean next-token cross-entropy in nats per token, over the stream cut into contexts.
+
+    The last piece, which is shorter than a context, is left out.
+    """
     starts = torch.arange(0, len(stream) - recipe.context + 2, recipe.context - 1)
     total, n = 0.0, 0
     with fixed_threads(recipe.threads):
@@ -145,14 +152,14 @@ def held_out_loss(model: Gemma2ForCausalLM, stream: Tensor, recipe: TinyRecipe) 
 
 
 def unigram_loss(train: Tensor, held_out: Tensor, vocab_size: int) -> float:
-    """Cross-entropy of the held-out tokens under the training tokens' frequencies (add-one), nats a token."""
+    """Return the cross-entropy of the held-out tokens under the training frequencies (add-one), in nats per token."""
     counts = torch.bincount(train, minlength=vocab_size).double() + 1
     return float(-(counts / counts.sum()).log()[held_out].mean())
 
 
 @contextmanager
 def fixed_threads(n: int) -> Iterator[None]:
-    """Torch with `n` threads: how many sum up may change the last bit."""
+    """Let torch use `n` threads: the number of threads that sum may change the last bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -162,6 +169,6 @@ def fixed_threads(n: int) -> Iterator[None]:
 
 
 def _losses(model: Gemma2ForCausalLM, tokens: Tensor) -> Tensor:
-    """Next-token cross-entropies of tokens [n, t]: [n * (t - 1)], nats."""
+    """Return the next-token cross-entropies of tokens [n, t], in nats: [n * (t - 1)]."""
     logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
     return cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")

@@ -1,4 +1,10 @@
-"""The dictionary and its training: MatryoshkaSAE, Recipe, SAETrainer, files. Torch only, imported on first use."""
+"""The Matryoshka SAE (sparse autoencoder) with a frozen core, its training, and its file formats.
+
+Input: batches of activations, a `Recipe`, and the encoder rows of a core. Output: a trained `MatryoshkaSAE`, the
+statistics of each step (`StepStats`), the troubles of a training (`HealthMonitor`), and SAE files in our own format, in
+dictionary_learning's (which SAEBench reads) and in SAELens's. The room needs torch, which is imported on first use, and
+knows nothing of Ray. RECIPE.md lists what it matches in the peer packages.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""AuxK: dead latents learn to reconstruct what the living ones leave over, as dictionary_learning has it."""
+"""AuxK: dead latents learn to reconstruct what the live latents leave over, as in dictionary_learning."""
 
 from dataclasses import dataclass
 
@@ -12,18 +12,18 @@ from dmsae_ray.sae.ranks import RankGroup
 
 @dataclass(frozen=True)
 class AuxK:
-    """The auxiliary loss and its gradients by the rows of the dead latents."""
+    """The auxiliary loss, and its gradients with respect to the rows of the dead latents."""
 
     loss: Tensor
-    """[] squared error of the auxiliary reconstruction over the residual's variance about the batch mean."""
+    """[] squared error of the auxiliary reconstruction, divided by the residual's variance about the batch mean."""
     latents: Tensor
-    """[a] the dead latents."""
+    """[a] the candidate latents, whose rows the gradients are of."""
     W_enc: Tensor
-    """[a, d] gradient of loss."""
+    """[a, d] gradient of the loss."""
     b_enc: Tensor
-    """[a]"""
+    """[a] gradient of the loss."""
     W_dec: Tensor
-    """[a, d]"""
+    """[a, d] gradient of the loss."""
 
 
 def auxk(
@@ -37,13 +37,21 @@ def auxk(
     ranks: RankGroup,
     low: torch.dtype | None = None,
 ) -> AuxK:
-    """Loss and gradients, this rank's share of both (they add up over the ranks).
+    """Compute this rank's share of the AuxK loss and of its gradients; the shares of all ranks add up.
 
-    residual [b, d] = x - xhat, a constant here; centred [b, d] = x - b_dec; n_tokens counts over all ranks.
-    latents [a] candidates, dead [a] which of them are dead; weights = (W_enc [m, d], b_enc [m], W_dec [m, d]);
-    low: see `product`.
-    Each row keeps its k_aux largest activations of dead latents; b_dec is not added. Where the residual has no
-    variance but rounding (a batch of one, or of equal rows), or no candidate is dead, the loss is 0.
+    Each row keeps its k_aux largest activations of dead latents; b_dec is not added. The loss is 0 where no candidate
+    is dead, or where the residual varies by no more than rounding (a batch of one row, or of equal rows).
+
+    Args:
+        residual: [b, d], x - xhat; it is a constant here.
+        centred: [b, d], x - b_dec.
+        dead: bool [a], which of the candidates are dead.
+        latents: int64 [a], the candidates.
+        k_aux: dead latents per token.
+        n_tokens: tokens of the batch over all ranks.
+        weights: W_enc [m, d], b_enc [m] and W_dec [m, d].
+        ranks: the ranks that share the batch.
+        low: dtype to which the factors of products are rounded, see `product`.
     """
     W_enc, b_enc, W_dec = (weight[latents] for weight in weights)
     mean = ranks.sum(residual.sum(0)) / n_tokens

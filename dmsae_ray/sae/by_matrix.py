@@ -1,4 +1,4 @@
-"""Decoding and differentiating the kept activations as a matrix [m, b]: cost does not depend on how many they are."""
+"""Decode and differentiate the kept activations as a matrix [m, b]: the cost does not depend on their number."""
 
 from collections.abc import Iterator
 
@@ -11,26 +11,29 @@ from dmsae_ray.sae.product import product
 from dmsae_ray.sae.triples import Triples
 
 ON_CPU = 1 / 4
-"""Kept share of [b, m] above which the matrix is faster than the triples, measured: benchmarks/results/decode_cpu.json.
+"""Kept share of [b, m] above which the matrix is faster than the triples on the CPU, as measured.
 
-No setting of the paper comes near it (640 of 65,536 is 1 / 102).
+The measurement is in tests/benchmarks/results/decode_cpu.json. No setting of the paper comes near this share (640 of
+65,536 is 1 / 102).
 """
 ON_CUDA_FLOAT32 = 1 / 32
 ON_CUDA_LOW = 1 / 512
-"""The same on CUDA, an estimate: a kept triple is four gathers of 4 d bytes, an element of the matrix four products of
-2 d FLOP. 16 d B k bytes at 4 TB/s take as long as 8 d B m FLOP at 700 TFLOP/s (bfloat16) where k / m = 1 / 350, at
-50 TFLOP/s (float32) where it is 1 / 25; gathers do not reach the rate of a copy, so a little less of each.
+"""The same on CUDA, for float32 and for low-precision factors; both are estimates.
+
+A kept triple costs four gathers of 4 d bytes. An element of the matrix costs four products of 2 d FLOP. 16 d B k bytes
+at 4 TB/s take as long as 8 d B m FLOP at 700 TFLOP/s (bfloat16) where k / m = 1 / 350, and at 50 TFLOP/s (float32)
+where k / m = 1 / 25. Gathers do not reach the rate of a copy, so both shares are a little below these.
 """
 
 
 def matrix_is_faster(n_triples: int, b: int, n_topk: int, device: torch.device, low: torch.dtype | None) -> bool:
-    """Whether n_triples of [b, n_topk] are many enough; low: see `product`."""
+    """Return whether `n_triples` kept of [b, n_topk] are so many that the matrix is faster; low: see `product`."""
     on_cuda = ON_CUDA_FLOAT32 if low is None else ON_CUDA_LOW
     return n_triples > (ON_CPU if device.type == "cpu" else on_cuda) * b * n_topk
 
 
 class ByMatrix:
-    """The same as `ByTriples`, by products of matrices whose factors are rounded to `low`, see `product`."""
+    """Does the same as `ByTriples`, by products of matrices whose factors are rounded to `low`, see `product`."""
 
     def __init__(self, sae: MatryoshkaSAE, kept: Triples, b: int, low: torch.dtype | None) -> None:
         self._sae, self._b, self._low = sae, b, low
@@ -41,7 +44,7 @@ class ByMatrix:
         self._z.view(-1).scatter_(0, place, kept.values.to(dtype))
 
     def decode(self) -> Tensor:
-        """[groups, b, d]: what each group adds to each row."""
+        """Return what each group adds to each row: [groups, b, d]."""
         sae = self._sae
         groups = len(sae.group_sizes)
         parts = sae.W_dec.new_empty(groups, self._b, sae.d_model)
@@ -51,7 +54,7 @@ class ByMatrix:
         return parts
 
     def write(self, gradients: Gradients, centred: Tensor, pushes: Tensor) -> None:
-        """Overwrites the gradients of W_enc, b_enc and W_dec, as `ByTriples.write`; those of a dense core with 0."""
+        """Overwrite the gradients of W_enc, b_enc and W_dec, as `ByTriples.write`; those of a dense core become 0."""
         sae, n_core = self._sae, self._sae.n_core
         gradients.W_dec[: self._first].zero_()
         gradients.b_enc[: self._first].zero_()
@@ -70,7 +73,7 @@ class ByMatrix:
                     product(d_z[frozen:], centred, self._low, out=gradients.W_enc[a + frozen - n_core : e - n_core])
 
     def _group_edges(self) -> Iterator[tuple[int, int, int]]:
-        """(group, first latent, last + 1) of the latents under BatchTopK; a sparse core belongs to the first group."""
+        """Yield (group, first latent, last + 1) of the latents under BatchTopK; a sparse core is in the first group."""
         start = self._first
         for group, size in enumerate(self._sae.prefix_sizes):
             stop = self._sae.n_core + size

@@ -1,4 +1,4 @@
-"""Decoding and differentiating the kept activations one by one: cost grows with their number alone."""
+"""Decode and differentiate the kept activations one by one: the cost grows with their number alone."""
 
 from types import ModuleType
 
@@ -12,10 +12,17 @@ from dmsae_ray.sae.triples import Triples
 
 
 class ByTriples:
-    """The latents of `kept`, of b rows, in the reconstruction of each of `groups`; group_of [m] says whose they are.
+    """The kept latents of a batch of b rows, as parts of the reconstructions of `groups` groups.
 
-    in_blocks: gradients are written a block of latents at a time, which asks the device where a block begins.
-    kernels: what sums rows there, see `kernel_choice`; None for torch.
+    Args:
+        sae: the dictionary.
+        kept: the kept activations.
+        b: rows of the batch.
+        group_of: int64 [m], the group of each latent.
+        groups: number of groups.
+        in_blocks: whether gradients are written one block of latents at a time; this asks the device where a block
+            begins.
+        kernels: the module that sums rows on this device, see `kernel_choice`; None for torch.
     """
 
     def __init__(
@@ -34,7 +41,7 @@ class ByTriples:
         self._bags = group_of[kept.latents] * b + kept.rows
 
     def decode(self) -> Tensor:
-        """[groups, b, d]: what each group adds to each row."""
+        """Return what each group adds to each row: [groups, b, d]."""
         kept, n_bags = self._kept, self._groups * self._b
         order = torch.argsort(self._bags.to(torch.int32), stable=True)
         offsets = torch.searchsorted(self._bags[order], torch.arange(n_bags + 1, device=order.device))
@@ -47,9 +54,12 @@ class ByTriples:
         return sums.view(self._groups, self._b, self._sae.d_model)
 
     def write(self, gradients: Gradients, centred: Tensor, pushes: Tensor) -> None:
-        """Overwrites the gradients of W_enc, b_enc and W_dec.
+        """Overwrite the gradients of W_enc, b_enc and W_dec.
 
-        centred [b, d] = x - b_dec; pushes [groups, b, d]: derivative of the loss by what `decode` gives.
+        Args:
+            gradients: what is overwritten.
+            centred: [b, d], x - b_dec.
+            pushes: [groups, b, d], the derivative of the loss with respect to what `decode` returns.
         """
         sae, kept = self._sae, self._kept
         flat = pushes.view(-1, sae.d_model)
@@ -67,16 +77,17 @@ class ByTriples:
             self._kernels.weighted_bags(flat, self._bags, offsets, kept.values, gradients.W_dec)
             self._kernels.weighted_bags(centred, kept.rows, offsets[sae.n_core :], d_values, gradients.W_enc)
             return
-        # Frozen rows are computed and left out. What is replaced is freed before.
+        # Frozen rows are computed too, and left out. The old gradients are freed first, to save memory.
         del gradients.W_dec, gradients.W_enc
         gradients.W_dec = _weighted_bags(flat, self._bags, offsets[:-1], kept.values)
         gradients.W_enc = _weighted_bags(centred, kept.rows, offsets[:-1], d_values)[sae.n_core :]
 
 
 def _by_latent(out: Tensor, first: int, table: Tensor, index: Tensor, weights: Tensor, offsets: Tensor) -> None:
-    """out[i - first] = sum of weight * table[index] over the triples of latent i >= first; out [m - first, d].
+    """Write to out[i - first] the sum of weight * table[index] over the triples of latent i >= first.
 
-    A block of `out` at a time: the sums are brought where they belong while they are in the cache.
+    `out` is [m - first, d]. It is written one block at a time: the sums are copied to their place while they are in the
+    cache.
     """
     for start, stop in row_blocks(len(out), out.shape[1], out.device):
         edges = offsets[first + start : first + stop + 1]
@@ -85,17 +96,17 @@ def _by_latent(out: Tensor, first: int, table: Tensor, index: Tensor, weights: T
 
 
 def _weighted_bags(table: Tensor, index: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """[len(offsets), d]: sums of weights[i] * table[index[i]] over consecutive stretches that start at `offsets`."""
+    """Return the sums of weights[i] * table[index[i]] over the stretches that start at `offsets`: [len(offsets), d]."""
     if not len(index):
         return table.new_zeros(len(offsets), table.shape[1])
     return F.embedding_bag(index, table, offsets, mode="sum", per_sample_weights=weights)
 
 
 def _paired_dots(table: Tensor, index: Tensor, other: Tensor, other_index: Tensor) -> Tensor:
-    """[n]: <table[index[i]], other[other_index[i]]> without gathering either; index and other_index [n]."""
+    """Return <table[index[i]], other[other_index[i]]> for each i, [n], without gathering either factor."""
     if not len(index):
         return table.new_zeros(0)
-    # The derivative of a weighted bag sum by its weights is just this, and torch has it fused.
+    # This is the derivative of a weighted bag sum with respect to its weights, which torch computes in one pass.
     backward = torch.ops.aten._embedding_bag_per_sample_weights_backward
     dots: Tensor = backward(other, table, index, torch.zeros_like(index[:1]), other_index, 0)
     return dots

@@ -1,23 +1,24 @@
-"""How long each latent has been silent, and which are dead."""
+"""How long each latent has been silent, and which latents are dead."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_LAG = 2
+_LAG = 2  # steps
 
 
 class SilenceCounter:
-    """Tokens since each of n_latents last fired; dead at `dead_after` tokens.
+    """Counts the tokens since each of `n_latents` latents last fired; a latent is dead at `dead_after` tokens.
 
-    On CUDA the host must know how many latents AuxK may have to deal with, but must not wait for this step's count. It
-    uses an upper bound that was computed two steps earlier: latents that would be dead by now had they stayed silent.
+    On CUDA the host must know how many latents AuxK may have to treat, but must not wait for the count of this step. It
+    uses an upper bound that was computed two steps earlier: the latents that would be dead by now if they had stayed
+    silent.
     """
 
     def __init__(self, n_latents: int, dead_after: int, device: torch.device) -> None:
         self.tokens = torch.zeros(n_latents, dtype=torch.int64, device=device)
-        """[m] tokens since it last fired."""
+        """[m] int64, tokens since each latent last fired."""
         self._dead_after = dead_after
         self._lags = device.type != "cpu"
         self._largest = 0
@@ -25,7 +26,7 @@ class SilenceCounter:
         self._bounds: dict[int, tuple[int, Tensor, Any]] = {}
 
     def update(self, fired: Tensor, n_tokens: int) -> None:
-        """Adds a step of n_tokens; fired [m] bool."""
+        """Add one step of `n_tokens` tokens over all ranks; fired: bool [m], the latents that fired in it."""
         self.tokens.add_(n_tokens).masked_fill_(fired, 0)
         self._steps += 1
         self._largest = max(self._largest, n_tokens)
@@ -33,11 +34,16 @@ class SilenceCounter:
             self._look_ahead()
 
     def count(self) -> Tensor:
-        """[] dead latents."""
+        """Return the number of dead latents: int64 []."""
         return (self.tokens >= self._dead_after).sum()
 
     def dead(self) -> tuple[Tensor, Tensor] | None:
-        """(latents [a], dead [a] bool): candidates, ascending or dead first, and which are dead; None without any."""
+        """Return the latents that AuxK must treat.
+
+        Returns:
+            The candidates, int64 [a], in ascending order or the dead ones first, and which of them are dead, bool [a].
+            None if there are no candidates.
+        """
         is_dead = self.tokens >= self._dead_after
         if not self._lags:
             latents = is_dead.nonzero().view(-1)
@@ -49,12 +55,15 @@ class SilenceCounter:
         return latents, is_dead[latents]
 
     def state_dict(self) -> dict[str, Any]:
-        """Counts (live) and bounds: the bound decides the shape of AuxK's products, and so their rounding."""
+        """Return the counts (live tensors) and the bounds.
+
+        The bounds belong to the state because they decide the shape of AuxK's products, and so their rounding.
+        """
         bounds = [[step, largest, self._read(bound, event)] for step, (largest, bound, event) in self._bounds.items()]
         return {"tokens": self.tokens, "steps": self._steps, "largest": self._largest, "bounds": bounds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Restore what `state_dict` returned."""
         self.tokens.copy_(state["tokens"])
         self._steps, self._largest = int(state["steps"]), int(state["largest"])
         self._bounds = {step: (largest, torch.tensor(bound), None) for step, largest, bound in state["bounds"]}

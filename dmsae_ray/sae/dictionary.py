@@ -16,17 +16,18 @@ CoreSparsity = Literal["dense", "sparse"]
 CoreDecoderInit = Literal["random", "tied"]
 
 UNSET_THRESHOLD = -1.0
-"""theta before it was first estimated: everything positive passes."""
+"""Value of theta before its first estimate: everything positive passes."""
 
 
 class MatryoshkaSAE(nn.Module):
-    """A sparse autoencoder whose latents form nested prefixes; the core's latents are rows 0..n_core-1.
+    """A sparse autoencoder whose latents form nested prefixes; the latents of the core are rows 0..n_core-1.
 
-    Shapes, with m = n_latents and d = d_model: W_enc [m, d], b_enc [m], W_dec [m, d], b_dec [d]; both matrices keep a
-    latent in a row. x is [n, d], latents are the last axis: z [n, m].
+    Shapes, with m = n_latents and d = d_model: W_enc [m, d], b_enc [m], W_dec [m, d], b_dec [d]. Both matrices have one
+    row per latent. x is [n, d]; latents are the last axis: z is [n, m].
 
-    Parameters do not require grad: `SAETrainer` differentiates by hand. `norm_factor` is 1 where the dictionary takes
-    raw activations; otherwise the weights live in the space of x / norm_factor (`folded` gives the one from the other).
+    Parameters do not require grad: `SAETrainer` differentiates by hand. `norm_factor` is 1 if the SAE takes raw
+    activations. Otherwise the weights belong to the space of x / norm_factor, and `folded` returns the SAE for raw
+    ones.
     """
 
     W_enc: nn.Parameter
@@ -47,13 +48,26 @@ class MatryoshkaSAE(nn.Module):
         core_decoder_init: CoreDecoderInit = "random",
         seed: int = 0,
     ) -> None:
-        """A fresh dictionary; random numbers come from a generator of its own, seeded by `seed`.
+        """Make a fresh SAE; its random numbers come from its own generator, seeded by `seed`.
 
-        group_sizes: sizes of the non-core groups; they add up to n_latents (then the last gives up the core's latents,
-            and when it is down to one latent those before it give up the rest) or to n_latents - n_core.
-        core: [n_core, d] frozen encoder rows, or None.
-        Decoder rows start as SAEBench's (kaiming-uniform, unit norm), non-core encoder rows equal to them, biases 0.
-        Raises ConfigError for a combination that cannot work.
+        Decoder rows start as SAEBench's do (kaiming-uniform, then unit norm). Non-core encoder rows start equal to the
+        decoder rows, and biases at 0.
+
+        Args:
+            d_model: d, the width of the residual stream.
+            n_latents: m, the number of latents, core included.
+            group_sizes: sizes of the non-core groups. They add up to n_latents - n_core, or to n_latents: then the last
+                group gives up the core's latents, and when it is down to one latent the groups before it give up the
+                rest.
+            k: target L0 of the baseline.
+            core: [n_core, d], the frozen encoder rows; None for no core.
+            core_sparsity: 'dense' exempts the core from BatchTopK (Eq. 3); 'sparse' does not.
+            core_decoder_init: 'random' starts the decoder rows of the core like the others; 'tied' starts them as the
+                encoder rows with unit norm.
+            seed: seed of the initial weights.
+
+        Raises:
+            ConfigError: the combination cannot work.
         """
         super().__init__()
         for name, value in (("d_model", d_model), ("n_latents", n_latents), ("k", k)):
@@ -84,7 +98,7 @@ class MatryoshkaSAE(nn.Module):
 
     @property
     def n_dense(self) -> int:
-        """Latents exempt from BatchTopK: the core where it is dense (Eq. 3), else none."""
+        """Latents exempt from BatchTopK: the core if it is dense (Eq. 3), otherwise none."""
         return self.n_core if self.core_sparsity == "dense" else 0
 
     @property
@@ -94,7 +108,10 @@ class MatryoshkaSAE(nn.Module):
 
     @property
     def topk_budget(self) -> int:
-        """Latents that BatchTopK keeps per token: k' = max(1, round(k (m - c) / m)) beside a dense core (Eq. 4)."""
+        """Latents that BatchTopK keeps per token.
+
+        k' = max(1, round(k (m - c) / m)) beside a dense core (Eq. 4), otherwise k.
+        """
         return self.k if self.core_sparsity == "sparse" else self.non_core_k
 
     @property
@@ -105,29 +122,33 @@ class MatryoshkaSAE(nn.Module):
         return thresholds
 
     def pool_size(self, groups: int = 1) -> int:
-        """Latents of the core and the first `groups` groups: rows 0..pool_size-1."""
+        """Return the number of latents in the core and the first `groups` groups, rows 0..pool_size-1.
+
+        Raises:
+            ConfigError: `groups` is not between 1 and the number of groups.
+        """
         if not 1 <= groups <= len(self.group_sizes):
             raise ConfigError(f"groups: {groups!r} is not in 1..{len(self.group_sizes)}")
         return self.n_core + self.prefix_sizes[groups - 1]
 
     def encode(self, x: Tensor) -> Tensor:
-        """Z [n, m] of x [n, d] (Eq. 1, 2) with the inference mask u > threshold."""
+        """Return z [n, m] of x [n, d] (Eq. 1, 2), with the inference mask u > threshold."""
         return self._encode_first(x, self.n_latents)
 
     def encode_pool(self, x: Tensor, groups: int = 1) -> Tensor:
-        """Z [n, pool_size(groups)]: the same numbers as `encode`, computing only those columns."""
+        """Return z [n, pool_size(groups)]: the numbers of `encode`, but only these columns are computed."""
         return self._encode_first(x, self.pool_size(groups))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Xhat [n, d] of z [n, m]."""
+        """Return xhat [n, d] of z [n, m]."""
         return z @ self.W_dec + self.b_dec
 
     def forward(self, x: Tensor) -> Tensor:
-        """The reconstruction [n, d] of x [n, d] from all latents."""
+        """Return the reconstruction [n, d] of x [n, d] from all latents."""
         return self.decode(self.encode(x))
 
     def prefix_reconstructions(self, x: Tensor) -> Tensor:
-        """[j, n, d]: xhat_j from the core and the first j + 1 groups (Eq. 5)."""
+        """Return [j, n, d]: xhat_j of x [n, d] from the core and the first j + 1 groups (Eq. 5)."""
         z, total, parts = self.encode(x), self.b_dec.expand(x.shape[0], -1), []
         start = 0
         for prefix in self.prefix_sizes:
@@ -139,7 +160,7 @@ class MatryoshkaSAE(nn.Module):
 
     @torch.no_grad()
     def folded(self) -> "MatryoshkaSAE":
-        """A copy that takes raw activations: biases and theta times norm_factor, weights unchanged."""
+        """Return a copy that takes raw activations: biases and theta times norm_factor, W_enc and W_dec unchanged."""
         sae = copy.deepcopy(self)
         sae.b_enc.mul_(self.norm_factor)
         sae.b_dec.mul_(self.norm_factor)
@@ -181,7 +202,7 @@ def _non_core_groups(group_sizes: Sequence[int], n_latents: int, n_core: int) ->
 def _initial_weights(
     d_model: int, n_latents: int, core: Tensor | None, core_decoder_init: CoreDecoderInit, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """W_dec and W_enc [m, d]. With an empty core these are the peer's initial weights of the same seed."""
+    """Return W_dec and W_enc [m, d]; with an empty core they are dictionary_learning's for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     bound = math.sqrt(6.0 / d_model)
     decoder = torch.empty(n_latents, d_model)
@@ -197,6 +218,6 @@ def _initial_weights(
 
 
 def unit_rows(rows: Tensor) -> Tensor:
-    """Rows [n, d] over their norms, as the peer normalises decoder rows: row / (norm + machine epsilon)."""
+    """Return rows [n, d] divided by their norms as dictionary_learning does it: row / (norm + machine epsilon)."""
     norms: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
     return rows / (norms + torch.finfo(rows.dtype).eps)

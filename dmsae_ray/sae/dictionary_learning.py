@@ -1,6 +1,6 @@
 """Files of dictionary_learning, which SAEBench reads too: ae.pt and config.json.
 
-What their layouts cannot say of a core stands in config.json under "dmsae_ray", which other readers pass by.
+What these layouts cannot say about a core is in config.json under "dmsae_ray", which other readers ignore.
 """
 
 import json
@@ -19,7 +19,7 @@ from dmsae_ray.sae.files import adopt, naming, read_json
 
 _KEYS = {"W_enc", "b_enc", "W_dec", "b_dec", "k", "threshold", "group_sizes"}
 _LINEAR_KEYS = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"}
-"""The package's other spelling of the weights, as linear layers: both matrices are transposed against the first."""
+"""The package's other names for the weights, those of linear layers, which hold both matrices transposed."""
 _TRAINERS = ("MatryoshkaBatchTopKTrainer", "MatroyshkaBatchTopKTrainer")
 """Both spellings that published files have; the second is of January 2025."""
 _JUMP_RELU = "JumpReluTrainer"
@@ -27,11 +27,14 @@ _OURS = "dmsae_ray"
 
 
 def load_dictionary_learning(folder: str | os.PathLike[str]) -> MatryoshkaSAE:
-    """The Matryoshka BatchTopK dictionary of ae.pt + config.json; it takes raw activations.
+    """Load the Matryoshka BatchTopK dictionary in ae.pt and config.json; it takes raw activations.
 
-    Also a JumpReLU file that `export_dictionary_learning` wrote for a dense core; another's JumpReLU has no groups. The
-    file is mapped, unpickled with weights_only, and its tensors become the weights: only W_enc, which it holds
-    transposed, is copied. DataError for a file that is missing, truncated or of another kind.
+    A JumpReLU file that `export_dictionary_learning` wrote for a dense core is read too; JumpReLU files of others have
+    no groups. The file is memory-mapped and unpickled with weights_only, and its tensors become the weights: only
+    W_enc, which the file holds transposed, is copied.
+
+    Raises:
+        DataError: a file is missing, truncated or of another kind.
     """
     path, weights = Path(folder) / "config.json", Path(folder) / "ae.pt"
     config = read_json(path)
@@ -47,7 +50,7 @@ def load_dictionary_learning(folder: str | os.PathLike[str]) -> MatryoshkaSAE:
         if isinstance(ours, dict):
             said = ours
         d_model, n_latents, n_core = *state["W_enc"].shape, said.get("n_core", 0)
-        # Weights that are replaced at once need no memory and no random numbers.
+        # These weights are replaced at once, so they need no memory and no random numbers.
         with torch.device("meta"):
             sae = MatryoshkaSAE(
                 d_model,
@@ -64,7 +67,7 @@ def load_dictionary_learning(folder: str | os.PathLike[str]) -> MatryoshkaSAE:
 
 
 def _weights(sae: MatryoshkaSAE, state: dict[str, Tensor], *, jump_relu: bool) -> dict[str, Tensor]:
-    """The state by our names and orientation. Shapes are checked by `adopt`."""
+    """Return the state with our names and orientation; `adopt` checks the shapes."""
     if not all(state[name].is_floating_point() for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")):
         raise ValueError(f"weights are {sorted({str(t.dtype) for t in state.values()})}, must be floating point")
     tensors = {
@@ -90,11 +93,17 @@ def _weights(sae: MatryoshkaSAE, state: dict[str, Tensor], *, jump_relu: bool) -
 
 
 def export_dictionary_learning(sae: MatryoshkaSAE, folder: str | os.PathLike[str], lm_name: str, layer: int) -> Path:
-    """Writes ae.pt and config.json, folded; returns the folder.
+    """Write ae.pt and config.json for raw activations, and return the folder.
 
-    A dictionary with one threshold for all latents keeps the Matryoshka layout. One with a dense core has two, which
-    that layout cannot say: it is written as dictionary_learning's JumpReLU, whose encoder does not subtract b_dec, so
-    that b_enc becomes b_enc - W_enc b_dec.
+    A dictionary with one threshold for all latents keeps the Matryoshka layout. A dictionary with a dense core has two
+    thresholds, which that layout cannot say. It is written as dictionary_learning's JumpReLU, whose encoder does not
+    subtract b_dec, so b_enc becomes b_enc - W_enc b_dec.
+
+    Args:
+        sae: the dictionary; it is folded if it is not for raw activations.
+        folder: where the files go; it is made if it is missing.
+        lm_name: name of the language model.
+        layer: number of the block after which the activations were read.
     """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -131,7 +140,7 @@ def _matryoshka(sae: MatryoshkaSAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
     groups = list(sae.group_sizes)
     groups[0] += sae.n_core
     state = {
-        # The peer's own files hold a transposed view; so does this one.
+        # dictionary_learning's own files hold a transposed view too.
         "W_enc": sae.W_enc.detach().cpu().T,
         "b_enc": sae.b_enc.detach().cpu(),
         "W_dec": sae.W_dec.detach().cpu(),
@@ -163,18 +172,18 @@ def _jump_relu(sae: MatryoshkaSAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _add_product(bias: Tensor, rows: Tensor, vector: Tensor, sign: int) -> Tensor:
-    """Bias [m] + sign * rows [m, d] @ vector [d] in float64, without a second matrix of that size."""
+    """Return bias [m] + sign * rows [m, d] @ vector [d], computed in float64 without a second matrix of that size."""
     products = [part.double() @ vector.double() for part in torch.split(rows, 4096)]
     return (bias.double() + sign * torch.cat(products)).float()
 
 
 def _read_state(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors by the names of `_KEYS`; k and group_sizes may be in the configuration only."""
+    """Return the tensors by the names of `_KEYS`; k and group_sizes may stand in the configuration only."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except Exception as error:  # a damaged file makes the unpickler stumble over almost anything
+    except Exception as error:  # the unpickler raises almost any error on a damaged file
         raise DataError(f"{path}: not a whole torch file ({one_line(error)})") from error
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise DataError(f"{path}: not a flat dictionary of tensors (a training backup?)")

@@ -1,4 +1,4 @@
-"""Our own format: sae.safetensors and config.json in a folder, ready for raw activations."""
+"""Our own SAE format: a folder with sae.safetensors and config.json, for raw activations."""
 
 import json
 import os
@@ -20,9 +20,14 @@ _TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "theta")
 
 
 def save_sae(sae: MatryoshkaSAE, folder: str | os.PathLike[str], extra: dict[str, Any] | None = None) -> Path:
-    """Writes `sae`, folded so that it takes raw activations, and what `extra` says of it; returns the folder.
+    """Write `sae` for raw activations (folded if needed), and return the folder.
 
-    Each file appears whole or not at all.
+    Each file appears complete or not at all.
+
+    Args:
+        sae: the dictionary.
+        folder: where the files go; it is made if it is missing.
+        extra: what config.json says about the SAE besides its own settings; must be JSON-serialisable.
     """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -50,7 +55,11 @@ def save_sae(sae: MatryoshkaSAE, folder: str | os.PathLike[str], extra: dict[str
 
 
 def load_sae(folder: str | os.PathLike[str]) -> MatryoshkaSAE:
-    """The dictionary of `save_sae`; DataError where a file is missing, truncated or does not fit the other."""
+    """Load the SAE that `save_sae` wrote.
+
+    Raises:
+        DataError: a file is missing or truncated, or the two do not fit together.
+    """
     path = Path(folder)
     config = read_json(path / CONFIG)
     if config.get("format") != FORMAT:
@@ -72,7 +81,11 @@ def load_sae(folder: str | os.PathLike[str]) -> MatryoshkaSAE:
 
 
 def about_sae(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The `extra` that `save_sae` wrote; DataError where the file is missing or of another format."""
+    """Return the `extra` that `save_sae` wrote.
+
+    Raises:
+        DataError: the file is missing or of another format.
+    """
     extra = read_json(Path(folder) / CONFIG).get("extra")
     if not isinstance(extra, dict):
         raise DataError(f"{Path(folder) / CONFIG}: extra is {extra!r}, must be an object")
@@ -90,10 +103,13 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def adopt(sae: MatryoshkaSAE, tensors: dict[str, Tensor], path: Path) -> None:
-    """Makes `tensors` (by the names of the state dict) the weights of `sae`, without copying those that can be trained.
+    """Make `tensors` (by the names of the state dict) the weights of `sae`, without a copy where possible.
 
-    Copied is what has gaps between its numbers, or shares them with another. They may hold NaN: a training that
-    diverged is a result like another.
+    A tensor is copied only if its numbers are not contiguous, or if it shares its memory with another, because training
+    could not write to it. The numbers may be NaN: a training that diverged is a result too.
+
+    Raises:
+        DataError: a tensor is missing, unknown, or of another shape or dtype; the message names `path`.
     """
     expected = sae.state_dict()
     if set(tensors) != set(expected):
@@ -115,7 +131,11 @@ def adopt(sae: MatryoshkaSAE, tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in the file; DataError where there is none."""
+    """Return the JSON object in the file.
+
+    Raises:
+        DataError: the file is missing or does not hold a JSON object.
+    """
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
@@ -128,7 +148,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class naming:
-    """Turns what odd content raises inside (KeyError, ConfigError, …) into a DataError that names the file."""
+    """Context that turns errors about odd content (KeyError, ConfigError, …) into a DataError that names the file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

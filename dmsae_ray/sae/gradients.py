@@ -1,4 +1,4 @@
-"""One step's gradients, and what is trained at all; frozen rows are not."""
+"""The gradients of one step, and which weights are trained at all; frozen rows are not."""
 
 import torch
 from torch import Tensor
@@ -8,9 +8,9 @@ from dmsae_ray.sae.ranks import RankGroup
 
 
 class Gradients:
-    """Gradients of all that is trained: W_enc [m - c, d] without the core's rows, b_enc [m], W_dec [m, d], b_dec [d].
+    """Gradients of all trained weights: W_enc [m - c, d] without the core's rows, b_enc [m], W_dec [m, d], b_dec [d].
 
-    Written in place, or replaced by what was computed whole.
+    Each is overwritten in place, or replaced by a tensor that was computed as a whole.
     """
 
     def __init__(self, sae: MatryoshkaSAE) -> None:
@@ -19,17 +19,17 @@ class Gradients:
         self.W_dec, self.b_dec = trained["W_dec"], trained["b_dec"]
 
     def named(self) -> dict[str, Tensor]:
-        """By parameter name, in the order of `trainable`."""
+        """Return the gradients by parameter name, in the order of `trainable`."""
         return {"W_enc": self.W_enc, "W_dec": self.W_dec, "b_enc": self.b_enc, "b_dec": self.b_dec}
 
     def sum_over(self, ranks: RankGroup) -> None:
-        """Adds up all ranks' gradients, in place."""
+        """Add up the gradients of all ranks, in place."""
         for gradient in self.named().values():
             ranks.sum(gradient)
 
 
 def trainable(sae: MatryoshkaSAE) -> dict[str, Tensor]:
-    """What an optimiser may touch: W_enc without the frozen rows 0..c-1, and the rest whole. Views, not copies."""
+    """Return what an optimiser may change, as views: W_enc without the frozen rows 0..c-1, and the rest complete."""
     return {
         "W_enc": sae.W_enc.detach()[sae.n_core :],
         "W_dec": sae.W_dec.detach(),
@@ -39,9 +39,10 @@ def trainable(sae: MatryoshkaSAE) -> dict[str, Tensor]:
 
 
 def row_blocks(rows: int, width: int, device: torch.device) -> list[tuple[int, int]]:
-    """Stretches of rows of a [rows, width] matrix that are passed over at a time: cache-sized on the CPU.
+    """Return the stretches (start, stop) of rows of a [rows, width] matrix that are processed at a time.
 
-    On CUDA few enough numbers that temporary ones beside them, 134 MB each, hardly count.
+    On the CPU a block fits in the cache. On CUDA a block is so small that a temporary tensor of its size, 134 MB,
+    hardly counts.
     """
     elements = 1 << 20 if device.type == "cpu" else 1 << 25
     size = max(1, elements // max(1, width))

@@ -1,4 +1,4 @@
-"""Recognises by name, within a bounded number of steps, that a training has gone wrong."""
+"""Recognise, within a bounded number of steps, that a training has gone wrong, and name what is wrong."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,16 @@ from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.stats import StepStats
 
 Trouble = Literal["not_finite", "no_latent_fires", "all_dead", "spike"]
-"""not_finite: loss or gradient is NaN or infinite (the trainer leaves such a step out). no_latent_fires: L0 is below a
-hundredth of what BatchTopK may keep; a dense core, which it does not select, is not counted. all_dead: every latent is
-dead. spike: the reconstruction loss is far above its running mean. no_latent_fires and all_dead are collapse."""
+"""What can go wrong in a training.
+
+- not_finite: the loss or a gradient is NaN or infinite (the trainer skips the update of such a step).
+- no_latent_fires: L0 is below a hundredth of what BatchTopK may keep; a dense core, which it does not select, is not
+  counted.
+- all_dead: every latent is dead.
+- spike: the reconstruction loss is far above its running mean.
+
+no_latent_fires and all_dead are forms of collapse.
+"""
 TROUBLES: tuple[Trouble, ...] = get_args(Trouble)
 
 _LEAST_SHARE_OF_BUDGET = 0.01
@@ -35,11 +42,20 @@ class Diagnosis:
 
 
 class HealthMonitor:
-    """Watches StepStats: figures of each step stay on the device, and the host reads them every `every` steps.
+    """Watches StepStats: the figures of each step stay on the device, and the host reads them every `every` steps.
 
-    So trouble is known at most `every` steps after it began, and no other step waits for the device. A spike is a
-    mean over prefixes of prefix_mse above `spike_factor` times its own mean over about the last 100 steps.
-    `stop_on` names the troubles that should end the training: `stopped` is the first of them, once it was seen.
+    So a trouble is known at most `every` steps after it began, and no other step waits for the device. A spike is a
+    step whose prefix_mse, averaged over prefixes, is above `spike_factor` times the running mean of that average over
+    about the last 100 steps.
+
+    Args:
+        sae: the dictionary that is trained.
+        stop_on: troubles that should end the training; once one of them is seen, `stopped` returns it.
+        every: steps between two looks of the host.
+        spike_factor: see above; must be above 1.
+
+    Raises:
+        ConfigError: an argument is outside its range, or names an unknown trouble.
     """
 
     def __init__(
@@ -64,15 +80,15 @@ class HealthMonitor:
         self._mean = math.nan
         self._unread: list[Tensor] = []
         self.diagnoses: list[Diagnosis] = []
-        """Each trouble that was found, once, with the first step it was seen in."""
+        """Each trouble that was found, once, with the first step in which it was seen."""
 
     @property
     def stopped(self) -> Diagnosis | None:
-        """The first trouble found of those that should end the training."""
+        """The first trouble found of those that should end the training; None if there is none."""
         return next((d for d in self.diagnoses if d.trouble in self._stop_on), None)
 
     def observe(self, stats: StepStats) -> Diagnosis | None:
-        """Takes in one step. A new diagnosis, if the host looked and there is one (the earliest of several)."""
+        """Take in one step; if the host looks now, return the earliest new diagnosis, otherwise None."""
         l0 = stats.l0_non_core if self._dense_core else stats.l0_core + stats.l0_non_core
         figures = (stats.loss, stats.grad_norm, stats.prefix_mse.mean(), l0, stats.dead)
         self._unread.append(torch.stack([figure.double() for figure in figures]))
@@ -80,7 +96,7 @@ class HealthMonitor:
         return self.look() if due else None
 
     def look(self) -> Diagnosis | None:
-        """Reads what was not yet read, now: the earliest new diagnosis, or None."""
+        """Read all figures that are not read yet, and return the earliest new diagnosis, or None."""
         known = {d.trouble for d in self.diagnoses}
         new: list[Diagnosis] = []
         for figures in torch.stack(self._unread).tolist() if self._unread else ():
@@ -94,7 +110,7 @@ class HealthMonitor:
         return new[0] if new else None
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps; reads nothing that was not due, so that checkpoints change no diagnosis."""
+        """Return what a checkpoint keeps; reads nothing that is not due, so that checkpoints change no diagnosis."""
         return {
             "looked_at": self._looked_at,
             "mean": self._mean,
@@ -103,7 +119,7 @@ class HealthMonitor:
         }
 
     def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """The inverse of `state`."""
+        """Restore what `state` returned."""
         self._looked_at, self._mean = int(state["looked_at"]), float(state["mean"])
         self._unread = [figures.to(device) for figures in state["unread"]]
         self.diagnoses = [Diagnosis(trouble, int(step)) for trouble, step in state["diagnoses"]]
@@ -121,6 +137,6 @@ class HealthMonitor:
         limit = self._factor * self._mean
         if mse > limit and self._looked_at >= _SPIKE_AFTER_STEPS:
             found.append("spike")
-        # A spike must not raise the mean that it is measured by.
+        # A spike must not raise the mean that it is compared with.
         self._mean += (min(mse, limit) - self._mean) / min(self._looked_at + 1, _MEAN_STEPS)
         return found

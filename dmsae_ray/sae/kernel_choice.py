@@ -1,4 +1,4 @@
-"""Whether a dictionary's step can use the Triton kernels of this room."""
+"""Whether the training step of an SAE can use the Triton kernels of this room."""
 
 import logging
 from functools import cache
@@ -14,7 +14,7 @@ _log = logging.getLogger(__name__)
 
 
 def kernels_for(sae: MatryoshkaSAE) -> ModuleType | None:
-    """The module `kernels` where it can be used for the rows of `sae`, as it now lies: float32 on CUDA."""
+    """Return the module `kernels` if it works for the rows of `sae` (float32 on CUDA), otherwise None."""
     if sae.W_dec.device.type != "cuda" or sae.W_dec.dtype != torch.float32:
         return None
     return _tried(sae.W_dec.device, sae.d_model)
@@ -22,7 +22,7 @@ def kernels_for(sae: MatryoshkaSAE) -> ModuleType | None:
 
 @cache
 def _tried(device: torch.device, width: int) -> ModuleType | None:
-    """The module, if each of its kernels runs on `device`; else None, and a warning, once."""
+    """Return the module if each of its kernels runs on `device`; otherwise log one warning and return None."""
     try:
         from dmsae_ray.sae import kernels
 
@@ -37,7 +37,7 @@ def _tried(device: torch.device, width: int) -> ModuleType | None:
         flag = torch.zeros((), device=device)
         kernels.adam(rows, gradient, *moments, **how, divisor=flag + 1, skip=flag)
         torch.cuda.synchronize(device)
-    except Exception as error:  # no Triton, no C compiler for its launchers, a GPU that it does not know
+    except Exception as error:  # no Triton, no C compiler for its launchers, an unknown GPU
         _log.warning("%s: steps take longer without Triton's kernels: %s", device, one_line(error))
         return None
     return kernels

@@ -1,7 +1,7 @@
-"""What a step does to rows of d numbers, as Triton kernels: each number is moved once, many at a time.
+"""Triton kernels for what a step does to rows of d numbers: each number is moved once, many at a time.
 
-The sums that decode and differentiate triples, and the optimiser's passes, which plain torch makes two or three of.
-Imports Triton, which torch brings with it on CUDA; `kernel_choice` says whether it is there.
+They do the sums that decode and differentiate triples, and the optimiser's passes, for which plain torch needs two or
+three passes each. The module imports Triton, which torch brings with it on CUDA; `kernel_choice` says whether it works.
 """
 
 import math
@@ -13,15 +13,25 @@ import triton.language as tl
 from torch import Tensor
 
 WIDEST_ROW = 16_384
-"""Floats of a row that one program holds in registers."""
+"""Floats of a row that one program can hold in registers."""
 _COLUMNS, _AT_A_TIME = 512, 16
-"""Columns of a bag's sum that one program makes, and rows that it has under way at a time."""
+"""Columns of a bag's sum that one program computes, and rows that it processes at a time."""
 
 
 def weighted_bags(table: Tensor, index: Tensor, offsets: Tensor, weights: Tensor, out: Tensor) -> None:
-    """out[i] = sum of weights[j] * table[index[j]] over offsets[i] <= j < offsets[i + 1], always in the same order.
+    """Write out[i] = sum of weights[j] * table[index[j]] over offsets[i] <= j < offsets[i + 1].
 
-    table [t, d], index [n], weights [n], offsets [bags + 1], out [bags, d].
+    The order of summation is always the same.
+
+    Args:
+        table: float32 [t, d].
+        index: int64 [n], rows of the table.
+        offsets: int64 [bags + 1].
+        weights: float32 [n].
+        out: float32 [bags, d], overwritten.
+
+    Raises:
+        ValueError: a tensor is not contiguous.
     """
     _check(table, index, offsets, weights, out)
     bags, width = out.shape
@@ -34,7 +44,7 @@ def weighted_bags(table: Tensor, index: Tensor, offsets: Tensor, weights: Tensor
 
 
 def project_out(gradient: Tensor, rows: Tensor, eps: float) -> Tensor:
-    """Removes, in place, what is parallel to `rows` from `gradient`, both [n, d]; returns its squared norm []."""
+    """Remove from `gradient`, in place, what is parallel to `rows`; both are [n, d]. Return its squared norm []."""
     _check(gradient, rows)
     n, width = rows.shape
     squares = torch.empty(n, device=rows.device)
@@ -57,10 +67,23 @@ def adam(
     skip: Tensor,
     unit: bool,
 ) -> None:
-    """One step of Adam over a matrix [n, d], contiguous as the others, by gradient / divisor.
+    """Take one step of Adam over a matrix, by gradient / divisor.
 
-    step counts from 1; divisor and skip [] float32: where skip is not 0, nothing moves; unit: each row is then divided
-    by its norm + machine epsilon.
+    Args:
+        parameter: [n, d]; all four matrices are contiguous float32, and all but the gradient are changed in place.
+        gradient: [n, d].
+        exp_avg: [n, d], first moment.
+        exp_avg_sq: [n, d], second moment.
+        step: number of the step, counted from 1.
+        lr: learning rate.
+        betas: decay rates of the moments.
+        eps: Adam's epsilon.
+        divisor: float32 [], what the gradient is divided by.
+        skip: float32 []; if it is not 0, nothing changes.
+        unit: whether each row is then divided by its norm + machine epsilon.
+
+    Raises:
+        ValueError: a matrix is not contiguous.
     """
     _check(parameter, gradient, exp_avg, exp_avg_sq)
     n, width = parameter.shape
@@ -76,13 +99,13 @@ def adam(
 
 
 def _check(*tensors: Tensor) -> None:
-    """The kernels count on rows that lie one behind the other."""
+    """Check that rows lie one after the other in memory, as the kernels need it."""
     if not all(tensor.is_contiguous() for tensor in tensors):
         raise ValueError(f"strides {[tensor.stride() for tensor in tensors]} of shapes {[t.shape for t in tensors]}")
 
 
 def _device(tensor: Tensor) -> AbstractContextManager[None]:
-    """A kernel is launched on the current device, wherever its arguments lie."""
+    """Make the tensor's device current: a kernel is launched on the current device, wherever its arguments are."""
     device: AbstractContextManager[None] = torch.cuda.device_of(tensor)  # type: ignore[no-untyped-call]
     return device
 
@@ -145,7 +168,7 @@ def _adam(  # type: ignore[no-untyped-def]
         v = beta2 * v + one_minus_beta2 * g * g
         p -= step_size * m / (tl.sqrt(v) * root_scale + eps)
         if UNIT:
-            # Columns outside hold 0 and stay 0: their moments and gradients are 0.
+            # Columns outside the row hold 0 and stay 0, because their moments and gradients are 0.
             p /= tl.sqrt(tl.sum(p * p, axis=0)) + norm_eps
         tl.store(parameter + place, p, mask=inside)
         tl.store(exp_avg + place, m, mask=inside)

@@ -1,4 +1,4 @@
-"""The geometric median of the first batch: where b_dec starts."""
+"""The geometric median of the first batch, at which b_dec starts."""
 
 import torch
 from torch import Tensor
@@ -10,10 +10,10 @@ _TOLERANCE = 1e-5
 
 
 def geometric_median(points: Tensor, ranks: RankGroup) -> Tensor:
-    """[d]: the point with the least sum of distances to all ranks' `points` [b, d], by Weiszfeld's iteration.
+    """Return the point [d] with the least sum of distances to `points` [b, d] of all ranks (Weiszfeld's iteration).
 
-    Starts at the mean; stops after 100 iterations or when it moves less than 1e-5, as the peer's. A point that the
-    guess falls on has distance 0 and would divide by it: distances are kept above the least normal number.
+    It starts at the mean and stops after 100 iterations, or when it moves by less than 1e-5, as in dictionary_learning.
+    A point at distance 0 from the guess would cause a division by 0, so distances are kept above a tiny number.
     """
     count = ranks.sum(torch.full((), len(points), dtype=points.dtype, device=points.device))
     guess = ranks.sum(points.sum(0)) / count
@@ -23,7 +23,7 @@ def geometric_median(points: Tensor, ranks: RankGroup) -> Tensor:
         weights = 1 / torch.linalg.vector_norm(points - guess, dim=1).clamp(min=least)
         total = ranks.sum(torch.cat([weights @ points, weights.sum(0, keepdim=True)]))
         moved = total[:-1] / total[-1]
-        # The point reached when it stops is kept; on CUDA the loop runs on without moving instead of asking.
+        # On CUDA the loop runs to its end and the guess stays where it is: to ask whether it is done would wait.
         step = torch.linalg.vector_norm(moved - guess)
         guess = torch.where(done, guess, moved)
         done = done | (step < _TOLERANCE)

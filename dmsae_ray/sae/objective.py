@@ -26,22 +26,28 @@ class BatchLoss:
     total: Tensor
     """[] mean over prefixes of weight * prefix_mse, plus alpha * aux."""
     prefix_mse: Tensor
-    """[j]"""
+    """[j] mean over tokens of ||x - xhat_j||^2."""
     aux: Tensor
-    """[]"""
+    """[] AuxK loss."""
     l0_core: Tensor
-    """[]"""
+    """[] active core latents per token."""
     l0_non_core: Tensor
-    """[]"""
+    """[] active other latents per token."""
     smallest: Tensor
-    """[] smallest positive activation that BatchTopK kept; 0 if none."""
+    """[] smallest positive activation that BatchTopK kept; 0 if there is none."""
 
 
 class Objective:
-    """Computes a batch's loss and writes its gradients; `silence` is brought up to date in between, as AuxK needs it.
+    """Computes the loss of a batch and writes its gradients; it updates `silence` in between, because AuxK needs it.
 
-    prefix_weights [j]: what the loss of each prefix is multiplied by; k_aux: dead latents a token in AuxK;
-    low: dtype that factors of large products are rounded to (see `product`).
+    Args:
+        sae: the dictionary.
+        silence: its silence counters.
+        ranks: the ranks that share the batch.
+        prefix_weights: for each prefix, the factor of its loss in the total.
+        auxk_alpha: factor of the AuxK loss; 0 for no AuxK.
+        k_aux: dead latents per token in AuxK.
+        low: dtype to which the factors of large products are rounded, see `product`.
     """
 
     def __init__(
@@ -66,7 +72,13 @@ class Objective:
         self._group_of = torch.bucketize(latents, boundaries, right=True).to(sae.W_enc.device)
 
     def __call__(self, x: Tensor, n_tokens: int, gradients: Gradients) -> BatchLoss:
-        """X [b, d] is this rank's part of a batch of n_tokens; gradients get this rank's share."""
+        """Return the loss of the global batch and overwrite `gradients` with this rank's share.
+
+        Args:
+            x: [b, d], this rank's rows of the batch, divided by the norm factor.
+            n_tokens: tokens of the batch over all ranks.
+            gradients: what is overwritten.
+        """
         sae = self._sae
         centred = x - sae.b_dec
         dense = product(centred, sae.W_enc[: sae.n_dense].T, self._low).add_(sae.b_enc[: sae.n_dense]).relu_()
@@ -91,7 +103,7 @@ class Objective:
         return ByTriples(self._sae, kept, b, self._group_of, groups, **how)
 
     def _count(self, dense: Tensor, kept: Triples, n_tokens: int) -> Tensor:
-        """[2]: this rank's active core and other latents; brings `silence` up to date."""
+        """Update `silence`, and return [2]: how often core latents and other latents are active on this rank."""
         sae = self._sae
         active = (kept.values > 0).to(torch.int64)
         fired = torch.zeros(sae.n_latents, dtype=torch.int64, device=active.device).index_add_(0, kept.latents, active)
@@ -110,7 +122,10 @@ class Objective:
         return auxk(residual, centred, dead, latents, self._k_aux, n_tokens, weights, self._ranks, self._low)
 
     def _write_rest(self, gradients: Gradients, dense: Tensor, push: Tensor, aux: AuxK | None) -> None:
-        """Adds what is not in the code: dense core, AuxK, b_dec. push [b, d]: derivative by the first group's part."""
+        """Add what the code does not write: dense core, AuxK, b_dec.
+
+        push [b, d] is the derivative with respect to the contribution of the first group.
+        """
         sae = self._sae
         if sae.n_dense:
             d_dense = torch.where(dense > 0, push @ sae.W_dec[: sae.n_dense].T, 0)
@@ -118,7 +133,7 @@ class Objective:
             torch.sum(d_dense, 0, out=gradients.b_enc[: sae.n_dense])
         if aux is not None:
             self._add_aux(gradients, aux)
-        # b_dec reaches every prefix directly, and every pre-activation through x - b_dec.
+        # b_dec enters every prefix directly, and every pre-activation through x - b_dec.
         torch.sum(push, 0, out=gradients.b_dec)
         gradients.b_dec.sub_(gradients.b_enc @ sae.W_enc)
 
@@ -126,7 +141,7 @@ class Objective:
         n_core = self._sae.n_core
         gradients.W_dec.index_add_(0, aux.latents, aux.W_dec, alpha=self._alpha)
         gradients.b_enc.index_add_(0, aux.latents, aux.b_enc, alpha=self._alpha)
-        # Frozen rows have no gradient: theirs are turned into zeros for a row that has one.
+        # Frozen rows have no gradient: their values become 0 and are added to a row that has one.
         frozen = aux.latents < n_core
         rows = (aux.latents - n_core).clamp(min=0)
         aux.W_enc.masked_fill_(frozen[:, None], 0)
@@ -144,7 +159,7 @@ class Objective:
 
 
 def _residuals(centred: Tensor, parts: Tensor) -> Tensor:
-    """Turns each group's contribution parts[j] [b, d] into the residual x - xhat_j; returns their squared norms [j]."""
+    """Turn each contribution parts[j] [b, d] into the residual x - xhat_j, and return their squared norms [j]."""
     residual, squared = centred, []
     for part in parts:
         residual = torch.sub(residual, part, out=part)
@@ -153,7 +168,10 @@ def _residuals(centred: Tensor, parts: Tensor) -> Tensor:
 
 
 def _push_back(residuals: Tensor, scales: list[float]) -> None:
-    """Turns residuals [j, b, d] into derivatives by the groups' contributions: group j is part of prefixes j, j+1, …"""
+    """Turn residuals [j, b, d] into derivatives with respect to the contributions of the groups.
+
+    Group j is part of the prefixes j, j + 1, …
+    """
     residuals[-1].mul_(-scales[-1])
     for j in range(len(scales) - 2, -1, -1):
         torch.add(residuals[j + 1], residuals[j], alpha=-scales[j], out=residuals[j])

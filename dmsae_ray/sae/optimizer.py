@@ -1,4 +1,4 @@
-"""One pass of Adam: decoder gradient projected, global norm clipped, decoder rows brought back to unit norm."""
+"""Adam with a projected decoder gradient, a clipped global norm, and decoder rows of unit norm."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ _CLIP_EPS = 1e-6
 
 
 class DecoderAdam:
-    """Adam over what `trainable` names, in dictionary_learning's order: project, clip, Adam, unit norm.
+    """Adam over what `trainable` returns, in dictionary_learning's order: project, clip, Adam, unit norm.
 
-    Clipping is folded into Adam's own pass. Matrices are passed over in blocks of rows that fit the cache; on CUDA by
-    single kernels, where Triton runs.
+    Clipping is part of Adam's own pass. Matrices are processed in blocks of rows that fit in the cache; on CUDA, where
+    Triton works, each pass over a matrix is a single kernel.
     """
 
     def __init__(self, sae: MatryoshkaSAE, recipe: Recipe) -> None:
@@ -29,9 +29,9 @@ class DecoderAdam:
         self._kernels = kernels_for(sae)
 
     def step(self, gradients: Gradients, lr: float) -> Tensor:
-        """Moves the parameters; returns the norm [] that was clipped. Overwrites the gradients.
+        """Update the parameters, and return the norm [] of the gradient before clipping; the gradients are overwritten.
 
-        Where the norm is not finite, parameters and moments stay as they are: a NaN would never leave them again.
+        If the norm is not finite, parameters and moments stay as they are: a NaN would never leave them again.
         """
         squares = self._project(gradients.W_dec, self._sae.W_dec.detach())
         others = (gradients.W_enc, gradients.b_enc, gradients.b_dec)
@@ -46,26 +46,30 @@ class DecoderAdam:
         return norm
 
     def state_dict(self) -> dict[str, Any]:
-        """Step count and moments (live tensors)."""
+        """Return the number of steps and the moments (live tensors)."""
         return {"steps": self.steps, "exp_avg": dict(self._exp_avg), "exp_avg_sq": dict(self._exp_avg_sq)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: a moment has another shape.
+        """
         self.steps = int(state["steps"])
         for moments, saved in ((self._exp_avg, state["exp_avg"]), (self._exp_avg_sq, state["exp_avg_sq"])):
             for name, moment in moments.items():
-                if saved[name].shape != moment.shape:  # copy_ would spread a smaller one
+                if saved[name].shape != moment.shape:  # copy_ would broadcast a smaller one
                     raise ValueError(f"moment of {name}: {list(saved[name].shape)}, not {list(moment.shape)}")
                 moment.copy_(saved[name])
 
     def _project(self, gradient: Tensor, rows: Tensor) -> list[Tensor]:
-        """Projects the decoder's gradient; squares that add up to its squared norm."""
+        """Project the decoder's gradient, and return squares that add up to its squared norm."""
         if self._kernels is not None:
             return [self._kernels.project_out(gradient, rows, _PROJECTION_EPS)]
         return [project_out(gradient[a:b], rows[a:b]) for a, b in self._blocks(rows)]
 
     def _adam(self, whole: tuple[Tensor, ...], lr: float, divisor: Tensor, skip: Tensor, *, unit: bool) -> None:
-        """whole: parameter, gradient and both moments; unit: its rows are brought back to unit norm."""
+        """Update one parameter; `whole` is it, its gradient and both moments; unit: its rows get unit norm."""
         betas, eps = self._recipe.betas, self._recipe.eps
         if self._kernels is not None and whole[0].ndim == 2:
             how = {"step": self.steps, "lr": lr, "betas": betas, "eps": eps, "divisor": divisor, "skip": skip}
@@ -88,7 +92,7 @@ class DecoderAdam:
 
 
 def project_out(gradient: Tensor, rows: Tensor) -> Tensor:
-    """Removes, in place, what is parallel to the decoder rows [n, d] from their gradient; returns its squared norm."""
+    """Remove from `gradient` in place what is parallel to the decoder rows, both [n, d]; return its squared norm."""
     norms = torch.linalg.vector_norm(rows, dim=1) + _PROJECTION_EPS
     parallel = torch.linalg.vecdot(gradient, rows) / norms.square()
     gradient.addcmul_(rows, parallel[:, None], value=-1)

@@ -1,4 +1,4 @@
-"""How one SAE is trained: SAEBench's Matryoshka recipe, every value a field."""
+"""How one SAE is trained: SAEBench's Matryoshka recipe, with every value as a field."""
 
 import math
 from dataclasses import dataclass
@@ -14,14 +14,20 @@ _COUNTS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training. The defaults are SAEBench's (vintage A: lr, schedule, AuxK, threshold, clipping)."""
+    """The settings of one training; the defaults are SAEBench's (vintage A in RECIPE.md).
+
+    That holds for lr, schedule, AuxK, threshold and clipping.
+
+    Raises:
+        ConfigError: a value is outside its range.
+    """
 
     steps: int
-    """Optimiser steps."""
+    """Number of optimiser steps."""
     lr: float = 3e-4
     """Peak learning rate of Adam."""
     warmup_steps: int = 1000
-    """Linear warm-up from 0: the first step has lr 0 and moves nothing."""
+    """Steps of linear warm-up from 0: the first step has lr 0 and moves nothing."""
     decay_start: int | None = None
     """Step from which lr falls linearly to 0 at `steps`; default int(0.8 * steps). `steps` means no decay."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -29,22 +35,25 @@ class Recipe:
     eps: float = 1e-8
     """Adam's epsilon."""
     clip_norm: float = 1.0
-    """Global gradient norm, taken after the projection of the decoder's gradient."""
+    """Largest global norm of the gradient, which is measured after the projection of the decoder's gradient."""
     auxk_alpha: float = 1 / 32
     """Weight of the AuxK loss on dead latents."""
     k_aux: int | None = None
     """Dead latents per token in the AuxK loss; default d_model // 2."""
     dead_after_tokens: int = 10_000_000
-    """A latent silent for so many tokens is dead."""
+    """A latent that is silent for so many tokens is dead."""
     threshold_beta: float = 0.999
     """Decay of the running mean that estimates the inference threshold."""
     threshold_start_step: int = 1000
     """The threshold is estimated in steps after this one."""
     group_weights: tuple[float, ...] | None = None
-    """Weight of each prefix's loss; the loss is the *mean* of weight * loss. Default 1 / groups, as the peer's."""
+    """Weight of each prefix's loss; the loss is the *mean* of weight * loss.
+
+    Default 1 / groups, as in dictionary_learning.
+    """
 
     stop_on: tuple[Trouble, ...] = ("not_finite", "no_latent_fires", "all_dead")
-    """Troubles that end a training (see HealthMonitor); of others it is only told that they were seen."""
+    """Troubles that end a training (see HealthMonitor); other troubles are only reported."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop_on", tuple(self.stop_on))
@@ -71,7 +80,7 @@ class Recipe:
             raise ConfigError(f"recipe.decay_start: {self.decay_start!r} is not in 0..{self.steps}")
 
     def lr_at(self, step: int) -> float:
-        """Learning rate of step 0, 1, …: linear warm-up from 0, constant, linear to 0 at `steps`."""
+        """Return the learning rate of step 0, 1, …: linear warm-up from 0, constant, then linear to 0 at `steps`."""
         if step < self.warmup_steps:
             return self.lr * (step / self.warmup_steps)
         decay_start = int(0.8 * self.steps) if self.decay_start is None else self.decay_start
@@ -80,7 +89,11 @@ class Recipe:
         return self.lr
 
     def prefix_weights(self, groups: int) -> tuple[float, ...]:
-        """What each prefix's loss is multiplied by in the total: group_weights[j] / groups."""
+        """Return the factor of each prefix's loss in the total: group_weights[j] / groups.
+
+        Raises:
+            ConfigError: `group_weights` has another length.
+        """
         weights = (1 / groups,) * groups if self.group_weights is None else self.group_weights
         if len(weights) != groups:
             raise ConfigError(f"recipe.group_weights: {len(weights)} values for {groups} groups")

@@ -1,4 +1,4 @@
-"""SAELens's format: sae_weights.safetensors and cfg.json, architecture jumprelu."""
+"""SAELens's format: sae_weights.safetensors and cfg.json, with architecture jumprelu."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from dmsae_ray.files import replacing
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 
 _SAELENS_VERSION = "6.54.0"
-"""Of the layout written here; without it SAELens takes a file for one of before version 6 and converts it."""
+"""SAELens version of this layout; without it SAELens takes the file for one from before version 6 and converts it."""
 
 
 def export_saelens(
@@ -26,9 +26,20 @@ def export_saelens(
     dataset_path: str | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> Path:
-    """Writes what `sae_lens.SAE.load_from_disk` reads, folded: jumprelu with a threshold per latent, 0 on a dense core.
+    """Write the files that `sae_lens.SAE.load_from_disk` reads, for raw activations, and return the folder.
 
-    Same latents and reconstruction as `sae.encode` and `sae.forward` on raw activations. Returns the folder.
+    The architecture is jumprelu with one threshold per latent, which is 0 on a dense core. Latents and reconstruction
+    are the same as those of `sae.encode` and `sae.forward` on raw activations.
+
+    Args:
+        sae: the dictionary; it is folded if it is not for raw activations.
+        folder: where the files go; it is made if it is missing.
+        model_name: SAELens's name of the language model.
+        hook_name: SAELens's name of the place where the activations were read.
+        context_size: tokens per context.
+        prepend_bos: whether contexts begin with BOS.
+        dataset_path: the dataset, if it is known.
+        metadata: further entries of the metadata.
     """
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
@@ -38,7 +49,7 @@ def export_saelens(
         "b_enc": sae.b_enc,
         "W_dec": sae.W_dec,
         "b_dec": sae.b_dec,
-        # An estimate that was never made lets everything positive pass, as 0 does.
+        # A threshold that was never estimated is -1 and lets everything positive pass, as 0 does.
         "threshold": sae.threshold.clamp(min=0),
     }
     config = {

@@ -1,4 +1,4 @@
-"""BatchTopK over the global batch (Eq. 2): which pre-activations stay."""
+"""BatchTopK over the global batch (Eq. 2): which pre-activations are kept."""
 
 import torch
 from torch import Tensor
@@ -9,25 +9,31 @@ from dmsae_ray.sae.ranks import RankGroup
 from dmsae_ray.sae.triples import Triples
 
 _BLOCK_ELEMENTS = 1 << 21
-"""Pre-activations computed at a time on the CPU: few enough to be filtered while they are in the cache."""
+"""Pre-activations computed at a time on the CPU: so few that they are filtered while they are in the cache."""
 _CUDA_BLOCK_ELEMENTS = 1 << 26
-"""Pre-activations that exist at a time on CUDA: 268 MB, where all of B = 8192, m = 65,536 would be 2.1 GB."""
+"""Pre-activations that exist at a time on CUDA: 268 MB; all of B = 8192, m = 65,536 would be 2.1 GB."""
 _HINT_MARGIN = 0.9
 """Candidates are pre-activations above this share of the last cutoff."""
 _STRIPES = 8
-"""So many numbers are first reduced to their maximum when looking for the few that are large."""
+"""How many numbers are first reduced to their maximum, when the few large numbers are searched."""
 
 
 class BatchTopK:
-    """Selects the B * budget largest positive pre-activations of a batch of B tokens that may lie on several ranks.
+    """Selects the B * budget largest positive pre-activations of a batch of B tokens, which may lie on several ranks.
 
-    Where values tie at the cutoff, lower rows go first, then lower latents; rows of earlier ranks are lower.
-    The [b, m] matrix of pre-activations never exists. On the CPU the last cutoff is remembered, and a scan keeps only
-    candidates near it; the memory changes how long a selection takes and nothing else. On CUDA the largest of each
-    block are merged, which takes a fixed number of triples, so that nothing waits for the device. Among ties at the
-    cutoff the device chooses there, and with several ranks each has as many triples as are kept in all, most of them 0.
+    The [b, m] matrix of pre-activations never exists as a whole.
 
-    low: dtype that the factors of the product with the encoder are rounded to, if not their own.
+    - On the CPU the last cutoff is remembered, and a scan keeps only candidates near it. The memory changes how long a
+      selection takes and nothing else. Where values tie at the cutoff, lower rows go first, then lower latents; rows of
+      earlier ranks are lower.
+    - On CUDA the largest of each block are merged. That takes a fixed number of triples, so nothing waits for the
+      device. The device chooses among ties at the cutoff. With several ranks each has as many triples as are kept in
+      all, and most of them are 0.
+
+    Args:
+        ranks: the ranks that share the batch.
+        device: where the dictionary is.
+        low: dtype to which the factors of the product with the encoder are rounded on CUDA; None for no rounding.
     """
 
     def __init__(self, ranks: RankGroup, device: torch.device, low: torch.dtype | None = None) -> None:
@@ -37,9 +43,14 @@ class BatchTopK:
         self._hint: float | None = None
 
     def select(self, centred: Tensor, W_enc: Tensor, b_enc: Tensor, first: int, n_keep: int) -> Triples:
-        """The kept triples of latents first..m-1.
+        """Return the kept triples of the latents first..m-1.
 
-        centred [b, d] = x - b_dec, W_enc [m, d], b_enc [m]; n_keep counts over all ranks.
+        Args:
+            centred: [b, d], x - b_dec.
+            W_enc: [m, d].
+            b_enc: [m].
+            first: the first latent under BatchTopK.
+            n_keep: how many activations are kept over all ranks.
         """
         W, bias = W_enc[first:], b_enc[first:]
         n_keep = max(n_keep, 1)
@@ -62,7 +73,7 @@ class BatchTopK:
         return Triples(rows, latents + first, values, smallest)
 
     def _above_or_first_ties(self, place: Tensor, values: Tensor, cutoff: Tensor, ties: Tensor) -> Tensor:
-        """[n] bool; place [n] is the row-major position, by which ties are ordered."""
+        """Return which values are kept, bool [n]; `place` [n] is the row-major position, which orders ties."""
         tied = values == cutoff
         n_tied = tied.sum()
         allowed = ties - self._ranks.before(n_tied)
@@ -83,7 +94,7 @@ class BatchTopK:
             found = int(self._ranks.sum(torch.tensor(len(values))))
             if floor == 0.0 or found >= n_keep:
                 return rows, latents, values
-            # A cutoff that fell a little is met on the second scan; anything else takes all that is positive.
+            # If the cutoff fell a little, a second scan finds enough; otherwise everything positive is taken.
             floor, tried = (0.0, True) if tried or found < n_keep // 2 else (floor / 2, True)
 
     def _first_floor(self, centred: Tensor, W: Tensor, bias: Tensor, n_keep: int) -> float:
@@ -104,7 +115,7 @@ class BatchTopK:
 
 
 def _scan(centred: Tensor, W: Tensor, bias: Tensor, floor: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(rows, latents, values) of all pre-activations above `floor` >= 0, ordered by latent, then row."""
+    """Return (rows, latents, values) of all pre-activations above `floor` >= 0, ordered by latent, then by row."""
     b, n_latents = len(centred), len(bias)
     size = min(n_latents, _STRIPES * max(1, _BLOCK_ELEMENTS // (_STRIPES * max(1, b))))
     buffer = centred.new_empty(size, b)
@@ -125,10 +136,10 @@ def _scan(centred: Tensor, W: Tensor, bias: Tensor, floor: float) -> tuple[Tenso
 
 
 def _above(u: Tensor, floor: float) -> Tensor:
-    """Ascending positions of the numbers of u [n] above `floor`, which are few.
+    """Return the positions, ascending, of the numbers of u [n] above `floor`, which are few.
 
-    Most of the work is one vectorised maximum over stripes; comparing and listing each number would take twice as long
-    as reading them.
+    Most of the work is one vectorised maximum over stripes. To compare and list every number would take twice as long
+    as to read them.
     """
     if len(u) % _STRIPES:
         return (u > floor).nonzero().view(-1)
@@ -141,7 +152,10 @@ def _above(u: Tensor, floor: float) -> Tensor:
 def _largest(
     centred: Tensor, W: Tensor, bias: Tensor, n_keep: int, low: torch.dtype | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(rows, latents, values) of the n_keep largest pre-activations by latent, then row; 0 for what is not positive."""
+    """Return (rows, latents, values) of the n_keep largest pre-activations, ordered by latent, then by row.
+
+    What is not positive has value 0.
+    """
     b, n_latents = len(centred), len(bias)
     size = max(1, _CUDA_BLOCK_ELEMENTS // max(1, b))
     values, place = centred.new_empty(0), torch.empty(0, dtype=torch.int64, device=centred.device)
@@ -153,7 +167,7 @@ def _largest(
         if len(values) > n_keep:
             top = values.topk(n_keep, sorted=False)
             values, place = top.values, place[top.indices]
-    # Half as many digits to sort by, where the numbers have no more.
+    # Sorting int32 takes half as many passes, where the positions fit.
     order = torch.argsort(place.to(torch.int32) if n_latents * b < 2**31 else place)
     place = place[order]
     latents = torch.div(place, max(1, b), rounding_mode="floor")

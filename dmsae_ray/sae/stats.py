@@ -1,4 +1,4 @@
-"""What one training step reports."""
+"""The figures that one training step reports."""
 
 from dataclasses import dataclass, fields
 
@@ -8,29 +8,29 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class StepStats:
-    """Figures of one step over the global batch: tensors on the trainer's device; making them waits for nothing."""
+    """Figures of one step over the global batch, as tensors on the trainer's device: to make them waits for nothing."""
 
     loss: Tensor
-    """[] mean of weighted prefix losses + auxk_alpha * aux_loss."""
+    """[] mean over prefixes of the weighted losses, plus auxk_alpha * aux_loss."""
     prefix_mse: Tensor
     """[j] mean over tokens of ||x - xhat_j||^2, unweighted (Eq. 5)."""
     aux_loss: Tensor
-    """[] normalised AuxK loss; 0 without dead latents."""
+    """[] normalised AuxK loss; 0 if no latent is dead."""
     l0_core: Tensor
-    """[] active core latents a token (Eq. 9)."""
+    """[] active core latents per token (Eq. 9)."""
     l0_non_core: Tensor
-    """[] active other latents a token (Eq. 9)."""
+    """[] active other latents per token (Eq. 9)."""
     dead: Tensor
-    """[] latents silent for `dead_after_tokens`."""
+    """[] number of latents that are silent for `dead_after_tokens`."""
     grad_norm: Tensor
-    """[] norm of the gradient that was clipped."""
+    """[] norm of the gradient before clipping."""
     lr: float
     """Learning rate of this step."""
     threshold: Tensor
-    """[] theta after this step; -1 until estimated."""
+    """[] theta after this step; -1 until it is estimated."""
 
     def floats(self) -> dict[str, float]:
-        """The figures by name, prefix_mse as prefix_mse_0, prefix_mse_1, …; waits for the device, once."""
+        """Return the figures by name, with prefix_mse as prefix_mse_0, prefix_mse_1, …; waits for the device once."""
         names: list[str] = []
         parts: list[Tensor] = []
         for field in fields(self):

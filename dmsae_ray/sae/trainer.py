@@ -1,4 +1,4 @@
-"""One SAE's training, step by step, in one process or over a process group."""
+"""The training of one SAE, step by step, in one process or over a process group."""
 
 from typing import Any
 
@@ -20,15 +20,22 @@ from dmsae_ray.sae.stats import StepStats
 
 
 class SAETrainer:
-    """Trains `sae` in place by SAEBench's Matryoshka recipe; the core's encoder rows are never touched.
+    """Trains `sae` in place by SAEBench's Matryoshka recipe; the encoder rows of the core are never changed.
 
-    Step order, as the peer's: (step 0: b_dec = geometric median) forward, threshold, silence counters, AuxK, backward,
-    projection, clipping, Adam, unit decoder norm.
+    The order of a step is that of dictionary_learning: (step 0: b_dec = geometric median) forward, threshold, silence
+    counters, AuxK, backward, projection, clipping, Adam, unit decoder norm.
 
-    process_group: its ranks hold the same dictionary and pass different rows; selection, statistics and gradients are
-        over all their rows, and all end with the same weights.
-    compute_dtype: dtype that the factors of large products are rounded to on CUDA; their sums and everything else are
-        float32. The CPU computes in the dictionary's own dtype.
+    Args:
+        sae: the dictionary.
+        recipe: how it is trained.
+        process_group: its ranks hold the same dictionary and pass different rows. Selection, statistics and gradients
+            are over the rows of all ranks, and all ranks end with the same weights.
+        compute_dtype: dtype to which the factors of large products are rounded on CUDA; their sums and everything else
+            are float32. The CPU computes in the dictionary's own dtype.
+
+    Attributes:
+        sae: the dictionary, which each step changes.
+        recipe: the recipe.
     """
 
     def __init__(
@@ -57,21 +64,27 @@ class SAETrainer:
 
     @property
     def steps_done(self) -> int:
-        """Steps taken, those before a resumption included."""
+        """Number of steps taken, those before a resumption included."""
         return self._adam.steps
 
     @property
     def tokens_since_fired(self) -> Tensor:
-        """[m] int64: tokens for which each latent has been silent."""
+        """[m] int64, tokens since each latent last fired."""
         return self._silence.tokens
 
     @torch.no_grad()
     def step(self, x: Tensor, *, global_rows: int | None = None) -> StepStats:
-        """One update from x [b, d], this rank's rows of the batch, already divided by the norm factor.
+        """Make one update, and return the figures of this step.
 
-        Where x holds NaN or infinity, or the numbers overflow, the figures say so (loss and grad_norm are not finite)
+        If x holds NaN or infinity, or if the numbers overflow, the figures show it (loss and grad_norm are not finite)
         and the weights stay as they are; HealthMonitor recognises it.
-        global_rows: rows of all ranks together; where it is not given and there are several, they are counted.
+
+        Args:
+            x: [b, d], this rank's rows of the batch, already divided by the norm factor.
+            global_rows: rows of all ranks together; if it is None, they are counted.
+
+        Raises:
+            ConfigError: x is not a tensor [rows, d_model], or no rank has rows.
         """
         sae, step = self.sae, self.steps_done
         if not isinstance(x, Tensor) or x.ndim != 2 or x.shape[1] != sae.d_model:
@@ -103,16 +116,20 @@ class SAETrainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that determines the following steps, as it is now: tensors in the host's memory and numbers.
+        """Return all that determines the following steps: numbers, and tensors in the host's memory.
 
-        A copy: steps taken later do not change it. `torch.load` reads it with weights_only.
+        It is a copy: later steps do not change it. `torch.load` reads it with weights_only.
         """
         sae, adam, silence = self.sae.state_dict(), self._adam.state_dict(), self._silence.state_dict()
         return tree_map_only(Tensor, _on_host, {"sae": sae, "adam": adam, "silence": silence})  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken; DataError where it is of another shape."""
+        """Continue from the place where `state` was taken.
+
+        Raises:
+            DataError: the state does not fit this dictionary.
+        """
         try:
             self.sae.load_state_dict(state["sae"])
             self._adam.load_state_dict(state["adam"])
@@ -126,7 +143,7 @@ class SAETrainer:
         return int(self._ranks.sum(torch.full((), rows, dtype=torch.int64, device=self._device)))
 
     def _update_threshold(self, smallest: Tensor, finite: Tensor) -> None:
-        """theta: running mean of the smallest positive kept activation; the first value is taken as it is."""
+        """Update theta, the running mean of the smallest positive kept activation; the first value is assigned."""
         theta, beta = self.sae.theta, self.recipe.threshold_beta
         smallest = smallest.to(theta.dtype)
         moved = torch.where(theta < 0, smallest, beta * theta + (1 - beta) * smallest)

@@ -1,4 +1,4 @@
-"""The kept (row, latent, value) triples: all that is decoded and differentiated after selection."""
+"""The kept (row, latent, value) triples: after selection, only these are decoded and differentiated."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Triples:
-    """Activations that survived selection, ordered by latent, then by row.
+    """The activations that selection kept, ordered by latent, then by row.
 
-    On CUDA the number of triples is fixed, so that nothing waits for a count: the surplus has value 0.
+    On CUDA the number of triples is fixed, so that nothing waits for a count; surplus triples have value 0.
     """
 
     rows: Tensor
-    """[n] int64, row of the local batch."""
+    """[n] int64, row in the local batch."""
     latents: Tensor
     """[n] int64, 0..m-1, ascending."""
     values: Tensor

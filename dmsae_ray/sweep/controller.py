@@ -6,6 +6,7 @@ from typing import Any
 import ray.tune
 from ray.actor import ActorHandle
 
+from dmsae_ray.feed import killed_on_exit
 from dmsae_ray.files import Folder
 from dmsae_ray.harvest import HarvestProgress, prepare
 from dmsae_ray.plan import check_fits, trials_at_once, trials_beside_harvest
@@ -64,7 +65,8 @@ def run_sweep(
             else:
                 slots.close.remote(f"the harvest failed: {reason}")
 
-        with BackgroundHarvest(experiment, folders.stores, key, progress, harvest_done) as harvest:
+        background = BackgroundHarvest(experiment, folders.stores, key, progress, harvest_done)
+        with killed_on_exit(slots), background as harvest:
             harvest.wait_for_first_shard()
             result = tune(slots)
             if harvest.failed or not result.unfinished:  # otherwise the user interrupted both

@@ -109,7 +109,9 @@ def run_trials(
             callbacks=[StayingCallbacks([FetchSummaries(folders), *callbacks])],
         ),
     )
-    grid = tuner.fit()
+    # Tune keeps a copy of `run_trial`, so that these would live as long as the Ray session.
+    with killed_on_exit(leases), killed_on_exit(model):
+        grid = tuner.fit()
     results = [grid[i] for i in range(len(grid))]
     return {r.config["trial_id"]: reason_of(str(r.error)) for r in results if r.error is not None and r.config}
 

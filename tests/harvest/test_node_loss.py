@@ -8,13 +8,13 @@ from typing import Any
 from dmsae_ray.config.experiment import Experiment, parse_experiment
 from dmsae_ray.harvest.progress import HarvestProgress
 from dmsae_ray.store.reader import Store
-from tests.small_store import contents, prepare
+from tests.small_store import contents, prepare, unfinished
 
 Make = Callable[..., Experiment]
 
 
 def _harvest(tree: dict[str, Any], root: str, lost_after: int, said: Any) -> None:
-    """A driver on a head without CPUs: whatever is computed runs on the one node beside it."""
+    """A driver on a head without CPUs: all that is computed runs on the one node beside it."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -35,10 +35,10 @@ def _harvest(tree: dict[str, Any], root: str, lost_after: int, said: Any) -> Non
 
 
 def test_a_lost_node_changes_nothing(store: Store, stores: Path, tmp_path: Path, make_experiment: Make) -> None:
-    experiment = make_experiment(resources__model_actors_max=1)
+    unfinished(store, tmp_path)
     context = multiprocessing.get_context("spawn")
     said = context.Queue()
-    tree = experiment.model_dump(mode="json")
+    tree = make_experiment().model_dump(mode="json")
     driver = context.Process(target=_harvest, args=(tree, str(tmp_path), 8_000, said))
     driver.start()
     driver.join(240)

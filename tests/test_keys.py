@@ -1,0 +1,83 @@
+"""The addresses of stores, cycles and sweeps: whoever changes one makes old results unfindable, and must mean it."""
+
+import hashlib
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dmsae_ray.config.experiment import Experiment, load_experiment
+from dmsae_ray.distill.cycle_settings import cycle_key
+from dmsae_ray.distill.seeds import derive_seed
+from dmsae_ray.plan.training import cycle_settings
+from dmsae_ray.plan.trials import expand
+from dmsae_ray.store import identity
+from dmsae_ray.store.identity import store_key
+
+SWEEPS = Path(__file__).parent.parent / "sweeps"
+
+# Printed by version 0.1.0, commit bb97501, on Python 3.11.7.
+GEMMA_STORE = "2b9925b6f5ea6b1f303766bf"
+DIGESTS_AND_STORES = {
+    "demo": ("9c9027bb412fb757", "2a24674b64b99e8f20f022e8"),
+    "figure2_cycles": ("2a23918fe545152f", GEMMA_STORE),
+    "figure3_random_core": ("a0d3cdf60a38af97", GEMMA_STORE),
+    "figure4_7_transfer": ("659bbff89971d43b", GEMMA_STORE),
+    "figure5_coverage": ("1c90f85fe2086989", GEMMA_STORE),
+    "figure6_sparsity": ("8f3e4b3a54afc420", GEMMA_STORE),
+}
+FIRST_CYCLES = {
+    "k4-tau0.3-seed0": "a28206be3a89b523c349bc0264c0f8856984ef84772429a69006cce9dd8e2d22",
+    "k8-tau0.3-seed0": "e13deeafccfd1bf7c11b07ec0098cbadfb3d3d5afbfae59c4b97441823364cc7",
+    "k4-tau0.5-seed0": "a28206be3a89b523c349bc0264c0f8856984ef84772429a69006cce9dd8e2d22",
+    "k8-tau0.5-seed0": "e13deeafccfd1bf7c11b07ec0098cbadfb3d3d5afbfae59c4b97441823364cc7",
+    "k4-tau0.3-seed1": "b5ccd3047a2ea716f3e5ff9e4d04eadfe54fd4fdb977fcaf1b7b19b1504e0985",
+    "k8-tau0.3-seed1": "62aef60e3a015cf87e581c127f550ce93d66ff932b6cb97c9bc4b0dc17a5a572",
+    "k4-tau0.5-seed1": "b5ccd3047a2ea716f3e5ff9e4d04eadfe54fd4fdb977fcaf1b7b19b1504e0985",
+    "k8-tau0.5-seed1": "62aef60e3a015cf87e581c127f550ce93d66ff932b6cb97c9bc4b0dc17a5a572",
+}
+AROUND_A_CORE = "0ec8274f569f0a0d636ae828dd2a128dd36fd77a3c89d0ac1015f0eb98a02943"
+"""Cycle 2 of k8-tau0.5-seed1 around two rows that count from 0 to 127."""
+
+
+@pytest.fixture(autouse=True)
+def python_3_11_7(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text that Python carries, and so the demo's store, belongs to a version of Python."""
+    monkeypatch.setattr(identity, "sys", SimpleNamespace(version_info=(3, 11, 7, "final", 0)))
+
+
+@pytest.fixture
+def demo() -> Experiment:
+    return load_experiment(SWEEPS / "demo.yaml")
+
+
+def test_every_sweep_of_the_repository_is_named() -> None:
+    assert {path.stem for path in SWEEPS.glob("*.yaml")} == set(DIGESTS_AND_STORES)
+
+
+@pytest.mark.parametrize("name", DIGESTS_AND_STORES)
+def test_sweeps_and_stores_keep_their_addresses(name: str) -> None:
+    experiment = load_experiment(SWEEPS / f"{name}.yaml")
+    digest, store = DIGESTS_AND_STORES[name]
+    assert experiment.digest().startswith(digest)
+    assert store_key(experiment) == store
+
+
+def fingerprint(demo: Experiment, data_seed: int) -> str:
+    """What `feed.Feed.fingerprint` is for the demo, written out."""
+    store = DIGESTS_AND_STORES["demo"][1]
+    parts = [3, store, demo.activations.shuffle_shards, demo.activations.norm_tokens, demo.recipe.batch_size, data_seed]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def test_cycles_keep_their_addresses(demo: Experiment) -> None:
+    found = {}
+    for trial in expand(demo):
+        settings, data = cycle_settings(demo, trial.setting, 64), fingerprint(demo, trial.data_seed)
+        seed = derive_seed(trial.seed, "cycle", 0)
+        found[trial.trial_id] = cycle_key(settings, data, torch.empty(0, 64), seed, 0)
+    assert found == FIRST_CYCLES
+    rows = torch.arange(128.0).reshape(2, 64)
+    assert cycle_key(settings, data, rows, derive_seed(1, "cycle", 2), 2 * settings.steps) == AROUND_A_CORE
