@@ -67,7 +67,7 @@ def copy_tokens(store: Store, experiment: Experiment, root: Path) -> Path:
 
 
 def unfinished(store: Store, root: Path, *missing: str) -> Path:
-    """A copy of a store in `root` as a killed harvest leaves it: without these shards of activations, or without all."""
+    """A copy of a store in `root` as a killed harvest leaves it: these shards of activations are missing, or all."""
     folder = root / store.key
     shutil.copytree(store.folder.uri, folder, ignore=shutil.ignore_patterns(MANIFEST))
     for path in (folder / ACTIVATIONS).iterdir():

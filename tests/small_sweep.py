@@ -96,7 +96,8 @@ def dmsae_here(ray_cluster: Any, capfd: pytest.CaptureFixture[str], monkeypatch:
         capfd.readouterr()
         code = main([str(argument) for argument in arguments])
         out, err = capfd.readouterr()
-        return Done(code, out, err)
+        # Ray's native code writes there too; in a session of its own `dmsae` sends that to a file.
+        return Done(code, out, re.sub(r"^\[\d{4}-\d\d-\d\d [^\n]*\.cc:\d+:[^\n]*\n", "", err, flags=re.M))
 
     yield run
     signal.signal(signal.SIGTERM, on_terminate)
@@ -145,6 +146,16 @@ def cores(run: Path, trials: Sequence[str] = TRIALS) -> dict[str, tuple[bytes, l
         rows = load_core(folder / "core.safetensors").rows
         found[trial] = (rows.numpy().tobytes(), json.loads((folder / "summary.json").read_text())["lineage"])
     return found
+
+
+def trained_cycles(run: Path) -> dict[str, bytes]:
+    """The weights of every SAE that was trained, bit for bit, by cycle key."""
+    cycles = run / "runs" / "cycles"
+    return {
+        path.name: (path / "sae" / "sae.safetensors").read_bytes()
+        for path in cycles.iterdir()
+        if not path.name.startswith(".")
+    }
 
 
 def start(command: Sequence[str], folder: Path) -> "subprocess.Popen[str]":

@@ -42,3 +42,10 @@ def test_every_link_and_picture_is_in_the_repository() -> None:
 def test_every_sweep_file_is_named() -> None:
     for path in (ROOT / "sweeps").glob("figure*.yaml"):
         assert path.name in README
+
+
+def test_the_first_experiment_has_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks("yaml")
+    (tmp_path / "first.yaml").write_text(example)
+    assert main(["plan", str(tmp_path / "first.yaml")]) == 0
+    assert "first: google/gemma-2-2b" in capsys.readouterr().out

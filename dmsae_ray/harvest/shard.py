@@ -107,9 +107,10 @@ def compute_shard(
     kept = squares.reshape(-1)[position]
     # An infinite norm is an error, not a high norm to filter out; except at a BOS, which is dropped in any case.
     looked_at = valid if not settings.drop_bos or tap.bos_id is None else valid & (tokens != tap.bos_id)
-    bad = int((~torch.isfinite(squares) & looked_at).sum())
+    bad_tokens = (~torch.isfinite(squares) & looked_at).reshape(-1)
     if g is not None:
-        bad += int((~torch.isfinite(tensors["g"].sum(-1, dtype=torch.float32))).sum())
+        bad_tokens[position[~torch.isfinite(tensors["g"].sum(-1, dtype=torch.float32))]] = True
+    bad = int(bad_tokens.sum())
     if bad:
         raise DataError(
             f"{bad} of {int(looked_at.sum())} activations of model '{tap.model_name}' at layer {tap.layer} "

@@ -36,6 +36,7 @@ def refuse(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
         raise AssertionError("Ray was started")
 
     monkeypatch.setattr("ray.init", started)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # without a network it tries for long
 
     def run(*arguments: object) -> str:
         assert main([str(a) for a in arguments]) == 2

@@ -18,7 +18,9 @@ def _harvest(tree: dict[str, Any], root: str, lost_after: int, said: Any) -> Non
     import ray
     from ray.cluster_utils import Cluster
 
-    small = {"include_dashboard": False, "object_store_memory": 100_000_000}
+    # A node that does not answer at all is given up after 1.5 s; one that is slow, as late as ever.
+    checks = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    small = {"include_dashboard": False, "object_store_memory": 100_000_000, "_system_config": checks}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     nodes = [cluster.add_node(num_cpus=2, object_store_memory=100_000_000)]
     ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)

@@ -11,7 +11,7 @@ import os, signal, sys, time
 from pathlib import Path
 from dmsae_ray.config import set_environment
 set_environment(verbose=False)
-from dmsae_ray.sweep.cluster import ray_session
+from dmsae_ray.sweep import ray_session
 signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 try:
     with ray_session(None, log=Path("ray.log")):

@@ -143,7 +143,8 @@ def test_a_trial_that_cannot_go_on_says_why(finished_sweep: Path, tmp_path: Path
 
 def test_two_workers_share_a_training(finished_sweep: Path, tmp_path: Path, dmsae_here: Here) -> None:
     """They read a stream; one worker with a store made the cores that they are compared with."""
-    config = write_config(tmp_path, resources={"workers_per_trial": 2, "cpus_per_worker": 0.5}, distill={"cycles": 1})
+    resources, distill = {"workers_per_trial": 2, "cpus_per_worker": 0.5}, {"cycles": 1, "controls": []}
+    config = write_config(tmp_path, resources=resources, distill=distill)
     done = dmsae_here("distill", config, "--set", "distill.coverage=0.3", "--set", "activations.mode=stream")
     assert done.returncode == 0, done.stdout + done.stderr
     two = json.loads((sweep_folder(tmp_path) / "trials" / TRIALS[0] / "summary.json").read_text())

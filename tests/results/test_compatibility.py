@@ -1,0 +1,48 @@
+"""A sweep that version 0.1.0 finished (commit bb97501, the small sweep of these tests) is found finished."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dmsae_ray.config.experiment import load_experiment
+from dmsae_ray.report.publishing import publish
+from dmsae_ray.store import identity
+from dmsae_ray.sweep.prepared import prepare_sweep, sweep_state
+from tests.small_sweep import TRIALS, write_config
+
+OLD = Path(__file__).parent / "finished_by_0_1_0"
+
+
+@pytest.fixture
+def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An output folder with the sweep in it, on the Python that it was made with."""
+    monkeypatch.setattr(identity, "sys", SimpleNamespace(version_info=(3, 11, 7, "final", 0)))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(OLD, tmp_path / "runs" / "sweeps" / "small-57763463")
+    return tmp_path / "runs"
+
+
+def test_all_its_trials_are_finished(output: Path, tmp_path: Path) -> None:
+    sweep = prepare_sweep(load_experiment(write_config(tmp_path)))
+    assert sweep.folders.sweep == output / "sweeps" / "small-57763463"
+    state = sweep_state(sweep)
+    assert (sorted(state.finished), state.unfinished, state.errors) == (TRIALS, [], {})
+
+
+def test_its_report_has_the_numbers_it_had(output: Path) -> None:
+    folder = output / "sweeps" / "small-57763463"
+    publish(folder)
+    assert numbers(json.loads((folder / "report.json").read_text())) == numbers(
+        json.loads((OLD / "report.json").read_text())
+    )
+
+
+def numbers(tree: Any) -> Any:
+    """A report without what its settings do not have: version 0.1.0 wrote `arm: null` for cycles."""
+    if isinstance(tree, dict):
+        return {name: numbers(value) for name, value in tree.items() if (name, value) != ("arm", None)}
+    return [numbers(item) for item in tree] if isinstance(tree, list) else tree
