@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 import torch
 
-from dmsae_ray.config import set_environment
+from dmsae_ray.config.environment import ON_THIS_MACHINE, set_environment
 
 set_environment(verbose=False)  # what Ray's processes need, before anything imports Ray
 
@@ -60,6 +60,7 @@ def ray_cluster() -> Iterator[Any]:
     """A real Ray cluster of one machine for all tests of this process."""
     import ray
 
+    os.environ.update(ON_THIS_MACHINE)
     ray.init(
         address="local",
         num_cpus=4,

@@ -3,12 +3,14 @@
 import copy
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dmsae_ray.config.experiment import Experiment, parse_experiment
 from dmsae_ray.files.checksums import checksum
@@ -57,6 +59,15 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(ray_cluster: Any, make_experiment: Make, stores: Path) -> Store:
     """Made by two model actors; what other tests make, by one, is compared with it."""
     return prepare(make_experiment(resources__model_actors_max=2), str(stores))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within this, torch computes with one thread: two wait for each other where Ray's processes have the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def copy_tokens(store: Store, experiment: Experiment, root: Path) -> Path:

@@ -13,7 +13,7 @@ from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
 from dmsae_ray.config import Experiment, TransferSettings, load_experiment, set_environment
 from dmsae_ray.errors import ConfigError, DmsaeError
 
-DESCRIPTION = """Find the sparse-autoencoder features that always come back
+DESCRIPTION = """Which features of a sparse autoencoder are stable?
 (Distilled Matryoshka SAEs, arXiv 2512.24975).
 
 A newcomer runs `dmsae demo`. An experiment is one YAML file: `dmsae plan FILE` says what it costs, `dmsae sweep FILE`
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("store", _store, "List, verify or remove stores of activations.")
     actions = sub.add_subparsers(title="actions", required=True, metavar="ACTION", dest="action")
     for name, text in (
-        ("ls", "what stores there are, how large and how whole"),
+        ("ls", "list the stores, their sizes, and whether each is complete"),
         ("verify", "compare every shard with its checksum; exit code 2 where a file is damaged"),
         ("rm", "remove stores; refused while a harvest writes or a sweep reads them"),
     ):
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--cluster", metavar="FILE", help="check that this cluster.yaml, at its largest, can hold it")
     sub = command("config", _config, "Print an experiment resolved: every setting, and what it means.")
     experiment(sub)
-    sub = command("report", _report, "Make a sweep's table and figures anew.")
+    sub = command("report", _report, "Make a sweep's tables and figures again.")
     sub.add_argument("folder", metavar="FOLDER", help="<output>/sweeps/<name>-<hash>")
     sub = command("export", _export, "Write a trained SAE in a peer's format.")
     sub.add_argument("sae", metavar="SAE", help="folder of an SAE: <output>/cycles/<key>/sae")

@@ -11,6 +11,7 @@ from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
     from dmsae_ray.config.environment import NEEDED as NEEDED
+    from dmsae_ray.config.environment import ON_THIS_MACHINE as ON_THIS_MACHINE
     from dmsae_ray.config.environment import set_environment as set_environment
     from dmsae_ray.config.environment import shell_command as shell_command
     from dmsae_ray.config.experiment import Experiment as Experiment
@@ -30,6 +31,7 @@ __getattr__, __dir__, __all__ = face(
     {
         "environment": (
             "NEEDED",
+            "ON_THIS_MACHINE",
             "set_environment",
             "shell_command",
         ),

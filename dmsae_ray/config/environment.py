@@ -31,6 +31,13 @@ NEEDED = {
 """Variables that every process of a run needs, on every node."""
 
 
+ON_THIS_MACHINE = {
+    # A process for each attempt at a trial, that waits for a cloud to take its node away.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+"""What a Ray cluster that is this machine alone can do without."""
+
+
 def shell_command(program: str, *arguments: object) -> str:
     """Return a command line to paste into a shell.
 

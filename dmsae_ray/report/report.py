@@ -19,7 +19,7 @@ JSON_FILE = "report.json"
 
 NOTES = """\
 **n** seeds; ± is the half width of the 95% t-interval over them; one seed has none. **Carryover** is the share of the
-core that was selected again in the last cycle; **chance** is that of a core drawn from the candidate pool by lot; a
+core that was selected again in the last cycle; **chance** is that of a core drawn at random from the candidate pool; a
 **control**'s column is the carryover of a core of as many rows with the same norms, trained in its place, and
 **carryover over** it is the difference, seed by seed. **Distilled** counts the latents selected in every cycle. **L0**
 is measured, on held-out tokens, in its two parts. **FVU** is the fraction of variance unexplained, **loss rec.** the

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dmsae_ray.config import NEEDED
+from dmsae_ray.config import NEEDED, ON_THIS_MACHINE
 from dmsae_ray.errors import ConfigError, one_line
 from dmsae_ray.plan import Cluster, cluster_of_nodes, cluster_of_yaml
 
@@ -82,6 +82,8 @@ def _init(address: str | None, level: int, verbose: bool) -> None:
     import ray
 
     if address is None:
+        for name, value in ON_THIS_MACHINE.items():
+            os.environ.setdefault(name, value)
         # One logical core more than the machine has: drivers and the mostly idle language model reserve it.
         ray.init(
             address="local",

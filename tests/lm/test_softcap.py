@@ -48,7 +48,9 @@ def block(x: Tensor, layer: Any, cap: float | None, window: int | None) -> Tenso
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("attention", [None, "auto", "eager", "flex_attention"])
+@pytest.mark.parametrize(
+    "attention", [None, "auto", "eager", pytest.param("flex_attention", marks=pytest.mark.slow)]
+)  # flex attention is compiled
 def test_gemma2_activations_are_those_of_the_formulas(
     random_models: dict[str, Path], tokens: Tensor, attention: str | None
 ) -> None:

@@ -73,6 +73,7 @@ def rebuild_elsewhere(folder: Path, recipe: TinyRecipe, threads: int) -> None:
     subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_short_rebuilds_in_two_processes_are_bit_identical(tmp_path: Path) -> None:
     for threads in (1, 2):
         rebuild_elsewhere(tmp_path / str(threads), SHORT, threads)
@@ -93,6 +94,7 @@ def test_training_neither_reads_nor_moves_the_global_generator() -> None:
         assert torch.equal(p, q)
 
 
+@pytest.mark.slow
 def test_a_rebuild_gives_the_shipped_model(tmp_path: Path) -> None:
     """The whole training again (about 80 s).
 
@@ -115,6 +117,7 @@ def test_a_rebuild_gives_the_shipped_model(tmp_path: Path) -> None:
     assert seen[-1].loss < seen[0].loss
 
 
+@pytest.mark.slow
 def test_the_cache_is_used_again_and_what_is_damaged_in_it_made_anew(tmp_path: Path) -> None:
     seen: list[TrainingStep] = []
     folder = tiny_model(tmp_path, seen.append, SHORT)
@@ -134,6 +137,7 @@ def test_the_cache_is_keyed_by_text_and_recipe() -> None:
     assert len(keys) == 3
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_make_it_once(tmp_path: Path) -> None:
     code = (
         "import sys; from dmsae_ray.lm.tiny import tiny_model; from dmsae_ray.lm.tiny_recipe import TinyRecipe;"

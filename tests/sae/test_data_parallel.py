@@ -7,6 +7,8 @@ import torch
 
 from .ranks import everything, on_four_ranks, selected, train
 
+pytestmark = pytest.mark.slow  # starts processes that import torch
+
 CASES: list[tuple[dict[str, Any], int]] = [
     ({}, 48),
     ({"n_core": 7}, 45),

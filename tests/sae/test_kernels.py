@@ -89,6 +89,7 @@ def test_a_step_that_is_left_out_moves_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"n_core": 7}, {"n_core": 7, "core_sparsity": "sparse"}], ids=str)
 def test_a_training_with_them_is_that_of_torch(options: dict[str, Any]) -> None:
     plain = SAETrainer(make_sae(**options), recipe())

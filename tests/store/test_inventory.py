@@ -1,15 +1,18 @@
 """`dmsae store`: lists what is there, finds the damaged file, removes nothing in use; on disk and in a bucket."""
 
+import functools
 import json
 import shutil
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from dmsae_ray.cli import stores as cli_stores
 from dmsae_ray.cli.commands import main
 from dmsae_ray.config.experiment import Experiment
 from dmsae_ray.errors import ConfigError, DataError
@@ -21,32 +24,35 @@ from dmsae_ray.store.reader import Store
 from dmsae_ray.store.usage import USERS, UsageMark, active_users
 from dmsae_ray.store.writer import StoreWriter
 from tests.s3_server import s3_server
-from tests.small_store import FALSE_MANIFESTS, contents, falsify, prepare
+from tests.small_store import FALSE_MANIFESTS, FAST, contents, falsify, prepare
 
 Told = Callable[..., tuple[int, str, str]]
 Make = Callable[..., Experiment]
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """Options of a URI that lead to a bucket's server; the credentials are in the environment."""
+    pytest.importorskip("moto.server", reason="needs moto[server]")
+    with pytest.MonkeyPatch.context() as patch, s3_server() as options:
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "not-so-secret")
+        yield options
+
+
 @pytest.fixture(params=["disk", "bucket"])
-def output(request: pytest.FixtureRequest, store: Store, stores: Path, tmp_path: Path) -> Iterator[str]:
+def output(request: pytest.FixtureRequest, store: Store, stores: Path, tmp_path: Path) -> str:
     """The `output` of experiments, with one whole store."""
     if request.param == "disk":
         shutil.copytree(stores / store.key, tmp_path / "runs" / "stores" / store.key)
-        yield str(tmp_path / "runs")
-        return
-    pytest.importorskip("moto.server", reason="needs moto[server]")
-    patch = pytest.MonkeyPatch()
-    for name, value in (("AWS_ACCESS_KEY_ID", "key"), ("AWS_SECRET_ACCESS_KEY", "not-so-secret")):
-        patch.setenv(name, value)
-    with s3_server() as options:
-        uri = f"s3://bucket/runs?{options}"
-        system, path = filesystem(uri)
-        system.create_dir(path)
-        for name, content in contents(stores / store.key).items():
-            folder, _, file = f"{store.key}/{name}".rpartition("/")
-            (Folder(uri) / "stores" / folder).write(file, [content])
-        yield uri
-    patch.undo()
+        return str(tmp_path / "runs")
+    uri = f"s3://bucket-{uuid.uuid4().hex}/runs?{request.getfixturevalue('server')}"
+    system, path = filesystem(uri)
+    system.create_dir(path)
+    for name, content in contents(stores / store.key).items():
+        folder, _, file = f"{store.key}/{name}".rpartition("/")
+        (Folder(uri) / "stores" / folder).write(file, [content])
+    return uri
 
 
 @pytest.fixture
@@ -108,17 +114,18 @@ def test_rm_asks_and_removes(output: str, tell: Told, store: Store) -> None:
     assert "no stores in" in tell("ls")[1]
 
 
-def test_what_is_in_use_is_not_removed(output: str, tell: Told, store: Store) -> None:
-    with StoreWriter(place(output, store)):
+def test_what_is_in_use_is_not_removed(output: str, tell: Told, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_stores, "remove_store", functools.partial(remove_store, timing=FAST))
+    with StoreWriter(place(output, store), FAST):
         code, _, err = tell("rm", store.key, "--yes")
     assert code == 2 and "is being written by a harvest" in err
-    with UsageMark(place(output, store), "demo-12345678"):
+    with UsageMark(place(output, store), "demo-12345678", FAST):
         code, _, err = tell("rm", store.key, "--yes")
     assert code == 2 and "read by sweep demo-12345678" in err
     assert place(output, store).size("manifest.json") is not None
     (info,) = list_stores(Folder(output) / "stores")
-    assert info.used is not None and active_users(place(output, store)) == []
-    remove_store(place(output, store))
+    assert info.used is not None and active_users(place(output, store), FAST) == []
+    remove_store(place(output, store), FAST)
     assert list_stores(Folder(output) / "stores") == []
 
 

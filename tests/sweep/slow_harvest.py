@@ -53,10 +53,10 @@ def hold_back(patch: Callable[[Any, str, Any], None], trained: Path, then: str) 
 
 
 def main(folder: str, config: str) -> int:
-    from dmsae_ray.config import set_environment
+    from dmsae_ray.config.environment import set_environment
 
     set_environment(verbose=False)
-    from dmsae_ray.cli import main as dmsae
+    from dmsae_ray.cli.commands import main as dmsae
 
     hold_back(setattr, Path(folder) / "trained", "hangs")
     return dmsae(["sweep", config])

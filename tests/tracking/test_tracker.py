@@ -218,6 +218,7 @@ def test_a_server_that_is_not_mlflow_is_named_so(tmp_path: Path) -> None:
         web.shutdown()
 
 
+@pytest.mark.slow
 def test_an_outage_stops_nothing_and_all_arrives_once(server: Server, tmp_path: Path) -> None:
     tracker = SweepTracker(server.uri, "outage", tmp_path / "sweep", "outage-1")
     tracker.start({"k": "2, 4"})
@@ -238,6 +239,7 @@ def test_an_outage_stops_nothing_and_all_arrives_once(server: Server, tmp_path: 
     check(server.uri, "outage", trials=1)
 
 
+@pytest.mark.slow
 def test_what_close_leaves_is_delivered_first_at_the_next_start(server: Server, tmp_path: Path, caplog: Any) -> None:
     tracker = SweepTracker(server.uri, "left", tmp_path / "sweep", "left-1", close_timeout=1)
     tracker.start()
@@ -259,6 +261,7 @@ def test_what_close_leaves_is_delivered_first_at_the_next_start(server: Server, 
     check(server.uri, "left", trials=1)
 
 
+@pytest.mark.slow
 def test_rows_whose_answer_was_lost_are_not_doubled_on_a_server(server: Server, tmp_path: Path) -> None:
     """The server wrote them, the crash came before the position was written."""
     tracker = SweepTracker(server.uri, "lost", tmp_path / "sweep", "lost-1")
