@@ -3,8 +3,7 @@
 import copy
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,9 @@ from dmsae_ray.store.identity import store_key
 from dmsae_ray.store.layout import ACTIVATIONS, MANIFEST, TOKENS
 from dmsae_ray.store.reader import Store
 from dmsae_ray.store.timing import StoreTiming
+
+# Threads of torch wait for each other in a loop; where other processes have the cores, this takes most of the time.
+torch.set_num_threads(1)
 
 TREE: dict[str, Any] = {
     "name": "activations-test",
@@ -59,15 +61,6 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(ray_cluster: Any, make_experiment: Make, stores: Path) -> Store:
     """Made by two model actors; what other tests make, by one, is compared with it."""
     return prepare(make_experiment(resources__model_actors_max=2), str(stores))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Within this, torch computes with one thread: two wait for each other where Ray's processes have the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def copy_tokens(store: Store, experiment: Experiment, root: Path) -> Path:

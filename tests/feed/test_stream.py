@@ -31,7 +31,7 @@ from dmsae_ray.feed.stream_service import StreamActor, StreamService, killed_on_
 from dmsae_ray.harvest.actors import HarvestActor, HarvestJob
 from dmsae_ray.store.order import shard_order
 from dmsae_ray.store.reader import Store, open_store
-from tests.small_store import contents, copy_tokens, one_thread, prepare
+from tests.small_store import contents, copy_tokens, prepare
 
 Make = Callable[..., Experiment]
 BATCH = 300
@@ -62,9 +62,8 @@ def whole(store: Store, tmp_path_factory: pytest.TempPathFactory, make_int8: Mak
     copy_tokens(store, experiment, root)
     mine = open_store(str(root), experiment)
     actor = HarvestActor(job_of(mine, experiment))
-    with one_thread():
-        for split, shard in mine.layout.all_shards():
-            actor(one_shard(shard, split))
+    for split, shard in mine.layout.all_shards():
+        actor(one_shard(shard, split))
     return prepare(experiment, str(root))  # which finds all shards, and has only the manifest to write
 
 
@@ -317,15 +316,13 @@ def test_every_dtype_comes_as_it_would_be_stored(
     copy_tokens(store, experiment, tmp_path)
     mine = open_store(str(tmp_path), experiment)
     stored, actor = HarvestActor(job_of(mine, experiment)), StreamActor(job_of(mine, experiment))
-    with one_thread():
-        for shard in range(mine.layout.shards("train")):
-            stored(one_shard(shard))
-        table = actor(one_shard(4))
+    for shard in range(mine.layout.shards("train")):
+        stored(one_shard(shard))
+    table = actor(one_shard(4))
     folder = tmp_path / mine.key
     assert table.column(CONTENT)[0].as_py() == (folder / "activations" / "train-000004.safetensors").read_bytes()
     assert contents(folder / "streamed")["train-000004.json"] == contents(folder / "activations")["train-000004.json"]
-    with one_thread():
-        shards = StreamedShards(mine, Here(OneAfterTheOther(actor)), "only")
-        got = list(Feed(mine, BATCH, 1, shards=shards).batches(0, 30))
+    shards = StreamedShards(mine, Here(OneAfterTheOther(actor)), "only")
+    got = list(Feed(mine, BATCH, 1, shards=shards).batches(0, 30))
     for mine_batch, theirs in zip(got, Feed(mine, BATCH, 1).batches(0, 30), strict=True):
         assert mine_batch.dtype == theirs.dtype == getattr(torch, dtype) and torch.equal(mine_batch, theirs)

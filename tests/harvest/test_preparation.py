@@ -33,7 +33,7 @@ from dmsae_ray.store.manifest import make_manifest, read_request
 from dmsae_ray.store.reader import Store
 from dmsae_ray.store.token_shards import read_tokens
 from dmsae_ray.store.writer import StoreWriter
-from tests.small_store import FALSE_MANIFESTS, FAST, contents, falsify, one_thread, prepare, unfinished
+from tests.small_store import FALSE_MANIFESTS, FAST, contents, falsify, prepare, unfinished
 
 Make = Callable[..., Experiment]
 
@@ -90,8 +90,7 @@ def test_other_batches_give_the_same_rows(store: Store, make_experiment: Make) -
     actor = HarvestActor(HarvestJob(store.folder, store.layout, experiment.model, experiment.activations, 64))
     shards: list[tuple[Split, int]] = [("eval", 0), ("attribution", 0), ("train", 0), ("train", 9)]
     for split, shard in shards:
-        with one_thread():
-            content, commit = actor.compute(split, shard)
+        content, commit = actor.compute(split, shard)
         mine, theirs = safetensors.torch.load(content), store.read(split, shard)
         assert commit.rows == store.commit(split, shard).rows and mine.keys() == theirs.keys()
         assert torch.equal(mine["position"], theirs["position"])

@@ -4,9 +4,9 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from dmsae_ray.config.experiment import Experiment, parse_experiment
 from dmsae_ray.config.sections import CorpusSettings
@@ -14,7 +14,7 @@ from dmsae_ray.files import cache
 from dmsae_ray.lm.tiny import tiny_model
 from dmsae_ray.store import identity
 from dmsae_ray.store.identity import corpus_content, model_content, store_key, unpinned
-from dmsae_ray.store.reader import open_store
+from dmsae_ray.store.reader import Store, open_store
 from tests.small_store import TREE, prepare
 
 Make = Callable[..., Experiment]
@@ -135,19 +135,22 @@ def test_what_is_not_pinned_is_said(make_experiment: Make) -> None:
     assert unpinned(parse_experiment({"name": "x", **pins})) == ()
 
 
-def test_changed_weights_are_harvested_anew(ray_cluster: Any, model: Path, tmp_path: Path) -> None:
-    """End to end: the path in the config is the same before and after."""
-    from safetensors.torch import load_file, save_file
-
-    tree = {**TREE, "model": {**TREE["model"], "name": str(model)}}
-    first = prepare(parse_experiment(tree), str(tmp_path / "stores"))
+def test_changed_weights_are_harvested_anew(store: Store, model: Path, tmp_path: Path) -> None:
+    """End to end: the path in the config is the same before and after, and `store` is of the weights before."""
+    root = tmp_path / "stores"
+    corpus = {**TREE["corpus"], "tokens": 2_048}  # the first of the shards
+    tree = {**TREE, "model": {**TREE["model"], "name": str(model)}, "corpus": corpus}
+    first = open_store(str(root), parse_experiment(tree))
+    shutil.copytree(store.folder.uri, first.folder.uri)
     weights = load_file(model / "model.safetensors")
     weights["model.layers.0.mlp.down_proj.weight"] *= 1.5
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
-    second = prepare(parse_experiment(tree), str(tmp_path / "stores"))
+    second = prepare(parse_experiment(tree), str(root))
     assert second.key != first.key
-    assert not first.read("train", 0)["x"].equal(second.read("train", 0)["x"])
+    before, after = first.read("train", 0), second.read("train", 0)
+    assert second.layout.token_checksums["train-000000"] == first.layout.token_checksums["train-000000"]
+    assert before["x"].shape[1] == after["x"].shape[1] and not before["x"].equal(after["x"])
     # A reader on a machine without the folder is told the key.
     shutil.rmtree(model)
-    there = open_store(str(tmp_path / "stores"), parse_experiment(tree), second.key)
-    assert there.read("train", 0)["x"].equal(second.read("train", 0)["x"])
+    there = open_store(str(root), parse_experiment(tree), second.key)
+    assert there.read("train", 0)["x"].equal(after["x"])

@@ -287,6 +287,7 @@ def test_an_output_that_is_no_folder_is_one_line(tmp_path: Path, capsys: pytest.
         assert f"{tmp_path}/stores cannot be listed" in err and len(err.splitlines()) == 1
 
 
+@pytest.mark.slow  # pyarrow tries for 6 s, each time
 def test_a_bucket_whose_endpoint_is_down_is_one_line(
     capsys: pytest.CaptureFixture[str], make_experiment: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

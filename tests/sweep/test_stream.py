@@ -2,13 +2,13 @@
 
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from dmsae_ray.cli.trial_lines import TrialLines
 from dmsae_ray.config.experiment import Experiment, load_experiment, parse_experiment
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.plan import cost
@@ -18,25 +18,32 @@ from dmsae_ray.plan.model_size import KNOWN
 from dmsae_ray.plan.plan import plan_experiment
 from dmsae_ray.plan.rendering import plan_text
 from dmsae_ray.results.folders import folders_of
-from tests.small_sweep import start, trained_cycles, wait_for_line, write_config
+from dmsae_ray.results.reports import TrialReport
+from tests.small_sweep import Here, trained_cycles, write_config
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 
 
 @pytest.mark.sweep
 def test_streaming_trains_the_saes_of_the_store_and_a_killed_train_worker_changes_nothing(
-    finished_sweep: Path, tmp_path: Path
+    finished_sweep: Path, tmp_path: Path, dmsae_here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    killed: list[int] = []
+    tell = TrialLines.on_trial_result
+
+    def kill_after_cycle_0(
+        self: TrialLines, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        tell(self, iteration, trials, trial, result, **info)
+        if not killed and TrialReport.from_metrics(result).cycles:
+            killed.append(train_workers(os.getpid())[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(TrialLines, "on_trial_result", kill_after_cycle_0)
     config = write_config(tmp_path, sweep={"coverage": [0.3]}, distill={"cycles": 1, "controls": []})
-    process = start(["-m", "dmsae_ray.cli", "sweep", str(config), "--set", "activations.mode=stream"], tmp_path)
-    wait_for_line(process, r"cycle 0 ")
-    deadline = time.monotonic() + 60
-    while not (workers := train_workers(process.pid)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert workers, "no Train worker was found"
-    os.kill(workers[0].pid, signal.SIGKILL)
-    rest, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, rest
+    done = dmsae_here("sweep", config, "--set", "activations.mode=stream")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert killed
     # Cycle 1's key holds the rows of the core that was selected from cycle 0.
     trained, expected = trained_cycles(tmp_path), trained_cycles(finished_sweep)
     assert len(trained) == 2
