@@ -19,8 +19,6 @@ def test_an_element_is_off_by_at_most_half_a_step_of_its_row() -> None:
     assert bool(((dequantise(parts) - x).abs() <= 0.501 * step + 1e-5 * x.abs()).all())
 
 
-@pytest.mark.slow
-@pytest.mark.slow
 def test_an_sae_trained_on_int8_explains_as_much_as_one_on_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """A real training on real activations; the committed figure is of a longer one."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
