@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dmsae_ray.config import CorpusSettings
 from dmsae_ray.errors import DataError
@@ -30,6 +29,8 @@ SUFFIXES = {
 
 
 def _read_parquet(corpus: CorpusSettings, path: str) -> Iterator[Any]:
+    import pyarrow.parquet as pq  # loads for long, and a plan only needs the suffixes
+
     system, _ = filesystem(str(corpus.path))
     with system.open_input_file(path) as source:
         file = pq.ParquetFile(source)

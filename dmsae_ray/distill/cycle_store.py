@@ -80,7 +80,7 @@ class DirectoryCycleStore:
             )
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, DataError) as error:
             raise DataError(
-                f"cycle: {folder} is damaged ({one_line(error)}); delete it to train the cycle again"
+                f"cycle: {folder} is damaged ({one_line(str(error))}); delete it to train the cycle again"
             ) from None
 
     def save(self, key: str, cycle: TrainedCycle) -> None:
@@ -107,12 +107,15 @@ class DirectoryCycleStore:
         yield
 
     def _publish(self, aside: Path, final: Path, *, evaluated: bool) -> None:
+        replaced = aside / "replaced"
         if evaluated and final.is_dir() and not json.loads((final / "outcome.json").read_text())["evaluated"]:
-            os.rename(final, aside / "replaced")
+            os.rename(final, replaced)
         try:
             os.rename(aside, final)
         except OSError:
             if not final.is_dir():
+                if replaced.is_dir():
+                    os.rename(replaced, final)
                 raise
             # Another trial finished the same cycle first; its result is the same.
             return

@@ -198,5 +198,5 @@ def _told_in_one_line(model: str, what: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ConfigError(
-            f"model.name '{model}': its {what} cannot be loaded ({one_line(error, 160)}); {_ALLOWED}"
+            f"model.name '{model}': its {what} cannot be loaded ({one_line(str(error), 160)}); {_ALLOWED}"
         ) from None

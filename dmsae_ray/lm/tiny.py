@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dmsae_ray.errors import ConfigError, DmsaeError
-from dmsae_ray.files import cache_folder, replacing
+from dmsae_ray.files import cache_folder, file_sha256, replacing
 from dmsae_ray.lm.text import corpus_sha256, split_documents, stdlib_documents, stdlib_fingerprint
 from dmsae_ray.lm.tiny_recipe import OnTrainingStep, TinyRecipe, TrainingStep
 
@@ -176,7 +176,7 @@ def _key(corpus: str, recipe: TinyRecipe) -> str:
 
 def _file_sha256(path: Path) -> str | None:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError:
         return None
 

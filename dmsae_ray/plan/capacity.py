@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from dmsae_ray.errors import ConfigError
+from dmsae_ray.errors import ConfigError, one_line
 
 DRIVER_CPUS = 0.05
 """The share of a CPU that each light process reserves: a trial's driver, the cycle leases, a stream's driver."""
@@ -154,7 +154,7 @@ def cluster_of_yaml(path: str | Path) -> Cluster:
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
             f"cluster file '{path}' is no file of Ray's cluster launcher with available_node_types and "
-            f"head_node_type ({' '.join(str(error).split())})"
+            f"head_node_type ({one_line(error)})"
         ) from None
     return Cluster(str(path), tuple(kinds), limit + 1)
 

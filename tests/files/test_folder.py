@@ -1,5 +1,6 @@
 """Files that are whole or absent, on a local disk and (by URI) elsewhere."""
 
+import importlib.util
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -116,3 +117,18 @@ def test_listing_gives_each_file_once(tmp_path: Path) -> None:
     (tmp_path / "gone.txt").symlink_to(tmp_path / "nothing")
     expected = [str(tmp_path / name) for name in ("a.txt", "b/two.txt", "c/three.txt")]
     assert list_files(str(tmp_path), (".txt",)) == list_files(tmp_path.as_uri(), (".txt",)) == expected
+
+
+@pytest.mark.parametrize("uri", ["foo://key:hidden@b/x", "az://key:hidden@c/x?sig=hidden", "s3://k:hid den@b/x"])
+def test_a_place_that_is_not_known_is_said_without_its_password(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"^'\w+://\w+/x' is not a place known here: ") as error:
+        Folder(uri).read("y")
+    assert "hidden" not in str(error.value) and "hid den" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_package_that_a_place_needs_is_named() -> None:
+    """fsspec knows az:// and says what it lacks; pyarrow, asked first, does not know it at all."""
+    if importlib.util.find_spec("adlfs"):
+        pytest.skip("adlfs is installed: az:// lacks nothing")
+    with pytest.raises(ConfigError, match="adlfs"):
+        Folder("az://container/x").read("y")
