@@ -18,7 +18,9 @@ from tests.small_sweep import dmsae_here, finished_sweep  # noqa: E402, F401
 # Machines are noisy: how long an example takes says nothing.
 hypothesis.settings.register_profile("dmsae", deadline=None)
 hypothesis.settings.load_profile("dmsae")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
+# Threads of torch wait for each other in a loop; where other processes have the cores, this takes most of the time.
+torch.set_num_threads(1)
 if not torch.cuda.is_available():
     # Kernels are then run by Triton's interpreter; this is read when Triton is imported, by whomever.
     os.environ["TRITON_INTERPRET"] = "1"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from dmsae_ray.config.experiment import Experiment, parse_experiment
 from dmsae_ray.files.checksums import checksum
@@ -18,9 +17,6 @@ from dmsae_ray.store.identity import store_key
 from dmsae_ray.store.layout import ACTIVATIONS, MANIFEST, TOKENS
 from dmsae_ray.store.reader import Store
 from dmsae_ray.store.timing import StoreTiming
-
-# Threads of torch wait for each other in a loop; where other processes have the cores, this takes most of the time.
-torch.set_num_threads(1)
 
 TREE: dict[str, Any] = {
     "name": "activations-test",

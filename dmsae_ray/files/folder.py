@@ -196,7 +196,7 @@ def _fsspec(uri: str, reason: Exception) -> tuple[fs.FileSystem, str]:
         handler, path = fsspec.url_to_fs(uri)
     except (ImportError, ValueError) as error:
         place = str(Folder(uri))
-        # Both have looked, and only one of them knows this kind of place. pyarrow repeats the URI, which may hold a key.
+        # Only one of them knows this kind of place. pyarrow repeats the URI, which may hold a key.
         said = "; ".join(one_line(str(each).replace(uri, place)) for each in (reason, error))
         raise ConfigError(f"'{place}' is not a place known here: {said}") from None
     return fs.PyFileSystem(fs.FSSpecHandler(handler)), str(path)

@@ -1,26 +1,16 @@
-"""The config: what loads, what is refused and in which words, overrides, and what the digest depends on."""
+"""An experiment: its defaults and short forms, and what is refused in which words."""
 
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import BaseModel
 
-from dmsae_ray.config.experiment import Experiment, load_experiment, parse_experiment
+from dmsae_ray.config.experiment import Experiment, parse_experiment
 from dmsae_ray.config.sections import Score, Trouble
 from dmsae_ray.errors import ConfigError
 
-SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
-FIGURES = {"figure2_cycles", "figure3_random_core", "figure4_7_transfer", "figure5_coverage", "figure6_sparsity"}
-
-
-def load_text(folder: Path, text: str, *overrides: str) -> Experiment:
-    path = folder / "experiment.yaml"
-    path.write_text(text)
-    return load_experiment(path, overrides)
+from .experiments import fields, load_text
 
 
 def refused(tree: dict[str, Any]) -> str:
@@ -38,65 +28,6 @@ def test_names_of_troubles_are_those_of_the_sae_room() -> None:
     assert set(get_args(Trouble)) == set(TROUBLES)
     assert parse_experiment({"name": "test"}).recipe.stop_on == Recipe(steps=1).stop_on
     assert "recipe.stop_on" in refused({"recipe": {"stop_on": ["spikes"]}})
-
-
-# --- files of the repository ---
-
-
-def test_there_is_a_sweep_for_the_demo_and_for_each_experiment_of_the_paper() -> None:
-    assert {path.stem for path in SWEEPS} == {"demo", *FIGURES}
-
-
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_every_sweep_validates_and_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
-    experiment = load_experiment(path)
-    again = load_text(tmp_path, experiment.to_yaml())
-    assert again == experiment
-    assert again.digest() == experiment.digest()
-    assert again.to_yaml() == experiment.to_yaml()
-
-
-def test_every_sweep_has_a_name_of_its_own() -> None:
-    names = [load_experiment(path).name for path in SWEEPS]
-    assert len(set(names)) == len(names)
-
-
-def test_the_experiments_of_the_paper_share_one_store_of_activations() -> None:
-    figures = [load_experiment(path) for path in SWEEPS if path.stem in FIGURES]
-    assert len({(e.model, e.corpus, e.activations) for e in map(_hashable, figures)}) == 1
-
-
-def _hashable(experiment: Experiment) -> Any:
-    sections = {name: getattr(experiment, name).model_dump_json() for name in ("model", "corpus", "activations")}
-    return type("Sections", (), sections)
-
-
-def test_the_experiments_of_the_paper_have_its_settings() -> None:
-    experiments = {path.stem: load_experiment(path) for path in SWEEPS}
-    for name in FIGURES:
-        experiment = experiments[name]
-        assert (experiment.model.name, experiment.model.layer) == ("google/gemma-2-2b", 12)
-        assert experiment.sae.groups == (2048, 4096, 8192, 16384, 34816)
-        assert experiment.recipe.steps == 244_140  # SAEBench: int(5e8 / 2048)
-    six = (20, 40, 80, 160, 320, 640)
-    assert experiments["figure2_cycles"].distill.cycles == 7
-    assert experiments["figure2_cycles"].coverages == (0.9,)
-    assert experiments["figure6_sparsity"].ks == six and experiments["figure6_sparsity"].distill.cycles == 4
-    assert experiments["figure4_7_transfer"].ks == six
-    transfer = experiments["figure4_7_transfer"].transfer
-    assert transfer is not None and set(transfer.core_sparsity) == {"dense", "sparse"} and "baseline" in transfer.arms
-    random_core = experiments["figure3_random_core"].transfer
-    assert random_core is not None and set(random_core.arms) == {"distilled", "gaussian"}
-    taus = experiments["figure5_coverage"].coverages
-    assert min(taus) <= 0.5 and 0.95 < max(taus) < 1
-
-
-def test_the_demo_has_two_of_everything_and_a_core_that_can_mean_something() -> None:
-    demo = load_experiment(Path(__file__).parents[2] / "sweeps" / "demo.yaml")
-    assert len(demo.ks) >= 2 and len(demo.coverages) >= 2 and len(demo.sweep.seeds) >= 2 and demo.distill.cycles >= 3
-    d_model = 64  # of the embedded model
-    assert demo.sae.groups[0] >= 2 * d_model
-    assert "gaussian" in demo.distill.controls
 
 
 # --- places ---
@@ -286,15 +217,7 @@ def test_an_unknown_key_names_the_nearest(tree: dict[str, Any], hint: str) -> No
     assert hint in refused(tree)
 
 
-def _fields(model: type[BaseModel], prefix: str = "") -> list[tuple[str, Any]]:
-    found = []
-    for name, field in model.model_fields.items():
-        inner = next((a for a in (field.annotation, *get_args(field.annotation)) if hasattr(a, "model_fields")), None)
-        found += _fields(inner, f"{prefix}{name}.") if inner else [(prefix + name, field)]
-    return found
-
-
-@pytest.mark.parametrize("setting", [name for name, _ in _fields(Experiment)])
+@pytest.mark.parametrize("setting", [name for name, _ in fields(Experiment)])
 def test_no_setting_takes_a_mapping_and_the_message_says_what_it_takes(setting: str) -> None:
     tree: dict[str, Any] = {}
     *sections, last = setting.split(".")
@@ -306,209 +229,12 @@ def test_no_setting_takes_a_mapping_and_the_message_says_what_it_takes(setting: 
     assert message.startswith(f"{setting} is ") and "; it must be " in message
 
 
-@pytest.mark.parametrize(("name", "field"), _fields(Experiment))
+@pytest.mark.parametrize(("name", "field"), fields(Experiment))
 def test_every_setting_is_described(name: str, field: Any) -> None:
     assert field.description, name
 
 
 def test_scores_are_those_that_attribution_knows() -> None:
-    attribution = pytest.importorskip("dmsae_ray.distill.attribution")
-    assert set(get_args(Score)) == set(attribution.SCORES)
+    from dmsae_ray.distill.attribution import SCORES
 
-
-# --- files and overrides ---
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "holds nothing; it must be a mapping"),
-        ("- a\n", "holds list; it must be a mapping"),
-        ("name: [\n", "is not YAML"),
-        ("name: a\nsweep: {}\nsweep: {}\n", "'sweep' is given twice"),
-        ("name: a\nsae:\n  k: 1\n  k: 2\n", "'k' is given twice"),
-        ("name: \x01\n", "is not YAML"),
-    ],
-)
-def test_a_bad_file_is_one_line(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        load_text(tmp_path, text)
-    assert said in str(error.value) and "\n" not in str(error.value)
-    assert "experiment.yaml" in str(error.value)
-
-
-def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read: No such file"):
-        load_experiment(tmp_path / "no.yaml")
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
-        load_experiment(tmp_path)
-    (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(ConfigError, match="is not YAML"):
-        load_experiment(tmp_path / "bad.yaml")
-
-
-def test_overrides_set_values_lists_and_whole_sections(tmp_path: Path) -> None:
-    experiment = load_text(
-        tmp_path,
-        "name: test\nsae: {k: 20}\n",
-        "sweep.seeds=[0, 1, 2]",
-        "sae.k=40",
-        "recipe.tokens=1e8",
-        "recipe.lr=1e-3",
-        "transfer.core_sparsity=[dense]",
-        "tracking.uri=http://host:5000/a=b",
-        "recipe.k_aux=null",
-        "sae.k=41",
-    )
-    assert experiment.sweep.seeds == (0, 1, 2)
-    assert experiment.sae.k == 41
-    assert (experiment.recipe.tokens, experiment.recipe.lr, experiment.recipe.k_aux) == (100_000_000, 1e-3, None)
-    assert experiment.transfer is not None and experiment.transfer.core_sparsity == ("dense",)
-    assert experiment.tracking.uri == "http://host:5000/a=b"
-
-
-def test_an_override_reaches_behind_the_short_form_of_the_recipe(tmp_path: Path) -> None:
-    experiment = load_text(tmp_path, "name: test\nrecipe: saebench\n", "recipe.lr=0.01")
-    assert (experiment.recipe.name, experiment.recipe.lr) == ("saebench", 0.01)
-
-
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("sae.k", "--set 'sae.k' is not of the form path=value"),
-        ("=3", "is not of the form path=value"),
-        ("sae..k=3", "is not of the form path=value"),
-        ("name.x=3", "'name' is a value, not a section"),
-        ("sae.k=[", "the value is not YAML"),
-        ("sae.kk=3", "sae.kk is not a setting; did you mean 'sae.k'?"),
-        ("sae.k=0", "sae.k is 0; it must be a whole number of at least 1"),
-    ],
-)
-def test_bad_overrides_are_one_line(tmp_path: Path, override: str, said: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        load_text(tmp_path, "name: test\n", override)
-    assert said in str(error.value) and "\n" not in str(error.value)
-
-
-# --- digest ---
-
-IGNORED = ("output", "resources", "tracking")
-# A different valid value of every setting that results depend on, on top of BASE.
-BASE: dict[str, Any] = {"name": "test", "transfer": {}}
-OTHER: dict[str, Any] = {
-    "name": "other",
-    "seed": 1,
-    "model.name": "tiny",
-    "model.revision": "main",
-    "model.layer": 3,
-    "model.dtype": "float32",
-    "model.attention": "eager",
-    "corpus.source": "text",
-    "corpus.path": "elsewhere",
-    "corpus.subset": "sample",
-    "corpus.split": "test",
-    "corpus.revision": "main",
-    "corpus.text_field": "body",
-    "corpus.context": 512,
-    "corpus.tokens": 1_000_000,
-    "corpus.attribution_tokens": 10_000,
-    "corpus.eval_tokens": 10_000,
-    "activations.mode": None,  # has one value only
-    "activations.dtype": "float32",
-    "activations.shard_tokens": 8192,
-    "activations.shuffle_shards": 2,
-    "activations.norm_tokens": 1000,
-    "activations.drop_bos": False,
-    "activations.drop_special": True,
-    "activations.max_norm_multiple": 20.0,
-    "sae.n_latents": 32_768,
-    "sae.group_sizes": [32_768, 32_768],
-    "sae.k": 40,
-    "sae.core_sparsity": "sparse",
-    "sae.core_decoder_init": "tied",
-    "recipe.name": None,  # changes the filters too: see above
-    "recipe.tokens": 100_000_000,
-    "recipe.batch_size": 4096,
-    "recipe.lr": 1e-3,
-    "recipe.warmup_steps": 10,
-    "recipe.decay_start": 0.5,
-    "recipe.betas": [0.9, 0.99],
-    "recipe.clip_norm": 2.0,
-    "recipe.auxk_alpha": 0.1,
-    "recipe.k_aux": 64,
-    "recipe.dead_after_tokens": 1000,
-    "recipe.threshold_beta": 0.9,
-    "recipe.threshold_start_step": 10,
-    "recipe.stop_on": ["spike"],
-    "recipe.group_weights": [1, 1, 1, 1, 2],
-    "distill.cycles": 7,
-    "distill.coverage": 0.5,
-    "distill.score": "mean",
-    "distill.quantile": 0.9,
-    "distill.pool_groups": 2,
-    "distill.min_cycles": 2,
-    "distill.initial_sae": "folder",
-    "distill.controls": ["gaussian", "random_latents"],
-    "transfer.core": "core.safetensors",
-    "transfer.arms": ["distilled"],
-    "transfer.core_sparsity": ["sparse"],
-    "sweep.k": [80],
-    "sweep.coverage": [0.9],
-    "sweep.seeds": [1],
-    "sweep.data_seed": 1,
-    "sweep.data_per_seed": True,
-}
-DECIDING = [name for name, value in OTHER.items() if value is not None]
-ELSEWHERE = {
-    "output": st.sampled_from(["here", "s3://bucket/there"]),
-    "resources.workers_per_trial": st.integers(1, 64),
-    "resources.cpus_per_worker": st.floats(0.5, 64),
-    "resources.gpus_per_worker": st.sampled_from([0, 0.5, 1, 8]),
-    "resources.max_concurrent_trials": st.none() | st.integers(1, 99),
-    "resources.model_actors_max": st.integers(1, 64),
-    "resources.model_batch_tokens": st.integers(8, 10_000),
-    "resources.checkpoint_every_tokens": st.integers(1, 10**9),
-    "tracking.uri": st.none() | st.just("http://host:5000"),
-    "tracking.experiment": st.none() | st.text("abc", min_size=1),
-    "tracking.window_steps": st.none() | st.integers(1, 1000),
-}
-
-
-def _tree(settings: dict[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {name: dict(v) if isinstance(v, dict) else v for name, v in BASE.items()}
-    for name, value in settings.items():
-        *sections, last = name.split(".")
-        node = tree
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[last] = value
-    return tree
-
-
-def test_the_test_knows_every_setting() -> None:
-    names = {name for name, _ in _fields(Experiment)}
-    assert names == set(OTHER) | {n for n in names if n.split(".")[0] in IGNORED}
-
-
-@given(st.sets(st.sampled_from(DECIDING), max_size=6), st.fixed_dictionaries({}, optional=ELSEWHERE))
-def test_the_digest_says_what_results_depend_on(changed: set[str], elsewhere: dict[str, Any]) -> None:
-    if "sae.n_latents" in changed:
-        changed -= {"sae.group_sizes"}  # have to add up
-    plain = {name: OTHER[name] for name in changed}
-    if "sae.group_sizes" in changed:
-        plain.pop("recipe.group_weights", None)
-    here = parse_experiment(_tree(plain))
-    there = parse_experiment(_tree({**plain, **elsewhere}))
-    assert here.digest() == there.digest()
-    assert (here.digest() == parse_experiment(_tree({})).digest()) == (not plain)
-
-
-@pytest.mark.parametrize("name", DECIDING)
-def test_the_digest_changes_with_every_setting_that_results_depend_on(name: str) -> None:
-    assert parse_experiment(_tree({name: OTHER[name]})).digest() != parse_experiment(_tree({})).digest()
-
-
-def test_the_digest_does_not_depend_on_how_a_number_is_written(tmp_path: Path) -> None:
-    one = load_text(tmp_path, "name: a\ndistill: {coverage: 1}\nrecipe: {tokens: 1e8}\n")
-    two = load_text(tmp_path, "recipe: {tokens: 100_000_000}\ndistill: {coverage: 1.0}\nname: a\n")
-    assert one.digest() == two.digest()
+    assert set(get_args(Score)) == set(SCORES)

@@ -214,8 +214,9 @@ def test_sizes_come_from_a_local_config_where_there_is_one(tmp_path: Path) -> No
 
 
 def test_the_embedded_model_has_the_sizes_in_the_table() -> None:
-    lm = pytest.importorskip("dmsae_ray.lm")
-    assert model_size(str(lm.tiny_model())) == KNOWN["tiny"]
+    from dmsae_ray.lm import tiny_model
+
+    assert model_size(str(tiny_model())) == KNOWN["tiny"]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"hidden_size": 4}', '{"hidden_size": "x", "num_attention_heads": 2}'])

@@ -22,6 +22,7 @@ from dmsae_ray.sae.files import load_sae, save_sae
 from dmsae_ray.sae.saelens import export_saelens
 from dmsae_ray.sae.trainer import SAETrainer
 from tests.benchmarks import peers
+from tests.optional import left_out
 
 from .worlds import features, make_sae, recipe
 
@@ -202,7 +203,7 @@ def sae_lens() -> Iterator[Any]:
         with peers.empty_modules():
             yield importlib.import_module("sae_lens")
     except ImportError as error:
-        pytest.skip(f"{error}: see tests/benchmarks/peers.py for what to install to compare with SAELens itself")
+        left_out(f"{error}: see tests/benchmarks/peers.py for what to install to compare with SAELens itself")
     finally:
         for name in [name for name, module in sys.modules.items() if isinstance(module, peers.EmptyModule)]:
             del sys.modules[name]

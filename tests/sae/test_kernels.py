@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-pytest.importorskip("triton", reason="needs Triton")
+from tests.optional import optional
+
+optional("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 from dmsae_ray.sae import kernels  # noqa: E402

@@ -14,6 +14,7 @@ from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.dictionary_learning import export_dictionary_learning, load_dictionary_learning
 from dmsae_ray.sae.recipe import Recipe
 from dmsae_ray.sae.trainer import SAETrainer
+from tests.optional import left_out
 
 from .worlds import features
 
@@ -23,7 +24,7 @@ def peer() -> Any:
     """The module of the peer's trainer; its package's __init__ is passed by, which imports language-model tools."""
     spec = importlib.util.find_spec("dictionary_learning")
     if spec is None or spec.origin is None or importlib.util.find_spec("einops") is None:
-        pytest.skip("pip install --no-deps dictionary-learning einops to compare with dictionary_learning itself")
+        left_out("pip install --no-deps dictionary-learning einops to compare with dictionary_learning itself")
     root = Path(spec.origin).parent
     for name, folder in (("dictionary_learning", root), ("dictionary_learning.trainers", root / "trainers")):
         if name not in sys.modules:

@@ -23,6 +23,7 @@ from dmsae_ray.store.manifest import make_manifest, read_request
 from dmsae_ray.store.reader import Store
 from dmsae_ray.store.usage import USERS, UsageMark, active_users
 from dmsae_ray.store.writer import StoreWriter
+from tests.optional import optional
 from tests.s3_server import s3_server
 from tests.small_store import FALSE_MANIFESTS, FAST, contents, falsify, prepare
 
@@ -33,7 +34,7 @@ Make = Callable[..., Experiment]
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """Options of a URI that lead to a bucket's server; the credentials are in the environment."""
-    pytest.importorskip("moto.server", reason="needs moto[server]")
+    optional("moto.server")
     with pytest.MonkeyPatch.context() as patch, s3_server() as options:
         patch.setenv("AWS_ACCESS_KEY_ID", "key")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "not-so-secret")

@@ -12,10 +12,11 @@ from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.feed.feed import Feed
 from dmsae_ray.files.folder import Folder, filesystem
 from dmsae_ray.store.reader import Store
+from tests.optional import optional
 from tests.s3_server import s3_server
 from tests.small_store import contents, prepare
 
-pytest.importorskip("moto.server", reason="needs moto[server]")
+optional("moto.server")
 
 Make = Callable[..., Experiment]
 

@@ -12,10 +12,11 @@ from pyarrow import fs
 from dmsae_ray.distill.core import load_core
 from dmsae_ray.distill.cycle_store import DirectoryCycleStore
 from dmsae_ray.sweep.shared_cycles import SharedCycleStore
+from tests.optional import optional
 from tests.s3_server import s3_server
 from tests.small_sweep import environment, trained_cycles, write_config
 
-pytest.importorskip("moto.server", reason="needs moto[server]")
+optional("moto.server")
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "not-so-secret", "AWS_EC2_METADATA_DISABLED": "true"}
 

@@ -1,0 +1,81 @@
+"""Config files as text: YAML that is none, and overrides (--set)."""
+
+from pathlib import Path
+
+import pytest
+
+from dmsae_ray.config.experiment import load_experiment
+from dmsae_ray.errors import ConfigError
+
+from .experiments import load_text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "holds nothing; it must be a mapping"),
+        ("- a\n", "holds list; it must be a mapping"),
+        ("name: [\n", "is not YAML"),
+        ("name: a\nsweep: {}\nsweep: {}\n", "'sweep' is given twice"),
+        ("name: a\nsae:\n  k: 1\n  k: 2\n", "'k' is given twice"),
+        ("name: \x01\n", "is not YAML"),
+    ],
+)
+def test_a_bad_file_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_text(tmp_path, text)
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert "experiment.yaml" in str(error.value)
+
+
+def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        load_experiment(tmp_path / "no.yaml")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load_experiment(tmp_path)
+    (tmp_path / "bad.yaml").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_experiment(tmp_path / "bad.yaml")
+
+
+def test_overrides_set_values_lists_and_whole_sections(tmp_path: Path) -> None:
+    experiment = load_text(
+        tmp_path,
+        "name: test\nsae: {k: 20}\n",
+        "sweep.seeds=[0, 1, 2]",
+        "sae.k=40",
+        "recipe.tokens=1e8",
+        "recipe.lr=1e-3",
+        "transfer.core_sparsity=[dense]",
+        "tracking.uri=http://host:5000/a=b",
+        "recipe.k_aux=null",
+        "sae.k=41",
+    )
+    assert experiment.sweep.seeds == (0, 1, 2)
+    assert experiment.sae.k == 41
+    assert (experiment.recipe.tokens, experiment.recipe.lr, experiment.recipe.k_aux) == (100_000_000, 1e-3, None)
+    assert experiment.transfer is not None and experiment.transfer.core_sparsity == ("dense",)
+    assert experiment.tracking.uri == "http://host:5000/a=b"
+
+
+def test_an_override_reaches_behind_the_short_form_of_the_recipe(tmp_path: Path) -> None:
+    experiment = load_text(tmp_path, "name: test\nrecipe: saebench\n", "recipe.lr=0.01")
+    assert (experiment.recipe.name, experiment.recipe.lr) == ("saebench", 0.01)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("sae.k", "--set 'sae.k' is not of the form path=value"),
+        ("=3", "is not of the form path=value"),
+        ("sae..k=3", "is not of the form path=value"),
+        ("name.x=3", "'name' is a value, not a section"),
+        ("sae.k=[", "the value is not YAML"),
+        ("sae.kk=3", "sae.kk is not a setting; did you mean 'sae.k'?"),
+        ("sae.k=0", "sae.k is 0; it must be a whole number of at least 1"),
+    ],
+)
+def test_bad_overrides_are_one_line(tmp_path: Path, override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_text(tmp_path, "name: test\n", override)
+    assert said in str(error.value) and "\n" not in str(error.value)
