@@ -39,18 +39,24 @@ _OF_FILE = {
 """Which files take long; the longest begin first, so that no process waits for the other at the end."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of a Ray cluster, keep them in the process that has started it, and let long ones begin first.
-
-    With several processes (pytest -n 2) each process has one cluster for all its tests, and a file's tests stay
-    together.
-    """
+    """Mark the tests of a Ray cluster, and let long ones begin first."""
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
-            item.add_marker(pytest.mark.xdist_group("ray-a" if "/feed/" in item.path.as_posix() else "ray-b"))
     items.sort(key=lambda item: -_length(item))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several processes (pytest -n 2), give each a whole file at a time, in the order above.
+
+    So what a file's tests share is made once. Each process has one Ray cluster for all its tests.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscope_reorder = False  # it would begin with the file that has the most tests
+    return LoadFileScheduling(config, log)
 
 
 def _length(item: pytest.Item) -> int:

@@ -96,23 +96,22 @@ def test_training_neither_reads_nor_moves_the_global_generator() -> None:
 
 @pytest.mark.slow
 def test_a_rebuild_gives_the_shipped_model(tmp_path: Path) -> None:
-    """The whole training again (about 80 s).
+    """The whole training again (about 80 s): the same model but for rounding.
 
-    Bit for bit where torch and the CPU's instruction set are those that meta.json names. Other ones round otherwise,
-    and 1,500 steps carry that on: there the tokenizer is the same and the loss within 0.02 nats. Another Python's
-    standard library is another text; the short rebuilds above stand for it.
+    Processors round differently, and 1,500 steps carry that on: two with AVX-512 gave a loss of 3.40922 and 3.41149.
+    That one machine gives the same bits again is shown by the short rebuilds above; they also stand for another
+    Python, whose standard library is another text.
     """
     shipped = read_meta(SHIPPED)
     if shipped["corpus_sha256"] != corpus_sha256(stdlib_documents()):
         pytest.skip(f"the shipped model is of Python {shipped['python']}'s text, not {platform.python_version()}'s")
     seen: list[TrainingStep] = []
     meta = build(tmp_path / "model", TinyRecipe(), seen.append)
-    assert meta["tokenizer_sha256"] == shipped["tokenizer_sha256"]
-    assert meta["unigram_loss"] == shipped["unigram_loss"]
     assert meta["val_loss"] == pytest.approx(shipped["val_loss"], abs=0.02)
-    if (meta["torch"], meta["cpu"]) == (shipped["torch"], shipped["cpu"]):
-        assert meta == shipped
-        assert (tmp_path / "model/model.safetensors").read_bytes() == (SHIPPED / "model.safetensors").read_bytes()
+    rounding = {"val_loss", "weights_sha256", "python", "torch", "cpu"}
+    assert {k: v for k, v in meta.items() if k not in rounding} == {
+        k: v for k, v in shipped.items() if k not in rounding
+    }
     assert seen[-1].step == seen[-1].steps == TinyRecipe().steps
     assert seen[-1].loss < seen[0].loss
 
