@@ -55,7 +55,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """
     from xdist.scheduler import LoadFileScheduling
 
-    config.option.loadscope_reorder = False  # it would begin with the file that has the most tests
+    config.option.loadscopereorder = False  # it would begin with the file that has the most tests
     return LoadFileScheduling(config, log)
 
 
