@@ -13,6 +13,10 @@ class DataError(DmsaeError):
     """A file or a stream of data that is missing, truncated, corrupt or of the wrong kind."""
 
 
+class TransientError(DmsaeError):
+    """Something was lost or did not answer in time, and another attempt may succeed; nothing is wrong with the data."""
+
+
 def one_line(error: object, most: int = 300) -> str:
     """Return the message of an exception in one line.
 

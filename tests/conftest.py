@@ -29,6 +29,7 @@ if not torch.cuda.is_available():
 _OF_FILE = {
     "lm/test_tiny.py": 9,
     "sweep/test_overlap.py": 8,
+    "sweep/test_lost_machines.py": 7,
     "sweep/test_object_store.py": 7,
     "sweep/test_sweep.py": 6,
     "feed/": 5,

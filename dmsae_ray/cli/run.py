@@ -74,6 +74,7 @@ def _run(
             sweep,
             callbacks=[TrackingCallback(tracker), TrialLines(screen, sweep.plan.trainings_unshared)],
             progress=screen.harvest(),
+            say=lambda line: screen.say(f"  {line}"),
             verbose=verbose,
         )
     if not result.unfinished and sweep.experiment.activations.mode == "store":

@@ -1,14 +1,12 @@
 """Print a line for every finished cycle of every trial."""
 
-from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 
 from dmsae_ray.cli.console import Screen
 from dmsae_ray.distill import CycleReport
-from dmsae_ray.results import TrialReport
-from dmsae_ray.sweep import reason_of
+from dmsae_ray.results import TrialReport, cycle_name, failure_in
 
 
 class TrialLines(Callback):
@@ -25,23 +23,28 @@ class TrialLines(Callback):
         self._done = 0
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        """Print finished cycles."""
-        for cycle in TrialReport.from_metrics(result).cycles:
+        """Print where a training was taken up again, and finished cycles."""
+        report = TrialReport.from_metrics(result)
+        if report.resumed:
+            self._screen.say(f"  {trial.config['trial_id']}: goes on at {report.resumed}")
+        for cycle in report.cycles:
             self._done += 1
             self._screen.say("  " + cycle_line(trial.config["trial_id"], cycle))
         self._screen.bar("training", min(self._done, self._total), self._total, "trainings")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """Print why a trial failed."""
-        error = Path(trial.error_file) if trial.error_file else None
-        reason = reason_of(error.read_text(errors="replace") if error and error.is_file() else "")
-        self._screen.say(f"  {trial.config['trial_id']}: failed: {reason}")
+        """Print why a trial cannot go on."""
+        self._screen.say(f"  {trial.config['trial_id']}: failed: {failure_in(trial.last_result)}")
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Print that a trial is started again."""
+        self._screen.say(f"  {trial.config['trial_id']}: its driver was lost; it goes on from its last checkpoint")
 
 
 def cycle_line(trial_id: str, cycle: CycleReport) -> str:
     """Return one cycle as one line."""
     metrics = cycle.metrics
-    what = {"distilled": f"cycle {cycle.cycle}", "baseline": "baseline"}.get(cycle.arm, f"control {cycle.arm}")
+    what = cycle_name(cycle.arm, cycle.cycle)
     parts = [f"core {cycle.n_core_in} -> {cycle.n_core}"]
     if cycle.collapsed:
         parts.append(f"collapsed: {cycle.collapsed}")

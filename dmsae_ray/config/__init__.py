@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.config.environment import HEAD as HEAD
     from dmsae_ray.config.environment import NEEDED as NEEDED
+    from dmsae_ray.config.environment import ON_HEAD as ON_HEAD
     from dmsae_ray.config.environment import ON_THIS_MACHINE as ON_THIS_MACHINE
     from dmsae_ray.config.environment import set_environment as set_environment
     from dmsae_ray.config.environment import shell_command as shell_command
@@ -30,7 +32,9 @@ __getattr__, __dir__, __all__ = face(
     __name__,
     {
         "environment": (
+            "HEAD",
             "NEEDED",
+            "ON_HEAD",
             "ON_THIS_MACHINE",
             "set_environment",
             "shell_command",

@@ -1,4 +1,4 @@
-"""Environment variables of Ray and other libraries, set before any of them is imported."""
+"""What Ray and other libraries are told: environment variables, set before any of them is imported, and names."""
 
 import logging
 import os
@@ -30,12 +30,16 @@ NEEDED = {
 }
 """Variables that every process of a run needs, on every node."""
 
-
 ON_THIS_MACHINE = {
     # A process for each attempt at a trial, that waits for a cloud to take its node away.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
 """What a Ray cluster that is this machine alone can do without."""
+
+HEAD = "node:__internal_head__"
+"""The resource by which Ray marks the head node of a cluster, 1 in all."""
+ON_HEAD = {HEAD: 0.001}
+"""Resources of an actor that must outlive the loss of any node but the head; up to a thousand of them fit."""
 
 
 def shell_command(program: str, *arguments: object) -> str:

@@ -295,7 +295,7 @@ class ResourceSettings(Section):
     cpus_per_model_actor: float = Field(1, gt=0, description="CPUs of a language-model actor")
     gpus_per_model_actor: float = Field(0, ge=0, description="GPUs of a language-model actor; fractions share a GPU")
     model_batch_tokens: int = Field(4096, ge=8, description="tokens of one forward pass of a model actor")
-    max_failures: int = Field(3, ge=0, description="times a trial is taken up again after a worker failed or was lost")
+    max_failures: int = Field(3, ge=0, description="errors without progress between them after which a trial ends")
     checkpoint_every_tokens: int = Field(50_000_000, ge=1, description="training tokens between two checkpoints")
 
     _checks = field_validator("gpus_per_worker", "gpus_per_model_actor")(_whole_above_one)

@@ -26,8 +26,8 @@ from ray.data._internal.execution.backpressure_policy import (
 )
 from ray.data._internal.execution.operators.map_operator import MapOperator
 
-from dmsae_ray.config import Experiment, ResourceSettings, parse_experiment
-from dmsae_ray.errors import DataError, DmsaeError
+from dmsae_ray.config import ON_HEAD, Experiment, ResourceSettings, parse_experiment
+from dmsae_ray.errors import DataError, DmsaeError, TransientError
 from dmsae_ray.feed.stream import CONTENT, SHARD, SessionState
 from dmsae_ray.files import encode_record
 from dmsae_ray.harvest import GROWING, HarvestActor, HarvestJob, first_error, map_shards, quiet_context, start_attempts
@@ -128,7 +128,7 @@ class StreamService:
     def _session(self, name: str) -> "_Session":
         with self._lock:
             if name not in self._sessions:
-                raise DataError(_CLOSED)
+                raise TransientError(_CLOSED)
             return self._sessions[name]
 
 
@@ -234,12 +234,12 @@ class _Session:
 
         Raises:
             DmsaeError: the error that stopped the computation before this shard.
-            DataError: the session has ended.
+            TransientError: the session has ended.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._reached(place) or self._error or self._ended, _POLL_SECONDS)
             if self._ended:
-                raise DataError(_CLOSED)
+                raise TransientError(_CLOSED)
             if self._error and not self._reached(place):
                 raise self._error
             return self._reached(place)
@@ -304,20 +304,20 @@ class _Session:
                 raise _Ended
 
 
-def start_stream(experiment: Experiment, stores: str, key: str, *, cpus: float) -> ActorHandle[Any]:
-    """Start the service of one trial; it ends with its last handle, or with the process that started it.
+def start_stream(experiment: Experiment, stores: str, key: str) -> ActorHandle[Any]:
+    """Start the service of one trial on the head; it ends with its last handle, or with the process that started it.
 
     Args:
         experiment: what to compute.
         stores: folder of stores.
         key: key of the store whose missing training shards the service computes.
-        cpus: CPUs reserved for the service itself.
     """
     readers = experiment.resources.workers_per_trial
     actor: Any = ray.remote(StreamService).options(
-        num_cpus=cpus,
+        num_cpus=0,
         max_concurrency=4 * readers + 2,
         max_restarts=-1,
+        resources=ON_HEAD,
         scheduling_strategy="DEFAULT",  # outside the resources of the trial that starts it
     )
     handle: ActorHandle[Any] = actor.remote(experiment.model_dump(mode="json"), stores, key)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from dmsae_ray.files.cache import cache_folder as cache_folder
     from dmsae_ray.files.cache import file_sha256 as file_sha256
     from dmsae_ray.files.checksums import checksum as checksum
+    from dmsae_ray.files.faults import is_server_error as is_server_error
+    from dmsae_ray.files.faults import passes as passes
+    from dmsae_ray.files.faults import root_message as root_message
     from dmsae_ray.files.folder import Folder as Folder
     from dmsae_ray.files.folder import filesystem as filesystem
     from dmsae_ray.files.heartbeat import Heartbeat as Heartbeat
@@ -26,10 +29,10 @@ if TYPE_CHECKING:
     from dmsae_ray.files.prefetch import Prefetcher as Prefetcher
     from dmsae_ray.files.prefetch import ReaderClosed as ReaderClosed
     from dmsae_ray.files.retry import HUB as HUB
+    from dmsae_ray.files.retry import at_the_start as at_the_start
     from dmsae_ray.files.retry import call_with_retries as call_with_retries
-    from dmsae_ray.files.retry import is_server_error as is_server_error
     from dmsae_ray.files.retry import iterate_with_retries as iterate_with_retries
-    from dmsae_ray.files.retry import root_message as root_message
+    from dmsae_ray.files.retry import patiently as patiently
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -40,6 +43,11 @@ __getattr__, __dir__, __all__ = face(
             "file_sha256",
         ),
         "checksums": ("checksum",),
+        "faults": (
+            "is_server_error",
+            "passes",
+            "root_message",
+        ),
         "folder": (
             "Folder",
             "filesystem",
@@ -61,10 +69,10 @@ __getattr__, __dir__, __all__ = face(
         ),
         "retry": (
             "HUB",
+            "at_the_start",
             "call_with_retries",
-            "is_server_error",
             "iterate_with_retries",
-            "root_message",
+            "patiently",
         ),
     },
 )

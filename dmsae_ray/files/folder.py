@@ -1,8 +1,11 @@
-"""Files on any pyarrow filesystem; each is written whole or not at all."""
+"""Files on any pyarrow filesystem; each is written whole or not at all.
+
+A storage that does not answer is waited for (`retry.patiently`); what an error says then is final.
+"""
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +17,7 @@ from pyarrow import fs
 from dmsae_ray.errors import ConfigError, DataError, one_line
 from dmsae_ray.files.atomic import remove_temporaries, replacing
 from dmsae_ray.files.checksums import Buffer
+from dmsae_ray.files.retry import patiently
 
 _PIECE = 16 << 20
 
@@ -54,9 +58,13 @@ class Folder:
             DataError: the file cannot be read.
         """
         system, path = filesystem(self.uri)
-        try:
+
+        def read_whole() -> bytes:
             with system.open_input_stream(f"{path}/{name}") as stream:
                 return bytes(stream.read())
+
+        try:
+            return patiently(read_whole, str(self / name))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -69,10 +77,17 @@ class Folder:
             DataError: the file cannot be read.
         """
         system, path = filesystem(self.uri)
-        try:
+        begin = target.tell()
+
+        def copy() -> None:
+            target.seek(begin)  # an attempt that broke off has left some bytes
+            target.truncate()
             with system.open_input_stream(f"{path}/{name}") as stream:
                 while piece := stream.read(_PIECE):
                     target.write(piece)
+
+        try:
+            patiently(copy, str(self / name))
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -87,7 +102,7 @@ class Folder:
         """
         system, path = filesystem(self.uri)
         try:
-            info = system.get_file_info(f"{path}/{name}")
+            info = patiently(lambda: system.get_file_info(f"{path}/{name}"), str(self / name))
         except OSError as error:
             raise DataError(f"{self / name} cannot be looked at: {one_line(error)}") from error
         return int(info.size) if info.type == fs.FileType.File else None
@@ -99,8 +114,9 @@ class Folder:
             DataError: the folder cannot be listed.
         """
         system, path = filesystem(self.uri)
+        selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
         try:
-            return list(system.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=recursive)))
+            return list(patiently(lambda: system.get_file_info(selector), str(self)))
         except OSError as error:
             raise DataError(f"{self} cannot be listed: {one_line(error)}") from error
 
@@ -113,7 +129,7 @@ class Folder:
         found = sorted(self.entries(), key=lambda info: str(info.path))
         return {info.base_name: int(info.size) for info in found if info.is_file}
 
-    def write(self, name: str, pieces: Iterable[Buffer]) -> None:
+    def write(self, name: str, pieces: Sequence[Buffer]) -> None:
         """Write a file so that it appears whole or not at all; an existing file is replaced.
 
         On a local disk, a temporary file is moved to the name, and the temporary files of killed writers are removed.
@@ -123,7 +139,8 @@ class Folder:
             ConfigError: the file cannot be written.
         """
         system, path = filesystem(self.uri)
-        try:
+
+        def write_whole() -> None:
             if isinstance(system, fs.LocalFileSystem):
                 target = Path(path) / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +151,9 @@ class Folder:
                 with system.open_output_stream(f"{path}/{name}") as stream:
                     for piece in pieces:
                         stream.write(piece)
+
+        try:
+            patiently(write_whole, str(self / name))
         except OSError as error:
             raise ConfigError(f"output: {self / name} cannot be written: {one_line(error)}") from error
 
@@ -146,7 +166,7 @@ class Folder:
         system, path = filesystem(self.uri)
         try:
             with suppress(FileNotFoundError):
-                system.delete_file(f"{path}/{name}")
+                patiently(lambda: system.delete_file(f"{path}/{name}"), str(self / name))
         except OSError as error:
             raise DataError(f"{self / name} cannot be deleted: {one_line(error)}") from error
 
@@ -159,7 +179,7 @@ class Folder:
         system, path = filesystem(self.uri)
         try:
             with suppress(FileNotFoundError):
-                system.delete_dir(path)
+                patiently(lambda: system.delete_dir(path), str(self))
         except OSError as error:
             raise DataError(f"{self} cannot be removed: {one_line(error)}") from error
 

@@ -11,8 +11,8 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from dmsae_ray.config import ON_HEAD
 from dmsae_ray.errors import DataError
 
 MAX_ATTEMPTS = 5
@@ -20,7 +20,7 @@ MAX_ATTEMPTS = 5
 
 
 class Attempts:
-    """Counts the attempts at each shard until it is done; one actor per harvest, on the driver's node.
+    """Counts the attempts at each shard until it is done; one actor per harvest, on the head.
 
     Args:
         most: number of attempts allowed.
@@ -41,9 +41,8 @@ class Attempts:
 
 
 def start_attempts() -> ActorHandle[Any]:
-    """Start the counting actor on the driver's node."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor: Any = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
+    """Start the counting actor on the head, so that it outlives the loss of other nodes."""
+    actor: Any = ray.remote(Attempts).options(num_cpus=0, resources=ON_HEAD, max_restarts=-1)
     handle: ActorHandle[Any] = actor.remote(MAX_ATTEMPTS)
     return handle
 
@@ -61,7 +60,7 @@ def count_attempt(attempts: ActorHandle[Any] | None, shard: str) -> None:
     if attempts is None:
         return
     deaths: Any = None
-    with suppress(RayError):  # the count is lost with the driver's node; that is no reason to stop
+    with suppress(RayError):  # the count is lost with its actor; that is no reason to stop
         deaths = ray.get(attempts.count_attempt.remote(shard))
     if deaths is not None:
         raise DataError(

@@ -3,9 +3,10 @@
 import logging
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 from dmsae_ray.config import ActivationSettings, Experiment
-from dmsae_ray.errors import DataError
+from dmsae_ray.errors import DataError, TransientError
 from dmsae_ray.files import Folder, encode_record
 from dmsae_ray.harvest.harvesting import check_space, harvest
 from dmsae_ray.harvest.progress import HarvestProgress, Meter
@@ -31,6 +32,11 @@ from dmsae_ray.store import (
 )
 
 log = logging.getLogger(__name__)
+
+OnProgress = Callable[[HarvestProgress], None]
+T = TypeVar("T")
+
+_LOSSES = 10
 
 
 def prepare(
@@ -76,8 +82,8 @@ def prepare(
             there = read_commits(folder, planned)
             missing = [item for item in planned.stored_shards(settings) if item not in there]
             check_space(folder, planned, settings, missing)
-        layout = write_tokens(folder, experiment, progress=progress)
-        commits = harvest(folder, experiment, layout, progress=progress)
+        layout = _through_losses(lambda tell: write_tokens(folder, experiment, progress=tell), progress)
+        commits = _through_losses(lambda tell: harvest(folder, experiment, layout, progress=tell), progress)
         partial = len(commits) < len(layout.all_shards())
         if partial:
             commits = {item: commits[item] for item in layout.stored_shards(settings)}
@@ -86,6 +92,36 @@ def prepare(
         if not partial:
             folder.delete(PARTIAL)
     return open_store(root, experiment)
+
+
+def _through_losses(stage: Callable[[OnProgress], T], progress: OnProgress | None) -> T:
+    """Run a stage, and run it again where something was lost on the way; it goes on behind what is written.
+
+    Args:
+        stage: the stage; it takes the function that it calls with its progress.
+        progress: is told the progress, too.
+
+    Raises:
+        DataError: something was lost `_LOSSES` times in a row before the stage came any further.
+    """
+    losses, done, farthest = 0, 0, 0
+
+    def tell(state: HarvestProgress) -> None:
+        nonlocal done
+        done = state.done
+        if progress is not None:
+            progress(state)
+
+    while True:
+        try:
+            return stage(tell)
+        except TransientError as error:
+            losses = 1 if done > farthest else losses + 1
+            farthest = max(done, farthest)
+            if losses >= _LOSSES:
+                raise DataError(f"{error}; this happened {losses} times without any progress between") from None
+            log.warning("%s; it goes on", error)
+            time.sleep(min(2.0**losses, 60.0))
 
 
 def _names(experiment: Experiment) -> dict[str, str | None]:

@@ -11,7 +11,8 @@ from typing import Any
 from ray.data import DataContext
 from ray.exceptions import RayError
 
-from dmsae_ray.errors import DataError, DmsaeError, one_line
+from dmsae_ray.errors import DataError, DmsaeError, TransientError, one_line
+from dmsae_ray.files import passes
 
 # Ray Data adds this advice to the text of an exception or to its arguments; str() shows it in one of these forms.
 _ADVICE = re.compile(
@@ -76,6 +77,7 @@ def first_error(what: str) -> Iterator[None]:
 
     Raises:
         DmsaeError: an error of this program, with the type that it had in the task.
+        TransientError: a process, a node or an object was lost, or something did not answer.
         DataError: any other exception, with its type and message.
     """
     try:
@@ -85,7 +87,8 @@ def first_error(what: str) -> Iterator[None]:
         text = _ADVICE.sub("", str(cause))
         if isinstance(cause, DmsaeError):
             raise type(cause)(text) from None
-        raise DataError(f"{what} failed: {type(cause).__name__}: {one_line(text)}") from error
+        kind = TransientError if passes(error) else DataError
+        raise kind(f"{what} failed: {type(cause).__name__}: {one_line(text)}") from error
 
 
 def _cause(error: BaseException) -> BaseException:

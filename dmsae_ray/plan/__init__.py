@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
-    from dmsae_ray.plan.capacity import DRIVER_CPUS as DRIVER_CPUS
+    from dmsae_ray.plan.capacity import DRIVER_BYTES as DRIVER_BYTES
     from dmsae_ray.plan.capacity import Cluster as Cluster
     from dmsae_ray.plan.capacity import cluster_of_nodes as cluster_of_nodes
     from dmsae_ray.plan.capacity import cluster_of_yaml as cluster_of_yaml
@@ -33,7 +33,7 @@ __getattr__, __dir__, __all__ = face(
     __name__,
     {
         "capacity": (
-            "DRIVER_CPUS",
+            "DRIVER_BYTES",
             "Cluster",
             "cluster_of_nodes",
             "cluster_of_yaml",

@@ -8,10 +8,11 @@ from typing import Any
 
 import yaml
 
+from dmsae_ray.config import HEAD
 from dmsae_ray.errors import ConfigError, one_line
 
-DRIVER_CPUS = 0.05
-"""The share of a CPU that each light process reserves: a trial's driver, the cycle leases, a stream's driver."""
+DRIVER_BYTES = 800_000_000
+"""The memory of a running trial's processes on the head node, as seen: its driver and Ray Train's controller."""
 
 _EPSILON = 1e-9
 """Tolerance, because shares such as 0.05 CPU do not add up exactly in binary."""
@@ -65,11 +66,18 @@ class Cluster:
         name: Name of the cluster, for messages.
         kinds: Its kinds of nodes.
         most_nodes: Nodes of all kinds together, head included, that the autoscaler allows.
+        head_bytes: Memory of the head node, where each running trial has its driver.
     """
 
     name: str
     kinds: tuple[NodeKind, ...]
     most_nodes: float = inf
+    head_bytes: float = inf
+
+    @property
+    def most_drivers(self) -> float:
+        """How many trials the memory of the head node can hold; at least one is tried."""
+        return inf if self.head_bytes == inf else max(1.0, self.head_bytes // DRIVER_BYTES)
 
     def __str__(self) -> str:
         limit = "" if self.most_nodes == inf else f", at most {self.most_nodes:g} nodes in all"
@@ -139,7 +147,7 @@ def cluster_of_yaml(path: str | Path) -> Cluster:
     """
     try:
         config = yaml.safe_load(Path(path).expanduser().read_text())
-        types, head = config["available_node_types"], config["head_node_type"]
+        types, head, head_bytes = config["available_node_types"], config["head_node_type"], inf
         limit = int(config.get("max_workers", 2))  # the launcher's default
         kinds = []
         for name, node in types.items():
@@ -147,6 +155,8 @@ def cluster_of_yaml(path: str | Path) -> Cluster:
             if "CPU" not in resources:
                 raise ConfigError(f"cluster file '{path}': node type '{name}' has no resources.CPU")
             running = 1 if name == head else 0
+            if name == head:
+                head_bytes = float(resources.get("memory", inf))
             most = int(node.get("max_workers", 0 if running else limit)) + running
             kinds.append(NodeKind(name, float(resources["CPU"]), float(resources.get("GPU", 0)), running, most))
     except OSError as error:
@@ -156,14 +166,15 @@ def cluster_of_yaml(path: str | Path) -> Cluster:
             f"cluster file '{path}' is no file of Ray's cluster launcher with available_node_types and "
             f"head_node_type ({one_line(error)})"
         ) from None
-    return Cluster(str(path), tuple(kinds), limit + 1)
+    return Cluster(str(path), tuple(kinds), limit + 1, head_bytes)
 
 
 def cluster_of_nodes(nodes: Sequence[dict[str, Any]]) -> Cluster:
     """Return the cluster of running nodes, each given by its Ray resources: `{"CPU": 8.0, "GPU": 1.0}`."""
+    head = [float(node["memory"]) for node in nodes if HEAD in node and "memory" in node]
     shapes: dict[tuple[float, float], int] = {}
     for node in nodes:
         shape = (float(node.get("CPU", 0)), float(node.get("GPU", 0)))
         shapes[shape] = shapes.get(shape, 0) + 1
     kinds = [NodeKind(f"node {i}", *shape, count, count) for i, (shape, count) in enumerate(shapes.items())]
-    return Cluster("the cluster", tuple(kinds))
+    return Cluster("the cluster", tuple(kinds), head_bytes=head[0] if head else inf)

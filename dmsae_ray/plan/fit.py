@@ -11,6 +11,8 @@ from dmsae_ray.plan.capacity import Bundle, Cluster
 from dmsae_ray.plan.plan import Plan
 from dmsae_ray.plan.words import bundles_text
 
+_LIGHT_CPUS = 0.05
+
 
 def check_fits(plan: Plan, cluster: Cluster) -> None:
     """Check that a cluster at its largest can hold the harvest and, after it, one trial.
@@ -28,7 +30,7 @@ def trials_at_once(plan: Plan, cluster: Cluster) -> int:
 
     More trials would hold resources and wait.
     """
-    return _largest_fitting(plan.at_once, plan.needs, cluster)
+    return _largest_fitting(int(min(plan.at_once, cluster.most_drivers)), plan.needs, cluster)
 
 
 def trials_beside_harvest(plan: Plan, cluster: Cluster, borrowed_cpus: float = 0.0) -> int:
@@ -46,13 +48,12 @@ def trials_beside_harvest(plan: Plan, cluster: Cluster, borrowed_cpus: float = 0
     Returns:
         The number of trials; 0 if they must begin after the harvest.
     """
+    if not plan.pool_needs:
+        return 0
+    # A little more: without a free core, what reserves no CPU (drivers, Ray itself) shares one with the trials.
+    missing = (Bundle("CPU that is not there", borrowed_cpus + _LIGHT_CPUS),) if borrowed_cpus else ()
     most = trials_at_once(plan, cluster)
-    missing = (Bundle("CPU that is not there", borrowed_cpus),) if borrowed_cpus else ()
-    return (
-        _largest_fitting(most, lambda n: (*missing, *plan.beside_harvest(n, most - n)), cluster)
-        if plan.pool_needs
-        else 0
-    )
+    return _largest_fitting(most, lambda n: (*missing, *plan.beside_harvest(n)), cluster)
 
 
 def _largest_fitting(high: int, needs: Callable[[int], tuple[Bundle, ...]], cluster: Cluster) -> int:

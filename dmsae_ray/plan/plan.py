@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from dmsae_ray.config import Experiment
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.plan.capacity import DRIVER_CPUS, Bundle
+from dmsae_ray.plan.capacity import Bundle
 from dmsae_ray.plan.cost import Flops, Storage, experiment_flops, experiment_storage, window_bytes
 from dmsae_ray.plan.model_size import ModelSize, model_size
 from dmsae_ray.plan.trials import Trial, expand
@@ -110,10 +110,9 @@ class Plan:
         of_trials = [Bundle(b.what, b.cpus, b.gpus, b.count * count) for b in self.trial_needs]
         return (*self.service_needs, *of_trials)
 
-    def beside_harvest(self, count: int, waiting: int = 0) -> tuple[Bundle, ...]:
-        """Return the resources needed while the harvest goes on, `count` trials run and `waiting` drivers wait."""
-        drivers = Bundle("waiting trial driver", DRIVER_CPUS, count=waiting)
-        return (*self.pool_needs, *self.needs(count), drivers)
+    def beside_harvest(self, count: int) -> tuple[Bundle, ...]:
+        """Return the resources needed while the harvest goes on and `count` trials run."""
+        return (*self.pool_needs, *self.needs(count))
 
     def params(self) -> dict[str, int | float]:
         """Return the numbers that the tracking server lists as parameters of the sweep."""
@@ -208,10 +207,7 @@ def count_trainings(experiment: Experiment, trials: Sequence[Trial]) -> tuple[in
 def _needs(experiment: Experiment) -> dict[str, tuple[Bundle, ...]]:
     r = experiment.resources
     pool = (Bundle("language-model actor", r.cpus_per_model_actor, r.gpus_per_model_actor, r.model_actors_max),)
-    stream = (
-        Bundle("its language-model actor", r.cpus_per_model_actor, r.gpus_per_model_actor, r.model_actors_min),
-        Bundle("stream driver", DRIVER_CPUS),
-    )
+    stream = (Bundle("its language-model actor", r.cpus_per_model_actor, r.gpus_per_model_actor, r.model_actors_min),)
     streams = experiment.activations.mode == "stream"
     return {
         "pool_needs": () if streams else pool,
@@ -219,13 +215,9 @@ def _needs(experiment: Experiment) -> dict[str, tuple[Bundle, ...]]:
             Bundle("language-model actor", r.cpus_per_model_actor, r.gpus_per_model_actor, r.model_actors_min),
             READER,
         ),
-        "service_needs": (
-            Bundle("language model", r.cpus_per_model_actor, r.gpus_per_model_actor),
-            Bundle("leases of cycles", DRIVER_CPUS),
-        ),
+        "service_needs": (Bundle("language model", r.cpus_per_model_actor, r.gpus_per_model_actor),),
         "trial_needs": (
             Bundle("Train worker", r.cpus_per_worker, r.gpus_per_worker, r.workers_per_trial),
-            Bundle("trial driver", DRIVER_CPUS),
             *(stream if streams else ()),
         ),
     }

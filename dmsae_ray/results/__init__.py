@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from dmsae_ray.results.folders import experiment_of as experiment_of
     from dmsae_ray.results.folders import folders_of as folders_of
     from dmsae_ray.results.reports import TrialReport as TrialReport
+    from dmsae_ray.results.reports import cycle_name as cycle_name
+    from dmsae_ray.results.reports import failure_in as failure_in
+    from dmsae_ray.results.reports import failure_metrics as failure_metrics
     from dmsae_ray.results.trial import TrialResult as TrialResult
     from dmsae_ray.results.trial import by_setting as by_setting
     from dmsae_ray.results.trial import load_result as load_result
@@ -31,7 +34,12 @@ __getattr__, __dir__, __all__ = face(
             "experiment_of",
             "folders_of",
         ),
-        "reports": ("TrialReport",),
+        "reports": (
+            "TrialReport",
+            "cycle_name",
+            "failure_in",
+            "failure_metrics",
+        ),
         "trial": (
             "TrialResult",
             "by_setting",

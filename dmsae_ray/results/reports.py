@@ -10,8 +10,8 @@ from typing import Any
 
 from dmsae_ray.distill import CycleReport, WindowReport
 
-_KEY = "trial_report"
-"""The only key of ours in a result of Ray Tune."""
+_KEY, _FAILURE = "trial_report", "trial_failure"
+"""The only keys of ours in a result of Ray Tune."""
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,17 @@ class TrialReport:
     Attributes:
         windows: Points of the training curves, in order.
         cycles: Cycles that have ended, in order.
+        resumed: Where an interrupted training was taken up again, in words; empty where none was.
     """
 
     windows: tuple[WindowReport, ...] = ()
     cycles: tuple[CycleReport, ...] = ()
+    resumed: str = ""
 
     def to_metrics(self) -> dict[str, Any]:
         """Return the metrics that `ray.train.report` takes: plain values only."""
-        return {_KEY: {name: [asdict(item) for item in getattr(self, name)] for name in ("windows", "cycles")}}
+        lists = {name: [asdict(item) for item in getattr(self, name)] for name in ("windows", "cycles")}
+        return {_KEY: {**lists, "resumed": self.resumed}}
 
     @classmethod
     def from_metrics(cls, metrics: Mapping[str, Any]) -> "TrialReport":
@@ -37,4 +40,21 @@ class TrialReport:
         return cls(
             tuple(WindowReport(**fields) for fields in tree.get("windows", ())),
             tuple(CycleReport(**fields) for fields in tree.get("cycles", ())),
+            str(tree.get("resumed", "")),
         )
+
+
+def failure_metrics(reason: str) -> dict[str, Any]:
+    """Return the last metrics of a trial that cannot go on, for `ray.tune.report`."""
+    return {_FAILURE: reason}
+
+
+def failure_in(metrics: Mapping[str, Any] | None) -> str | None:
+    """Return why a trial could not go on, from its last result; None if it did not fail."""
+    reason = (metrics or {}).get(_FAILURE)
+    return None if reason is None else str(reason)
+
+
+def cycle_name(arm: str, cycle: int) -> str:
+    """Return how a person calls a training: 'cycle 2', 'baseline' or 'control gaussian'."""
+    return {"distilled": f"cycle {cycle}", "baseline": "baseline"}.get(arm, f"control {arm}")

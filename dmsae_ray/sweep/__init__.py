@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from dmsae_ray.sweep.prepared import prepare_sweep as prepare_sweep
     from dmsae_ray.sweep.prepared import sweep_state as sweep_state
     from dmsae_ray.sweep.session import ray_session as ray_session
-    from dmsae_ray.sweep.tuning import reason_of as reason_of
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -32,6 +31,5 @@ __getattr__, __dir__, __all__ = face(
             "sweep_state",
         ),
         "session": ("ray_session",),
-        "tuning": ("reason_of",),
     },
 )

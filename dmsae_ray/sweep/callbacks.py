@@ -5,7 +5,7 @@ from typing import Any
 
 from ray.tune import Callback
 
-from dmsae_ray.results import Folders
+from dmsae_ray.results import Folders, failure_in
 
 
 class StayingCallbacks(Callback):
@@ -34,14 +34,15 @@ class StayingCallbacks(Callback):
             callback.on_trial_result(iteration, trials, trial, result, **info)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Forward the successful end of a trial."""
+        """Forward the end of a trial, as an error if it is one; for Tune, a trial that cannot go on is complete."""
+        failed = failure_in(trial.last_result) is not None
         for callback in self._callbacks:
-            callback.on_trial_complete(iteration, trials, trial, **info)
+            (callback.on_trial_error if failed else callback.on_trial_complete)(iteration, trials, trial, **info)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Forward the end of a trial with an error."""
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Forward that a trial is started again, because its driver or Train's controller was lost."""
         for callback in self._callbacks:
-            callback.on_trial_error(iteration, trials, trial, **info)
+            callback.on_trial_recover(iteration, trials, trial, **info)
 
 
 class FetchSummaries(Callback):

@@ -1,5 +1,6 @@
 """The controller of a sweep: it makes the activations, and runs every trial of the grid that is not finished yet."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,10 +13,13 @@ from dmsae_ray.harvest import HarvestProgress, prepare
 from dmsae_ray.plan import check_fits, trials_at_once, trials_beside_harvest
 from dmsae_ray.store import UsageMark, open_store
 from dmsae_ray.sweep.background_harvest import BackgroundHarvest
+from dmsae_ray.sweep.lost_nodes import LostNodes
 from dmsae_ray.sweep.prepared import PreparedSweep, SweepResult, sweep_state
 from dmsae_ray.sweep.session import borrowed_cpus, cluster_of_ray
 from dmsae_ray.sweep.slots import start_slots
 from dmsae_ray.sweep.tuning import run_trials
+
+log = logging.getLogger(__name__)
 
 
 def run_sweep(
@@ -23,6 +27,7 @@ def run_sweep(
     *,
     callbacks: Sequence[ray.tune.Callback] = (),
     progress: Callable[[HarvestProgress], None] | None = None,
+    say: Callable[[str], None] = log.warning,
     verbose: bool = False,
 ) -> SweepResult:
     """Run every trial that has no summary yet; a Ray session must be active.
@@ -37,6 +42,7 @@ def run_sweep(
         sweep: The sweep, from `prepare_sweep`.
         callbacks: Callbacks of Ray Tune; they stay in this process.
         progress: Called with the progress of the harvest.
+        say: Called with a line when a machine is lost.
         verbose: Show Tune's own messages.
 
     Raises:
@@ -50,10 +56,10 @@ def run_sweep(
     at_once, beside = trials_at_once(plan, cluster), trials_beside_harvest(plan, cluster, borrowed_cpus())
 
     def tune(slots: ActorHandle[Any] | None) -> SweepResult:
-        errors = run_trials(sweep, todo, at_once, slots, callbacks, verbose) if todo else {}
+        errors = run_trials(sweep, todo, at_once, cluster.head_bytes, slots, callbacks, verbose) if todo else {}
         return sweep_state(sweep, errors)
 
-    with UsageMark(Folder(folders.stores) / key, folders.name):
+    with UsageMark(Folder(folders.stores) / key, folders.name), LostNodes(say):
         if beside == 0 or not todo or open_store(folders.stores, experiment, key).complete:
             prepare(experiment, folders.stores, progress=progress)
             return tune(None)

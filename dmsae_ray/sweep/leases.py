@@ -10,7 +10,9 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-LEASE_SECONDS = 60.0
+from dmsae_ray.config import ON_HEAD
+
+LEASE_SECONDS = 30.0
 """A lease that is not renewed for this long is free again, because its holder was lost."""
 
 
@@ -34,6 +36,13 @@ class CycleLeases:
         """Give the lease back; do nothing if another holder has it."""
         if self._holders.get(key, ("", 0.0))[0] == holder:
             del self._holders[key]
+
+
+def start_leases() -> ActorHandle[Any]:
+    """Start the actor of the leases on the head, so that it outlives the loss of other nodes."""
+    actor: Any = ray.remote(CycleLeases).options(num_cpus=0, resources=ON_HEAD, max_restarts=-1)
+    handle: ActorHandle[Any] = actor.remote()
+    return handle
 
 
 @contextmanager

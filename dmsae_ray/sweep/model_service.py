@@ -8,7 +8,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from dmsae_ray.config import Experiment, parse_experiment
-from dmsae_ray.errors import DataError
+from dmsae_ray.errors import TransientError
 from dmsae_ray.evaluation import LossRecovered, loss_recovered
 from dmsae_ray.harvest import open_tap
 from dmsae_ray.sae import MatryoshkaSAE
@@ -18,16 +18,20 @@ RETRIES = 5
 """How often a call is repeated when the actor dies during it."""
 
 
+class ModelServiceLost(TransientError):
+    """The service died again and again; perhaps machines were lost, more likely it lacks memory."""
+
+
 def await_metrics(question: "ray.ObjectRef[dict[str, float]]") -> dict[str, float]:
     """Wait for the metrics that the service measures.
 
     Raises:
-        DataError: The service died each time it was called.
+        ModelServiceLost: The service died each time it was called.
     """
     try:
         return ray.get(question)
     except RayActorError:
-        raise DataError(
+        raise ModelServiceLost(
             f"the language model's actor died {RETRIES + 1} times while it measured the loss recovered (killed, out of "
             "memory, or a GPU error; Ray's log says which): lower resources.model_batch_tokens, or give it more memory "
             "or a whole GPU (resources.cpus/gpus_per_model_actor)"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from dmsae_ray.config import Experiment
+from dmsae_ray.files import at_the_start
 from dmsae_ray.plan import Plan, plan_experiment
 from dmsae_ray.results import Folders, create_folders
 from dmsae_ray.store import store_key
@@ -51,10 +52,11 @@ def prepare_sweep(experiment: Experiment) -> PreparedSweep:
             another model, text, core or initial SAE.
         DataError: The corpus, or a file of an initial SAE, is missing or damaged.
     """
-    check_inputs(experiment)
-    folders = create_folders(experiment)
-    key = store_key(experiment)
-    folders.check_inputs_unchanged(hash_inputs(experiment, key))
+    with at_the_start():
+        check_inputs(experiment)
+        folders = create_folders(experiment)
+        key = store_key(experiment)
+        folders.check_inputs_unchanged(hash_inputs(experiment, key))
     return PreparedSweep(experiment, folders, plan_experiment(experiment), key)
 
 

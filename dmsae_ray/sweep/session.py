@@ -45,7 +45,7 @@ def ray_session(address: str | None, *, log: Path, verbose: bool = False) -> Ite
         return
     level = logging.INFO if verbose else logging.ERROR
     on_terminate = signal.getsignal(signal.SIGTERM)
-    with contextlib.nullcontext() if verbose else _native_errors_to(log):
+    with contextlib.nullcontext() if verbose else _quiet(log):
         _init(address, level, verbose)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray's own handler ends the process at once
@@ -108,6 +108,21 @@ def _init(address: str | None, level: int, verbose: bool) -> None:
                 f"--address is '{address}'; no Ray cluster answers there ({one_line(error, 200)}); "
                 "leave it out to use this machine, or give 'auto' on the head node"
             ) from None
+
+
+@contextlib.contextmanager
+def _quiet(log: Path) -> Iterator[None]:
+    """Keep off the screen what Ray's native code writes, and the raylets' logs that Ray prints when a node is lost."""
+    import ray._private.worker as worker
+
+    # Ray has no public switch for the latter; its debugger uses this one. `lost_nodes` says what a person needs.
+    before = getattr(worker, "_worker_logs_enabled", True)
+    worker._worker_logs_enabled = False
+    try:
+        with _native_errors_to(log):
+            yield
+    finally:
+        worker._worker_logs_enabled = before
 
 
 @contextlib.contextmanager

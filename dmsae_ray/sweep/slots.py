@@ -7,8 +7,8 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from dmsae_ray.config import ON_HEAD
 from dmsae_ray.errors import DmsaeError
 
 _POLL_SECONDS = 0.5
@@ -76,8 +76,7 @@ def holding_slot(slots: ActorHandle[Any], trial: str) -> Iterator[None]:
 
 
 def start_slots(places: int) -> ActorHandle[Any]:
-    """Start the actor of the slots on this node, so that it lives as long as the sweep."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor: Any = ray.remote(TrialSlots).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here)
+    """Start the actor of the slots on the head, so that it outlives the loss of other nodes."""
+    actor: Any = ray.remote(TrialSlots).options(num_cpus=0, resources=ON_HEAD, max_restarts=-1)
     handle: ActorHandle[Any] = actor.remote(places)
     return handle

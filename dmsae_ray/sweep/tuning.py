@@ -1,7 +1,7 @@
 """Ray Tune over Ray Train: each trial of Tune is one run of Train, which runs all cycles of the trial."""
 
-import re
 import shutil
+import uuid
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -12,26 +12,26 @@ import ray.tune
 from ray.actor import ActorHandle
 from ray.train.torch import TorchTrainer
 
-from dmsae_ray.errors import DmsaeError
+from dmsae_ray.config import ON_HEAD
+from dmsae_ray.errors import DmsaeError, one_line
 from dmsae_ray.feed import killed_on_exit, start_stream
-from dmsae_ray.plan import DRIVER_CPUS, Trial
+from dmsae_ray.files import passes
+from dmsae_ray.plan import DRIVER_BYTES, Trial
+from dmsae_ray.results import failure_in, failure_metrics
 from dmsae_ray.store import open_store
 from dmsae_ray.sweep.callbacks import FetchSummaries, StayingCallbacks
-from dmsae_ray.sweep.leases import CycleLeases
+from dmsae_ray.sweep.leases import start_leases
 from dmsae_ray.sweep.model_service import start_model_service
 from dmsae_ray.sweep.prepared import PreparedSweep
 from dmsae_ray.sweep.slots import holding_slot
-from dmsae_ray.sweep.worker import TrialTask, train_loop
-
-
-class TrialFailed(DmsaeError):
-    """A trial failed for a reason that another attempt would not remove."""
+from dmsae_ray.sweep.worker import TrialTask, attempts_of, train_loop
 
 
 def run_trials(
     sweep: PreparedSweep,
     trials: Sequence[Trial],
     at_once: int,
+    head_bytes: float,
     slots: ActorHandle[Any] | None,
     callbacks: Sequence[ray.tune.Callback],
     verbose: bool,
@@ -42,6 +42,7 @@ def run_trials(
         sweep: The sweep that the trials belong to.
         trials: The trials to run.
         at_once: How many run together, at most.
+        head_bytes: Memory of the head node.
         slots: The actor of `slots.TrialSlots` that limits the trials while a harvest goes on; None if none does.
         callbacks: Callbacks of Ray Tune; they stay in this process.
         verbose: Show Tune's own messages.
@@ -51,25 +52,32 @@ def run_trials(
     """
     experiment, folders, key = sweep.experiment, sweep.folders, sweep.store_key
     by_id = {trial.trial_id: trial for trial in trials}
-    leases: Any = ray.remote(CycleLeases).options(num_cpus=DRIVER_CPUS, max_restarts=-1).remote()
+    leases = start_leases()
     model = start_model_service(experiment, folders.stores, key)
     streams = experiment.activations.mode == "stream" and not open_store(folders.stores, experiment, key).complete
     tree = experiment.model_dump(mode="json")
-    resources, storage = experiment.resources, folders.train
+    resources, storage, session = experiment.resources, folders.train, uuid.uuid4().hex
 
     def run_trial(config: dict[str, Any]) -> None:
         from ray.tune.integration.ray_train import TuneReportCallback
 
         forward: Any = TuneReportCallback()  # type: ignore[no-untyped-call]
         trial = by_id[config["trial_id"]]
+        attempts = attempts_of(experiment, trial, session)
+        reason = attempts.begin()
+        if reason is not None:
+            ray.tune.report(failure_metrics(reason))
+            return
         per_worker = {"CPU": resources.cpus_per_worker}
         if resources.gpus_per_worker:
             per_worker["GPU"] = resources.gpus_per_worker
-        stream = start_stream(experiment, folders.stores, key, cpus=DRIVER_CPUS) if streams else None
-        trainer: Any = TorchTrainer  # Train V2 returns the loop's result; its types do not say so
+        stream = start_stream(experiment, folders.stores, key) if streams else None
+        # Ray's types are those of Train V1: V2 returns the loop's result, and knows more kinds of failures.
+        trainer: Any = TorchTrainer
+        failures: Any = ray.train.FailureConfig
         run = trainer(
             train_loop,
-            train_loop_config=vars(TrialTask(tree, trial.params(), key, leases, model, stream)),
+            train_loop_config=vars(TrialTask(tree, trial.params(), key, session, leases, model, stream)),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=resources.workers_per_trial,
                 use_gpu=resources.gpus_per_worker > 0,
@@ -79,19 +87,29 @@ def run_trials(
                 name=trial.trial_id,
                 storage_path=storage,
                 callbacks=[forward],
-                failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
+                # Without limit: `attempts` tells a lost machine from an error of the trial, and ends the latter.
+                failure_config=failures(max_failures=-1, controller_failure_limit=-1, max_preemption_failures=-1),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             ),
         )
-        with nullcontext() if slots is None else holding_slot(slots, trial.trial_id), killed_on_exit(stream):
-            result = run.fit()
-        if result.return_value is not None:
-            raise TrialFailed(result.return_value)
+        try:
+            with nullcontext() if slots is None else holding_slot(slots, trial.trial_id), killed_on_exit(stream):
+                reason = run.fit().return_value
+        except DmsaeError as error:
+            reason = str(error)
+        except Exception as error:
+            if not passes(error):
+                attempts.fail(f"{type(error).__name__}: {one_line(error)}", permanent=False)
+            raise
+        if reason is not None:
+            ray.tune.report(failure_metrics(reason))  # not raised: Tune would try the trial again
 
+    # Drivers, and with them Ray Train's controllers, are on the head node: they outlive the loss of other nodes.
+    on_head = {"CPU": 0, **ON_HEAD, "memory": min(DRIVER_BYTES, head_bytes)}
     # Tune's own experiment state is pickled and only repeats what stores, cycles and summaries say: begin without it.
     shutil.rmtree(folders.tune, ignore_errors=True)
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(run_trial, {"CPU": DRIVER_CPUS}),
+        ray.tune.with_resources(run_trial, on_head),
         param_space={
             "trial_id": ray.tune.grid_search(list(by_id)),
             "params": ray.tune.sample_from(lambda config: by_id[config["trial_id"]].params()),
@@ -107,16 +125,12 @@ def run_trials(
             storage_path=str(folders.tune.parent),
             verbose=1 if verbose else 0,
             callbacks=[StayingCallbacks([FetchSummaries(folders), *callbacks])],
+            failure_config=ray.tune.FailureConfig(max_failures=-1),  # a driver, or Train's controller, was lost
         ),
     )
     # Tune keeps a copy of `run_trial`, so that these would live as long as the Ray session.
     with killed_on_exit(leases), killed_on_exit(model):
         grid = tuner.fit()
     results = [grid[i] for i in range(len(grid))]
-    return {r.config["trial_id"]: reason_of(str(r.error)) for r in results if r.error is not None and r.config}
-
-
-def reason_of(trace: str) -> str:
-    """Return the message of an error that passed several processes: the last line of its trace, without the type."""
-    lines = [line.strip() for line in trace.splitlines() if line.strip()]
-    return re.sub(r"^(\w+\.)+\w+: ", "", lines[-1]) if lines else "no reason given"
+    failures = {str(r.config["trial_id"]): failure_in(r.metrics) for r in results if r.config}
+    return {trial_id: reason for trial_id, reason in failures.items() if reason is not None}

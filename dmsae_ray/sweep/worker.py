@@ -29,15 +29,17 @@ from dmsae_ray.distill import (
     run_cycles,
     transfer,
 )
-from dmsae_ray.errors import DmsaeError
+from dmsae_ray.errors import DmsaeError, TransientError, one_line
 from dmsae_ray.evaluation import evaluate
 from dmsae_ray.feed import Feed, ShardSource
+from dmsae_ray.files import Folder, passes
 from dmsae_ray.plan import CycleSetting, TransferSetting, Trial, cycle_settings, initial_sae
-from dmsae_ray.results import TrialReport, folders_of
+from dmsae_ray.results import TrialReport, cycle_name, folders_of
 from dmsae_ray.sae import MatryoshkaSAE
 from dmsae_ray.store import Store, open_store
+from dmsae_ray.sweep.attempts import AttemptLog
 from dmsae_ray.sweep.checkpoint import load_checkpoint, save_checkpoint
-from dmsae_ray.sweep.model_service import await_metrics
+from dmsae_ray.sweep.model_service import ModelServiceLost, await_metrics
 from dmsae_ray.sweep.shared_cycles import SharedCycleStore
 
 REPORTS_PER_CYCLE = 5
@@ -52,6 +54,7 @@ class TrialTask:
         experiment: The experiment, as `Experiment.model_dump` gives it.
         trial: The trial, as `Trial.params` gives it.
         store: Key of the store.
+        session: A name of the command, for `attempts.AttemptLog`.
         leases: Handle of the sweep's `leases.CycleLeases`.
         model: Handle of the sweep's `model_service.LanguageModelService`.
         stream: Handle of the `StreamService` (see `feed.start_stream`) that computes the training shards of the trial;
@@ -61,6 +64,7 @@ class TrialTask:
     experiment: dict[str, Any]
     trial: dict[str, Any]
     store: str
+    session: str
     leases: ActorHandle[Any]
     model: ActorHandle[Any]
     stream: ActorHandle[Any] | None = None
@@ -72,10 +76,12 @@ class Reporter:
     Args:
         windows_per_report: Points of the training curves in one report; usually several, since each report waits for
             the controller.
+        progress: Called when the trial has come further: after a checkpoint, or a cycle that was trained.
+        resumed: Where the training was taken up again, for the first report.
     """
 
-    def __init__(self, windows_per_report: int) -> None:
-        self._per_report = windows_per_report
+    def __init__(self, windows_per_report: int, progress: Callable[[], None], resumed: str = "") -> None:
+        self._per_report, self._progress, self._resumed = windows_per_report, progress, resumed
         self._windows: list[WindowReport] = []
         self._cycles: list[CycleReport] = []
 
@@ -89,6 +95,8 @@ class Reporter:
         """Add a finished cycle and send the report at once."""
         self._cycles.append(report)
         self.send()
+        if not report.cached:
+            self._progress()
 
     def checkpoint(self, state: CycleCheckpoint) -> None:
         """Give Ray Train a checkpoint to resume from; it keeps the last two."""
@@ -98,16 +106,19 @@ class Reporter:
         with tempfile.TemporaryDirectory() as folder:
             save_checkpoint(state, Path(folder))
             self.send(ray.train.Checkpoint.from_directory(folder))
+        self._progress()
 
     def send(self, checkpoint: ray.train.Checkpoint | None = None) -> None:
         """Send what has been collected, with a checkpoint if one is given."""
-        report = TrialReport(tuple(self._windows), tuple(self._cycles))
-        self._windows, self._cycles = [], []
+        report = TrialReport(tuple(self._windows), tuple(self._cycles), self._resumed)
+        self._windows, self._cycles, self._resumed = [], [], ""
         ray.train.report(report.to_metrics(), checkpoint=checkpoint)
 
 
 def train_loop(task: dict[str, Any]) -> str | None:
     """Run one trial; each of its Train workers calls this with the same task.
+
+    Ray Train calls it again, without limit, after it has raised an error or a worker was lost; see `attempts`.
 
     Args:
         task: The fields of a `TrialTask`.
@@ -116,20 +127,52 @@ def train_loop(task: dict[str, Any]) -> str | None:
         Why the trial cannot go on, if another attempt would not help; None if it finished.
 
     Raises:
-        DmsaeError: The same, where the trial has several workers. Perhaps only one of them met the error and the
-            others wait for it; raising ends them all.
+        TransientError: Something was lost that the next attempt may find.
+        DmsaeError: The trial cannot go on, and has several workers. Perhaps only one of them met the error and the
+            others wait for it; raising ends them all, and the next attempt returns the reason.
+        Exception: Any other error; the next attempt counts it.
     """
+    given = TrialTask(**task)
+    experiment, trial = parse_experiment(given.experiment), Trial.from_params(given.trial)
+    attempts = attempts_of(experiment, trial, given.session)
+    reason = _from_rank_0(attempts.begin)
+    if reason is not None:
+        return reason
     try:
-        _run(TrialTask(**task))
+        _run(given, experiment, trial, attempts)
+    except ModelServiceLost as error:
+        attempts.fail(str(error), permanent=False)
+        raise
+    except TransientError:
+        raise
     except DmsaeError as error:
-        if ray.train.get_context().get_world_size() > 1:
-            raise
-        return str(error)
+        if ray.train.get_context().get_world_size() == 1:
+            return str(error)
+        attempts.fail(str(error), permanent=True)
+        raise
+    except Exception as error:
+        if not passes(error):
+            attempts.fail(f"{type(error).__name__}: {one_line(error)}", permanent=False)
+        raise
     return None
 
 
-def _run(task: TrialTask) -> None:
-    experiment, trial = parse_experiment(task.experiment), Trial.from_params(task.trial)
+def attempts_of(experiment: Experiment, trial: Trial, session: str) -> AttemptLog:
+    """Return the record of a command's attempts at a trial."""
+    folder = Folder(folders_of(experiment).train) / trial.trial_id
+    return AttemptLog(folder, experiment.resources.max_failures, session)
+
+
+def _from_rank_0(call: Callable[[], str | None]) -> str | None:
+    """Return to all workers of the trial what the call returns to the first of them."""
+    context = ray.train.get_context()
+    found = [call() if context.get_world_rank() == 0 else None]
+    if context.get_world_size() > 1:
+        dist.broadcast_object_list(found, device=ray.train.torch.get_device())
+    return found[0]
+
+
+def _run(task: TrialTask, experiment: Experiment, trial: Trial, attempts: AttemptLog) -> None:
     folders = folders_of(experiment)
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -141,7 +184,10 @@ def _run(task: TrialTask) -> None:
     feed = Feed(store, experiment.recipe.batch_size, trial.data_seed, rank, world, shards)
     settings = cycle_settings(experiment, trial.setting, feed.d_model)
     window = experiment.tracking.window_steps or max(1, settings.steps // 50)
-    reporter = Reporter(max(1, settings.steps // window // REPORTS_PER_CYCLE))
+    progress = attempts.progress if rank == 0 else lambda: None
+    last = _last_checkpoint()
+    resumed = "" if last is None else f"{cycle_name(last.arm, last.cycle)}, step {last.step:,} of {settings.steps:,}"
+    reporter = Reporter(max(1, settings.steps // window // REPORTS_PER_CYCLE), progress, resumed)
     runner = CycleRunner(
         settings,
         feed,
@@ -151,7 +197,7 @@ def _run(task: TrialTask) -> None:
         window_steps=window,
         save_checkpoint=reporter.checkpoint,
         checkpoint_every_steps=max(1, experiment.resources.checkpoint_every_tokens // settings.batch_size),
-        resume=_last_checkpoint(),
+        resume=last,
         process_group=dist.group.WORLD if world > 1 else None,
         device=ray.train.torch.get_device(),
     )

@@ -6,16 +6,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import aiohttp
 import pytest
-import requests
-import urllib3
 
 from dmsae_ray.config.sections import CorpusSettings
 from dmsae_ray.corpus.reading import list_units, read_unit
 from dmsae_ray.errors import DataError
 from dmsae_ray.files import retry as outages
-from dmsae_ray.files.retry import call_with_retries, is_outage, iterate_with_retries, root_message
+from dmsae_ray.files.retry import call_with_retries, iterate_with_retries
 from tests.corpus.hub_server import COMMIT, DATASET, Hub, hub_server, use
 
 TEXTS = [f"{i} " + "x" * 800_000 for i in range(40)]  # a file is read in several requests
@@ -164,48 +161,3 @@ def test_other_errors_come_out_as_they_are(waits: list[float]) -> None:
     with pytest.raises(ValueError, match="no such thing"):
         call_with_retries(broken, "corpus.path 'x'", "the Hub")
     assert waits == []
-
-
-def response(status: int) -> requests.HTTPError:
-    answer = requests.Response()
-    answer.status_code = status
-    return requests.HTTPError(f"status {status}", response=answer)
-
-
-def came_of(outer: Exception, *causes: Exception) -> Exception:
-    outer.__cause__ = came_of(*causes) if causes else None
-    return outer
-
-
-@pytest.mark.parametrize(
-    ("error", "passes"),
-    [
-        (ConnectionResetError(), True),
-        (TimeoutError(), True),
-        (requests.ConnectionError(), True),
-        (requests.exceptions.ChunkedEncodingError(), True),
-        (aiohttp.ServerDisconnectedError(), True),
-        (aiohttp.ClientPayloadError(), True),
-        (urllib3.exceptions.ProtocolError(), True),
-        (response(500), True),
-        (response(429), True),
-        (response(404), False),
-        (OSError("AWS Error SLOW_DOWN during GetObject operation: try later"), True),
-        (OSError("AWS Error ACCESS_DENIED during GetObject operation: no"), False),
-        (OSError("google::cloud::Status(UNAVAILABLE: connect)"), True),
-        (FileNotFoundError(2, "no such file"), False),
-        (ValueError("unknown split"), False),
-        (came_of(RuntimeError("generation failed"), ValueError(), response(503)), True),
-        (came_of(FileNotFoundError("in no cache"), response(404), TimeoutError()), False),
-        (came_of(TimeoutError(), response(404)), True),
-    ],
-)
-def test_errors_are_sorted(error: Exception, passes: bool) -> None:
-    assert is_outage(error) == passes
-
-
-def test_the_reason_is_what_happened_first() -> None:
-    error = came_of(FileNotFoundError("no data file in this folder"), response(503), ConnectionResetError("reset"))
-    assert root_message(error) == "reset"
-    assert root_message(came_of(FileNotFoundError("no data file in this folder"), response(404))) == "status 404"
-    assert root_message(came_of(ValueError("unknown split"), response(404))) == "unknown split"

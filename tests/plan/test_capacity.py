@@ -100,18 +100,18 @@ TWO_WORKERS = {"workers_per_trial": 2, "cpus_per_worker": 2, "gpus_per_worker": 
 
 
 def test_a_trial_that_fits_exactly_fits() -> None:
-    # Workers 2 x 2, language model 1, trial driver and claims 0.05 each: 5.1 CPU; 3 GPU.
+    # Workers 2 x 2, language model 1: 5 CPU; 3 GPU. Drivers are on the head, and reserve its memory only.
     plan = plan_experiment(experiment(TWO_WORKERS))
-    check_fits(plan, one_node(5.1, 3))
+    check_fits(plan, one_node(5, 3))
     with pytest.raises(ConfigError):
-        check_fits(plan, one_node(5.05, 3))
+        check_fits(plan, one_node(4.95, 3))
     with pytest.raises(ConfigError):
-        check_fits(plan, one_node(5.1, 2))
+        check_fits(plan, one_node(5, 2))
 
 
 def test_the_refusal_has_the_sum_what_there_is_and_what_to_change() -> None:
     message = refusal(TWO_WORKERS, one_node(8, 2))
-    assert message.startswith("a trial needs 5.1 CPU + 3 GPU = ")
+    assert message.startswith("a trial needs 5 CPU + 3 GPU = ")
     assert "2 x Train worker (2 CPU + 1 GPU)" in message and "1 x language model (1 CPU + 1 GPU)" in message
     assert "this machine: 1 x node (8 CPU + 2 GPU), together at most 8 CPU and 2 GPU" in message
     assert "resources.workers_per_trial" in message
@@ -131,10 +131,20 @@ def test_the_harvest_is_checked_before_the_trials() -> None:
 
 
 def test_as_many_trials_run_at_once_as_fit_and_may() -> None:
-    plan = plan_experiment(experiment({}, seeds=5))  # a trial: 1.05 CPU; the rest: 1.05 CPU
-    assert [trials_at_once(plan, one_node(cpus)) for cpus in (2.05, 2.1, 3.14, 3.15, 4.2, 100)] == [0, 1, 1, 2, 3, 5]
+    plan = plan_experiment(experiment({}, seeds=5))  # a trial: 1 CPU; the language model: 1 CPU
+    assert [trials_at_once(plan, one_node(cpus)) for cpus in (1.95, 2, 2.95, 3, 4, 100)] == [0, 1, 1, 2, 3, 5]
     capped = plan_experiment(experiment({"max_concurrent_trials": 2}, seeds=5))
-    assert [trials_at_once(capped, one_node(cpus)) for cpus in (2.1, 100)] == [1, 2]
+    assert [trials_at_once(capped, one_node(cpus)) for cpus in (2, 100)] == [1, 2]
+
+
+def test_the_heads_memory_bounds_the_trials() -> None:
+    """Each running trial has its driver and Train's controller there, 0.8 GB together."""
+    plan = plan_experiment(experiment({}, seeds=5))
+    head = {"CPU": 0.0, "memory": 2.5e9, "node:__internal_head__": 1.0}
+    cluster = cluster_of_nodes([head, {"CPU": 100.0, "memory": 1e12}])
+    assert cluster.head_bytes == 2.5e9 and trials_at_once(plan, cluster) == 3
+    small = cluster_of_nodes([{**head, "memory": 1e8}, {"CPU": 100.0}])
+    assert trials_at_once(plan, small) == 1  # one is always tried
 
 
 def test_the_demo_fits_one_core_and_uses_two() -> None:

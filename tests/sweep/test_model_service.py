@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from dmsae_ray.errors import DataError
-from dmsae_ray.sweep.model_service import RETRIES, await_metrics
+from dmsae_ray.sweep.model_service import RETRIES, ModelServiceLost, await_metrics
 
 
 def test_a_service_that_dies_now_and_then_answers_and_one_that_always_dies_is_one_error(
@@ -27,6 +26,6 @@ def test_a_service_that_dies_now_and_then_answers_and_one_that_always_dies_is_on
     actor = remote.remote()
     assert await_metrics(actor.loss_recovered.remote(2)) == {"loss_recovered": 1.0}
     assert len(list(tmp_path.iterdir())) == 2
-    with pytest.raises(DataError, match=rf"^the language model's actor died {RETRIES + 1} times [^\n]*$"):
+    with pytest.raises(ModelServiceLost, match=rf"^the language model's actor died {RETRIES + 1} times [^\n]*$"):
         await_metrics(actor.loss_recovered.remote(1000))
     assert len(list(tmp_path.iterdir())) == 2 + RETRIES + 1

@@ -91,8 +91,8 @@ def test_ctrl_c_ends_harvest_and_trials_and_resume_gives_the_undisturbed_cores(
 
 def test_what_the_harvest_may_need_again_is_never_given_to_trials() -> None:
     demo = plan_experiment(load_experiment(ROOT / "sweeps" / "demo.yaml"))
-    # Harvest 0.5, service 0.55, a trial 1.05: two trials fit after the harvest, one beside it.
-    for cpus, beside, after in ((2, 0, 1), (2.05, 0, 1), (2.1, 1, 1), (3, 1, 2), (3.2, 2, 2)):
+    # Harvest 0.5, service 0.5, a trial 1.
+    for cpus, beside, after in ((1.4, 0, 0), (1.9, 0, 1), (2, 1, 1), (2.5, 1, 2), (3, 2, 2)):
         assert trials_beside_harvest(demo, one_node(cpus)) == beside, cpus
         assert trials_at_once(demo, one_node(cpus)) == after, cpus
     # On two cores, which the embedded cluster counts as three, they would share a core.
