@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pyarrow import fs
 from ray.actor import ActorHandle
 
 from dmsae_ray.distill import DirectoryCycleStore, TrainedCycle
-from dmsae_ray.files import Folder, cache_folder, filesystem
+from dmsae_ray.files import Folder, cache_folder, filesystem, patiently
 from dmsae_ray.sweep.leases import leased
 
 DONE = "outcome.json"
@@ -63,8 +64,12 @@ class SharedCycleStore(DirectoryCycleStore):
         system, path = filesystem((self._shared / key).uri)
         aside = self.root / f".{key[:16]}-{uuid.uuid4().hex}"
         aside.mkdir(parents=True)
+        here = fs.LocalFileSystem()
         try:
-            fs.copy_files(path, str(aside), source_filesystem=system, destination_filesystem=fs.LocalFileSystem())
+            patiently(
+                lambda: fs.copy_files(path, str(aside), source_filesystem=system, destination_filesystem=here),
+                str(self._shared / key),
+            )
             if not self.folder(key).is_dir():
                 os.rename(aside, self.folder(key))
         finally:
@@ -75,5 +80,11 @@ class SharedCycleStore(DirectoryCycleStore):
         system, path = filesystem((self._shared / key).uri)
         files = sorted((f for f in Path(here).rglob("*") if f.is_file()), key=lambda f: f.name == DONE)
         for file in files:
-            target = f"{path}/{file.relative_to(here).as_posix()}"
-            fs.copy_files(str(file), target, source_filesystem=local, destination_filesystem=system)
+            copy = partial(
+                fs.copy_files,
+                str(file),
+                f"{path}/{file.relative_to(here).as_posix()}",
+                source_filesystem=local,
+                destination_filesystem=system,
+            )
+            patiently(copy, str(self._shared / key))

@@ -98,7 +98,8 @@ def run_trials(
         except DmsaeError as error:
             reason = str(error)
         except Exception as error:
-            if not passes(error):
+            # What Train's controller met is not in the chain of causes.
+            if not passes(getattr(error, "controller_failure", error)):
                 attempts.fail(f"{type(error).__name__}: {one_line(error)}", permanent=False)
             raise
         if reason is not None:

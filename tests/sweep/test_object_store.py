@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +15,19 @@ from dmsae_ray.distill.core import load_core
 from dmsae_ray.distill.cycle_store import DirectoryCycleStore
 from dmsae_ray.sweep.shared_cycles import SharedCycleStore
 from tests.optional import optional
-from tests.s3_server import s3_server
+from tests.s3_server import Flaky, options_of, proxy, s3_port, s3_server
 from tests.small_sweep import environment, trained_cycles, write_config
 
 optional("moto.server")
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "not-so-secret", "AWS_EC2_METADATA_DISABLED": "true"}
 
+OUTAGE_SECONDS = 10.0
+
 
 @pytest.mark.sweep
 def test_a_sweep_into_a_bucket(finished_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of all requests fails, and for a while every one."""
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
 
@@ -41,14 +46,17 @@ def test_a_sweep_into_a_bucket(finished_sweep: Path, tmp_path: Path, monkeypatch
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    with s3_server() as options:
-        uri = f"s3://runs/team?{options}"
-        system, _ = fs.FileSystem.from_uri(uri)
+    flaky = Flaky(seed=0, share=0.1)
+    with s3_port() as port, proxy(port, flaky) as way:
+        uri = f"s3://runs/team?{options_of(way)}"
+        system, _ = fs.FileSystem.from_uri(f"s3://runs/team?{options_of(port)}")
         system.create_dir("runs/team")
         config = write_config(
             tmp_path, output=uri, name="small", distill={"coverage": 0.3, "cycles": 1, "controls": []}
         )
+        threading.Thread(target=an_outage, args=(flaky, system), daemon=True).start()
         machine("first")
+        assert flaky.faults > 20
         found = [info.path for info in system.get_file_info(fs.FileSelector("runs/team", recursive=True))]
         keys = {path.split("/")[-2] for path in found if path.endswith("outcome.json")}
         # Cycle 1's key holds the rows of the core that was selected from cycle 0, bit for bit.
@@ -66,6 +74,15 @@ def test_a_sweep_into_a_bucket(finished_sweep: Path, tmp_path: Path, monkeypatch
         assert json.loads(summary.read_text())["core_sizes"][0] > 0
         assert "not-so-secret" not in (summary.parents[2] / "config.yaml").read_text()
         assert len(load_core(summary.parent / "core.safetensors")) > 0
+
+
+def an_outage(flaky: Flaky, system: fs.FileSystem) -> None:
+    """Nothing answers for some time, from the first checkpoint on."""
+    while not any("checkpoint" in i.path for i in system.get_file_info(fs.FileSelector("runs/team", recursive=True))):
+        time.sleep(0.5)
+    flaky.down = True
+    time.sleep(OUTAGE_SECONDS)
+    flaky.down = False
 
 
 @pytest.mark.sweep
