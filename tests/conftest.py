@@ -48,18 +48,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -_length(item))
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With several processes (pytest -n 2), give each a whole file at a time, in the order above.
-
-    So what a file's tests share is made once. Each process has one Ray cluster for all its tests.
-    """
-    from xdist.scheduler import LoadFileScheduling
-
-    config.option.loadscopereorder = False  # it would begin with the file that has the most tests
-    return LoadFileScheduling(config, log)
-
-
 def _length(item: pytest.Item) -> int:
     return next((rank for part, rank in _OF_FILE.items() if f"/tests/{part}" in item.path.as_posix()), 0)
 

@@ -76,8 +76,8 @@ class Flaky:
 
 
 @contextlib.contextmanager
-def proxy(port: int, fault: Fault) -> Iterator[int]:
-    """A port that leads to another one, with faults."""
+def proxy(port: int, fault: Fault = lambda: None, bytes_per_second: float | None = None) -> Iterator[int]:
+    """A port that leads to another one, with faults, and a limit on what each connection gives."""
     listener = socket.create_server(("127.0.0.1", 0))
     ended = threading.Event()
 
@@ -95,6 +95,8 @@ def proxy(port: int, fault: Fault) -> Iterator[int]:
                     if kind is not None or not piece:
                         return
                     ways[source].sendall(piece)
+                    if source is server and bytes_per_second is not None:
+                        time.sleep(len(piece) / bytes_per_second)
 
     def accept() -> None:
         while not ended.is_set():

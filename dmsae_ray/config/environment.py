@@ -27,6 +27,8 @@ NEEDED = {
     # A report waits for the next health check of the workers: by default 2 s, as long as a small cycle takes.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # A call behind the end of a session is a mistake; it must not start another cluster.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
 }
 """Variables that every process of a run needs, on every node."""
 

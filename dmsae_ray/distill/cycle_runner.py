@@ -84,6 +84,7 @@ class CycleRunner:
         window_steps: steps of a window.
         save_checkpoint: called with a checkpoint every `checkpoint_every_steps` steps; None: no checkpoints.
         checkpoint_every_steps: steps between two checkpoints.
+        checkpoint_wanted: asked some times a window; if it returns True, a checkpoint is made at once.
         resume: the last checkpoint of an earlier run. Its cycle continues bit for bit; the cycles before it come from
             the store or, without one, are trained again with the same result.
         process_group: the ranks that share a training; None: this process alone.
@@ -105,6 +106,7 @@ class CycleRunner:
         window_steps: int = 100,
         save_checkpoint: Callable[[CycleCheckpoint], None] | None = None,
         checkpoint_every_steps: int | None = None,
+        checkpoint_wanted: Callable[[], bool] | None = None,
         resume: CycleCheckpoint | None = None,
         process_group: dist.ProcessGroup | None = None,
         device: str | torch.device = "cpu",
@@ -117,6 +119,7 @@ class CycleRunner:
         self.store, self.evaluate, self.scorer = store, evaluate, scorer
         self.on_window, self.window_steps = on_window, window_steps
         self.save_checkpoint, self.checkpoint_every_steps = save_checkpoint, checkpoint_every_steps
+        self.checkpoint_wanted = checkpoint_wanted
         self.resume, self.process_group = resume, process_group
         self.device = torch.device(device)
         self.ranks = Ranks(process_group, self.device)
@@ -220,6 +223,7 @@ class CycleRunner:
             on_window,
             self.checkpoint_every_steps if self.save_checkpoint is not None else None,
             on_checkpoint,
+            self.checkpoint_wanted if self.save_checkpoint is not None else None,
         )
         job = TrainingJob(core.rows, seed, start_step, f"cycle {cycle}, {arm}")
         training = train_sae(

@@ -56,6 +56,10 @@ class TrainingJob:
     where: str
 
 
+LOOKS_A_WINDOW = 20
+"""How often in a window it is asked whether a checkpoint is wanted; a window may last minutes."""
+
+
 @dataclass(frozen=True)
 class TrainingHooks:
     """What is called during a training, on every rank, at the same steps.
@@ -66,12 +70,15 @@ class TrainingHooks:
         checkpoint_every_steps: steps between two checkpoints; None: no checkpoints.
         on_checkpoint: called with (step, state) after every `checkpoint_every_steps` steps but the last. `state` may
             hold live tensors: write or copy it before returning.
+        checkpoint_wanted: asked `LOOKS_A_WINDOW` times a window; if it returns True, a checkpoint is made at once. It
+            may contain a barrier, and must return the same on all ranks.
     """
 
     window_steps: int = 100
     on_window: Callable[[int, dict[str, float]], None] | None = None
     checkpoint_every_steps: int | None = None
     on_checkpoint: Callable[[int, dict[str, Any]], None] | None = None
+    checkpoint_wanted: Callable[[], bool] | None = None
 
 
 class WindowMeans:
@@ -214,8 +221,11 @@ def train_sae(
                 hooks.on_window(*windows[-1])
         if health.stopped is not None:
             break
-        every = hooks.checkpoint_every_steps
-        if hooks.on_checkpoint and every and not last and done % every == 0:
+        every, wanted = hooks.checkpoint_every_steps, hooks.checkpoint_wanted
+        due = bool(every and done % every == 0)
+        if wanted is not None and done % max(1, hooks.window_steps // LOOKS_A_WINDOW) == 0:
+            due = wanted() or due
+        if hooks.on_checkpoint and due and not last:
             feed.settle()
             spent = before + time.monotonic() - began
             hooks.on_checkpoint(done, _state(trainer, means, health, windows, done, spent))

@@ -63,7 +63,10 @@ class StreamedShards:
         try:
             yield _StreamPass(self._store, self._service, session, opening, rank)
         finally:
-            self._service.close.remote(session, rank)
+            # Python closes a reader that nobody has closed at some later time, perhaps after the Ray session: this call
+            # would then start another one, and never return where the interpreter is about to end.
+            if ray.is_initialized():
+                self._service.close.remote(session, rank)
 
 
 class _StreamPass:

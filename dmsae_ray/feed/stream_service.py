@@ -304,17 +304,18 @@ class _Session:
                 raise _Ended
 
 
-def start_stream(experiment: Experiment, stores: str, key: str) -> ActorHandle[Any]:
+def start_stream(experiment: Experiment, stores: str, key: str, *, cpus: float = 0.0) -> ActorHandle[Any]:
     """Start the service of one trial on the head; it ends with its last handle, or with the process that started it.
 
     Args:
         experiment: what to compute.
         stores: folder of stores.
         key: key of the store whose missing training shards the service computes.
+        cpus: CPUs reserved for the service itself; a head may have none.
     """
     readers = experiment.resources.workers_per_trial
     actor: Any = ray.remote(StreamService).options(
-        num_cpus=0,
+        num_cpus=cpus,
         max_concurrency=4 * readers + 2,
         max_restarts=-1,
         resources=ON_HEAD,
@@ -330,5 +331,5 @@ def killed_on_exit(service: ActorHandle[Any] | None) -> Iterator[None]:
     try:
         yield
     finally:
-        if service is not None:
+        if service is not None and ray.is_initialized():
             ray.kill(service)

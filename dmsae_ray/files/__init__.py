@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from dmsae_ray.files.prefetch import Prefetcher as Prefetcher
     from dmsae_ray.files.prefetch import ReaderClosed as ReaderClosed
     from dmsae_ray.files.retry import HUB as HUB
-    from dmsae_ray.files.retry import at_the_start as at_the_start
+    from dmsae_ray.files.retry import PATIENCE_SECONDS as PATIENCE_SECONDS
+    from dmsae_ray.files.retry import START_SECONDS as START_SECONDS
     from dmsae_ray.files.retry import call_with_retries as call_with_retries
     from dmsae_ray.files.retry import iterate_with_retries as iterate_with_retries
+    from dmsae_ray.files.retry import patience as patience
     from dmsae_ray.files.retry import patiently as patiently
 
 __getattr__, __dir__, __all__ = face(
@@ -69,9 +71,11 @@ __getattr__, __dir__, __all__ = face(
         ),
         "retry": (
             "HUB",
-            "at_the_start",
+            "PATIENCE_SECONDS",
+            "START_SECONDS",
             "call_with_retries",
             "iterate_with_retries",
+            "patience",
             "patiently",
         ),
     },

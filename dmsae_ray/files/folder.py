@@ -6,6 +6,7 @@ A storage that does not answer is waited for (`retry.patiently`); what an error 
 import os
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +20,9 @@ from dmsae_ray.files.atomic import remove_temporaries, replacing
 from dmsae_ray.files.checksums import Buffer
 from dmsae_ray.files.retry import patiently
 
-_PIECE = 16 << 20
+_PIECE, _SMALLEST_PIECE = 8 << 20, 1 << 20
+CONNECTIONS = 16
+"""Pieces of a file that are read at the same time."""
 
 
 @dataclass(frozen=True)
@@ -70,28 +73,48 @@ class Folder:
         except OSError as error:
             raise DataError(f"{self / name} cannot be read: {one_line(error)}") from error
 
-    def copy_to(self, name: str, target: IO[bytes]) -> bool:
-        """Append the bytes of a file to an open file, piece by piece; return False if the file does not exist.
+    def copy_to(self, name: str, target: IO[bytes], *, connections: int = CONNECTIONS) -> bool:
+        """Append the bytes of a file to an open file; return False if the file does not exist.
+
+        Pieces are read at the same time, since an object store limits the rate of each connection.
+
+        Args:
+            name: name of the file.
+            target: a file of the operating system, open for writing.
+            connections: how many pieces are read at the same time; each takes 8 MiB of memory.
 
         Raises:
             DataError: the file cannot be read.
         """
         system, path = filesystem(self.uri)
-        begin = target.tell()
-
-        def copy() -> None:
-            target.seek(begin)  # an attempt that broke off has left some bytes
-            target.truncate()
-            with system.open_input_stream(f"{path}/{name}") as stream:
-                while piece := stream.read(_PIECE):
-                    target.write(piece)
-
+        target.flush()
+        begin, descriptor = target.tell(), target.fileno()
         try:
-            patiently(copy, str(self / name))
+            size = self.size(name)
+            if size is None:
+                return False
+            step = min(_PIECE, max(_SMALLEST_PIECE, -(-size // connections)))
+            with (
+                patiently(lambda: system.open_input_file(f"{path}/{name}"), str(self / name)) as source,
+                ThreadPoolExecutor(connections, thread_name_prefix="dmsae-copy") as readers,
+            ):
+
+                def copy(start: int) -> None:
+                    length = min(step, size - start)
+                    piece = patiently(lambda: source.read_at(length, start), str(self / name))
+                    if len(piece) != length:
+                        raise OSError(f"{len(piece)} of {length} bytes came from byte {start} on")
+                    written = 0
+                    while written < length:
+                        written += os.pwrite(descriptor, piece[written:], begin + start + written)
+
+                for _ in readers.map(copy, range(0, size, step)):
+                    pass
         except FileNotFoundError:
             return False
         except OSError as error:
             raise DataError(f"{self / name} cannot be read: {one_line(error)}") from error
+        target.seek(begin + size)
         return True
 
     def size(self, name: str) -> int | None:

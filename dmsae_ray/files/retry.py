@@ -21,8 +21,8 @@ PATIENCE_SECONDS = 6 * 3600.0
 """How long a storage that does not answer is waited for."""
 FULL_DISK_SECONDS = 120.0
 """How long a full disk is waited for; who must delete something needs to be told soon."""
-START_SECONDS = 20.0
-"""How long a storage is waited for at the start of a command: by then it has never been reached."""
+START_SECONDS = 5.0
+"""How long a storage is waited for at the start of a command, when it has never been reached, and by short commands."""
 _PAUSES = (1.0, 60.0)  # seconds before the first new try, and at most
 
 HUB = "the Hub"
@@ -62,17 +62,17 @@ def patiently(call: Callable[[], Item], what: str) -> Item:
 
 
 @contextmanager
-def at_the_start() -> Iterator[None]:
-    """Within the context, wait only `START_SECONDS` for a storage, so that a wrong address is told at once.
+def patience(seconds: float) -> Iterator[None]:
+    """Within the context, wait so long for a storage: `START_SECONDS` tells a wrong address at once.
 
     It holds for the whole process: use it before the process has threads that write.
     """
     global _patience
-    _patience = START_SECONDS
+    before, _patience = _patience, seconds
     try:
         yield
     finally:
-        _patience = PATIENCE_SECONDS
+        _patience = before
 
 
 def iterate_with_retries(make: Callable[[], Iterator[Item]], what: str, server: str) -> Iterator[Item]:

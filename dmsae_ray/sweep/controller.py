@@ -16,6 +16,7 @@ from dmsae_ray.sweep.background_harvest import BackgroundHarvest
 from dmsae_ray.sweep.lost_nodes import LostNodes
 from dmsae_ray.sweep.prepared import PreparedSweep, SweepResult, sweep_state
 from dmsae_ray.sweep.session import borrowed_cpus, cluster_of_ray
+from dmsae_ray.sweep.shared_output import check_output_is_shared
 from dmsae_ray.sweep.slots import start_slots
 from dmsae_ray.sweep.tuning import run_trials
 
@@ -46,12 +47,14 @@ def run_sweep(
         verbose: Show Tune's own messages.
 
     Raises:
-        ConfigError: The cluster at its largest cannot hold the harvest or one trial.
+        ConfigError: The cluster at its largest cannot hold the harvest or one trial, or a machine of it does not see
+            the output.
         DmsaeError: The error that ended the harvest.
     """
     experiment, folders, plan, key = sweep.experiment, sweep.folders, sweep.plan, sweep.store_key
     cluster = cluster_of_ray()
     check_fits(plan, cluster)
+    check_output_is_shared(folders.output)
     todo = [trial for trial in plan.trials if folders.fetch(trial.trial_id) is None]
     at_once, beside = trials_at_once(plan, cluster), trials_beside_harvest(plan, cluster, borrowed_cpus())
 

@@ -115,6 +115,22 @@ class Reporter:
         ray.train.report(report.to_metrics(), checkpoint=checkpoint)
 
 
+class MachineEnds:
+    """Says once that a machine of the trial will be taken away soon, so that a last checkpoint is made.
+
+    Ray knows it from whoever drains the node, see `spot_notice`.
+    """
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def __call__(self) -> bool:
+        """Return whether the end of a machine was announced since the trial's workers were started, the first time."""
+        announced = ray.train.get_preemption_info() is not None
+        told, self._told = self._told, self._told or announced
+        return announced and not told
+
+
 def train_loop(task: dict[str, Any]) -> str | None:
     """Run one trial; each of its Train workers calls this with the same task.
 
@@ -197,6 +213,7 @@ def _run(task: TrialTask, experiment: Experiment, trial: Trial, attempts: Attemp
         window_steps=window,
         save_checkpoint=reporter.checkpoint,
         checkpoint_every_steps=max(1, experiment.resources.checkpoint_every_tokens // settings.batch_size),
+        checkpoint_wanted=MachineEnds(),
         resume=last,
         process_group=dist.group.WORLD if world > 1 else None,
         device=ray.train.torch.get_device(),

@@ -157,6 +157,20 @@ def test_stopping_at_any_step_and_resuming_gives_the_same_cores(tmp_path, plain,
     assert told == {(w.cycle, w.step): w.stats for w in whole}
 
 
+def test_a_checkpoint_is_made_at_once_when_one_is_wanted(plain):
+    taken, asked = [], []
+
+    def wanted():
+        asked.append(True)
+        return len(asked) == 5
+
+    history = run(save_checkpoint=taken.append, checkpoint_wanted=wanted, window_steps=STEPS)
+    assert [(c.cycle, c.step) for c in taken] == [(0, 5 * (STEPS // 20))]
+    assert len(asked) == 3 * 20
+    same_cores(history, plain)
+    same_cores(run(resume=taken[0]), plain)
+
+
 def test_a_checkpoint_of_another_run_is_refused():
     taken = []
     run(save_checkpoint=taken.append, checkpoint_every_steps=30)

@@ -252,6 +252,28 @@ def test_another_attempt_ends_what_the_one_before_left_and_closing_frees_the_mod
     wait_until(lambda: not model_actors())
 
 
+def test_a_reader_that_is_collected_behind_the_end_of_the_session_calls_nobody(
+    partial: Store, make_int8: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call would start another Ray session; at the end of the process it would never return."""
+    told: list[str] = []
+
+    class Service:
+        def open(self, *_: object) -> SessionState:
+            return SessionState({}, frozenset())
+
+        def close(self, *_: object) -> None:
+            told.append("closed")
+
+    mine = copied(partial, tmp_path, make_int8())
+    with StreamedShards(mine, Here(Service()), "one").open(1, 0, 1):  # type: ignore[arg-type]
+        pass
+    assert told == ["closed"]
+    with StreamedShards(mine, Here(Service()), "two").open(1, 0, 1):  # type: ignore[arg-type]
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    assert told == ["closed"]
+
+
 def test_killed_model_actors_change_nothing_and_an_actors_error_is_one_line(
     streamed: Streamed, whole: Store, first: list[Tensor], next_service: Any
 ) -> None:

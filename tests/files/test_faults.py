@@ -15,7 +15,7 @@ from dmsae_ray.errors import ConfigError, DataError, TransientError
 from dmsae_ray.files import retry
 from dmsae_ray.files.faults import is_full_disk, passes, root_message
 from dmsae_ray.files.folder import Folder
-from dmsae_ray.files.retry import at_the_start, patiently
+from dmsae_ray.files.retry import START_SECONDS, patience, patiently
 
 
 def response(status: int) -> requests.HTTPError:
@@ -136,9 +136,9 @@ def test_a_wrong_address_is_told_soon_at_the_start(clock: list[float]) -> None:
     def read() -> None:
         raise ConnectionRefusedError("nobody there")
 
-    with at_the_start(), pytest.raises(ConnectionRefusedError):
+    with patience(START_SECONDS), pytest.raises(ConnectionRefusedError):
         patiently(read, "x")
-    assert clock[0] < retry.START_SECONDS
+    assert clock[0] < START_SECONDS
     with pytest.raises(ConnectionRefusedError):
         patiently(read, "x")
     assert clock[0] > 3600
@@ -161,40 +161,57 @@ def test_what_does_not_pass_is_raised_at_once(clock: list[float], tmp_path: Path
     assert clock[0] == 0
 
 
-def test_a_copy_that_broke_off_begins_anew(clock: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of the bytes, then an outage: no byte comes twice, and what stood before stays."""
+def test_a_copy_whose_pieces_fail_now_and_then_is_whole(
+    clock: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each piece fails once: no byte is lost or comes twice, and what stood before stays."""
     from dmsae_ray.files import folder as module
 
+    content = bytes(range(256)) * 7 + b"end"
     (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "file").write_bytes(b"abcdef")
+    (tmp_path / "source" / "file").write_bytes(content)
     system, path = module.filesystem(str(tmp_path / "source"))
+    failed: list[int] = []
 
-    class Stream:
-        def __init__(self) -> None:
-            self.pieces = [b"abc", OSError("AWS Error NETWORK_CONNECTION during GetObject operation: reset")]
-
-        def __enter__(self) -> "Stream":
+    class Source:
+        def __enter__(self) -> "Source":
             return self
 
         def __exit__(self, *exc: object) -> None: ...
 
-        def read(self, _: int) -> bytes:
-            piece = self.pieces.pop(0)
-            if isinstance(piece, Exception):
-                raise piece
-            return piece
+        def read_at(self, length: int, start: int) -> bytes:
+            if start not in failed:
+                failed.append(start)
+                raise OSError("AWS Error NETWORK_CONNECTION during GetObject operation: reset")
+            return content[start : start + length]
 
     class Flaky:
-        opened = 0
+        def get_file_info(self, name: str) -> Any:
+            return system.get_file_info(name)
 
-        def open_input_stream(self, name: str) -> Any:
-            self.opened += 1
-            return Stream() if self.opened == 1 else system.open_input_stream(name)
+        def open_input_file(self, name: str) -> Source:
+            return Source()
 
     flaky = Flaky()
+    monkeypatch.setattr(module, "_PIECE", 100)
+    monkeypatch.setattr(module, "_SMALLEST_PIECE", 1)
     monkeypatch.setattr(module, "filesystem", lambda uri: (flaky, path))
-
     with open(tmp_path / "target", "w+b") as target:
         target.write(b"before ")
         assert Folder(str(tmp_path / "source")).copy_to("file", target)
-    assert (tmp_path / "target").read_bytes() == b"before abcdef"
+        target.write(b" after")
+    assert sorted(failed) == list(range(0, len(content), 100))
+    assert (tmp_path / "target").read_bytes() == b"before " + content + b" after"
+
+
+@pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 250])
+def test_a_copy_of_any_size_is_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    from dmsae_ray.files import folder as module
+
+    monkeypatch.setattr(module, "_PIECE", 100)
+    monkeypatch.setattr(module, "_SMALLEST_PIECE", 1)
+    (tmp_path / "file").write_bytes(bytes(i % 251 for i in range(size)))
+    with open(tmp_path / "target", "wb") as target:
+        assert Folder(str(tmp_path)).copy_to("file", target, connections=3)
+        assert not Folder(str(tmp_path)).copy_to("nothing", target)
+    assert (tmp_path / "target").read_bytes() == (tmp_path / "file").read_bytes()
