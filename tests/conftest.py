@@ -52,6 +52,15 @@ def _length(item: pytest.Item) -> int:
     return next((rank for part, rank in _OF_FILE.items() if f"/tests/{part}" in item.path.as_posix()), 0)
 
 
+@pytest.fixture(autouse=True)
+def usual_patience() -> Iterator[None]:
+    """What a test calls in this process may be made for a process of its own, and wait hours for a storage."""
+    from dmsae_ray.files import START_SECONDS, patience
+
+    with patience(START_SECONDS):
+        yield
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[Any]:
     """A real Ray cluster of one machine for all tests of this process."""

@@ -261,7 +261,23 @@ def test_the_top_level_holds_only_what_belongs_there() -> None:
 
 
 ABSOLUTE_PATH = re.compile(r"(?<![\w.~$}>:/*\\-])/(\w[\w.-]*)/[\w.-]+")
-EVERYWHERE = {"api", "aws", "bin", "caches", "dev", "etc", "lib", "no", "nowhere", "proc", "sys", "tmp", "usr", "var"}
+EVERYWHERE = {
+    "api",
+    "aws",
+    "bin",
+    "caches",
+    "dev",
+    "etc",
+    "latest",
+    "lib",
+    "no",
+    "nowhere",
+    "proc",
+    "sys",
+    "tmp",
+    "usr",
+    "var",
+}
 """First parts of paths that any machine (or any web server) has, or that none has, on purpose."""
 
 

@@ -12,7 +12,6 @@ from dmsae_ray import __version__
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
 from dmsae_ray.config import Experiment, TransferSettings, load_experiment, set_environment
 from dmsae_ray.errors import ConfigError, DmsaeError
-from dmsae_ray.files import START_SECONDS, patience
 
 DESCRIPTION = """Which features of a sparse autoencoder are stable?
 (Distilled Matryoshka SAEs, arXiv 2512.24975).
@@ -30,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A plain `kill` works like Ctrl-C: workers are stopped and records are delivered.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        with patience(START_SECONDS):  # long work has more of it
-            return command(args)
+        return command(args)
     except DmsaeError as error:
         print(f"dmsae: error: {error}", file=sys.stderr)
         return EXIT_USAGE
@@ -182,7 +180,6 @@ def _run(experiment: Experiment, args: argparse.Namespace) -> int:
 def _harvest(args: argparse.Namespace) -> int:
     experiment = load_experiment(args.file, args.overrides)
     from dmsae_ray.cli.console import Screen
-    from dmsae_ray.files import PATIENCE_SECONDS
     from dmsae_ray.harvest import prepare
     from dmsae_ray.results import create_folders
     from dmsae_ray.store import unpinned
@@ -193,8 +190,7 @@ def _harvest(args: argparse.Namespace) -> int:
     with ray_session(args.address, log=folders.sweep / "ray.log", verbose=args.verbose), Screen() as screen:
         for note in unpinned(experiment):
             screen.say(f"note: {note}")
-        with patience(PATIENCE_SECONDS):
-            prepare(experiment, folders.stores, progress=screen.harvest())
+        prepare(experiment, folders.stores, progress=screen.harvest())
         screen.say(f"activations are in {folders.stores}")
     return 0
 

@@ -5,7 +5,6 @@ from dmsae_ray.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
 from dmsae_ray.cli.trial_lines import TrialLines
 from dmsae_ray.config import Experiment, shell_command
 from dmsae_ray.errors import DmsaeError
-from dmsae_ray.files import PATIENCE_SECONDS, patience
 from dmsae_ray.lm import read_meta, tiny_model
 from dmsae_ray.report import Report, publish
 from dmsae_ray.store import open_store
@@ -70,8 +69,7 @@ def _run(
     screen.say(f"plan: {sweep.plan.line()}")
     for note in sweep.plan.notes:
         screen.say(f"note: {note}")
-    log = sweep.folders.sweep / "ray.log"
-    with patience(PATIENCE_SECONDS), ray_session(address, log=log, verbose=verbose):
+    with ray_session(address, log=sweep.folders.sweep / "ray.log", verbose=verbose):
         result = run_sweep(
             sweep,
             callbacks=[TrackingCallback(tracker), TrialLines(screen, sweep.plan.trainings_unshared)],

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dmsae_ray.files.retry import HUB as HUB
     from dmsae_ray.files.retry import PATIENCE_SECONDS as PATIENCE_SECONDS
     from dmsae_ray.files.retry import START_SECONDS as START_SECONDS
+    from dmsae_ray.files.retry import be_patient as be_patient
     from dmsae_ray.files.retry import call_with_retries as call_with_retries
     from dmsae_ray.files.retry import iterate_with_retries as iterate_with_retries
     from dmsae_ray.files.retry import patience as patience
@@ -73,6 +74,7 @@ __getattr__, __dir__, __all__ = face(
             "HUB",
             "PATIENCE_SECONDS",
             "START_SECONDS",
+            "be_patient",
             "call_with_retries",
             "iterate_with_retries",
             "patience",

@@ -18,11 +18,11 @@ RETRY_DELAYS = (2.0, 10.0, 30.0, 60.0, 120.0)
 """Seconds of waiting before each new try after an outage; the libraries make their own attempts within each try."""
 
 PATIENCE_SECONDS = 6 * 3600.0
-"""How long a storage that does not answer is waited for."""
+"""How long a storage that does not answer is waited for by long work."""
 FULL_DISK_SECONDS = 120.0
 """How long a full disk is waited for; who must delete something needs to be told soon."""
 START_SECONDS = 5.0
-"""How long a storage is waited for at the start of a command, when it has never been reached, and by short commands."""
+"""How long a storage is waited for elsewhere: by short commands, and at the start, when it has never been reached."""
 _PAUSES = (1.0, 60.0)  # seconds before the first new try, and at most
 
 HUB = "the Hub"
@@ -30,7 +30,7 @@ HUB = "the Hub"
 
 Item = TypeVar("Item")
 
-_patience = PATIENCE_SECONDS
+_patience = START_SECONDS
 
 
 def patiently(call: Callable[[], Item], what: str) -> Item:
@@ -41,7 +41,7 @@ def patiently(call: Callable[[], Item], what: str) -> Item:
         what: what is read or written, for messages.
 
     Raises:
-        OSError: an error that does not pass, or did not pass within `PATIENCE_SECONDS`.
+        OSError: an error that does not pass, or did not pass within this process's `patience`.
     """
     began: float | None = None
     pause, longest = _PAUSES
@@ -61,11 +61,17 @@ def patiently(call: Callable[[], Item], what: str) -> Item:
             pause = min(2 * pause, longest)
 
 
+def be_patient() -> None:
+    """From now on wait `PATIENCE_SECONDS` for a storage: for a process that does nothing but a part of long work."""
+    global _patience
+    _patience = PATIENCE_SECONDS
+
+
 @contextmanager
 def patience(seconds: float) -> Iterator[None]:
-    """Within the context, wait so long for a storage: `START_SECONDS` tells a wrong address at once.
+    """Within the context, wait so long for a storage; elsewhere `START_SECONDS`, so that wrong addresses are told soon.
 
-    It holds for the whole process: use it before the process has threads that write.
+    It holds for the whole process.
     """
     global _patience
     before, _patience = _patience, seconds

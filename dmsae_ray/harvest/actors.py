@@ -13,7 +13,7 @@ from ray.data.context import AutoscalingConfig
 
 from dmsae_ray.config import ActivationSettings, ModelSettings, ResourceSettings
 from dmsae_ray.corpus import loss_mask
-from dmsae_ray.files import Folder
+from dmsae_ray.files import Folder, be_patient
 from dmsae_ray.harvest.attempts import count_attempt, forget_attempts
 from dmsae_ray.harvest.model import open_tap
 from dmsae_ray.harvest.shard import compute_shard, pack_shard, write_shard
@@ -60,6 +60,7 @@ class HarvestActor:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         """Compute and write the shards `split`, `shard` of the batch; return their commits as JSON."""
+        be_patient()
         done = [self._make(str(s), int(i)) for s, i in zip(batch["split"], batch["shard"], strict=True)]
         return {"commit": [json.dumps(asdict(commit)) for commit in done]}
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from dmsae_ray.config import ActivationSettings, Experiment
 from dmsae_ray.errors import DataError, TransientError
-from dmsae_ray.files import Folder, encode_record
+from dmsae_ray.files import PATIENCE_SECONDS, Folder, encode_record, patience
 from dmsae_ray.harvest.harvesting import check_space, harvest
 from dmsae_ray.harvest.progress import HarvestProgress, Meter
 from dmsae_ray.harvest.tokenising import planned_layout, write_tokens
@@ -76,7 +76,7 @@ def prepare(
         if writer.take_over():
             break
         _follow(folder, settings, progress, timing)
-    with writer:
+    with patience(PATIENCE_SECONDS), writer:
         if read_layout(folder) is None:  # check the disk before hours of tokenising; `harvest` checks it again
             planned = planned_layout(experiment)
             there = read_commits(folder, planned)

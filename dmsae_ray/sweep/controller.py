@@ -8,7 +8,7 @@ import ray.tune
 from ray.actor import ActorHandle
 
 from dmsae_ray.feed import killed_on_exit
-from dmsae_ray.files import Folder
+from dmsae_ray.files import PATIENCE_SECONDS, Folder, patience
 from dmsae_ray.harvest import HarvestProgress, prepare
 from dmsae_ray.plan import check_fits, trials_at_once, trials_beside_harvest
 from dmsae_ray.store import UsageMark, open_store
@@ -62,7 +62,8 @@ def run_sweep(
         errors = run_trials(sweep, todo, at_once, cluster.head_bytes, slots, callbacks, verbose) if todo else {}
         return sweep_state(sweep, errors)
 
-    with UsageMark(Folder(folders.stores) / key, folders.name), LostNodes(say):
+    mark = UsageMark(Folder(folders.stores) / key, folders.name)
+    with patience(PATIENCE_SECONDS), mark, LostNodes(say):
         if beside == 0 or not todo or open_store(folders.stores, experiment, key).complete:
             prepare(experiment, folders.stores, progress=progress)
             return tune(None)

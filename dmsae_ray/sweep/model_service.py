@@ -10,6 +10,7 @@ from ray.exceptions import RayActorError
 from dmsae_ray.config import Experiment, parse_experiment
 from dmsae_ray.errors import TransientError
 from dmsae_ray.evaluation import LossRecovered, loss_recovered
+from dmsae_ray.files import be_patient
 from dmsae_ray.harvest import open_tap
 from dmsae_ray.sae import MatryoshkaSAE
 from dmsae_ray.store import open_store
@@ -45,6 +46,7 @@ class LanguageModelService:
     """
 
     def __init__(self, experiment: dict[str, Any], stores: str, key: str) -> None:
+        be_patient()
         self._experiment = parse_experiment(experiment)
         self._stores, self._key = stores, key
         self._tap: Any = None

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 from dmsae_ray.config import Experiment
-from dmsae_ray.files import START_SECONDS, patience
 from dmsae_ray.plan import Plan, plan_experiment
 from dmsae_ray.results import Folders, create_folders
 from dmsae_ray.store import store_key
@@ -52,11 +51,10 @@ def prepare_sweep(experiment: Experiment) -> PreparedSweep:
             another model, text, core or initial SAE.
         DataError: The corpus, or a file of an initial SAE, is missing or damaged.
     """
-    with patience(START_SECONDS):
-        check_inputs(experiment)
-        folders = create_folders(experiment)
-        key = store_key(experiment)
-        folders.check_inputs_unchanged(hash_inputs(experiment, key))
+    check_inputs(experiment)
+    folders = create_folders(experiment)
+    key = store_key(experiment)
+    folders.check_inputs_unchanged(hash_inputs(experiment, key))
     return PreparedSweep(experiment, folders, plan_experiment(experiment), key)
 
 

@@ -8,7 +8,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dmsae_ray.errors import ConfigError, DmsaeError
-from dmsae_ray.files import START_SECONDS, Folder, patience
+from dmsae_ray.files import Folder
 
 _HERE = b"here"
 _WAIT_SECONDS = 60.0
@@ -57,7 +57,6 @@ def _ask(node: str, output: Folder, name: str) -> "ray.ObjectRef[str | None]":
 def _problem(output: Folder, name: str) -> str | None:
     """Return why this machine cannot read the file; None if it can."""
     try:
-        with patience(START_SECONDS):
-            return None if output.read(name) == _HERE else "has no such folder, or another one of this name"
+        return None if output.read(name) == _HERE else "has no such folder, or another one of this name"
     except DmsaeError as error:
         return f"cannot read there ({error})"

@@ -15,7 +15,7 @@ from ray.train.torch import TorchTrainer
 from dmsae_ray.config import ON_HEAD
 from dmsae_ray.errors import DmsaeError, one_line
 from dmsae_ray.feed import killed_on_exit, start_stream
-from dmsae_ray.files import passes
+from dmsae_ray.files import be_patient, passes
 from dmsae_ray.plan import DRIVER_BYTES, Trial
 from dmsae_ray.results import failure_in, failure_metrics
 from dmsae_ray.store import open_store
@@ -61,6 +61,7 @@ def run_trials(
     def run_trial(config: dict[str, Any]) -> None:
         from ray.tune.integration.ray_train import TuneReportCallback
 
+        be_patient()
         forward: Any = TuneReportCallback()  # type: ignore[no-untyped-call]
         trial = by_id[config["trial_id"]]
         attempts = attempts_of(experiment, trial, session)

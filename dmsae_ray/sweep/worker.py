@@ -32,7 +32,7 @@ from dmsae_ray.distill import (
 from dmsae_ray.errors import DmsaeError, TransientError, one_line
 from dmsae_ray.evaluation import evaluate
 from dmsae_ray.feed import Feed, ShardSource
-from dmsae_ray.files import Folder, passes
+from dmsae_ray.files import Folder, be_patient, passes
 from dmsae_ray.plan import CycleSetting, TransferSetting, Trial, cycle_settings, initial_sae
 from dmsae_ray.results import TrialReport, cycle_name, folders_of
 from dmsae_ray.sae import MatryoshkaSAE
@@ -148,6 +148,7 @@ def train_loop(task: dict[str, Any]) -> str | None:
             others wait for it; raising ends them all, and the next attempt returns the reason.
         Exception: Any other error; the next attempt counts it.
     """
+    be_patient()
     given = TrialTask(**task)
     experiment, trial = parse_experiment(given.experiment), Trial.from_params(given.trial)
     attempts = attempts_of(experiment, trial, given.session)

@@ -116,7 +116,7 @@ def test_an_outage_of_hours_is_waited_for_and_said(clock: list[float], caplog: A
             raise OSError("AWS Error SERVICE_UNAVAILABLE during GetObject operation: no")
         return b"content"
 
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), patience(retry.PATIENCE_SECONDS):
         assert patiently(read, "s3://bucket/file") == b"content"
     assert 5 * 3600 <= clock[0] < 5 * 3600 + 80
     assert "s3://bucket/file: AWS Error SERVICE_UNAVAILABLE" in caplog.records[0].getMessage()
@@ -127,21 +127,18 @@ def test_patience_ends(clock: list[float]) -> None:
     def read() -> None:
         raise TimeoutError("no answer")
 
-    with pytest.raises(TimeoutError):
+    with patience(retry.PATIENCE_SECONDS), pytest.raises(TimeoutError):
         patiently(read, "x")
     assert clock[0] == pytest.approx(retry.PATIENCE_SECONDS, rel=0.02)
 
 
-def test_a_wrong_address_is_told_soon_at_the_start(clock: list[float]) -> None:
+def test_a_wrong_address_is_told_soon_where_nobody_asked_for_patience(clock: list[float]) -> None:
     def read() -> None:
         raise ConnectionRefusedError("nobody there")
 
-    with patience(START_SECONDS), pytest.raises(ConnectionRefusedError):
-        patiently(read, "x")
-    assert clock[0] < START_SECONDS
     with pytest.raises(ConnectionRefusedError):
         patiently(read, "x")
-    assert clock[0] > 3600
+    assert clock[0] < 1.25 * START_SECONDS
 
 
 def test_a_full_disk_is_waited_for_minutes_only(clock: list[float]) -> None:
@@ -149,7 +146,7 @@ def test_a_full_disk_is_waited_for_minutes_only(clock: list[float]) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     assert is_full_disk(OSError(errno.EDQUOT, "quota"))
-    with pytest.raises(OSError, match="No space left"):
+    with patience(retry.PATIENCE_SECONDS), pytest.raises(OSError, match="No space left"):
         patiently(write, "x")
     assert 30 < clock[0] < 1.25 * retry.FULL_DISK_SECONDS
 
