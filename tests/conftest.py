@@ -40,6 +40,12 @@ _OF_FILE = {
 """Which files take long; the longest begin first, so that no process waits for the other at the end."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """With several processes (pytest -n 2), give each only some tests at a time, so that both have long ones."""
+    if getattr(config.option, "maxschedchunk", ...) is None:
+        config.option.maxschedchunk = 2
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of a Ray cluster, and let long ones begin first."""
     for item in items:

@@ -2,6 +2,7 @@
 
 import copy
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,17 +116,27 @@ class Reporter:
         ray.train.report(report.to_metrics(), checkpoint=checkpoint)
 
 
+LOOK_SECONDS = 5.0
+"""Time between two looks at whether a machine is about to be taken away; the cloud says it two minutes before."""
+
+
 class MachineEnds:
     """Says once that a machine of the trial will be taken away soon, so that a last checkpoint is made.
 
-    Ray knows it from whoever drains the node, see `spot_notice`.
+    Ray knows it from whoever drains the node, see `spot_notice`. Each look is a call of an actor, and a barrier of the
+    workers; a worker that is alone need not look more often than every `LOOK_SECONDS`.
     """
 
     def __init__(self) -> None:
         self._told = False
+        self._alone = ray.train.get_context().get_world_size() == 1
+        self._looked = time.monotonic()
 
     def __call__(self) -> bool:
         """Return whether the end of a machine was announced since the trial's workers were started, the first time."""
+        if self._alone and time.monotonic() - self._looked < LOOK_SECONDS:
+            return False
+        self._looked = time.monotonic()
         announced = ray.train.get_preemption_info() is not None
         told, self._told = self._told, self._told or announced
         return announced and not told

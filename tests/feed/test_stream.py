@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from dmsae_ray.config.experiment import Experiment
-from dmsae_ray.errors import DataError
+from dmsae_ray.errors import DataError, TransientError
 from dmsae_ray.feed.feed import Feed
 from dmsae_ray.feed.stream import CONTENT, SessionState, StreamedShards
 from dmsae_ray.feed.stream_service import StreamActor, StreamService, killed_on_exit, start_stream
@@ -245,7 +245,7 @@ def test_another_attempt_ends_what_the_one_before_left_and_closing_frees_the_mod
     assert sorted(records(mine)) == [f"train-{i:06d}.json" for i in range(3, 10)]  # the others are stored
     mended = Feed(mine, BATCH, 2, shards=StreamedShards(mine, service, "mended")).batches(40, 10_000)
     assert torch.equal(next(mended), next(Feed(whole, BATCH, 2).batches(40, 41)))
-    with pytest.raises(DataError, match=r"closed while it was read"):
+    with pytest.raises(TransientError, match=r"closed while it was read"):
         list(lost)
     assert model_actors()
     del mended
