@@ -1,8 +1,9 @@
 """Files on any filesystem: local folders, object stores and the Hugging Face Hub.
 
 Input: a path or URI, with bytes or records to write. Output: bytes, records, sorted lists of files, checksums. A file
-is written whole or not at all. The package also reads ahead in a thread (`Prefetcher`), repeats what failed in an
-outage (`call_with_retries`) and shows whether a process is alive (`Heartbeat`). It does not know what the files mean.
+is written whole or not at all. The package also reads ahead in a thread (`Prefetcher`), decides which errors pass by
+themselves (`passes`), repeats what failed in an outage (`patiently`, `call_with_retries`) and shows whether a process
+is alive (`Heartbeat`). It does not know what the files mean.
 """
 
 from typing import TYPE_CHECKING

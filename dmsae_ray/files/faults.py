@@ -37,7 +37,6 @@ _LOST_NAMES = {
 }
 _LOST_ERRNOS = {
     errno.ESTALE,
-    errno.EREMOTEIO,
     errno.EHOSTDOWN,
     errno.EHOSTUNREACH,
     errno.ENETDOWN,
