@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dmsae_ray.harvest.model import open_tap as open_tap
     from dmsae_ray.harvest.preparation import prepare as prepare
     from dmsae_ray.harvest.progress import HarvestProgress as HarvestProgress
+    from dmsae_ray.harvest.ray_data import HarvestInterrupted as HarvestInterrupted
+    from dmsae_ray.harvest.ray_data import end_datasets as end_datasets
     from dmsae_ray.harvest.ray_data import first_error as first_error
     from dmsae_ray.harvest.ray_data import quiet_context as quiet_context
 
@@ -40,6 +42,8 @@ __getattr__, __dir__, __all__ = face(
         "preparation": ("prepare",),
         "progress": ("HarvestProgress",),
         "ray_data": (
+            "HarvestInterrupted",
+            "end_datasets",
             "first_error",
             "quiet_context",
         ),

@@ -3,12 +3,16 @@
 import gc
 import logging
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 from ray.data import DataContext
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 from ray.exceptions import RayError
 
 from dmsae_ray.errors import DataError, DmsaeError, TransientError, one_line
@@ -18,6 +22,38 @@ from dmsae_ray.files import passes
 _ADVICE = re.compile(
     r": 'Failed to apply UDF.*?be transient\.'|(?:\\n|\s)*Failed to apply UDF.*?(?:be transient\.|\Z)", re.DOTALL
 )
+
+_END_SECONDS = 5.0
+_running: WeakSet[StreamingExecutor] = WeakSet()
+_ending: WeakSet[StreamingExecutor] = WeakSet()
+
+
+class HarvestInterrupted(DataError):
+    """A person or the controller has ended the harvest."""
+
+
+class _CanBeEnded(ExecutionCallback):
+    """Ray Data calls it at each step of a dataset's execution, several times a second; an error here ends it."""
+
+    def before_execution_starts(self, executor: StreamingExecutor) -> None:
+        _running.add(executor)
+
+    def on_execution_step(self, executor: StreamingExecutor) -> None:
+        if executor in _ending:
+            raise HarvestInterrupted("it was interrupted")
+
+
+def end_datasets() -> None:
+    """End every dataset that runs in this process within `quiet_context`; wait some seconds until they have ended.
+
+    Call it before the end of a Ray session: Ray's native code ends the whole process, without a word, where the thread
+    of a dataset asks for its tasks after that. Whoever reads the rows of the dataset gets `HarvestInterrupted`.
+    """
+    running = [executor for executor in _running if executor.is_alive()]
+    _ending.update(running)
+    until = time.monotonic() + _END_SECONDS
+    for executor in running:
+        executor.join(max(0.0, until - time.monotonic()))
 
 
 @contextmanager
@@ -42,6 +78,7 @@ def quiet_context(*, preserve_order: bool, **settings: Any) -> Iterator[DataCont
     context.enable_operator_progress_bars = verbose
     context.print_on_execution_start = verbose
     context.raise_original_map_exception = True  # a UserCodeException loses the original on its way to the driver
+    context.custom_execution_callback_classes = [*context.custom_execution_callback_classes, _CanBeEnded]
     for name, value in settings.items():
         if not hasattr(context, name):
             raise AttributeError(f"this version of Ray Data has no setting {name}")

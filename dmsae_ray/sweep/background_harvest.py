@@ -1,6 +1,7 @@
 """A harvest that runs in a thread of the controller while trials read what it has written."""
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -8,18 +9,14 @@ from types import TracebackType
 from ray.exceptions import RayError
 
 from dmsae_ray.config import Experiment
-from dmsae_ray.errors import DataError, one_line
+from dmsae_ray.errors import one_line
 from dmsae_ray.files import Folder
-from dmsae_ray.harvest import HarvestProgress, prepare
+from dmsae_ray.harvest import HarvestInterrupted, HarvestProgress, end_datasets, prepare
 from dmsae_ray.store import ACTIVATIONS, read_layout
 
 _POLL_SECONDS = 0.2
 _END_SECONDS = 5.0
-"""How long an interrupted harvest may take to end; after that, the end of the Ray session ends it."""
-
-
-class HarvestInterrupted(DataError):
-    """Its controller has ended the harvest."""
+"""How long an interrupted harvest may take to end; what is left, a wait for its storage, ends with the process."""
 
 
 class BackgroundHarvest:
@@ -56,7 +53,10 @@ class BackgroundHarvest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join(_END_SECONDS)
+        until = time.monotonic() + _END_SECONDS
+        while self._thread.is_alive() and time.monotonic() < until:
+            end_datasets()
+            self._thread.join(_POLL_SECONDS)
 
     @property
     def failed(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from dmsae_ray.config import NEEDED, ON_THIS_MACHINE
 from dmsae_ray.errors import ConfigError, one_line
+from dmsae_ray.harvest import end_datasets
 from dmsae_ray.plan import Cluster, cluster_of_nodes, cluster_of_yaml
 
 NAMESPACE = "dmsae"
@@ -53,6 +54,7 @@ def ray_session(address: str | None, *, log: Path, verbose: bool = False) -> Ite
         try:
             yield
         finally:
+            end_datasets()
             ray.shutdown()
 
 
