@@ -73,8 +73,8 @@ def read_unit(corpus: CorpusSettings, unit: dict[str, Any]) -> Iterator[str | No
         unit: one item of `list_units`.
 
     Raises:
-        DataError: a file is damaged, has another format than the corpus says, or its server did not answer for too
-            long.
+        DataError: a file is damaged, or has another format than the corpus says.
+        TransientError: its server did not answer for too long; the harvest reads on from there, some times.
     """
     if corpus.source == "stdlib":
         yield from map(_usable, _stdlib())

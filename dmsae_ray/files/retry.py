@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
-from dmsae_ray.errors import DataError
+from dmsae_ray.errors import DataError, TransientError
 from dmsae_ray.files.faults import is_full_disk, passes, root_message
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,8 @@ def iterate_with_retries(make: Callable[[], Iterator[Item]], what: str, server: 
         The items of `make()`.
 
     Raises:
-        DataError: the server did not answer after the last of `RETRY_DELAYS` either. Other errors are raised unchanged.
+        TransientError: the server did not answer after the last of `RETRY_DELAYS` either; a harvest tries again.
+        DataError: the Hub would have to be asked, and its client is in offline mode. Other errors are raised unchanged.
     """
     delivered, failures = 0, 0
     began = time.monotonic()
@@ -116,7 +117,7 @@ def iterate_with_retries(make: Callable[[], Iterator[Item]], what: str, server: 
                 ) from None
             if failures >= len(RETRY_DELAYS):
                 seconds = time.monotonic() - began
-                raise DataError(
+                raise TransientError(
                     f"{place}: {server} did not answer after {failures + 1} tries in {seconds:.0f} s: "
                     f"{root_message(error)}"
                 ) from None

@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import os
+import re
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,6 +24,8 @@ EMBEDDED_OBJECT_STORE_BYTES = 512 * 2**20
 BOOTSTRAP = "~/ray_bootstrap_config.yaml"
 """Where Ray's cluster launcher leaves its file on a head node that it started."""
 LAUNCHER_PORT = 6379
+_ANSWER_SECONDS = 5.0
+_SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # a frame of HTTP/2: length 0 (3 bytes), type 4, flags, stream 0 (4 bytes)
 
 
 @contextlib.contextmanager
@@ -36,7 +40,7 @@ def ray_session(address: str | None, *, log: Path, verbose: bool = False) -> Ite
         verbose: Show Ray's own messages.
 
     Raises:
-        ConfigError: No cluster answers at `address`.
+        ConfigError: No cluster answers at `address`, or it has another version of Ray or Python.
     """
     import ray
 
@@ -98,6 +102,7 @@ def _init(address: str | None, level: int, verbose: bool) -> None:
         )
     else:
         try:
+            _check_answers(address)
             ray.init(
                 address=address,
                 namespace=NAMESPACE,
@@ -105,11 +110,33 @@ def _init(address: str | None, level: int, verbose: bool) -> None:
                 logging_level=level,
                 runtime_env={"env_vars": NEEDED},
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
+            if (versions := re.findall(r"(?:Ray|Python): \S+", str(error))) and "ersion mismatch" in str(error):
+                cluster, here = " with ".join(versions[:2]), " with ".join(versions[2:])
+                raise ConfigError(
+                    f"--address is '{address}'; the cluster there has {cluster}, this process has {here}; they must "
+                    "be the same: start the command on the cluster's head node, or install the versions that it has"
+                ) from None
             raise ConfigError(
                 f"--address is '{address}'; no Ray cluster answers there ({one_line(error, 200)}); "
                 "leave it out to use this machine, or give 'auto' on the head node"
             ) from None
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError unless a gRPC server, as Ray's is, answers at an address HOST:PORT; Ray itself tries for minutes.
+
+    Both sides of HTTP/2 (RFC 9113, section 3.4) begin with a frame of settings, after a fixed line from the client.
+    """
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not (colon and port.isdecimal()):
+        return  # 'auto', or a path
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_SECONDS) as server:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return
+        server.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS)
+        if server.recv(len(_SETTINGS), socket.MSG_WAITALL)[3:4] != _SETTINGS[3:4]:
+            raise ConnectionError("what answers there is not Ray")
 
 
 @contextlib.contextmanager

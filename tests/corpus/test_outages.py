@@ -10,7 +10,7 @@ import pytest
 
 from dmsae_ray.config.sections import CorpusSettings
 from dmsae_ray.corpus.reading import list_units, read_unit
-from dmsae_ray.errors import DataError
+from dmsae_ray.errors import DataError, TransientError
 from dmsae_ray.files import retry as outages
 from dmsae_ray.files.retry import call_with_retries, iterate_with_retries
 from tests.corpus.hub_server import COMMIT, DATASET, Hub, hub_server, use
@@ -70,7 +70,7 @@ def test_units_are_waited_for(
 @pytest.mark.parametrize("corpus", [STREAMED, FILES], ids=pytest_ids)
 def test_hub_that_stays_down_is_one_line(corpus: CorpusSettings, status: int, reason: str, hub: Hub) -> None:
     hub.fault = lambda method, path: status
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(TransientError) as caught:
         list_units(corpus)
     message = str(caught.value)
     assert message.startswith(f"corpus.path '{corpus.path}': the Hub did not answer after 4 tries in ")
@@ -112,7 +112,9 @@ def test_hub_that_goes_down_and_stays_down(corpus: CorpusSettings, hub: Hub) -> 
     unit = list_units(corpus)[0]
     hub.requests.clear()
     hub.fault = lambda method, path: 503 if sum("a.jsonl" in r for r in hub.requests) >= 3 else None
-    with pytest.raises(DataError, match=r"^corpus[^\n]*, behind document \d+: the Hub did not answer after 4 tries"):
+    with pytest.raises(
+        TransientError, match=r"^corpus[^\n]*, behind document \d+: the Hub did not answer after 4 tries"
+    ):
         list(read_unit(corpus, unit))
 
 
@@ -150,7 +152,7 @@ def test_the_line_says_where_it_was(waits: list[float]) -> None:
         raise ConnectionError("no route\nto host")
 
     line = r"^corpus.path 'x', behind document 1: s3 did not answer after 4 tries in \d+ s: no route to host$"
-    with pytest.raises(DataError, match=line):
+    with pytest.raises(TransientError, match=line):
         list(iterate_with_retries(dead, "corpus.path 'x'", "s3"))
 
 

@@ -52,7 +52,11 @@ def test_a_sweep_into_a_bucket(finished_sweep: Path, tmp_path: Path, monkeypatch
         system, _ = fs.FileSystem.from_uri(f"s3://runs/team?{options_of(port)}")
         system.create_dir("runs/team")
         config = write_config(
-            tmp_path, output=uri, name="small", distill={"coverage": 0.3, "cycles": 1, "controls": []}
+            tmp_path,
+            output=uri,
+            name="small",
+            distill={"coverage": 0.3, "cycles": 1, "controls": []},
+            resources={"checkpoint_every_tokens": 10_240},
         )
         threading.Thread(target=an_outage, args=(flaky, system), daemon=True).start()
         machine("first")

@@ -1,10 +1,15 @@
 """A Ray session of our own: what it leaves of the process that starts it."""
 
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
-from tests.small_sweep import environment
+import pytest
+
+from tests.small_sweep import environment, write_config
 
 PROGRAM = """
 import os, signal, sys, time
@@ -31,3 +36,90 @@ def test_a_session_leaves_signals_and_errors_to_us(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "stopped as by Ctrl-C\n"), done.stderr
     assert done.stderr == "errors still come\n"
     assert "chatter of native code" in (tmp_path / "ray.log").read_text()
+
+
+OTHER_VERSION = """
+import sys
+import ray
+from dmsae_ray.config import set_environment
+set_environment(verbose=False)
+if sys.argv[1] == "ray":
+    ray.__version__ = "2.3.1"
+else:
+    sys.version_info = (*sys.version_info[:2], 99, "final", 0)
+from dmsae_ray.cli import main
+sys.exit(main(["harvest", sys.argv[2], "--address", sys.argv[3]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "said"), [("ray", "this process has Ray: 2.3.1 with Python: "), ("python", ".99; they must be the same")]
+)
+def test_a_cluster_of_another_version_is_one_line(ray_cluster: Any, tmp_path: Path, what: str, said: str) -> None:
+    address = ray_cluster.get_runtime_context().gcs_address
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_VERSION, what, write_config(tmp_path), address],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert (
+        f"--address is '{address}'; the cluster there has Ray: {ray_cluster.__version__} with Python: " in done.stderr
+    )
+    assert said in done.stderr
+
+
+ADDRESSES = """
+import sys
+from pathlib import Path
+from dmsae_ray.errors import ConfigError
+from dmsae_ray.sweep import ray_session
+for address in sys.argv[1:]:
+    try:
+        with ray_session(address, log=Path("ray.log")):
+            print("a cluster")
+    except ConfigError as error:
+        print(error)
+"""
+
+
+def test_an_address_without_a_cluster_is_one_line_at_once(tmp_path: Path) -> None:
+    """Nobody; no such host; one who says nothing; one who speaks another language."""
+
+    def chat() -> None:
+        while True:
+            client, _ = web.accept()
+            client.recv(1000)
+            client.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            client.close()
+
+    with (
+        socket.socket() as taken,
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        socket.create_server(("127.0.0.1", 0)) as web,
+    ):
+        taken.bind(("127.0.0.1", 0))  # and nobody listens
+        threading.Thread(target=chat, daemon=True).start()
+        nobody, mute, other = (each.getsockname()[1] for each in (taken, silent, web))
+        reasons = {
+            f"127.0.0.1:{nobody}": "Connection refused",
+            f"[::1]:{nobody}": "",  # a machine may have no IPv6
+            f"no-such-host.invalid:{nobody}": "",
+            f"127.0.0.1:{mute}": "timed out",
+            f"127.0.0.1:{other}": "what answers there is not Ray",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", ADDRESSES, *reasons],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for (address, reason), line in zip(reasons.items(), done.stdout.splitlines(), strict=True):
+        assert line.startswith(f"--address is '{address}'; no Ray cluster answers there ({reason}"), line
