@@ -1,4 +1,4 @@
-"""A Ray session of our own: what it leaves of the process that starts it."""
+"""A Ray session: what one of our own leaves of its process, and an address where none can be joined."""
 
 import socket
 import subprocess
@@ -10,6 +10,13 @@ from typing import Any
 import pytest
 
 from tests.small_sweep import environment, write_config
+
+
+def python(folder: Path, program: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run a program in a process of its own: this one may have a Ray session."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+
 
 PROGRAM = """
 import os, signal, sys, time
@@ -30,9 +37,7 @@ except KeyboardInterrupt:
 
 
 def test_a_session_leaves_signals_and_errors_to_us(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
-    )
+    done = python(tmp_path, PROGRAM)
     assert (done.returncode, done.stdout) == (0, "stopped as by Ctrl-C\n"), done.stderr
     assert done.stderr == "errors still come\n"
     assert "chatter of native code" in (tmp_path / "ray.log").read_text()
@@ -57,14 +62,7 @@ sys.exit(main(["harvest", sys.argv[2], "--address", sys.argv[3]]))
 )
 def test_a_cluster_of_another_version_is_one_line(ray_cluster: Any, tmp_path: Path, what: str, said: str) -> None:
     address = ray_cluster.get_runtime_context().gcs_address
-    done = subprocess.run(
-        [sys.executable, "-c", OTHER_VERSION, what, write_config(tmp_path), address],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = python(tmp_path, OTHER_VERSION, what, write_config(tmp_path), address)
     assert done.returncode == 2, done.stdout + done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert (
@@ -112,14 +110,7 @@ def test_an_address_without_a_cluster_is_one_line_at_once(tmp_path: Path) -> Non
             f"127.0.0.1:{mute}": "timed out",
             f"127.0.0.1:{other}": "what answers there is not Ray",
         }
-        done = subprocess.run(
-            [sys.executable, "-c", ADDRESSES, *reasons],
-            cwd=tmp_path,
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = python(tmp_path, ADDRESSES, *reasons)
     assert done.returncode == 0, done.stdout + done.stderr
     for (address, reason), line in zip(reasons.items(), done.stdout.splitlines(), strict=True):
         assert line.startswith(f"--address is '{address}'; no Ray cluster answers there ({reason}"), line
