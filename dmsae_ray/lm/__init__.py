@@ -11,28 +11,27 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.lm.description import ModelInfo as ModelInfo
+    from dmsae_ray.lm.description import describe_model as describe_model
     from dmsae_ray.lm.filters import keep_mask as keep_mask
-    from dmsae_ray.lm.loading import ModelInfo as ModelInfo
-    from dmsae_ray.lm.loading import describe_model as describe_model
     from dmsae_ray.lm.loading import load_tap as load_tap
-    from dmsae_ray.lm.loading import load_tokenizer as load_tokenizer
     from dmsae_ray.lm.tap import Tap as Tap
     from dmsae_ray.lm.text import split_documents as split_documents
     from dmsae_ray.lm.text import stdlib_documents as stdlib_documents
     from dmsae_ray.lm.tiny import read_meta as read_meta
     from dmsae_ray.lm.tiny import tiny_model as tiny_model
     from dmsae_ray.lm.tiny_recipe import TrainingStep as TrainingStep
+    from dmsae_ray.lm.tokenizer import load_tokenizer as load_tokenizer
 
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
         "filters": ("keep_mask",),
-        "loading": (
+        "description": (
             "ModelInfo",
             "describe_model",
-            "load_tap",
-            "load_tokenizer",
         ),
+        "loading": ("load_tap",),
         "tap": ("Tap",),
         "text": (
             "split_documents",
@@ -43,5 +42,6 @@ __getattr__, __dir__, __all__ = face(
             "tiny_model",
         ),
         "tiny_recipe": ("TrainingStep",),
+        "tokenizer": ("load_tokenizer",),
     },
 )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 
 @dataclass(frozen=True)
@@ -43,4 +43,4 @@ def estimate(values: Iterable[float | None]) -> Estimate:
     if n == 1:
         return Estimate(mean, None, 1)
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (n - 1))
-    return Estimate(mean, float(student_t.ppf(0.975, n - 1)) * deviation / math.sqrt(n), n)
+    return Estimate(mean, float(stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n), n)

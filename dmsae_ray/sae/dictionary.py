@@ -206,6 +206,8 @@ def _initial_weights(
     generator = torch.Generator().manual_seed(seed)
     bound = math.sqrt(6.0 / d_model)
     decoder = torch.empty(n_latents, d_model)
+    if decoder.is_meta:  # weights come from a file; norms on this device would import torch's compiler, for a second
+        return decoder, torch.empty_like(decoder)
     decoder.uniform_(-bound, bound, generator=generator)
     decoder = unit_rows(decoder)
     encoder = decoder.clone()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import transformers
 
-from dmsae_ray.lm.loading import load_tokenizer
+from dmsae_ray.lm.tokenizer import load_tokenizer
 
 LAYERS = 3
 VOCAB = 1024

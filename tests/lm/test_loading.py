@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.lm.loading import ModelInfo, describe_model, load_tap
+from dmsae_ray.lm.description import ModelInfo, describe_model
+from dmsae_ray.lm.loading import load_tap
 from dmsae_ray.lm.tiny import tiny_model
 
 from .models import LAYERS, VOCAB, save_random_model

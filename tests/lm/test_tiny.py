@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2ForCausalLM
 
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.files.cache import cache_folder
-from dmsae_ray.lm.loading import load_tokenizer
 from dmsae_ray.lm.text import corpus_sha256, split_documents, stdlib_documents
 from dmsae_ray.lm.tiny import SHIPPED, _key, build, read_meta, tiny_model
 from dmsae_ray.lm.tiny_recipe import TinyRecipe, TrainingStep
 from dmsae_ray.lm.tiny_training import train_model
+from dmsae_ray.lm.tokenizer import load_tokenizer
 
 SHORT = TinyRecipe(steps=5)
 

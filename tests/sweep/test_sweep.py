@@ -115,14 +115,19 @@ def test_running_again_finds_everything_and_logs_nothing_twice(finished_sweep: P
     assert (sweep_folder(finished_sweep) / "journal.jsonl").read_text() == journal
 
 
-def test_another_grid_finds_the_cycles_that_it_shares(finished_sweep: Path, dmsae_here: Here) -> None:
-    done = dmsae_here(
-        "distill", finished_sweep / "experiment.yaml", "--set", "distill.coverage=0.3", "--set", "name=single"
-    )
+def copy_of(run: Path, folder: Path) -> Path:
+    """Return the config of a copy of a run's folder: other tests, perhaps at the same time, count what is in it."""
+    shutil.copytree(run / "runs", folder / "runs")
+    return Path(shutil.copy(run / "experiment.yaml", folder))
+
+
+def test_another_grid_finds_the_cycles_that_it_shares(finished_sweep: Path, tmp_path: Path, dmsae_here: Here) -> None:
+    config = copy_of(finished_sweep, tmp_path)
+    done = dmsae_here("distill", config, "--set", "distill.coverage=0.3", "--set", "name=single")
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "cycle " in line or "control" in line]
     assert sum("[found]" in line for line in lines) == 4, done.stdout
-    (single,) = (finished_sweep / "runs" / "sweeps").glob("single-*")
+    (single,) = (tmp_path / "runs" / "sweeps").glob("single-*")
     core = load_core(single / "trials" / TRIALS[0] / "core.safetensors")
     assert core.rows.equal(load_core(sweep_folder(finished_sweep) / "trials" / TRIALS[0] / "core.safetensors").rows)
 
@@ -159,10 +164,10 @@ def test_transfer_trains_around_a_core_with_its_controls(
 ) -> None:
     core = tmp_path / "core.safetensors"
     shutil.copy(sweep_folder(finished_sweep) / "trials" / TRIALS[1] / "core.safetensors", core)
-    config = finished_sweep / "experiment.yaml"
+    config = copy_of(finished_sweep, tmp_path)
     done = dmsae_here("transfer", config, "--core", core, "--set", "name=moved", "--set", "sweep.coverage=null")
     assert done.returncode == 0, done.stdout + done.stderr
-    (moved,) = (finished_sweep / "runs" / "sweeps").glob("moved-*")
+    (moved,) = (tmp_path / "runs" / "sweeps").glob("moved-*")
     trials = {p.parent.name: json.loads(p.read_text())["records"][0] for p in moved.glob("trials/*/summary.json")}
     assert set(trials) == {
         "k8-dense-distilled-seed0",
