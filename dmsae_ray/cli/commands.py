@@ -111,7 +111,12 @@ def _parser() -> argparse.ArgumentParser:
         action.add_argument("--output", default="dmsae-runs", help="the `output` of experiments, a folder or s3://...")
     sub = command("plan", _plan, "Say what an experiment would do and cost; nothing is started.")
     experiment(sub)
-    sub.add_argument("--cluster", metavar="FILE", help="check that this cluster.yaml, at its largest, can hold it")
+    sub.add_argument(
+        "--cluster", metavar="FILE", help="for this cluster.yaml at its largest: whether it fits, hours, dollars"
+    )
+    sub.add_argument(
+        "--price", metavar="TYPE=DOLLARS", action="append", default=[], help="price of a node type, an hour"
+    )
     sub = command("config", _config, "Print an experiment resolved: every setting, and what it means.")
     experiment(sub)
     sub = command("report", _report, "Make a sweep's tables and figures again.")
@@ -207,17 +212,29 @@ def _store(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     experiment = load_experiment(args.file, args.overrides)
-    from dmsae_ray.plan import check_fits, cluster_of_yaml, plan_experiment, plan_text, trials_beside_harvest
+    from dmsae_ray.plan import check_fits, cluster_of_yaml, plan_experiment, plan_text, priced, trials_beside_harvest
 
     plan = plan_experiment(experiment)
-    print(plan_text(plan))
-    if args.cluster:
-        cluster = cluster_of_yaml(args.cluster)
-        check_fits(plan, cluster)
-        beside = trials_beside_harvest(plan, cluster)
-        when = f"up to {beside} at once while the harvest goes on" if beside else "after the harvest"
-        print(f"{args.cluster} can hold it; trials run {when}.")
+    if not args.cluster:
+        if args.price:
+            raise ConfigError("--price is given without --cluster; prices are of the node types of a cluster file")
+        print(plan_text(plan))
+        return 0
+    cluster = priced(cluster_of_yaml(args.cluster), dict(map(_price, args.price)), "--price")
+    check_fits(plan, cluster)
+    print(plan_text(plan, cluster))
+    beside = trials_beside_harvest(plan, cluster)
+    when = f"up to {beside} at once while the harvest goes on" if beside else "after the harvest"
+    print(f"{args.cluster} can hold it; trials run {when}.")
     return 0
+
+
+def _price(text: str) -> tuple[str, float]:
+    name, _, price = text.partition("=")
+    try:
+        return name, float(price)
+    except ValueError:
+        raise ConfigError(f"--price is '{text}'; it must be a node type and dollars an hour: gpu-spot=1.20") from None
 
 
 def _config(args: argparse.Namespace) -> int:

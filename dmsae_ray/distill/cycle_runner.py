@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -142,15 +141,7 @@ class CycleRunner:
         stored = self._stored(key)
         if stored.cached:
             return self._tell(stored, cycle, arm, seed)
-        with ExitStack() as lease:
-            store = self.store
-            if store is not None:
-                self.ranks.wait_for(lambda: lease.enter_context(store.lease(key)))
-                stored = self._stored(key)
-                if stored.cached:
-                    return self._tell(stored, cycle, arm, seed)
-            trained = self._train(cycle, arm, core, seed, start_step, key)
-        return CycleRun(key, seed, False, trained)
+        return CycleRun(key, seed, False, self._train(cycle, arm, core, seed, start_step, key))
 
     def given(self, sae: MatryoshkaSAE) -> CycleRun:
         """Return cycle 0 for a given SAE, which takes raw activations: it is scored and evaluated, not trained."""

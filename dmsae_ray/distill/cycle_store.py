@@ -5,8 +5,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,18 +31,12 @@ class CycleStore(Protocol):
     def save(self, key: str, cycle: TrainedCycle) -> None:
         """Keep `cycle` under `key`; afterwards it is there in full or not at all."""
 
-    def lease(self, key: str) -> AbstractContextManager[None]:
-        """Context that is held while `key` is trained; to enter it waits for other trials that hold it.
-
-        It may be entered in any thread.
-        """
-
 
 class DirectoryCycleStore:
     """A folder with one folder per key: sae/ (format of sae.save_sae), tensors.safetensors and outcome.json.
 
-    Each is written under another name and then renamed. There are no leases: two trials that want the same key at the
-    same time both train it, and the first result is kept.
+    Each is written under another name and then renamed. Two trials that want the same key at the same time both train
+    it, and the first result is kept.
 
     Attributes:
         root: the folder.
@@ -100,11 +93,6 @@ class DirectoryCycleStore:
             self._publish(aside, self.folder(key), evaluated=cycle.evaluated)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-
-    @contextmanager
-    def lease(self, key: str) -> Iterator[None]:
-        """Wait for nobody; stores that concurrent trials share override this."""
-        yield
 
     def _publish(self, aside: Path, final: Path, *, evaluated: bool) -> None:
         replaced = aside / "replaced"

@@ -13,7 +13,7 @@ from dmsae_ray.sae import RankGroup
 T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 5.0
-"""While the first rank waits (for another trial's cycle), it answers the others this often, as collectives time out."""
+"""While the first rank works alone (it measures or stores), it answers the others this often: collectives time out."""
 
 
 class Ranks(RankGroup):

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from dmsae_ray.plan.capacity import Cluster as Cluster
     from dmsae_ray.plan.capacity import cluster_of_nodes as cluster_of_nodes
     from dmsae_ray.plan.capacity import cluster_of_yaml as cluster_of_yaml
+    from dmsae_ray.plan.capacity import priced as priced
     from dmsae_ray.plan.fit import check_fits as check_fits
     from dmsae_ray.plan.fit import trials_at_once as trials_at_once
     from dmsae_ray.plan.fit import trials_beside_harvest as trials_beside_harvest
     from dmsae_ray.plan.plan import Plan as Plan
     from dmsae_ray.plan.plan import plan_experiment as plan_experiment
+    from dmsae_ray.plan.queue import TrialQueue as TrialQueue
     from dmsae_ray.plan.rendering import plan_text as plan_text
     from dmsae_ray.plan.training import cycle_settings as cycle_settings
     from dmsae_ray.plan.training import initial_sae as initial_sae
@@ -37,6 +39,7 @@ __getattr__, __dir__, __all__ = face(
             "Cluster",
             "cluster_of_nodes",
             "cluster_of_yaml",
+            "priced",
         ),
         "fit": (
             "check_fits",
@@ -47,6 +50,7 @@ __getattr__, __dir__, __all__ = face(
             "Plan",
             "plan_experiment",
         ),
+        "queue": ("TrialQueue",),
         "rendering": ("plan_text",),
         "training": (
             "cycle_settings",

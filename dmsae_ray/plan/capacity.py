@@ -1,7 +1,7 @@
 """What a cluster can hold: its running nodes, the nodes that its autoscaler may add, and whether bundles fit."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class NodeKind:
         gpus: GPUs of each node.
         running: Number of nodes that run now.
         most: Number of nodes at most, the running ones included.
+        dollars: Price of one node for one hour; None if it is not known.
     """
 
     name: str
@@ -56,6 +57,7 @@ class NodeKind:
     gpus: float
     running: int
     most: int
+    dollars: float | None = None
 
 
 @dataclass(frozen=True)
@@ -101,33 +103,39 @@ class Cluster:
         return sum(running) + sum(value for place, value in enumerate(startable) if place < room)
 
     def unplaced(self, bundles: Sequence[Bundle]) -> Bundle | None:
-        """Place all bundles, the largest first, and return the first one that does not fit.
+        """Place all bundles, the largest first, and return the first one that does not fit; None when all fit.
 
         The method is best fit decreasing: a bundle goes to the node with the fewest free GPUs, then the fewest free
         CPUs, and a new node is started only when no running one has room. The result is exact for bundles of equal
         size. For mixed sizes it errs on the safe side.
-
-        Returns:
-            The bundle that does not fit, or None when all fit.
         """
+        return self._place(bundles)[1]
+
+    def started(self, bundles: Sequence[Bundle]) -> dict[str, int]:
+        """Return how many nodes of each kind must be started, beside the running ones, to hold all bundles that fit."""
+        return self._place(bundles)[0]
+
+    def _place(self, bundles: Sequence[Bundle]) -> tuple[dict[str, int], Bundle | None]:
         # Free resources of each node that is up: [gpus, cpus].
         up = [[k.gpus, k.cpus] for k in self.kinds for _ in range(k.running)]
-        left = {k.name: k.most - k.running for k in self.kinds}
+        started = {k.name: 0 for k in self.kinds}
         single = [b for b in bundles for _ in range(b.count)]
         for bundle in sorted(single, key=lambda b: (b.gpus, b.cpus), reverse=True):
             fitting = [node for node in up if _fits(bundle, node[1], node[0])]
             if not fitting:
-                kinds = [k for k in self.kinds if left[k.name] > 0 and _fits(bundle, k.cpus, k.gpus)]
+                kinds = [
+                    k for k in self.kinds if k.running + started[k.name] < k.most and _fits(bundle, k.cpus, k.gpus)
+                ]
                 if not kinds or len(up) >= self.most_nodes:
-                    return bundle
+                    return started, bundle
                 kind = min(kinds, key=lambda k: (k.gpus, k.cpus))
-                left[kind.name] -= 1
+                started[kind.name] += 1
                 up.append([kind.gpus, kind.cpus])
                 fitting = [up[-1]]
             node = min(fitting, key=lambda n: (n[0], n[1]))
             node[0] -= bundle.gpus
             node[1] -= bundle.cpus
-        return None
+        return started, None
 
 
 def _fits(bundle: Bundle, cpus: float, gpus: float) -> bool:
@@ -142,13 +150,16 @@ def one_node(cpus: float, gpus: float = 0.0, name: str = "this machine") -> Clus
 def cluster_of_yaml(path: str | Path) -> Cluster:
     """Return the cluster of a Ray launcher file at its largest: the head, and every node type up to its max_workers.
 
+    The file may say in `metadata.prices`, which Ray does not read, what a node of a type costs: dollars for one hour.
+
     Raises:
-        ConfigError: The file cannot be read, or it has no node types with resources.
+        ConfigError: The file cannot be read, it has no node types with resources, or a price is none.
     """
     try:
         config = yaml.safe_load(Path(path).expanduser().read_text())
         types, head, head_bytes = config["available_node_types"], config["head_node_type"], inf
         limit = int(config.get("max_workers", 2))  # the launcher's default
+        prices = (config.get("metadata") or {}).get("prices") or {}
         kinds = []
         for name, node in types.items():
             resources = node.get("resources") or {}
@@ -166,7 +177,28 @@ def cluster_of_yaml(path: str | Path) -> Cluster:
             f"cluster file '{path}' is no file of Ray's cluster launcher with available_node_types and "
             f"head_node_type ({one_line(error)})"
         ) from None
-    return Cluster(str(path), tuple(kinds), limit + 1, head_bytes)
+    return priced(Cluster(str(path), tuple(kinds), limit + 1, head_bytes), prices, f"cluster file '{path}'")
+
+
+def priced(cluster: Cluster, prices: Mapping[str, Any], where: str) -> Cluster:
+    """Return the cluster with these prices: dollars for one hour of a node, by the kind's name.
+
+    Args:
+        cluster: The cluster.
+        prices: The prices; a kind that is not named keeps its own.
+        where: Where they were given, for the message of an error.
+
+    Raises:
+        ConfigError: There is no such kind, or a price is not a number, at least 0.
+    """
+    names = [kind.name for kind in cluster.kinds]
+    for name, price in prices.items():
+        if name not in names:
+            raise ConfigError(f"{where}: a price is given for '{name}'; node types are {', '.join(names)}")
+        if isinstance(price, bool) or not isinstance(price, int | float) or not 0 <= price < inf:
+            raise ConfigError(f"{where}: the price of '{name}' is {price!r}; it must be dollars an hour, at least 0")
+    kinds = (replace(kind, dollars=prices.get(kind.name, kind.dollars)) for kind in cluster.kinds)
+    return replace(cluster, kinds=tuple(kinds))
 
 
 def cluster_of_nodes(nodes: Sequence[dict[str, Any]]) -> Cluster:

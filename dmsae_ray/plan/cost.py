@@ -94,6 +94,12 @@ def stored_tokens(experiment: Experiment) -> int:
     return min(corpus.tokens, -(-activations.norm_tokens // shard) * shard)
 
 
+def training_bytes(experiment: Experiment, size: ModelSize) -> int:
+    """Return the bytes of the rows that one training reads."""
+    rows = experiment.recipe.steps * experiment.recipe.batch_size
+    return rows * (size.hidden * _BYTES[experiment.activations.dtype] + TOKEN_BYTES)
+
+
 def window_bytes(experiment: Experiment, size: ModelSize) -> int:
     """Return the bytes of the shards of one window of the training order."""
     activations = experiment.activations

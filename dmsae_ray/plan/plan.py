@@ -12,30 +12,11 @@ from dmsae_ray.errors import ConfigError
 from dmsae_ray.plan.capacity import Bundle
 from dmsae_ray.plan.cost import Flops, Storage, experiment_flops, experiment_storage, window_bytes
 from dmsae_ray.plan.model_size import ModelSize, model_size
+from dmsae_ray.plan.speed import Rate, rate_of
+from dmsae_ray.plan.timing import TrainingTime, harvest_hours, training_time
 from dmsae_ray.plan.trials import Trial, expand
 from dmsae_ray.plan.words import bytes_text, count_text, hours_text, many
 from dmsae_ray.store import unpinned
-
-
-@dataclass(frozen=True)
-class Rate:
-    """An assumed speed.
-
-    Attributes:
-        flops_per_second: The speed of one unit.
-        unit: What the speed is of: a GPU, or a CPU core.
-        source: Where the number comes from.
-    """
-
-    flops_per_second: float
-    unit: str
-    source: str
-
-
-GPU_RATE = Rate(
-    1.4e14, "GPU", "40% of the 3.62e14 FLOP/s of an L40S in dense bfloat16; an H200 is about 2.7 times that"
-)
-CPU_RATE = Rate(4e10, "CPU core", "float32 on one core, as measured on the tiny model's SAEs")
 
 READER = Bundle("tokenising task", 1.0)
 """The one tokenising task that a harvest needs at least; more run where there is room."""
@@ -62,7 +43,11 @@ class Plan:
         eval_tokens: Tokens for evaluation.
         flops: FLOPs, by what they are spent on.
         storage: Bytes, by what they hold.
-        rate: The assumed speed.
+        rate: The assumed speed of computing.
+        training: The time of one training.
+        harvest_hours: Hours of the harvest on all its language-model actors.
+        trainings_of_trial: Trainings of one trial, its cycle 0 included.
+        shares_cycle_0: Whether trials that differ only in coverage share a training.
         at_once: Trials that may run at once: max_concurrent_trials if given, else all. `fit.trials_at_once` says how
             many fit.
         harvest_needs: Resources needed at once to make activations.
@@ -88,6 +73,10 @@ class Plan:
     flops: Flops
     storage: Storage
     rate: Rate
+    training: TrainingTime
+    harvest_hours: float
+    trainings_of_trial: int
+    shares_cycle_0: bool
     at_once: int
     harvest_needs: tuple[Bundle, ...]
     service_needs: tuple[Bundle, ...]
@@ -140,7 +129,7 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
 
     Args:
         experiment: The experiment.
-        rate: The assumed speed; by default GPU_RATE where workers have GPUs, CPU_RATE otherwise.
+        rate: The assumed speed of computing; by default that of `speed.rate_of`.
 
     Raises:
         ConfigError: The sizes of the model are not known, or model.layer is not one of its blocks.
@@ -154,6 +143,7 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
     trainings, unshared, controls = count_trainings(experiment, trials)
     resources = experiment.resources
     at_once = min(len(trials), resources.max_concurrent_trials or len(trials))
+    flops, rate = experiment_flops(experiment, size, trainings), rate or rate_of(experiment)
     return Plan(
         name=experiment.name,
         model=experiment.model.name,
@@ -167,9 +157,13 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
         corpus_tokens=experiment.corpus.tokens,
         attribution_tokens=experiment.corpus.attribution_tokens,
         eval_tokens=experiment.corpus.eval_tokens,
-        flops=experiment_flops(experiment, size, trainings),
+        flops=flops,
         storage=experiment_storage(experiment, size, trainings, at_once),
-        rate=rate or (GPU_RATE if resources.gpus_per_worker else CPU_RATE),
+        rate=rate,
+        training=training_time(experiment, size, flops, trainings, rate),
+        harvest_hours=harvest_hours(experiment, flops, rate),
+        trainings_of_trial=unshared // len(trials),
+        shares_cycle_0=experiment.transfer is None and experiment.distill.initial_sae is None,
         at_once=at_once,
         notes=(*unpinned(experiment), *_stream_notes(experiment, size)),
         **_needs(experiment),

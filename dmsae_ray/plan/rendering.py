@@ -2,14 +2,23 @@
 
 from collections.abc import Sequence
 
+from dmsae_ray.plan.bill import Bill, bill, usage
+from dmsae_ray.plan.capacity import Cluster
 from dmsae_ray.plan.plan import Plan
+from dmsae_ray.plan.schedule import Schedule, schedule_on
 from dmsae_ray.plan.trials import Trial
 from dmsae_ray.plan.words import bundles_text, bytes_text, count_text, hours_text, many, totals_text
 
 
-def plan_text(plan: Plan) -> str:
-    """Return the plan as several lines for a person to read before paying."""
-    flops, storage = plan.flops, plan.storage
+def plan_text(plan: Plan, cluster: Cluster | None = None) -> str:
+    """Return the plan as several lines for a person to read before paying.
+
+    Args:
+        plan: The plan.
+        cluster: The cluster that it is meant for, which can hold it (`fit.check_fits`). Without one, as many trials run
+            together as the experiment allows, and dollars are not said.
+    """
+    flops, storage, hours_of = plan.flops, plan.storage, schedule_on(plan, cluster)
     saved = plan.trainings_unshared - plan.trainings
     parts = {"harvest": flops.harvest, "training": flops.training, "evaluation": flops.evaluation}
     how = "harvested once"
@@ -33,11 +42,37 @@ def plan_text(plan: Plan) -> str:
         f"cycles {bytes_text(storage.cycles)}, checkpoints {bytes_text(storage.checkpoints)}",
         f"  harvest     needs at once {bundles_text(plan.harvest_needs)}",
         f"  one trial   needs at once {bundles_text(plan.needs(1))}",
-        f"  at once     at most {many(plan.at_once, 'trial')}, with {totals_text(plan.needs(plan.at_once))}",
+        f"  at once     at most {many(hours_of.at_once, 'trial')}, with {totals_text(plan.needs(hours_of.at_once))}",
         *([f"  overlap     {_overlap(plan)}"] if plan.pool_needs else []),
+        *_hours(plan, hours_of),
+        *([] if cluster is None else [f"  dollars     {_dollars(bill(plan, hours_of, cluster))}"]),
         *(f"  note        {note}" for note in plan.notes),
     ]
     return "\n".join(lines)
+
+
+def _hours(plan: Plan, schedule: Schedule) -> list[str]:
+    one, used = plan.training, usage(plan, schedule)
+    needs = f"each needs {one.bytes_per_second / 1e6:.3g} MB/s; assumed: {one.source}"
+    if one.limited_by_reading:
+        limit = f"its rows limit it; its workers would take {hours_text(one.computing)}, {needs}"
+    else:
+        limit = f"its workers limit it; {needs}"
+    return [
+        f"  training    {hours_text(one.hours)}: {limit}",
+        f"  hours       {hours_text(schedule.total)} by the clock: harvest {hours_text(schedule.harvest)}, "
+        f"trials {hours_text(schedule.service)}, {schedule.at_once} at once",
+        f"  {plan.rate.unit.replace('CPU core', 'core')}-hours".ljust(14)
+        + f"{used.total:.3g} held: workers {used.workers:.3g}, language model {used.service:.3g}, "
+        f"harvest {used.harvest:.3g}",
+    ]
+
+
+def _dollars(bill: Bill) -> str:
+    nodes = ", ".join(f"{name} {hours:.3g} node hours" for name, hours in bill.hours.items())
+    if bill.dollars is None:
+        return f"not known, for want of a price of {', '.join(bill.unpriced)}: {nodes}"
+    return f"{bill.dollars:,.0f}: {nodes}"
 
 
 def _overlap(plan: Plan) -> str:

@@ -43,6 +43,13 @@ class TrialReport:
             str(tree.get("resumed", "")),
         )
 
+    @classmethod
+    def from_flat_metrics(cls, metrics: Mapping[str, Any]) -> "TrialReport":
+        """Return the report in a flattened result, with keys such as 'a/b', as Tune's search algorithms get it."""
+        fields = ("windows", "cycles", "resumed")
+        tree = {name: metrics[f"{_KEY}/{name}"] for name in fields if f"{_KEY}/{name}" in metrics}
+        return cls.from_metrics({_KEY: tree})
+
 
 def failure_metrics(reason: str) -> dict[str, Any]:
     """Return the last metrics of a trial that cannot go on, for `ray.tune.report`."""

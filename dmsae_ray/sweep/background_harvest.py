@@ -3,13 +3,9 @@
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
 
-from ray.exceptions import RayError
-
 from dmsae_ray.config import Experiment
-from dmsae_ray.errors import one_line
 from dmsae_ray.files import Folder
 from dmsae_ray.harvest import HarvestInterrupted, HarvestProgress, end_datasets, prepare
 from dmsae_ray.store import ACTIVATIONS, read_layout
@@ -27,7 +23,7 @@ class BackgroundHarvest:
         root: Folder of stores.
         key: Key of the store.
         progress: See `harvest.prepare`; called from the thread.
-        done: Called from the thread at the end, with the reason if the harvest failed, else with None.
+        done: Called from the thread at the end, with whether the harvest failed.
     """
 
     def __init__(
@@ -36,7 +32,7 @@ class BackgroundHarvest:
         root: str,
         key: str,
         progress: Callable[[HarvestProgress], None] | None,
-        done: Callable[[str | None], None],
+        done: Callable[[bool], None],
     ):
         self._experiment, self._root = experiment, root
         self._folder = Folder(root) / key
@@ -93,8 +89,7 @@ class BackgroundHarvest:
             prepare(self._experiment, self._root, progress=self._tell)
         except BaseException as error:
             self._error = error
-        with suppress(RayError):  # at the end of the Ray session the slots are gone
-            self._done(None if self._error is None else one_line(self._error))
+        self._done(self.failed)
 
     def _tell(self, state: HarvestProgress) -> None:
         if self._stop.is_set():

@@ -2,12 +2,9 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import ray.tune
-from ray.actor import ActorHandle
 
-from dmsae_ray.feed import killed_on_exit
 from dmsae_ray.files import PATIENCE_SECONDS, Folder, patience
 from dmsae_ray.harvest import HarvestProgress, prepare
 from dmsae_ray.plan import check_fits, trials_at_once, trials_beside_harvest
@@ -17,7 +14,7 @@ from dmsae_ray.sweep.lost_nodes import LostNodes
 from dmsae_ray.sweep.prepared import PreparedSweep, SweepResult, sweep_state
 from dmsae_ray.sweep.session import borrowed_cpus, cluster_of_ray
 from dmsae_ray.sweep.shared_output import check_output_is_shared
-from dmsae_ray.sweep.slots import start_slots
+from dmsae_ray.sweep.trial_search import TrialSearch
 from dmsae_ray.sweep.tuning import run_trials
 
 log = logging.getLogger(__name__)
@@ -58,27 +55,28 @@ def run_sweep(
     todo = [trial for trial in plan.trials if folders.fetch(trial.trial_id) is None]
     at_once, beside = trials_at_once(plan, cluster), trials_beside_harvest(plan, cluster, borrowed_cpus())
 
-    def tune(slots: ActorHandle[Any] | None) -> SweepResult:
-        errors = run_trials(sweep, todo, at_once, cluster.head_bytes, slots, callbacks, verbose) if todo else {}
+    search = TrialSearch(todo, plan.shares_cycle_0, at_once)
+
+    def tune() -> SweepResult:
+        errors = run_trials(sweep, search, at_once, cluster.head_bytes, callbacks, verbose) if todo else {}
         return sweep_state(sweep, errors)
 
     mark = UsageMark(Folder(folders.stores) / key, folders.name)
     with patience(PATIENCE_SECONDS), mark, LostNodes(say):
         if beside == 0 or not todo or open_store(folders.stores, experiment, key).complete:
             prepare(experiment, folders.stores, progress=progress)
-            return tune(None)
-        slots = start_slots(beside)
+            return tune()
 
-        def harvest_done(reason: str | None) -> None:
-            if reason is None:
-                slots.widen.remote(at_once)
+        def harvest_done(failed: bool) -> None:
+            if failed:
+                search.close()
             else:
-                slots.close.remote(f"the harvest failed: {reason}")
+                search.widen(at_once)
 
-        background = BackgroundHarvest(experiment, folders.stores, key, progress, harvest_done)
-        with killed_on_exit(slots), background as harvest:
+        search.widen(beside)
+        with BackgroundHarvest(experiment, folders.stores, key, progress, harvest_done) as harvest:
             harvest.wait_for_first_shard()
-            result = tune(slots)
+            result = tune()
             if harvest.failed or not result.unfinished:  # otherwise the user interrupted both
                 harvest.finish()
             return result

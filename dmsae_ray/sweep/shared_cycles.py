@@ -1,21 +1,17 @@
-"""The cycle store of a sweep: leases that hold across the cluster; results on a local disk or an object store."""
+"""The cycle store of a sweep: results on a local disk or an object store."""
 
 import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
-from ray.actor import ActorHandle
 
 from dmsae_ray.distill import DirectoryCycleStore, TrainedCycle
 from dmsae_ray.files import Folder, cache_folder, filesystem, patiently
-from dmsae_ray.sweep.leases import leased
 
 DONE = "outcome.json"
 """The file of a result that is copied last; a result without it is not complete."""
@@ -26,23 +22,15 @@ class SharedCycleStore(DirectoryCycleStore):
 
     Args:
         place: The folder or URI; cycles of a URI are also kept in this machine's cache.
-        leases: The actor of `leases.CycleLeases`.
         about: What to note with each SAE, see `distill.DirectoryCycleStore`.
     """
 
-    def __init__(self, place: str, leases: ActorHandle[Any], about: dict[str, Any] | None = None) -> None:
+    def __init__(self, place: str, about: dict[str, Any] | None = None) -> None:
         self._shared = Folder(place)
         local = self._shared.local
         self._remote = local is None
         cache = cache_folder() / "cycles" / hashlib.sha256(place.encode()).hexdigest()[:16]
         super().__init__(cache if local is None else local, about)
-        self._leases = leases
-
-    @contextmanager
-    def lease(self, key: str) -> Iterator[None]:
-        """Wait until no other trial of the sweep trains the cycle `key`, and hold its lease within the context."""
-        with leased(self._leases, key):
-            yield
 
     def load(self, key: str) -> TrainedCycle | None:
         """Return the cycle of `key`, or None if it was never finished.

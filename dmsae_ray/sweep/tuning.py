@@ -3,36 +3,32 @@
 import shutil
 import uuid
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import ray
 import ray.train
 import ray.tune
-from ray.actor import ActorHandle
 from ray.train.torch import TorchTrainer
 
 from dmsae_ray.config import ON_HEAD
 from dmsae_ray.errors import DmsaeError, one_line
 from dmsae_ray.feed import killed_on_exit, start_stream
 from dmsae_ray.files import be_patient, passes
-from dmsae_ray.plan import DRIVER_BYTES, Trial
+from dmsae_ray.plan import DRIVER_BYTES
 from dmsae_ray.results import failure_in, failure_metrics
 from dmsae_ray.store import open_store
 from dmsae_ray.sweep.callbacks import FetchSummaries, StayingCallbacks
-from dmsae_ray.sweep.leases import start_leases
 from dmsae_ray.sweep.model_service import start_model_service
 from dmsae_ray.sweep.prepared import PreparedSweep
-from dmsae_ray.sweep.slots import holding_slot
+from dmsae_ray.sweep.trial_search import TrialSearch
 from dmsae_ray.sweep.worker import TrialTask, attempts_of, train_loop
 
 
 def run_trials(
     sweep: PreparedSweep,
-    trials: Sequence[Trial],
+    search: TrialSearch,
     at_once: int,
     head_bytes: float,
-    slots: ActorHandle[Any] | None,
     callbacks: Sequence[ray.tune.Callback],
     verbose: bool,
 ) -> dict[str, str]:
@@ -40,10 +36,9 @@ def run_trials(
 
     Args:
         sweep: The sweep that the trials belong to.
-        trials: The trials to run.
+        search: The trials to run; it says which one begins when.
         at_once: How many run together, at most.
         head_bytes: Memory of the head node.
-        slots: The actor of `slots.TrialSlots` that limits the trials while a harvest goes on; None if none does.
         callbacks: Callbacks of Ray Tune; they stay in this process.
         verbose: Show Tune's own messages.
 
@@ -51,8 +46,7 @@ def run_trials(
         Why trials failed, by the name of the trial.
     """
     experiment, folders, key = sweep.experiment, sweep.folders, sweep.store_key
-    by_id = {trial.trial_id: trial for trial in trials}
-    leases = start_leases()
+    by_id = {trial.trial_id: trial for trial in search.trials}
     model = start_model_service(experiment, folders.stores, key)
     streams = experiment.activations.mode == "stream" and not open_store(folders.stores, experiment, key).complete
     tree = experiment.model_dump(mode="json")
@@ -78,7 +72,7 @@ def run_trials(
         failures: Any = ray.train.FailureConfig
         run = trainer(
             train_loop,
-            train_loop_config=vars(TrialTask(tree, trial.params(), key, session, leases, model, stream)),
+            train_loop_config=vars(TrialTask(tree, trial.params(), key, session, model, stream)),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=resources.workers_per_trial,
                 use_gpu=resources.gpus_per_worker > 0,
@@ -94,7 +88,7 @@ def run_trials(
             ),
         )
         try:
-            with nullcontext() if slots is None else holding_slot(slots, trial.trial_id), killed_on_exit(stream):
+            with killed_on_exit(stream):
                 reason = run.fit().return_value
         except DmsaeError as error:
             reason = str(error)
@@ -112,11 +106,9 @@ def run_trials(
     shutil.rmtree(folders.tune, ignore_errors=True)
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(run_trial, on_head),
-        param_space={
-            "trial_id": ray.tune.grid_search(list(by_id)),
-            "params": ray.tune.sample_from(lambda config: by_id[config["trial_id"]].params()),
-        },
         tune_config=ray.tune.TuneConfig(
+            search_alg=search,
+            num_samples=len(by_id),
             max_concurrent_trials=at_once,
             reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.config["trial_id"]),
@@ -130,8 +122,8 @@ def run_trials(
             failure_config=ray.tune.FailureConfig(max_failures=-1),  # a driver, or Train's controller, was lost
         ),
     )
-    # Tune keeps a copy of `run_trial`, so that these would live as long as the Ray session.
-    with killed_on_exit(leases), killed_on_exit(model):
+    # Tune keeps a copy of `run_trial`, so that it would live as long as the Ray session.
+    with killed_on_exit(model):
         grid = tuner.fit()
     results = [grid[i] for i in range(len(grid))]
     failures = {str(r.config["trial_id"]): failure_in(r.metrics) for r in results if r.config}

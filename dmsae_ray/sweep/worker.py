@@ -56,7 +56,6 @@ class TrialTask:
         trial: The trial, as `Trial.params` gives it.
         store: Key of the store.
         session: A name of the command, for `attempts.AttemptLog`.
-        leases: Handle of the sweep's `leases.CycleLeases`.
         model: Handle of the sweep's `model_service.LanguageModelService`.
         stream: Handle of the `StreamService` (see `feed.start_stream`) that computes the training shards of the trial;
             None if they are in the store.
@@ -66,7 +65,6 @@ class TrialTask:
     trial: dict[str, Any]
     store: str
     session: str
-    leases: ActorHandle[Any]
     model: ActorHandle[Any]
     stream: ActorHandle[Any] | None = None
 
@@ -219,7 +217,7 @@ def _run(task: TrialTask, experiment: Experiment, trial: Trial, attempts: Attemp
     runner = CycleRunner(
         settings,
         feed,
-        store=SharedCycleStore(folders.cycles, task.leases, _about(experiment)),
+        store=SharedCycleStore(folders.cycles, _about(experiment)),
         evaluate=_evaluation(feed, task.model),
         on_window=reporter.window,
         window_steps=window,

@@ -12,8 +12,9 @@ from dmsae_ray.config.experiment import Experiment, load_experiment, parse_exper
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.plan import cost
 from dmsae_ray.plan.model_size import KNOWN, ModelSize, model_size
-from dmsae_ray.plan.plan import GPU_RATE, Rate, count_trainings, plan_experiment
+from dmsae_ray.plan.plan import count_trainings, plan_experiment
 from dmsae_ray.plan.rendering import plan_text
+from dmsae_ray.plan.speed import GPU_RATE, Rate
 from dmsae_ray.plan.trials import expand
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"

@@ -17,7 +17,6 @@ from dmsae_ray.plan.capacity import one_node
 from dmsae_ray.plan.fit import trials_at_once, trials_beside_harvest
 from dmsae_ray.plan.plan import plan_experiment
 from dmsae_ray.plan.rendering import plan_text
-from dmsae_ray.sweep.slots import TrialSlots
 from tests.small_sweep import TRIALS, Here, cores, start, sweep_folder, wait_for_line, write_config
 from tests.sweep.slow_harvest import hold_back
 
@@ -112,18 +111,6 @@ def test_the_whole_pool_counts_and_streams_have_none() -> None:
     assert "overlap" in plan_text(plan)
     stream = plan_experiment(parse_experiment({**tree, "activations": {"mode": "stream"}}))
     assert trials_beside_harvest(stream, one_node(100, 100)) == 0 and "overlap" not in plan_text(stream)
-
-
-def test_a_gate_lets_in_as_many_as_there_are_places() -> None:
-    gate = TrialSlots(1)
-    assert gate.enter("a") is True and gate.enter("a") is True and gate.enter("b") is False
-    gate.leave("a")
-    assert gate.enter("b") is True and gate.enter("a") is False
-    gate.widen(2)
-    assert gate.enter("a") is True and gate.enter("c") is False
-    gate.leave("b")
-    gate.close("the harvest failed")
-    assert gate.enter("c") == "the harvest failed"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("figure*.yaml")), ids=lambda path: path.stem)

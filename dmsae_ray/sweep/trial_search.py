@@ -1,0 +1,67 @@
+"""The trials of a sweep, as a search algorithm of Ray Tune: which one begins next, and when."""
+
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from dmsae_ray.distill import DISTILLED
+from dmsae_ray.plan import Trial, TrialQueue
+from dmsae_ray.results import TrialReport
+
+
+class TrialSearch(Searcher):
+    """Give Tune the trials of a queue while places are free; a trial that would have to wait is not begun.
+
+    It runs in the controller. A trial whose driver is lost keeps its place: Tune starts the driver again.
+
+    Args:
+        trials: The trials to run, in their order.
+        shares_cycle_0: See `plan.TrialQueue`.
+        places: How many trials may run at once.
+    """
+
+    def __init__(self, trials: list[Trial], shares_cycle_0: bool, places: int) -> None:
+        super().__init__()
+        self.trials = trials
+        self._queue = TrialQueue(trials, shares_cycle_0)
+        self._begun: dict[str, Trial] = {}
+        self._places = places
+        self._closed = False
+
+    def widen(self, places: int) -> None:
+        """Allow `places` from now on. Any thread may call it."""
+        self._places = places
+
+    def close(self) -> None:
+        """Begin no more trials. Any thread may call it."""
+        self._closed = True
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the config of the trial that begins now, None if none may, or that there are no more."""
+        if self._closed or not self._queue.waiting:
+            return Searcher.FINISHED
+        trial = self._queue.next() if self._queue.running < self._places else None
+        if trial is None:
+            return None
+        self._begun[trial_id] = trial
+        return {"trial_id": trial.trial_id, "params": trial.params()}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Look whether the cycle 0 of a trial is there now."""
+        report = TrialReport.from_flat_metrics(result)
+        if any((cycle.arm, cycle.cycle) == (DISTILLED, 0) for cycle in report.cycles):
+            self._queue.cycle_0_done(self._begun[trial_id])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Free the place of a trial that has ended, well or not."""
+        self._queue.ended(self._begun[trial_id])
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """Tell Tune that places are counted here."""
+        return True
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: what is finished stands in the sweep's folder."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing, see `save`."""
