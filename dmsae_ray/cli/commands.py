@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def running(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--address", help="Ray cluster to run on ('auto' on its head node); default: this machine")
+        sub.add_argument("--cluster", metavar="FILE", help="what that cluster may become, as a cluster.yaml says it")
         sub.add_argument("-v", "--verbose", action="store_true", help="show Ray's, Tune's and MLflow's own messages")
 
     sub = command("demo", _demo, "The whole system on the embedded tiny Gemma-2, in a few minutes on two cores.")
@@ -117,6 +118,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--price", metavar="TYPE=DOLLARS", action="append", default=[], help="price of a node type, an hour"
     )
+    sub = command("cluster", _cluster, "Print what a cluster is made of for an experiment; nothing is started.")
+    kinds = sub.add_subparsers(title="kinds", required=True, metavar="KIND", dest="kind")
+    text = "The manifest of a RayJob on Kubernetes (KubeRay), with MLflow beside it, for `kubectl apply -f -`."
+    sub = kinds.add_parser("kuberay", help=text, description=text)
+    experiment(sub)
+    sub.add_argument("--image", required=True, help="image of all pods, with Ray and dmsae_ray")
+    sub.add_argument("--name", help="name of the job; default: that of the experiment")
+    sub.add_argument("--worker-memory", default="64Gi", help="memory of a worker pod (default: 64Gi)")
+    sub.add_argument("--service-account", metavar="NAME", help="service account that may use the bucket of `output`")
+    sub.add_argument("--hub-secret", metavar="NAME", help="Secret with a Hub login under the key `token`")
     sub = command("config", _config, "Print an experiment resolved: every setting, and what it means.")
     experiment(sub)
     sub = command("report", _report, "Make a sweep's tables and figures again.")
@@ -179,22 +190,36 @@ def _resume(args: argparse.Namespace) -> int:
 def _run(experiment: Experiment, args: argparse.Namespace) -> int:
     from dmsae_ray.cli.run import run_and_report
 
-    return run_and_report(experiment, address=args.address, verbose=args.verbose)
+    return run_and_report(experiment, address=args.address, largest=_largest(args), verbose=args.verbose)
+
+
+def _largest(args: argparse.Namespace) -> Any:
+    if args.cluster is None:
+        return None
+    if args.address is None:
+        raise ConfigError("--cluster is given without --address; the cluster on this machine does not grow")
+    from dmsae_ray.plan import cluster_of_yaml
+
+    return cluster_of_yaml(args.cluster)
 
 
 def _harvest(args: argparse.Namespace) -> int:
     experiment = load_experiment(args.file, args.overrides)
     from dmsae_ray.cli.console import Screen
     from dmsae_ray.harvest import prepare
+    from dmsae_ray.plan import check_harvest_fits, plan_experiment
     from dmsae_ray.results import create_folders
     from dmsae_ray.store import unpinned
-    from dmsae_ray.sweep import check_inputs, ray_session
+    from dmsae_ray.sweep import check_inputs, check_output_is_shared, cluster_of_ray, ray_session
 
+    largest = _largest(args)
     check_inputs(experiment)
-    folders = create_folders(experiment)
+    plan, folders = plan_experiment(experiment), create_folders(experiment)
     with ray_session(args.address, log=folders.sweep / "ray.log", verbose=args.verbose), Screen() as screen:
         for note in unpinned(experiment):
             screen.say(f"note: {note}")
+        check_harvest_fits(plan, cluster_of_ray(largest))
+        check_output_is_shared(folders.output)
         prepare(experiment, folders.stores, progress=screen.harvest())
         screen.say(f"activations are in {folders.stores}")
     return 0
@@ -226,6 +251,16 @@ def _plan(args: argparse.Namespace) -> int:
     beside = trials_beside_harvest(plan, cluster)
     when = f"up to {beside} at once while the harvest goes on" if beside else "after the harvest"
     print(f"{args.cluster} can hold it; trials run {when}.")
+    return 0
+
+
+def _cluster(args: argparse.Namespace) -> int:
+    experiment = load_experiment(args.file, args.overrides)
+    from dmsae_ray.plan import Pods, kuberay_manifest, plan_experiment
+
+    name = args.name or experiment.name.replace("_", "-").lower()
+    pods = Pods(name, args.image, args.worker_memory, args.service_account, args.hub_secret)
+    print(kuberay_manifest(experiment, plan_experiment(experiment), pods), end="")
     return 0
 
 

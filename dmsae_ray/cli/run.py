@@ -6,13 +6,16 @@ from dmsae_ray.cli.trial_lines import TrialLines
 from dmsae_ray.config import Experiment, shell_command
 from dmsae_ray.errors import DmsaeError
 from dmsae_ray.lm import read_meta, tiny_model
+from dmsae_ray.plan import Cluster
 from dmsae_ray.report import Report, publish
 from dmsae_ray.store import open_store
 from dmsae_ray.sweep import PreparedSweep, SweepResult, prepare_sweep, ray_session, run_sweep, sweep_state
 from dmsae_ray.tracking import Status, SweepTracker, TrackingCallback, log_finished
 
 
-def run_and_report(experiment: Experiment, *, address: str | None = None, verbose: bool = False) -> int:
+def run_and_report(
+    experiment: Experiment, *, address: str | None = None, largest: Cluster | None = None, verbose: bool = False
+) -> int:
     """Run an experiment, or continue it, and print what it found.
 
     Ray starts after the inputs, the output folder and the tracking server are checked; workers start after the size of
@@ -21,6 +24,7 @@ def run_and_report(experiment: Experiment, *, address: str | None = None, verbos
     Args:
         experiment: The experiment to run.
         address: Address of a Ray cluster; None starts one on this machine.
+        largest: What the cluster may become, if Ray does not know it.
         verbose: Show Ray's and Tune's own messages.
 
     Returns:
@@ -40,7 +44,7 @@ def run_and_report(experiment: Experiment, *, address: str | None = None, verbos
             screen.say(f"sweep folder: {sweep.folders.sweep}")
             result = sweep_state(sweep)
             if result.unfinished:
-                result = _run(sweep, screen, tracker, address, verbose)
+                result = _run(sweep, screen, tracker, address, largest, verbose)
             else:
                 screen.say(f"all {len(result.finished)} trials are finished: nothing to run")
             report = _report(result, tracker)
@@ -63,7 +67,12 @@ def _make_tiny_model(screen: Screen) -> None:
 
 
 def _run(
-    sweep: PreparedSweep, screen: Screen, tracker: SweepTracker, address: str | None, verbose: bool
+    sweep: PreparedSweep,
+    screen: Screen,
+    tracker: SweepTracker,
+    address: str | None,
+    largest: Cluster | None,
+    verbose: bool,
 ) -> SweepResult:
     """Run the unfinished trials in a Ray session."""
     screen.say(f"plan: {sweep.plan.line()}")
@@ -72,6 +81,7 @@ def _run(
     with ray_session(address, log=sweep.folders.sweep / "ray.log", verbose=verbose):
         result = run_sweep(
             sweep,
+            largest=largest,
             callbacks=[TrackingCallback(tracker), TrialLines(screen, sweep.plan.trainings_unshared)],
             progress=screen.harvest(),
             say=lambda line: screen.say(f"  {line}"),

@@ -13,12 +13,16 @@ from dmsae_ray.lazy import face
 if TYPE_CHECKING:
     from dmsae_ray.plan.capacity import DRIVER_BYTES as DRIVER_BYTES
     from dmsae_ray.plan.capacity import Cluster as Cluster
+    from dmsae_ray.plan.capacity import cluster_of_groups as cluster_of_groups
     from dmsae_ray.plan.capacity import cluster_of_nodes as cluster_of_nodes
     from dmsae_ray.plan.capacity import cluster_of_yaml as cluster_of_yaml
     from dmsae_ray.plan.capacity import priced as priced
     from dmsae_ray.plan.fit import check_fits as check_fits
+    from dmsae_ray.plan.fit import check_harvest_fits as check_harvest_fits
     from dmsae_ray.plan.fit import trials_at_once as trials_at_once
     from dmsae_ray.plan.fit import trials_beside_harvest as trials_beside_harvest
+    from dmsae_ray.plan.kuberay import Pods as Pods
+    from dmsae_ray.plan.kuberay import kuberay_manifest as kuberay_manifest
     from dmsae_ray.plan.plan import Plan as Plan
     from dmsae_ray.plan.plan import plan_experiment as plan_experiment
     from dmsae_ray.plan.queue import TrialQueue as TrialQueue
@@ -37,14 +41,20 @@ __getattr__, __dir__, __all__ = face(
         "capacity": (
             "DRIVER_BYTES",
             "Cluster",
+            "cluster_of_groups",
             "cluster_of_nodes",
             "cluster_of_yaml",
             "priced",
         ),
         "fit": (
             "check_fits",
+            "check_harvest_fits",
             "trials_at_once",
             "trials_beside_harvest",
+        ),
+        "kuberay": (
+            "Pods",
+            "kuberay_manifest",
         ),
         "plan": (
             "Plan",

@@ -1,6 +1,6 @@
 """What a cluster can hold: its running nodes, the nodes that its autoscaler may add, and whether bundles fit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -209,4 +209,20 @@ def cluster_of_nodes(nodes: Sequence[dict[str, Any]]) -> Cluster:
         shape = (float(node.get("CPU", 0)), float(node.get("GPU", 0)))
         shapes[shape] = shapes.get(shape, 0) + 1
     kinds = [NodeKind(f"node {i}", *shape, count, count) for i, (shape, count) in enumerate(shapes.items())]
-    return Cluster("the cluster", tuple(kinds), head_bytes=head[0] if head else inf)
+    name = "the cluster as it runs now (if it grows, --cluster FILE says how far)"
+    return Cluster(name, tuple(kinds), head_bytes=head[0] if head else inf)
+
+
+def cluster_of_groups(groups: Iterable[Any]) -> Cluster | None:
+    """Return the cluster that an autoscaler has reported to Ray, None if it says nothing of nodes.
+
+    Args:
+        groups: The `node_group_configs` of Ray's message ClusterConfig; a group that may grow without limit has
+            max_count -1.
+    """
+    kinds = []
+    for group in groups:
+        most = int(group.max_count) if group.max_count >= 0 else 10**6
+        cpus, gpus = (float(group.resources.get(name, 0)) for name in ("CPU", "GPU"))
+        kinds.append(NodeKind(group.name, cpus, gpus, min(int(group.min_count), most), most))
+    return Cluster("the cluster as Ray's autoscaler reports it", tuple(kinds)) if kinds else None

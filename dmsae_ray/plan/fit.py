@@ -20,9 +20,18 @@ def check_fits(plan: Plan, cluster: Cluster) -> None:
     Raises:
         ConfigError: It cannot. The message gives the resources needed, those that exist, and the settings to change.
     """
-    _check_bundles(plan.harvest_needs, cluster, "harvesting", "resources.model_actors_min or cpus/gpus_per_model_actor")
+    check_harvest_fits(plan, cluster)
     settings = "resources.workers_per_trial, cpus/gpus_per_worker or cpus/gpus_per_model_actor"
     _check_bundles(plan.needs(1), cluster, "a trial", settings)
+
+
+def check_harvest_fits(plan: Plan, cluster: Cluster) -> None:
+    """Check that a cluster at its largest can hold the harvest.
+
+    Raises:
+        ConfigError: It cannot, see `check_fits`.
+    """
+    _check_bundles(plan.harvest_needs, cluster, "harvesting", "resources.model_actors_min or cpus/gpus_per_model_actor")
 
 
 def trials_at_once(plan: Plan, cluster: Cluster) -> int:

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from dmsae_ray.sweep.prepared import SweepResult as SweepResult
     from dmsae_ray.sweep.prepared import prepare_sweep as prepare_sweep
     from dmsae_ray.sweep.prepared import sweep_state as sweep_state
+    from dmsae_ray.sweep.session import cluster_of_ray as cluster_of_ray
     from dmsae_ray.sweep.session import ray_session as ray_session
+    from dmsae_ray.sweep.shared_output import check_output_is_shared as check_output_is_shared
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -30,6 +32,10 @@ __getattr__, __dir__, __all__ = face(
             "prepare_sweep",
             "sweep_state",
         ),
-        "session": ("ray_session",),
+        "session": (
+            "cluster_of_ray",
+            "ray_session",
+        ),
+        "shared_output": ("check_output_is_shared",),
     },
 )

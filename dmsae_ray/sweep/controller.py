@@ -7,7 +7,7 @@ import ray.tune
 
 from dmsae_ray.files import PATIENCE_SECONDS, Folder, patience
 from dmsae_ray.harvest import HarvestProgress, prepare
-from dmsae_ray.plan import check_fits, trials_at_once, trials_beside_harvest
+from dmsae_ray.plan import Cluster, check_fits, trials_at_once, trials_beside_harvest
 from dmsae_ray.store import UsageMark, open_store
 from dmsae_ray.sweep.background_harvest import BackgroundHarvest
 from dmsae_ray.sweep.lost_nodes import LostNodes
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 def run_sweep(
     sweep: PreparedSweep,
     *,
+    largest: Cluster | None = None,
     callbacks: Sequence[ray.tune.Callback] = (),
     progress: Callable[[HarvestProgress], None] | None = None,
     say: Callable[[str], None] = log.warning,
@@ -38,6 +39,7 @@ def run_sweep(
 
     Args:
         sweep: The sweep, from `prepare_sweep`.
+        largest: What the cluster may become, if Ray does not know it; see `session.cluster_of_ray`.
         callbacks: Callbacks of Ray Tune; they stay in this process.
         progress: Called with the progress of the harvest.
         say: Called with a line when a machine is lost.
@@ -49,7 +51,7 @@ def run_sweep(
         DmsaeError: The error that ended the harvest.
     """
     experiment, folders, plan, key = sweep.experiment, sweep.folders, sweep.plan, sweep.store_key
-    cluster = cluster_of_ray()
+    cluster = cluster_of_ray(largest)
     check_fits(plan, cluster)
     check_output_is_shared(folders.output)
     todo = [trial for trial in plan.trials if folders.fetch(trial.trial_id) is None]

@@ -9,13 +9,14 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dmsae_ray.config import NEEDED, ON_THIS_MACHINE
 from dmsae_ray.errors import ConfigError, one_line
 from dmsae_ray.harvest import end_datasets
-from dmsae_ray.plan import Cluster, cluster_of_nodes, cluster_of_yaml
+from dmsae_ray.plan import Cluster, cluster_of_groups, cluster_of_nodes, cluster_of_yaml
 
 NAMESPACE = "dmsae"
 EMBEDDED_OBJECT_STORE_BYTES = 512 * 2**20
@@ -62,17 +63,36 @@ def ray_session(address: str | None, *, log: Path, verbose: bool = False) -> Ite
             ray.shutdown()
 
 
-def cluster_of_ray() -> Cluster:
-    """Return the cluster of the current Ray session; at its largest, on a head node that Ray's launcher started."""
+def cluster_of_ray(largest: Cluster | None = None) -> Cluster:
+    """Return the cluster of the current Ray session at its largest, with the memory that its head has.
+
+    Args:
+        largest: What it may become, if a person says it. Else: what Ray's launcher was told, on a head node that it
+            started; what an autoscaler has reported to Ray; or the nodes that run now.
+    """
     import ray
 
-    launched = Path(BOOTSTRAP).expanduser()
-    address = ray.get_runtime_context().gcs_address
-    # A session started by us on the head node has another port.
-    if launched.is_file() and address.endswith(f":{LAUNCHER_PORT}"):
-        return cluster_of_yaml(launched)
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return cluster_of_nodes([node["Resources"] for node in nodes if node["Alive"]])
+    running = cluster_of_nodes([node["Resources"] for node in nodes if node["Alive"]])
+    found = largest or _launched() or _reported() or running
+    return replace(found, head_bytes=min(found.head_bytes, running.head_bytes))
+
+
+def _launched() -> Cluster | None:
+    import ray
+
+    file = Path(BOOTSTRAP).expanduser()
+    # A session started by us on the head node has another port.
+    here = ray.get_runtime_context().gcs_address.endswith(f":{LAUNCHER_PORT}")
+    return cluster_of_yaml(file) if here and file.is_file() else None
+
+
+def _reported() -> Cluster | None:
+    import ray._private.state as ray_state
+
+    # Ray Data and Ray Train read it there too; Ray 2.60 has no public call for it.
+    config = ray_state.state.get_cluster_config()
+    return None if config is None else cluster_of_groups(config.node_group_configs)
 
 
 def borrowed_cpus() -> float:

@@ -212,3 +212,27 @@ def test_a_bad_launcher_file_is_one_line(tmp_path: Path, text: str, said: str) -
 def test_the_cluster_of_a_running_ray_is_what_ray_says(ray_cluster: Any) -> None:
     total = ray_cluster.cluster_resources()
     assert cluster_of_ray().totals() == (total["CPU"], total.get("GPU", 0.0))
+
+
+def test_what_an_autoscaler_reports_to_ray_counts_before_the_nodes_that_run(ray_cluster: Any) -> None:
+    from ray._private.state import state
+    from ray._private.worker import global_worker
+    from ray.core.generated import autoscaler_pb2
+
+    config = autoscaler_pb2.ClusterConfig()
+    for name, resources, least, most in (("head", {"CPU": 4}, 1, 1), ("gpu", {"CPU": 8, "GPU": 2}, 0, 3)):
+        group = config.node_group_configs.add(name=name, min_count=least, max_count=most)
+        for resource, count in resources.items():
+            group.resources[resource] = count
+    config.node_group_configs.add(name="endless", max_count=-1).resources["CPU"] = 1
+    kinds = (NodeKind("head", 4, 0, 1, 1), NodeKind("gpu", 8, 2, 0, 3), NodeKind("endless", 1, 0, 0, 10**6))
+    global_worker.gcs_client.report_cluster_config(config.SerializeToString())
+    try:
+        assert state.get_cluster_config() is not None
+        found = cluster_of_ray()
+        assert found.kinds == kinds and found.head_bytes < float("inf")
+        given = one_node(1)
+        assert cluster_of_ray(given).kinds == given.kinds
+    finally:
+        global_worker.gcs_client.report_cluster_config(b"")
+    assert cluster_of_ray().totals() == (ray_cluster.cluster_resources()["CPU"], 0.0)
