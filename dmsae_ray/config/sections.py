@@ -53,9 +53,9 @@ def _distinct(values: _Values) -> _Values:
     return values
 
 
-def _whole_above_one(gpus: float) -> float:
+def _whole_above_one(gpus: float | None) -> float | None:
     """Check a number of GPUs: Ray assigns a share of one GPU, or several whole GPUs."""
-    if gpus > 1 and gpus != int(gpus):
+    if gpus is not None and gpus > 1 and gpus != int(gpus):
         raise ValueError(f"is {gpus:g}; it must be at most 1, or a whole number of GPUs")
     return gpus
 
@@ -294,11 +294,26 @@ class ResourceSettings(Section):
     model_actors_max: int = Field(1, ge=1, description="language-model actors at most; Ray Data scales between")
     cpus_per_model_actor: float = Field(1, gt=0, description="CPUs of a language-model actor")
     gpus_per_model_actor: float = Field(0, ge=0, description="GPUs of a language-model actor; fractions share a GPU")
+    cpus_per_evaluation: float | None = Field(
+        None, gt=0, description="CPUs of the language model that measures the loss recovered; default: as a model actor"
+    )
+    gpus_per_evaluation: float | None = Field(
+        None, ge=0, description="GPUs of it; a fraction finds room beside trials that leave some of theirs"
+    )
     model_batch_tokens: int = Field(4096, ge=8, description="tokens of one forward pass of a model actor")
     max_failures: int = Field(3, ge=0, description="errors without progress between them after which a trial ends")
     checkpoint_every_tokens: int = Field(50_000_000, ge=1, description="training tokens between two checkpoints")
 
-    _checks = field_validator("gpus_per_worker", "gpus_per_model_actor")(_whole_above_one)
+    _checks = field_validator("gpus_per_worker", "gpus_per_model_actor", "gpus_per_evaluation")(_whole_above_one)
+
+    @property
+    def evaluation(self) -> tuple[float, float]:
+        """CPUs and GPUs of the language model that measures the loss recovered."""
+        cpus, gpus = self.cpus_per_evaluation, self.gpus_per_evaluation
+        return (
+            self.cpus_per_model_actor if cpus is None else cpus,
+            self.gpus_per_model_actor if gpus is None else gpus,
+        )
 
     @model_validator(mode="after")
     def _ordered(self) -> "ResourceSettings":

@@ -1,8 +1,9 @@
 """What a sweep uses and what it costs: hours of GPUs (or CPU cores), hours of nodes, dollars."""
 
 from dataclasses import dataclass
+from math import inf
 
-from dmsae_ray.plan.capacity import Bundle, Cluster
+from dmsae_ray.plan.capacity import Bundle, Cluster, NodeKind
 from dmsae_ray.plan.plan import Plan
 from dmsae_ray.plan.schedule import Schedule
 
@@ -28,19 +29,23 @@ class Usage:
 
 
 def usage(plan: Plan, schedule: Schedule) -> Usage:
-    """Return what the processes of a sweep hold, on the node sizes that they ask for."""
+    """Return the GPUs (or CPU cores) that a sweep keeps others from, for as long as it does.
+
+    A GPU that has a process on it counts whole; a language model that fits beside trials on their GPUs costs only what
+    is needed without them.
+    """
     on_gpu = plan.rate.unit == "GPU"
 
     def units(bundles: tuple[Bundle, ...]) -> float:
-        return sum((b.gpus if on_gpu else b.cpus) * b.count for b in bundles)
+        if not on_gpu:
+            return sum(b.cpus * b.count for b in bundles)
+        each = max(1.0, *(b.gpus for b in bundles))
+        return each * Cluster("", (NodeKind("gpu", inf, each, 0, 10**6),)).started(bundles)["gpu"]
 
-    each = units(plan.trial_needs)
+    service = units(plan.service_needs)
+    each = (units(plan.needs(schedule.at_once)) - service) / schedule.at_once
     pool = units(plan.pool_needs or plan.harvest_needs[:1])
-    return Usage(
-        schedule.held * each,
-        schedule.service * units(plan.service_needs),
-        schedule.harvest * pool,
-    )
+    return Usage(schedule.held * each, schedule.service * service, schedule.harvest * pool)
 
 
 @dataclass(frozen=True)

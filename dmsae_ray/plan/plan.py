@@ -209,7 +209,7 @@ def _needs(experiment: Experiment) -> dict[str, tuple[Bundle, ...]]:
             Bundle("language-model actor", r.cpus_per_model_actor, r.gpus_per_model_actor, r.model_actors_min),
             READER,
         ),
-        "service_needs": (Bundle("language model", r.cpus_per_model_actor, r.gpus_per_model_actor),),
+        "service_needs": (Bundle("language model", *r.evaluation),),
         "trial_needs": (
             Bundle("Train worker", r.cpus_per_worker, r.gpus_per_worker, r.workers_per_trial),
             *(stream if streams else ()),

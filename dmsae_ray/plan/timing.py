@@ -43,14 +43,14 @@ def training_time(experiment: Experiment, size: ModelSize, flops: Flops, trainin
     """Return the time of one training of an experiment whose `trainings` cost `flops` together."""
     resources = experiment.resources
     workers = resources.workers_per_trial
-    unit = resources.gpus_per_worker or resources.cpus_per_worker
-    model_unit = resources.gpus_per_model_actor or resources.cpus_per_model_actor
-    computing = flops.training / trainings / (rate.flops_per_second * unit * workers) / 3600
-    evaluating = flops.evaluation / trainings / (rate.flops_per_second * model_unit) / 3600
+    speed = rate.flops_per_second * units(resources.cpus_per_worker, resources.gpus_per_worker)
+    computing = flops.training / trainings / (speed * workers) / 3600
+    evaluating = flops.evaluation / trainings / (rate.flops_per_second * units(*resources.evaluation)) / 3600
     each = training_bytes(experiment, size) / workers
     needed = each / (computing * 3600)
     if experiment.activations.mode == "stream":
-        actors = rate.flops_per_second * model_unit * resources.model_actors_min
+        unit = units(resources.cpus_per_model_actor, resources.gpus_per_model_actor)
+        actors = rate.flops_per_second * unit * resources.model_actors_min
         reading, source = (
             flops.streaming / trainings / actors / 3600,
             f"{resources.model_actors_min} x language-model actor",
@@ -64,5 +64,15 @@ def training_time(experiment: Experiment, size: ModelSize, flops: Flops, trainin
 def harvest_hours(experiment: Experiment, flops: Flops, rate: Rate) -> float:
     """Return the hours of the harvest on all its language-model actors."""
     resources = experiment.resources
-    unit = resources.gpus_per_model_actor or resources.cpus_per_model_actor
+    unit = units(resources.cpus_per_model_actor, resources.gpus_per_model_actor)
     return flops.harvest / (rate.flops_per_second * unit * resources.model_actors_max) / 3600
+
+
+def units(cpus: float, gpus: float) -> float:
+    """Return how many GPUs a process computes with, or CPU cores where it has no GPU.
+
+    Ray counts fractions of a GPU and does not divide it: a process shares it with as many others of its kind as fit.
+    """
+    if gpus == 0:
+        return cpus
+    return gpus if gpus >= 1 else 1 / int(1 / gpus + 1e-9)

@@ -16,6 +16,7 @@ from dmsae_ray.sweep.session import borrowed_cpus, cluster_of_ray
 from dmsae_ray.sweep.shared_output import check_output_is_shared
 from dmsae_ray.sweep.trial_search import TrialSearch
 from dmsae_ray.sweep.tuning import run_trials
+from dmsae_ray.sweep.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def run_sweep(
         largest: What the cluster may become, if Ray does not know it; see `session.cluster_of_ray`.
         callbacks: Callbacks of Ray Tune; they stay in this process.
         progress: Called with the progress of the harvest.
-        say: Called with a line when a machine is lost.
+        say: Called with a line when a machine is lost, or something waits long for room on the cluster.
         verbose: Show Tune's own messages.
 
     Raises:
@@ -60,11 +61,11 @@ def run_sweep(
     search = TrialSearch(todo, plan.shares_cycle_0, at_once)
 
     def tune() -> SweepResult:
-        errors = run_trials(sweep, search, at_once, cluster.head_bytes, callbacks, verbose) if todo else {}
+        errors = run_trials(sweep, search, at_once, cluster.head_bytes, callbacks, waiting, verbose) if todo else {}
         return sweep_state(sweep, errors)
 
     mark = UsageMark(Folder(folders.stores) / key, folders.name)
-    with patience(PATIENCE_SECONDS), mark, LostNodes(say):
+    with patience(PATIENCE_SECONDS), mark, LostNodes(say), Waiting(say) as waiting:
         if beside == 0 or not todo or open_store(folders.stores, experiment, key).complete:
             prepare(experiment, folders.stores, progress=progress)
             return tune()

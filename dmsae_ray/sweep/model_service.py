@@ -35,7 +35,7 @@ def await_metrics(question: "ray.ObjectRef[dict[str, float]]") -> dict[str, floa
         raise ModelServiceLost(
             f"the language model's actor died {RETRIES + 1} times while it measured the loss recovered (killed, out of "
             "memory, or a GPU error; Ray's log says which): lower resources.model_batch_tokens, or give it more memory "
-            "or a whole GPU (resources.cpus/gpus_per_model_actor)"
+            "or a whole GPU (resources.cpus/gpus_per_evaluation)"
         ) from None
 
 
@@ -51,6 +51,9 @@ class LanguageModelService:
         self._stores, self._key = stores, key
         self._tap: Any = None
         self._found: LossRecovered | None = None
+
+    def ready(self) -> None:
+        """Do nothing: the answer says that the actor has a place on a node."""
 
     def loss_recovered(self, sae: MatryoshkaSAE) -> dict[str, float]:
         """Return cross-entropies on the evaluation tokens, in nats per token, and the share of the loss recovered."""
@@ -85,9 +88,10 @@ def start_model_service(experiment: Experiment, stores: str, key: str) -> ActorH
     If the actor is lost (for instance with a spot node), Ray starts it again and repeats the call. Wait for its
     metrics with `await_metrics`.
     """
+    cpus, gpus = experiment.resources.evaluation
     actor: Any = ray.remote(LanguageModelService).options(
-        num_cpus=experiment.resources.cpus_per_model_actor,
-        num_gpus=experiment.resources.gpus_per_model_actor,
+        num_cpus=cpus,
+        num_gpus=gpus,
         max_restarts=-1,
         max_task_retries=RETRIES,
     )

@@ -21,6 +21,7 @@ from dmsae_ray.sweep.callbacks import FetchSummaries, StayingCallbacks
 from dmsae_ray.sweep.model_service import start_model_service
 from dmsae_ray.sweep.prepared import PreparedSweep
 from dmsae_ray.sweep.trial_search import TrialSearch
+from dmsae_ray.sweep.waiting import Waiting
 from dmsae_ray.sweep.worker import TrialTask, attempts_of, train_loop
 
 
@@ -30,6 +31,7 @@ def run_trials(
     at_once: int,
     head_bytes: float,
     callbacks: Sequence[ray.tune.Callback],
+    waiting: Waiting,
     verbose: bool,
 ) -> dict[str, str]:
     """Run trials under Ray Tune.
@@ -40,6 +42,7 @@ def run_trials(
         at_once: How many run together, at most.
         head_bytes: Memory of the head node.
         callbacks: Callbacks of Ray Tune; they stay in this process.
+        waiting: Tells what waits for room on the cluster.
         verbose: Show Tune's own messages.
 
     Returns:
@@ -48,6 +51,7 @@ def run_trials(
     experiment, folders, key = sweep.experiment, sweep.folders, sweep.store_key
     by_id = {trial.trial_id: trial for trial in search.trials}
     model = start_model_service(experiment, folders.stores, key)
+    waiting.ask(", ".join(map(str, sweep.plan.service_needs)), model.ready.remote())
     streams = experiment.activations.mode == "stream" and not open_store(folders.stores, experiment, key).complete
     tree = experiment.model_dump(mode="json")
     resources, storage, session = experiment.resources, folders.train, uuid.uuid4().hex
@@ -56,7 +60,7 @@ def run_trials(
         from ray.tune.integration.ray_train import TuneReportCallback
 
         be_patient()
-        forward: Any = TuneReportCallback()  # type: ignore[no-untyped-call]
+        forward: Any = TuneReportCallback()
         trial = by_id[config["trial_id"]]
         attempts = attempts_of(experiment, trial, session)
         reason = attempts.begin()
