@@ -35,7 +35,7 @@ SMALL: dict[str, Any] = {
     },
     "distill": {"cycles": 2},
     "sweep": {"coverage": [0.3, 0.6]},
-    "resources": {"cpus_per_model_actor": 0.5, "checkpoint_every_tokens": 2560},
+    "resources": {"cpus_per_model_actor": 0.5, "checkpoint_every_tokens": 5120},
 }
 
 

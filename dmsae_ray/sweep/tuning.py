@@ -13,7 +13,7 @@ from ray.train.torch import TorchTrainer
 from dmsae_ray.config import ON_HEAD
 from dmsae_ray.errors import DmsaeError, one_line
 from dmsae_ray.feed import killed_on_exit, start_stream
-from dmsae_ray.files import be_patient, passes
+from dmsae_ray.files import Folder, be_patient, passes
 from dmsae_ray.plan import DRIVER_BYTES
 from dmsae_ray.results import failure_in, failure_metrics
 from dmsae_ray.store import open_store
@@ -103,6 +103,8 @@ def run_trials(
             raise
         if reason is not None:
             ray.tune.report(failure_metrics(reason))  # not raised: Tune would try the trial again
+        else:
+            (Folder(storage) / trial.trial_id).remove()  # its checkpoints: the result lies elsewhere
 
     # Drivers, and with them Ray Train's controllers, are on the head node: they outlive the loss of other nodes.
     on_head = {"CPU": 0, **ON_HEAD, "memory": min(DRIVER_BYTES, head_bytes)}

@@ -15,6 +15,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.actor import ActorHandle
+from ray.train import CheckpointUploadMode
 
 from dmsae_ray.config import Experiment, parse_experiment
 from dmsae_ray.distill import (
@@ -33,7 +34,7 @@ from dmsae_ray.distill import (
 from dmsae_ray.errors import DmsaeError, TransientError, one_line
 from dmsae_ray.evaluation import evaluate
 from dmsae_ray.feed import Feed, ShardSource
-from dmsae_ray.files import Folder, be_patient, passes
+from dmsae_ray.files import Folder, be_patient, passes, patiently
 from dmsae_ray.plan import CycleSetting, TransferSetting, Trial, cycle_settings, initial_sae
 from dmsae_ray.results import TrialReport, cycle_name, folders_of
 from dmsae_ray.sae import MatryoshkaSAE
@@ -41,10 +42,10 @@ from dmsae_ray.store import Store, open_store
 from dmsae_ray.sweep.attempts import AttemptLog
 from dmsae_ray.sweep.checkpoint import load_checkpoint, save_checkpoint
 from dmsae_ray.sweep.model_service import ModelServiceLost, await_metrics
-from dmsae_ray.sweep.shared_cycles import SharedCycleStore
+from dmsae_ray.sweep.shared_cycles import cycle_store
 
 REPORTS_PER_CYCLE = 5
-"""Reports with points of the curves per cycle. Each carries several points, since it waits for the controller."""
+"""Reports with points of the curves per cycle."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,12 @@ class TrialTask:
 class Reporter:
     """Collect reports and send them through Ray Train, at the same steps in all workers.
 
+    No training waits for a report: Ray Train sends them in their order from a thread, each checkpoint when it is
+    uploaded. Only a checkpoint waits for the upload of the one before, so that they never fill the local disk.
+
     Args:
-        windows_per_report: Points of the training curves in one report; usually several, since each report waits for
-            the controller.
-        progress: Called when the trial has come further: after a checkpoint, or a cycle that was trained.
+        windows_per_report: Points of the training curves in one report.
+        progress: Called when the trial has come further: after a checkpoint is uploaded, or a cycle was trained.
         resumed: Where the training was taken up again, for the first report.
     """
 
@@ -83,6 +86,7 @@ class Reporter:
         self._per_report, self._progress, self._resumed = windows_per_report, progress, resumed
         self._windows: list[WindowReport] = []
         self._cycles: list[CycleReport] = []
+        self._uploading: Path | None = None
 
     def window(self, report: WindowReport) -> None:
         """Add one point of the training curves; send the report when it is full."""
@@ -102,18 +106,34 @@ class Reporter:
         if ray.train.get_context().get_world_rank() != 0:
             self.send()
             return
-        with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(state, Path(folder))
-            self.send(ray.train.Checkpoint.from_directory(folder))
-        self._progress()
+        while self._uploading is not None and self._uploading.exists():
+            time.sleep(_UPLOAD_POLL_SECONDS)
+        self._uploading = Path(tempfile.mkdtemp(prefix="dmsae-checkpoint-"))  # Ray Train deletes it after the upload
+        save_checkpoint(state, self._uploading)
+        self.send(ray.train.Checkpoint.from_directory(self._uploading))
 
     def send(self, checkpoint: ray.train.Checkpoint | None = None) -> None:
         """Send what has been collected, with a checkpoint if one is given."""
         report = TrialReport(tuple(self._windows), tuple(self._cycles), self._resumed)
         self._windows, self._cycles, self._resumed = [], [], ""
-        ray.train.report(report.to_metrics(), checkpoint=checkpoint)
+        ray.train.report(
+            report.to_metrics(),
+            checkpoint=checkpoint,
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=self._upload,
+        )
+
+    def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        """Upload a checkpoint as Ray Train does, and wait for a storage that does not answer; called in a thread."""
+        storage: Any = ray.train.get_context().get_storage()
+        uploaded: ray.train.Checkpoint = patiently(
+            lambda: storage.persist_current_checkpoint(checkpoint, name), f"checkpoint {name}"
+        )
+        self._progress()
+        return uploaded
 
 
+_UPLOAD_POLL_SECONDS = 0.05
 LOOK_SECONDS = 5.0
 """Time between two looks at whether a machine is about to be taken away; the cloud says it two minutes before."""
 
@@ -217,7 +237,7 @@ def _run(task: TrialTask, experiment: Experiment, trial: Trial, attempts: Attemp
     runner = CycleRunner(
         settings,
         feed,
-        store=SharedCycleStore(folders.cycles, _about(experiment)),
+        store=cycle_store(folders.cycles, _about(experiment)),
         evaluate=_evaluation(feed, task.model),
         on_window=reporter.window,
         window_steps=window,

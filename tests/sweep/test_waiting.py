@@ -18,6 +18,7 @@ def test_what_waits_for_room_is_told_once_and_what_has_room_is_not(ray_cluster: 
     ray_cluster.get(fits.ready())
     large = [placement_group([{"CPU": 6.0, "GPU": 1.0}, {"CPU": 2.0}]) for _ in range(2)]
     here, nowhere = (ray_cluster.remote(Model).options(num_cpus=0, num_gpus=gpus).remote() for gpus in (0, 7))
+    ray_cluster.get(here.ready.remote())
     try:
         with Waiting(told.append, poll_seconds=0.1, patience_seconds=1.0) as waiting:
             waiting.ask("1 x small model", here.ready.remote())
