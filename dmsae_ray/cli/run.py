@@ -9,7 +9,15 @@ from dmsae_ray.lm import read_meta, tiny_model
 from dmsae_ray.plan import Cluster
 from dmsae_ray.report import Report, publish
 from dmsae_ray.store import open_store
-from dmsae_ray.sweep import PreparedSweep, SweepResult, prepare_sweep, ray_session, run_sweep, sweep_state
+from dmsae_ray.sweep import (
+    PreparedSweep,
+    SoleController,
+    SweepResult,
+    prepare_sweep,
+    ray_session,
+    run_sweep,
+    sweep_state,
+)
 from dmsae_ray.tracking import Status, SweepTracker, TrackingCallback, log_finished
 
 
@@ -37,23 +45,24 @@ def run_and_report(
         if experiment.model.name == "tiny":
             _make_tiny_model(screen)
         sweep = prepare_sweep(experiment)
-        tracker = SweepTracker.of(experiment, sweep.folders.sweep)
-        tracker.start(sweep.plan.params())
-        status: Status = "KILLED"
-        try:
-            screen.say(f"sweep folder: {sweep.folders.sweep}")
-            result = sweep_state(sweep)
-            if result.unfinished:
-                result = _run(sweep, screen, tracker, address, largest, verbose)
-            else:
-                screen.say(f"all {len(result.finished)} trials are finished: nothing to run")
-            report = _report(result, tracker)
-            status = "KILLED" if result.unfinished else "FAILED" if result.errors else "FINISHED"
-        except DmsaeError:
-            status = "FAILED"
-            raise
-        finally:
-            tracker.close(status)
+        with SoleController(sweep.folders):
+            tracker = SweepTracker.of(experiment, sweep.folders.sweep)
+            tracker.start(sweep.plan.params())
+            status: Status = "KILLED"
+            try:
+                screen.say(f"sweep folder: {sweep.folders.sweep}")
+                result = sweep_state(sweep)
+                if result.unfinished:
+                    result = _run(sweep, screen, tracker, address, largest, verbose)
+                else:
+                    screen.say(f"all {len(result.finished)} trials are finished: nothing to run")
+                report = _report(result, tracker)
+                status = "KILLED" if result.unfinished else "FAILED" if result.errors else "FINISHED"
+            except DmsaeError:
+                status = "FAILED"
+                raise
+            finally:
+                tracker.close(status)
         return _say(screen, tracker, result, report)
 
 

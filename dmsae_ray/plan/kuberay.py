@@ -21,7 +21,7 @@ from dmsae_ray.plan.plan import READER, Plan
 
 RAY_VERSION = "2.60.0"
 EXPERIMENT, CLUSTER = "experiment.yaml", "cluster.yaml"
-_MOUNT = "/etc/dmsae"
+_MOUNT, _RECORDS = "/etc/dmsae", "/var/lib/mlflow"
 _HEAD, _WORKER, _TOKENISING = "head", "worker", "cpu"
 _TOKENISING_CPUS, _TOKENISING_PODS = 16, 8
 _GIB = 2**30
@@ -147,7 +147,7 @@ def _mlflow(pods: Pods) -> list[dict[str, Any]]:
     hosts = ",".join(f"{host}:5000" for host in (name, "localhost", "127.0.0.1"))
     server = (
         f"mlflow server --host 0.0.0.0 --port 5000 --workers 1 --allowed-hosts {hosts} "
-        "--backend-store-uri sqlite:////mlflow/mlflow.db --artifacts-destination /mlflow/artifacts"
+        f"--backend-store-uri sqlite:///{_RECORDS}/mlflow.db --artifacts-destination {_RECORDS}/artifacts"
     )
     container = {
         "name": "mlflow",
@@ -155,7 +155,7 @@ def _mlflow(pods: Pods) -> list[dict[str, Any]]:
         "command": ["bash", "-lc", server],
         "ports": [{"containerPort": 5000, "name": "http"}],
         "resources": {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"memory": "4Gi"}},
-        "volumeMounts": [{"name": "records", "mountPath": "/mlflow"}],
+        "volumeMounts": [{"name": "records", "mountPath": _RECORDS}],
     }
     # The volume must be writable for the image's user, whose group in Ray's images is 100.
     pod = {

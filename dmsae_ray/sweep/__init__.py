@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dmsae_ray.sweep.session import cluster_of_ray as cluster_of_ray
     from dmsae_ray.sweep.session import ray_session as ray_session
     from dmsae_ray.sweep.shared_output import check_output_is_shared as check_output_is_shared
+    from dmsae_ray.sweep.sole_controller import SoleController as SoleController
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -37,5 +38,6 @@ __getattr__, __dir__, __all__ = face(
             "ray_session",
         ),
         "shared_output": ("check_output_is_shared",),
+        "sole_controller": ("SoleController",),
     },
 )

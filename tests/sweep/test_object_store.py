@@ -26,7 +26,7 @@ OUTAGE_SECONDS = 10.0
 
 @pytest.mark.sweep
 def test_a_sweep_into_a_bucket(finished_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenth of all requests fails, and for a while every one."""
+    """A twentieth of all requests fails, and for a while every one."""
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
 
@@ -45,7 +45,7 @@ def test_a_sweep_into_a_bucket(finished_sweep: Path, tmp_path: Path, monkeypatch
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    flaky = Flaky(seed=0, share=0.1)
+    flaky = Flaky(seed=0, share=0.05)
     with s3_port() as port, proxy(port, flaky) as way:
         uri = f"s3://runs/team?{options_of(way)}"
         system, _ = fs.FileSystem.from_uri(f"s3://runs/team?{options_of(port)}")
