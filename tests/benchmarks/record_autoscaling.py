@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ from dmsae_ray.report.plots import save as save_figure
 from tests.small_sweep import environment, sweep_folder, write_config
 
 PERIOD = 0.5
-HEAD, TOKENS, TRIALS = "head", "cpu", "worker"
+HEAD, TOKENS, TRIALS = "ray.head.default", "cpu", "worker"
+PORT = 6379
+"""Ray's fake provider knows the head by this name and this port."""
 SIZES = {TOKENS: {"CPU": 1}, TRIALS: {"CPU": 2}}
 
 
@@ -46,11 +48,21 @@ def cluster_file(folder: Path, idle_minutes: float) -> Path:
     tree = {
         "cluster_name": "fake",
         "max_workers": 4,
-        "provider": {"type": "fake_multinode"},
+        "provider": {
+            "type": "fake_multinode",
+            "use_node_id_as_ip": True,  # all nodes have the address of this machine
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
         "available_node_types": kinds,
         "head_node_type": HEAD,
         "upscaling_speed": 1.0,
         "idle_timeout_minutes": idle_minutes,
+        **{name: {} for name in ("auth", "docker", "file_mounts", "head_node", "worker_nodes")},
+        **{name: [] for name in ("cluster_synced_files", "initialization_commands", "rsync_exclude", "rsync_filter")},
+        **{f"{name}setup_commands": [] for name in ("", "head_", "worker_")},
+        **{f"{name}_start_ray_commands": [] for name in ("head", "worker")},
+        "file_mounts_sync_continuously": False,
     }
     path = folder / "cluster.yaml"
     path.write_text(yaml.safe_dump(tree))
@@ -61,28 +73,27 @@ def cluster_file(folder: Path, idle_minutes: float) -> Path:
 def ray_head(folder: Path, cluster: Path) -> Iterator[str]:
     """A head with the autoscaler; its address. All its processes, those of the nodes too, end with the context."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        if probe.connect_ex(("127.0.0.1", PORT)) == 0:
+            raise SystemExit(f"port {PORT} is taken; end the Ray cluster that runs on this machine")
     own = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_TMPDIR": str(folder / "ray")}
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={port}", "--block"]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={PORT}", "--block"]
     command += ["--num-cpus=0", "--include-dashboard=false", f"--autoscaling-config={cluster}"]
     command += ["--object-store-memory=100000000"]
     with open(folder / "head.txt", "w") as log:
         head = subprocess.Popen(command, env=environment(**own), stdout=log, stderr=subprocess.STDOUT)
         try:
-            address = f"127.0.0.1:{port}"
-            _await_head(head, port, folder / "head.txt")
-            yield address
+            _await_head(head, folder / "head.txt")
+            yield f"127.0.0.1:{PORT}"
         finally:
             family = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
-            head.terminate()
-            head.wait(30)
             for process in family:
-                if process.is_running():
+                with suppress(psutil.Error):
                     process.kill()
+            head.kill()
+            head.wait()
 
 
-def _await_head(head: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
+def _await_head(head: "subprocess.Popen[bytes]", log: Path) -> None:
     until = time.monotonic() + 60
     while time.monotonic() < until and head.poll() is None:
         if "Ray runtime started" in log.read_text():
@@ -123,6 +134,10 @@ class Recorder:
         self.samples.append(sample)
         return sample
 
+    def close(self) -> None:
+        """Leave the cluster."""
+        self._ray.shutdown()
+
     @staticmethod
     def _kind(resources: dict[str, float]) -> str:
         cpus = resources.get("CPU", 0)
@@ -133,17 +148,18 @@ def draw(samples: list[dict[str, float]], path: Path) -> None:
     """Draw nodes above, trials below."""
     figure, (nodes, trials) = panels(2, width=4.2, height=2.4, columns=2)
     seconds = [sample["seconds"] for sample in samples]
-    for i, (kind, words) in enumerate(((TOKENS, "for tokenising"), (TRIALS, "for the language model and trials"))):
-        nodes.step(seconds, [s[f"nodes_{kind}"] for s in samples], where="post", color=colour(i), label=words)
+    for i, (kind, size) in enumerate(SIZES.items()):
+        label = f"of {size['CPU']} CPU"
+        nodes.step(seconds, [s[f"nodes_{kind}"] for s in samples], where="post", color=colour(i), label=label)
     for i, name in enumerate(("waiting", "running", "done")):
         trials.step(seconds, [s[name] for s in samples], where="post", color=colour(i), label=name)
     harvest = [s["seconds"] for s in samples if s["harvesting"]]
     for axis, title in ((nodes, "worker nodes"), (trials, "trials")):
         if harvest:
             axis.axvspan(harvest[0], harvest[-1], color="#EEEEEE", label="harvest")
-        axis.set(xlabel="seconds from the command", title=title, ylim=(0, None))
+        axis.set(xlabel="seconds from the command", title=title, ylim=(0, 1.3 * axis.get_ylim()[1]))
         axis.yaxis.get_major_locator().set_params(integer=True)
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, ncols=4, loc="upper center")
     save_figure(figure, path)
 
 
@@ -177,6 +193,7 @@ def main() -> None:
             while any(recorder.look()[f"nodes_{kind}"] for kind in SIZES) and time.monotonic() < until:
                 time.sleep(PERIOD)
             print((folder / "sweep.txt").read_text())
+            recorder.close()
             folder_of_sweep = sweep_folder(folder, "autoscaling")
             assert len(list(folder_of_sweep.glob("trials/*/summary.json"))) == trials
         last = recorder.samples[-1]
@@ -199,5 +216,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # `ray start` asks every client for a token, which it would leave in this user's home.
+    os.environ.update(RAY_AUTH_MODE="disabled", RAY_TRAIN_V2_ENABLED="1")
     main()
