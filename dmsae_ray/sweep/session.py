@@ -123,6 +123,7 @@ def _init(address: str | None, level: int, verbose: bool) -> None:
     else:
         try:
             _check_answers(address)
+            _check_token(address)
             ray.init(
                 address=address,
                 namespace=NAMESPACE,
@@ -157,6 +158,27 @@ def _check_answers(address: str) -> None:
         server.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS)
         if server.recv(len(_SETTINGS), socket.MSG_WAITALL)[3:4] != _SETTINGS[3:4]:
             raise ConnectionError("what answers there is not Ray")
+
+
+def _check_token(address: str) -> None:
+    """Raise ConfigError if the cluster at an address asks for another token; `ray.init` tries for minutes.
+
+    Raises:
+        ConnectionError: 'auto' is given, and there is no cluster on this machine, or several.
+    """
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # native code
+    from ray.exceptions import AuthenticationError
+
+    if "://" in address:
+        return
+    try:
+        GcsClient(address=canonicalize_bootstrap_address_or_die(address))
+    except AuthenticationError:
+        raise ConfigError(
+            f"--address is '{address}'; the cluster there asks for a token that this process does not have: start the "
+            "command on the head node, or set RAY_AUTH_MODE=token and copy ~/.ray/auth_token from there"
+        ) from None
 
 
 @contextlib.contextmanager

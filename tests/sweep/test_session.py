@@ -3,10 +3,13 @@
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.small_sweep import environment, write_config
@@ -114,3 +117,30 @@ def test_an_address_without_a_cluster_is_one_line_at_once(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
     for (address, reason), line in zip(reasons.items(), done.stdout.splitlines(), strict=True):
         assert line.startswith(f"--address is '{address}'; no Ray cluster answers there ({reason}"), line
+
+
+def test_a_cluster_with_a_token_that_this_process_lacks_is_one_line_at_once(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={port}", "--block"]
+    command += ["--num-cpus=0", "--include-dashboard=false", "--object-store-memory=100000000"]
+    # Ray's sockets must have short paths.
+    with tempfile.TemporaryDirectory() as short, open(tmp_path / "head.txt", "w") as log:
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_TMPDIR": short}
+        head = subprocess.Popen(command, env=environment(**token), stdout=log, stderr=subprocess.STDOUT)
+        try:
+            until = time.monotonic() + 60
+            while "Ray runtime started" not in (tmp_path / "head.txt").read_text() and time.monotonic() < until:
+                time.sleep(0.1)
+            began = time.monotonic()
+            done = python(tmp_path, ADDRESSES, f"127.0.0.1:{port}")
+            assert done.returncode == 0, done.stderr
+            assert time.monotonic() - began < 30
+        finally:
+            for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+                process.kill()
+            head.wait()
+    (line,) = done.stdout.splitlines()
+    said = "the cluster there asks for a token that this process does not have"
+    assert line.startswith(f"--address is '127.0.0.1:{port}'; {said}")
