@@ -3,6 +3,7 @@
 import shutil
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -104,7 +105,8 @@ def run_trials(
         if reason is not None:
             ray.tune.report(failure_metrics(reason))  # not raised: Tune would try the trial again
         else:
-            (Folder(storage) / trial.trial_id).remove()  # its checkpoints: the result lies elsewhere
+            with suppress(DmsaeError, OSError):  # checkpoints that stay behind are no reason to run the trial again
+                (Folder(storage) / trial.trial_id).remove()
 
     # Drivers, and with them Ray Train's controllers, are on the head node: they outlive the loss of other nodes.
     on_head = {"CPU": 0, **ON_HEAD, "memory": min(DRIVER_BYTES, head_bytes)}

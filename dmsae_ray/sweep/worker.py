@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,18 @@ class Reporter:
     Args:
         windows_per_report: Points of the training curves in one report.
         progress: Called when the trial has come further: after a checkpoint is uploaded, or a cycle was trained.
+        failed: Called in a thread with the error of an upload; Ray Train then ends the attempt.
         resumed: Where the training was taken up again, for the first report.
     """
 
-    def __init__(self, windows_per_report: int, progress: Callable[[], None], resumed: str = "") -> None:
-        self._per_report, self._progress, self._resumed = windows_per_report, progress, resumed
+    def __init__(
+        self,
+        windows_per_report: int,
+        progress: Callable[[], None],
+        failed: Callable[[Exception], None],
+        resumed: str = "",
+    ) -> None:
+        self._per_report, self._progress, self._failed, self._resumed = windows_per_report, progress, failed, resumed
         self._windows: list[WindowReport] = []
         self._cycles: list[CycleReport] = []
         self._uploading: Path | None = None
@@ -126,9 +134,13 @@ class Reporter:
     def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
         """Upload a checkpoint as Ray Train does, and wait for a storage that does not answer; called in a thread."""
         storage: Any = ray.train.get_context().get_storage()
-        uploaded: ray.train.Checkpoint = patiently(
-            lambda: storage.persist_current_checkpoint(checkpoint, name), f"checkpoint {name}"
-        )
+        try:
+            uploaded: ray.train.Checkpoint = patiently(
+                lambda: storage.persist_current_checkpoint(checkpoint, name), f"checkpoint {name}"
+            )
+        except Exception as error:
+            self._failed(error)
+            raise
         self._progress()
         return uploaded
 
@@ -197,10 +209,14 @@ def train_loop(task: dict[str, Any]) -> str | None:
         attempts.fail(str(error), permanent=True)
         raise
     except Exception as error:
-        if not passes(error):
-            attempts.fail(f"{type(error).__name__}: {one_line(error)}", permanent=False)
+        _note_failure(attempts, error)
         raise
     return None
+
+
+def _note_failure(attempts: AttemptLog, error: Exception) -> None:
+    if not passes(error):
+        attempts.fail(f"{type(error).__name__}: {one_line(error)}", permanent=False)
 
 
 def attempts_of(experiment: Experiment, trial: Trial, session: str) -> AttemptLog:
@@ -231,9 +247,10 @@ def _run(task: TrialTask, experiment: Experiment, trial: Trial, attempts: Attemp
     settings = cycle_settings(experiment, trial.setting, feed.d_model)
     window = experiment.tracking.window_steps or max(1, settings.steps // 50)
     progress = attempts.progress if rank == 0 else lambda: None
+    failed = partial(_note_failure, attempts)
     last = _last_checkpoint()
     resumed = "" if last is None else f"{cycle_name(last.arm, last.cycle)}, step {last.step:,} of {settings.steps:,}"
-    reporter = Reporter(max(1, settings.steps // window // REPORTS_PER_CYCLE), progress, resumed)
+    reporter = Reporter(max(1, settings.steps // window // REPORTS_PER_CYCLE), progress, failed, resumed)
     runner = CycleRunner(
         settings,
         feed,
