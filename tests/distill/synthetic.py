@@ -1,11 +1,14 @@
 """Activations made from a known sparse dictionary, as a DataSource: small, fast, a pure function of the step."""
 
 import dataclasses
+import inspect
 from dataclasses import dataclass
 
 import torch
 
+from dmsae_ray.distill.cycle_runner import CycleRunner
 from dmsae_ray.distill.cycle_settings import CycleSettings
+from dmsae_ray.distill.cycles import run_cycles
 from dmsae_ray.sae.recipe import Recipe
 
 D, FEATURES, BATCH, STEPS = 16, 48, 64, 40
@@ -66,3 +69,13 @@ def small_settings(**changes):
         n_latents=64, group_sizes=(12, 20, 32), k=4, recipe=recipe, batch_size=BATCH, steps=STEPS, quantile=0.9
     )
     return dataclasses.replace(base, **changes)
+
+
+_RUNNER = set(inspect.signature(CycleRunner).parameters) - {"settings", "source"}
+
+
+def run(source=None, settings=None, **changes):
+    """Run two small cycles; changes are arguments of `run_cycles` and of `CycleRunner`."""
+    arguments = {"cycles": 2, "coverage": 0.9, "seed": 3} | changes
+    of_runner = {name: arguments.pop(name) for name in _RUNNER & arguments.keys()}
+    return run_cycles(CycleRunner(settings or small_settings(), source or Synthetic(), **of_runner), **arguments)
