@@ -2,8 +2,8 @@
 
 Input: a path or URI, with bytes or records to write. Output: bytes, records, sorted lists of files, checksums. A file
 is written whole or not at all. The package also reads ahead in a thread (`Prefetcher`), decides which errors pass by
-themselves (`passes`), repeats what failed in an outage (`patiently`, `call_with_retries`) and shows whether a process
-is alive (`Heartbeat`). It does not know what the files mean.
+themselves (`passes`), repeats what failed in an outage (`retry_outages` for storages, `call_with_retries` for servers)
+and shows whether a process is alive (`Heartbeat`). It does not know what the files mean.
 """
 
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dmsae_ray.files.retry import call_with_retries as call_with_retries
     from dmsae_ray.files.retry import iterate_with_retries as iterate_with_retries
     from dmsae_ray.files.retry import patience as patience
-    from dmsae_ray.files.retry import patiently as patiently
+    from dmsae_ray.files.retry import retry_outages as retry_outages
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -79,7 +79,7 @@ __getattr__, __dir__, __all__ = face(
             "call_with_retries",
             "iterate_with_retries",
             "patience",
-            "patiently",
+            "retry_outages",
         ),
     },
 )

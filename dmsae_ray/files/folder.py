@@ -1,6 +1,6 @@
 """Files on any pyarrow filesystem; each is written whole or not at all.
 
-A storage that does not answer is waited for (`retry.patiently`); what an error says then is final.
+A storage that does not answer is waited for (`retry.retry_outages`); what an error says then is final.
 """
 
 import os
@@ -18,7 +18,7 @@ from pyarrow import fs
 from dmsae_ray.errors import ConfigError, DataError, one_line
 from dmsae_ray.files.atomic import remove_temporaries, replacing
 from dmsae_ray.files.checksums import Buffer
-from dmsae_ray.files.retry import patiently
+from dmsae_ray.files.retry import retry_outages
 
 _PIECE, _SMALLEST_PIECE = 8 << 20, 1 << 20
 CONNECTIONS = 16
@@ -67,7 +67,7 @@ class Folder:
                 return bytes(stream.read())
 
         try:
-            return patiently(read_whole, str(self / name))
+            return retry_outages(read_whole, str(self / name))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -95,13 +95,13 @@ class Folder:
                 return False
             step = min(_PIECE, max(_SMALLEST_PIECE, -(-size // connections)))
             with (
-                patiently(lambda: system.open_input_file(f"{path}/{name}"), str(self / name)) as source,
+                retry_outages(lambda: system.open_input_file(f"{path}/{name}"), str(self / name)) as source,
                 ThreadPoolExecutor(connections, thread_name_prefix="dmsae-copy") as readers,
             ):
 
                 def copy(start: int) -> None:
                     length = min(step, size - start)
-                    piece = patiently(lambda: source.read_at(length, start), str(self / name))
+                    piece = retry_outages(lambda: source.read_at(length, start), str(self / name))
                     if len(piece) != length:
                         raise OSError(f"{len(piece)} of {length} bytes came from byte {start} on")
                     written = 0
@@ -125,7 +125,7 @@ class Folder:
         """
         system, path = filesystem(self.uri)
         try:
-            info = patiently(lambda: system.get_file_info(f"{path}/{name}"), str(self / name))
+            info = retry_outages(lambda: system.get_file_info(f"{path}/{name}"), str(self / name))
         except OSError as error:
             raise DataError(f"{self / name} cannot be looked at: {one_line(error)}") from error
         return int(info.size) if info.type == fs.FileType.File else None
@@ -139,7 +139,7 @@ class Folder:
         system, path = filesystem(self.uri)
         selector = fs.FileSelector(path, allow_not_found=True, recursive=recursive)
         try:
-            return list(patiently(lambda: system.get_file_info(selector), str(self)))
+            return list(retry_outages(lambda: system.get_file_info(selector), str(self)))
         except OSError as error:
             raise DataError(f"{self} cannot be listed: {one_line(error)}") from error
 
@@ -176,7 +176,7 @@ class Folder:
                         stream.write(piece)
 
         try:
-            patiently(write_whole, str(self / name))
+            retry_outages(write_whole, str(self / name))
         except OSError as error:
             raise ConfigError(f"output: {self / name} cannot be written: {one_line(error)}") from error
 
@@ -189,7 +189,7 @@ class Folder:
         system, path = filesystem(self.uri)
         try:
             with suppress(FileNotFoundError):
-                patiently(lambda: system.delete_file(f"{path}/{name}"), str(self / name))
+                retry_outages(lambda: system.delete_file(f"{path}/{name}"), str(self / name))
         except OSError as error:
             raise DataError(f"{self / name} cannot be deleted: {one_line(error)}") from error
 
@@ -202,7 +202,7 @@ class Folder:
         system, path = filesystem(self.uri)
         try:
             with suppress(FileNotFoundError):
-                patiently(lambda: system.delete_dir(path), str(self))
+                retry_outages(lambda: system.delete_dir(path), str(self))
         except OSError as error:
             raise DataError(f"{self} cannot be removed: {one_line(error)}") from error
 

@@ -33,7 +33,7 @@ Item = TypeVar("Item")
 _patience = START_SECONDS
 
 
-def patiently(call: Callable[[], Item], what: str) -> Item:
+def retry_outages(call: Callable[[], Item], what: str) -> Item:
     """Return `call()`, a piece of work on a storage, repeated while an error of the operating system may pass.
 
     Args:

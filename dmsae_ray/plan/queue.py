@@ -57,7 +57,7 @@ class TrialQueue:
         """Whether the cycle 0 of a trial is stored."""
         return self._cycle_0(trial) in self._trained
 
-    def ended(self, trial: Trial) -> None:
+    def trial_ended(self, trial: Trial) -> None:
         """Note that a trial has ended, well or not."""
         self._running.remove(trial)
         cycle_0 = self._cycle_0(trial)

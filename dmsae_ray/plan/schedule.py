@@ -57,7 +57,7 @@ def schedule(plan: Plan, at_once: int, beside: int = 0) -> Schedule:
     while events:
         now, kind, _, trial = heapq.heappop(events)
         if trial is not None:
-            (queue.cycle_0_done if kind else queue.ended)(trial)
+            (queue.cycle_0_done if kind else queue.trial_ended)(trial)
         if events and events[0][0] <= now:
             continue
         while queue.running < (at_once if now >= harvest else min(beside, at_once)):

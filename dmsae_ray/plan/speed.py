@@ -32,7 +32,7 @@ def rate_of(experiment: Experiment) -> Rate:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadRate:
     """An assumed speed at which one worker reads a store.
 
     Attributes:
@@ -44,10 +44,10 @@ class Reading:
     source: str
 
 
-FROM_BUCKET = Reading(16 * 60e6, "960 MB/s from a bucket, over 16 connections")
-FROM_DISK = Reading(1e9, "1 GB/s from a disk")
+FROM_BUCKET = ReadRate(16 * 60e6, "960 MB/s from a bucket, over 16 connections")
+FROM_DISK = ReadRate(1e9, "1 GB/s from a disk")
 
 
-def reading_of(output: str) -> Reading:
+def reading_of(output: str) -> ReadRate:
     """Return the assumed speed for the folder or URI of `output`."""
     return FROM_BUCKET if "://" in output and not output.startswith("file://") else FROM_DISK

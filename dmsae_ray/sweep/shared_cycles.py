@@ -8,7 +8,7 @@ from pyarrow import fs
 
 from dmsae_ray.distill import CycleStore, DirectoryCycleStore, TrainedCycle
 from dmsae_ray.errors import DataError
-from dmsae_ray.files import Folder, filesystem, patiently
+from dmsae_ray.files import Folder, filesystem, retry_outages
 
 DONE = "outcome.json"
 """The file of a result that is copied last; a result without it is not complete."""
@@ -55,7 +55,7 @@ class BucketCycleStore:
                 source_filesystem=system,
                 destination_filesystem=fs.LocalFileSystem(),
             )
-            patiently(copy, str(self._folder / key))
+            retry_outages(copy, str(self._folder / key))
             try:
                 return here.load(key)
             except DataError as error:
@@ -76,4 +76,4 @@ class BucketCycleStore:
                     source_filesystem=fs.LocalFileSystem(),
                     destination_filesystem=system,
                 )
-                patiently(copy, str(self._folder / key))
+                retry_outages(copy, str(self._folder / key))

@@ -54,7 +54,7 @@ class TrialSearch(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Free the place of a trial that has ended, well or not."""
-        self._queue.ended(self._begun[trial_id])
+        self._queue.trial_ended(self._begun[trial_id])
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Tell Tune that places are counted here."""

@@ -35,7 +35,7 @@ from dmsae_ray.distill import (
 from dmsae_ray.errors import DmsaeError, TransientError, one_line
 from dmsae_ray.evaluation import evaluate
 from dmsae_ray.feed import Feed, ShardSource
-from dmsae_ray.files import Folder, be_patient, passes, patiently
+from dmsae_ray.files import Folder, be_patient, passes, retry_outages
 from dmsae_ray.plan import CycleSetting, TransferSetting, Trial, cycle_settings, initial_sae
 from dmsae_ray.results import TrialReport, cycle_name, folders_of
 from dmsae_ray.sae import MatryoshkaSAE
@@ -135,7 +135,7 @@ class Reporter:
         """Upload a checkpoint as Ray Train does, and wait for a storage that does not answer; called in a thread."""
         storage: Any = ray.train.get_context().get_storage()
         try:
-            uploaded: ray.train.Checkpoint = patiently(
+            uploaded: ray.train.Checkpoint = retry_outages(
                 lambda: storage.persist_current_checkpoint(checkpoint, name), f"checkpoint {name}"
             )
         except Exception as error:

@@ -15,7 +15,7 @@ from dmsae_ray.errors import ConfigError, DataError, TransientError
 from dmsae_ray.files import retry
 from dmsae_ray.files.faults import is_full_disk, passes, root_message
 from dmsae_ray.files.folder import Folder
-from dmsae_ray.files.retry import START_SECONDS, patience, patiently
+from dmsae_ray.files.retry import START_SECONDS, patience, retry_outages
 
 
 def response(status: int) -> requests.HTTPError:
@@ -117,7 +117,7 @@ def test_an_outage_of_hours_is_waited_for_and_said(clock: list[float], caplog: A
         return b"content"
 
     with caplog.at_level(logging.WARNING), patience(retry.PATIENCE_SECONDS):
-        assert patiently(read, "s3://bucket/file") == b"content"
+        assert retry_outages(read, "s3://bucket/file") == b"content"
     assert 5 * 3600 <= clock[0] < 5 * 3600 + 80
     assert "s3://bucket/file: AWS Error SERVICE_UNAVAILABLE" in caplog.records[0].getMessage()
     assert len(caplog.records) < 5 * 60 / 0.75 + 10  # a pause is at most a minute, and at least three quarters of that
@@ -128,7 +128,7 @@ def test_patience_ends(clock: list[float]) -> None:
         raise TimeoutError("no answer")
 
     with patience(retry.PATIENCE_SECONDS), pytest.raises(TimeoutError):
-        patiently(read, "x")
+        retry_outages(read, "x")
     assert clock[0] == pytest.approx(retry.PATIENCE_SECONDS, rel=0.02)
 
 
@@ -137,7 +137,7 @@ def test_a_wrong_address_is_told_soon_where_nobody_asked_for_patience(clock: lis
         raise ConnectionRefusedError("nobody there")
 
     with pytest.raises(ConnectionRefusedError):
-        patiently(read, "x")
+        retry_outages(read, "x")
     assert clock[0] < 1.25 * START_SECONDS
 
 
@@ -147,7 +147,7 @@ def test_a_full_disk_is_waited_for_minutes_only(clock: list[float]) -> None:
 
     assert is_full_disk(OSError(errno.EDQUOT, "quota"))
     with patience(retry.PATIENCE_SECONDS), pytest.raises(OSError, match="No space left"):
-        patiently(write, "x")
+        retry_outages(write, "x")
     assert 30 < clock[0] < 1.25 * retry.FULL_DISK_SECONDS
 
 

@@ -68,7 +68,7 @@ def test_the_queue_gives_way_and_survives_a_trial_that_fails_in_cycle_0() -> Non
     assert names == ["k4-tau0.3-seed0", "k4-tau0.5-seed0", "k4-tau0.3-seed1", "k4-tau0.5-seed1"]
     queue = TrialQueue(trials, shares_cycle_0=True)
     assert [queue.next(), queue.next(), queue.next()] == [trials[0], trials[2], None]
-    queue.ended(trials[0])  # it failed: its cycle 0 is not there, another one trains it
+    queue.trial_ended(trials[0])  # it failed: its cycle 0 is not there, another one trains it
     assert queue.next() is trials[1] and queue.next() is None
     queue.cycle_0_done(trials[2])
     assert queue.next() is trials[3] and queue.is_trained(trials[3]) and not queue.is_trained(trials[1])
