@@ -49,3 +49,13 @@ def test_the_first_experiment_has_a_plan(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "first.yaml").write_text(example)
     assert main(["plan", str(tmp_path / "first.yaml")]) == 0
     assert "first: google/gemma-2-2b" in capsys.readouterr().out
+
+
+def test_the_plan_that_is_shown_is_what_the_command_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    (command,) = re.findall(r"^dmsae (plan \S+ --cluster .*)$", README, flags=re.M)
+    (shown,) = (block for block in blocks("text") if "GPU-hours" in block)
+    assert main(command.split()) == 0
+    assert set(shown.splitlines()) <= set(capsys.readouterr().out.splitlines())
