@@ -45,7 +45,7 @@ def run_and_report(
         if experiment.model.name == "tiny":
             _make_tiny_model(screen)
         sweep = prepare_sweep(experiment)
-        with SoleController(sweep.folders):
+        with SoleController(sweep.folders, screen.say):
             tracker = SweepTracker.of(experiment, sweep.folders.sweep)
             tracker.start(sweep.plan.params())
             status: Status = "KILLED"
