@@ -6,12 +6,15 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dmsae_ray import __version__
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
 from dmsae_ray.config import Experiment, TransferSettings, load_experiment, set_environment
 from dmsae_ray.errors import ConfigError, DmsaeError
+
+if TYPE_CHECKING:
+    from dmsae_ray.plan import Cluster
 
 DESCRIPTION = """Which features of a sparse autoencoder are stable?
 (Distilled Matryoshka SAEs, arXiv 2512.24975).
@@ -193,7 +196,7 @@ def _run(experiment: Experiment, args: argparse.Namespace) -> int:
     return run_and_report(experiment, address=args.address, largest=_largest(args), verbose=args.verbose)
 
 
-def _largest(args: argparse.Namespace) -> Any:
+def _largest(args: argparse.Namespace) -> "Cluster | None":
     if args.cluster is None:
         return None
     if args.address is None:

@@ -1,8 +1,9 @@
 """Planning: what an experiment would do, what it costs and whether a cluster can hold it.
 
 In: an experiment (`dmsae_ray.config`), the sizes of its language model, and a cluster.
-Out: a `Plan` with the trials of the grid, the FLOPs, the bytes and the resources; the checks that compare it with a
-cluster; and the settings that the training rooms take (`cycle_settings`, `initial_sae`).
+Out: a `Plan` with the trials of the grid, the FLOPs, the bytes and the resources; as text, its hours and dollars too;
+the checks that compare it with a cluster; the order in which trials begin (`TrialQueue`); the manifest of a cluster on
+Kubernetes; and the settings that the training rooms take (`cycle_settings`, `initial_sae`).
 All of it is arithmetic: nothing is started or downloaded.
 """
 

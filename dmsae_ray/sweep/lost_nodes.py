@@ -1,24 +1,21 @@
 """Tells a person that a machine of the cluster was lost: one line each, in place of what Ray logs about it."""
 
 import logging
-import threading
 from collections.abc import Callable
-from contextlib import suppress
-from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+
+from dmsae_ray.sweep.cluster_watch import ClusterWatch
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 2.0
-_END_SECONDS = 2.0
 _LET_GO = (1, 4)
 """Ray's reasons (NodeDeathInfo) of nodes that ended as they should: a shutdown, and the autoscaler's for idle nodes."""
 
 
-class LostNodes:
+class LostNodes(ClusterWatch):
     """Context in which a thread watches the nodes of the cluster.
 
     Args:
@@ -27,28 +24,16 @@ class LostNodes:
     """
 
     def __init__(self, tell: Callable[[str], None], poll_seconds: float = _POLL_SECONDS) -> None:
-        self._tell, self._poll = tell, poll_seconds
+        super().__init__("dmsae-lost-nodes", poll_seconds)
+        self._tell = tell
         self._alive: dict[str, str] = {}
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="dmsae-lost-nodes", daemon=True)
 
     def __enter__(self) -> "LostNodes":
-        self._look()
-        self._thread.start()
-        return self
+        self.look()  # at once: a node can only be lost that was seen
+        return super().__enter__()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end.set()
-        self._thread.join(_END_SECONDS)
-
-    def _run(self) -> None:
-        while not self._end.wait(self._poll):
-            with suppress(RayError, ConnectionError):  # the head does not answer; the next look may succeed
-                self._look()
-
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Tell the nodes that were there at the last look and are gone."""
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         for node in nodes:
             name = node["NodeID"]

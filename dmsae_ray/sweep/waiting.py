@@ -1,24 +1,21 @@
 """Tells a person what waits for room on the cluster: a Ray cluster that has none says nothing."""
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
-from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.util import placement_group_table
+
+from dmsae_ray.sweep.cluster_watch import ClusterWatch
 
 POLL_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
 """What waits longer is told."""
-_END_SECONDS = 2.0
 
 
-class Waiting:
+class Waiting(ClusterWatch):
     """Context in which a thread looks which workers of trials wait for nodes, and the language model.
 
     Args:
@@ -34,22 +31,11 @@ class Waiting:
         poll_seconds: float = POLL_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
-        self._tell, self._poll, self._patience = tell, poll_seconds, patience_seconds
+        super().__init__("dmsae-waiting", poll_seconds)
+        self._tell, self._patience = tell, patience_seconds
         self._since: dict[str, float] = {}
         self._told: set[str] = set()
         self._asked: dict[str, Any] = {}
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="dmsae-waiting", daemon=True)
-
-    def __enter__(self) -> "Waiting":
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end.set()
-        self._thread.join(_END_SECONDS)
 
     def ask(self, what: str, answer: Any) -> None:
         """Look whether an actor has begun, by the reference to its answer to a first call.
@@ -60,12 +46,9 @@ class Waiting:
         """
         self._asked[what] = answer
 
-    def _run(self) -> None:
-        while not self._end.wait(self._poll):
-            with suppress(RayError, ConnectionError, RuntimeError):  # the head does not answer, or the session ends
-                self._look(time.monotonic())
-
-    def _look(self, now: float) -> None:
+    def look(self) -> None:
+        """Tell what has waited for long and was not told yet."""
+        now = time.monotonic()
         waiting = {
             name: f"workers of a trial ({_resources(group['bundles'].values())})"
             for name, group in placement_group_table().items()
