@@ -68,6 +68,10 @@ class Flaky:
         self.down = False
         self.faults = 0
 
+    def stop(self) -> None:
+        """From now on no request fails, unless `down` is set."""
+        self._share = 0.0
+
     def __call__(self) -> str | None:
         if self.down or self._choose.random() < self._share:
             self.faults += 1

@@ -19,7 +19,7 @@ from dmsae_ray.plan import DRIVER_BYTES
 from dmsae_ray.results import failure_in, failure_metrics
 from dmsae_ray.store import open_store
 from dmsae_ray.sweep.callbacks import FetchSummaries, StayingCallbacks
-from dmsae_ray.sweep.model_service import start_model_service
+from dmsae_ray.sweep.model_service import IDLE_SECONDS, start_model_service
 from dmsae_ray.sweep.prepared import PreparedSweep
 from dmsae_ray.sweep.trial_search import TrialSearch
 from dmsae_ray.sweep.waiting import Waiting
@@ -52,7 +52,9 @@ def run_trials(
     experiment, folders, key = sweep.experiment, sweep.folders, sweep.store_key
     by_id = {trial.trial_id: trial for trial in search.trials}
     model = start_model_service(experiment, folders.stores, key)
-    waiting.ask(", ".join(map(str, sweep.plan.service_needs)), model.ready.remote())
+    waiting.ask(", ".join(map(str, sweep.plan.service_needs)), model)
+    if 3600 * sweep.plan.training.hours < IDLE_SECONDS:
+        model.prepare.remote()
     streams = experiment.activations.mode == "stream" and not open_store(folders.stores, experiment, key).complete
     tree = experiment.model_dump(mode="json")
     resources, storage, session = experiment.resources, folders.train, uuid.uuid4().hex
@@ -61,7 +63,7 @@ def run_trials(
         from ray.tune.integration.ray_train import TuneReportCallback
 
         be_patient()
-        forward: Any = TuneReportCallback()
+        forward: Any = TuneReportCallback
         trial = by_id[config["trial_id"]]
         attempts = attempts_of(experiment, trial, session)
         reason = attempts.begin()
@@ -86,7 +88,7 @@ def run_trials(
             run_config=ray.train.RunConfig(
                 name=trial.trial_id,
                 storage_path=storage,
-                callbacks=[forward],
+                callbacks=[forward()],
                 # Without limit: `attempts` tells a lost machine from an error of the trial, and ends the latter.
                 failure_config=failures(max_failures=-1, controller_failure_limit=-1, max_preemption_failures=-1),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),

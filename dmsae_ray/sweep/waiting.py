@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 from ray.util import placement_group_table
 
 from dmsae_ray.sweep.cluster_watch import ClusterWatch
@@ -13,6 +14,7 @@ from dmsae_ray.sweep.cluster_watch import ClusterWatch
 POLL_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
 """What waits longer is told."""
+_ANSWER_SECONDS = 5.0
 
 
 class Waiting(ClusterWatch):
@@ -35,16 +37,16 @@ class Waiting(ClusterWatch):
         self._tell, self._patience = tell, patience_seconds
         self._since: dict[str, float] = {}
         self._told: set[str] = set()
-        self._asked: dict[str, Any] = {}
+        self._asked: dict[str, ActorHandle[Any]] = {}
 
-    def ask(self, what: str, answer: Any) -> None:
-        """Look whether an actor has begun, by the reference to its answer to a first call.
+    def ask(self, what: str, service: ActorHandle[Any]) -> None:
+        """Ask a service at each look whether what it starts waits for a place.
 
         Args:
-            what: The actor and what it asks for, in words.
-            answer: The reference.
+            what: What it starts and what that takes, in words.
+            service: Its method `waits` says so.
         """
-        self._asked[what] = answer
+        self._asked[what] = service
 
     def look(self) -> None:
         """Tell what has waited for long and was not told yet."""
@@ -54,7 +56,8 @@ class Waiting(ClusterWatch):
             for name, group in placement_group_table().items()
             if group["state"] in ("PENDING", "RESCHEDULING")
         }
-        waiting |= {what: what for what, answer in list(self._asked.items()) if not ray.wait([answer], timeout=0)[0]}
+        answers: dict[str, Any] = {what: service.waits.remote() for what, service in list(self._asked.items())}
+        waiting |= {what: what for what, answer in answers.items() if ray.get(answer, timeout=_ANSWER_SECONDS)}
         self._since = {name: self._since.get(name, now) for name in waiting}
         long = {name for name, since in self._since.items() if now - since >= self._patience}
         if long - self._told:

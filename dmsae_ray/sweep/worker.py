@@ -337,7 +337,7 @@ def _evaluation(feed: Feed, model: ActorHandle[Any]) -> Callable[[MatryoshkaSAE]
     """Return a function that measures an SAE on held-out data: FVU and L0 here, loss recovered in the model service."""
 
     def measure(sae: MatryoshkaSAE) -> dict[str, float]:
-        loss: Any = model.loss_recovered.remote(ray.put(copy.deepcopy(sae).cpu()))
+        loss: Any = model.loss_recovered.remote([ray.put(copy.deepcopy(sae).cpu())])
         metrics = evaluate(sae, feed.evaluation())
         return {**metrics.floats(), **await_metrics(loss)}
 

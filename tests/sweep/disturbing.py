@@ -10,7 +10,6 @@ may be left.
 """
 
 import argparse
-import json
 import random
 import signal
 import subprocess
@@ -24,12 +23,13 @@ from typing import Any
 
 import psutil
 
-from tests.small_sweep import SMALL, cores, environment, sweep_folder, trained_cycles, write_config
+from tests.small_sweep import SMALL, cores, environment, trained_cycles, write_config
+from tests.sweep.tracked import check_tracking
 
 TITLES = {
     "tokenise": "ray::MapBatches(tokenise",
     "harvest": "ray::MapWorker",
-    "model": "ray::LanguageModelService",
+    "model": "ray::LanguageModel",  # and the service that starts it
     "worker": "ray::RayTrainWorker",
     "controller": "ray::TrainController",
     "trial": "ray::ImplicitFunc",
@@ -146,25 +146,7 @@ def check_results(disturbed: Path, undisturbed: Path, trials: list[str]) -> None
         if path.is_file() and path.name.startswith(".") and path.name != ".validate_storage_marker"  # this is Ray's
     ]
     assert rubbish == [], rubbish
-    check_tracking(disturbed, trials)
-
-
-def check_tracking(folder: Path, trials: list[str]) -> None:
-    """MLflow has one run a trial, finished, and each value of a metric at a step once."""
-    import sqlite3
-
-    with sqlite3.connect(folder / "runs" / "mlflow.db") as database:
-        runs = dict(database.execute("select name, status from runs where lifecycle_stage = 'active'").fetchall())
-        rows = database.execute(
-            "select runs.name, key, step, count(*) from metrics join runs using (run_uuid) group by 1, 2, 3"
-        ).fetchall()
-    assert {name: runs.get(name) for name in trials} == dict.fromkeys(trials, "FINISHED")
-    twice = [row for row in rows if row[3] != 1]
-    assert rows and twice == [], twice[:10]
-    for trial in trials:
-        cycles = {step for name, key, step, _ in rows if name == trial and key == "cycle/n_core"}
-        summary = json.loads((sweep_folder(folder) / "trials" / trial / "summary.json").read_text())
-        assert cycles == set(range(len(summary["records"])))
+    check_tracking(disturbed / "runs" / "mlflow.db", disturbed, trials)
 
 
 def main(arguments: list[str] | None = None) -> int:

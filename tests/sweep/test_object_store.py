@@ -3,8 +3,6 @@
 import json
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -14,12 +12,11 @@ from dmsae_ray.distill.core import load_core
 from dmsae_ray.distill.cycle_store import DirectoryCycleStore
 from dmsae_ray.sweep.shared_cycles import cycle_store
 from tests.optional import optional
-from tests.s3_server import Flaky, options_of, proxy, s3_port, s3_server
+from tests.s3_server import s3_server
 from tests.small_sweep import environment, trained_cycles, write_config
+from tests.sweep.failing_storage import KEYS, failing_bucket
 
 optional("moto.server")
-
-KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "not-so-secret", "AWS_EC2_METADATA_DISABLED": "true"}
 
 OUTAGE_SECONDS = 10.0
 
@@ -45,28 +42,23 @@ def test_a_sweep_into_a_bucket(finished_sweep: Path, tmp_path: Path, monkeypatch
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    flaky = Flaky(seed=0, share=0.05)
-    with s3_port() as port, proxy(port, flaky) as way:
-        uri = f"s3://runs/team?{options_of(way)}"
-        system, _ = fs.FileSystem.from_uri(f"s3://runs/team?{options_of(port)}")
-        system.create_dir("runs/team")
+    with failing_bucket(seed=0, share=0.05) as bucket:
         config = write_config(
             tmp_path,
-            output=uri,
+            output=bucket.uri,
             name="small",
             distill={"coverage": 0.3, "cycles": 1, "controls": []},
             resources={"checkpoint_every_tokens": 10_240},
         )
-        outage = threading.Thread(target=an_outage, args=(flaky, system), daemon=True)
-        outage.start()
+        outage = bucket.fail(faults=45.0, outage=OUTAGE_SECONDS)
         machine("first")
-        assert flaky.faults > 20
-        found = [info.path for info in system.get_file_info(fs.FileSelector("runs/team", recursive=True))]
+        assert bucket.flaky.faults > 20
+        found = bucket.files()
         keys = {path.split("/")[-2] for path in found if path.endswith("outcome.json")}
         # Cycle 1's key holds the rows of the core that was selected from cycle 0, bit for bit.
         assert len(keys) == 2 and keys <= trained_cycles(finished_sweep).keys()
         assert any(path.endswith("trials/k8-tau0.3-seed0/summary.json") for path in found)
-        # Checkpoints were there (see `an_outage`), and are not needed any more.
+        # Checkpoints were there (with the first one the outage began), and are not needed any more.
         assert not outage.is_alive() and not any("/train/" in path for path in found)
         printed = machine("second")
         assert "all 1 trials are finished" in printed
@@ -79,15 +71,6 @@ def test_a_sweep_into_a_bucket(finished_sweep: Path, tmp_path: Path, monkeypatch
         assert json.loads(summary.read_text())["core_sizes"][0] > 0
         assert "not-so-secret" not in (summary.parents[2] / "config.yaml").read_text()
         assert len(load_core(summary.parent / "core.safetensors")) > 0
-
-
-def an_outage(flaky: Flaky, system: fs.FileSystem) -> None:
-    """Nothing answers for some time, from the first checkpoint on."""
-    while not any("checkpoint" in i.path for i in system.get_file_info(fs.FileSelector("runs/team", recursive=True))):
-        time.sleep(0.5)
-    flaky.down = True
-    time.sleep(OUTAGE_SECONDS)
-    flaky.down = False
 
 
 @pytest.mark.sweep

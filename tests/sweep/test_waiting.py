@@ -9,20 +9,22 @@ from dmsae_ray.sweep.waiting import Waiting
 
 
 def test_what_waits_for_room_is_told_once_and_what_has_room_is_not(ray_cluster: Any) -> None:
-    class Model:
-        def ready(self) -> None:
-            pass
+    class Service:
+        def __init__(self, waits: bool) -> None:
+            self._waits = waits
+
+        def waits(self) -> bool:
+            return self._waits
 
     told: list[str] = []
     fits = placement_group([{"CPU": 0.1}])
     ray_cluster.get(fits.ready())
     large = [placement_group([{"CPU": 6.0, "GPU": 1.0}, {"CPU": 2.0}]) for _ in range(2)]
-    here, nowhere = (ray_cluster.remote(Model).options(num_cpus=0, num_gpus=gpus).remote() for gpus in (0, 7))
-    ray_cluster.get(here.ready.remote())
+    here, nowhere = (ray_cluster.remote(Service).options(num_cpus=0).remote(waits) for waits in (False, True))
     try:
         with Waiting(told.append, poll_seconds=0.1, patience_seconds=1.0) as waiting:
-            waiting.ask("1 x small model", here.ready.remote())
-            waiting.ask("1 x large model", nowhere.ready.remote())
+            waiting.ask("1 x small model", here)
+            waiting.ask("1 x large model", nowhere)
             time.sleep(0.6)
             assert told == []
             until = time.monotonic() + 20
