@@ -282,9 +282,9 @@ EVERYWHERE = {
 
 
 def machine_paths(text: str) -> list[str]:
-    """Absolute paths that only exist where they were written; the home of Ubuntu's cloud images is everyone's."""
+    """Absolute paths that only exist where they were written; those of AWS's images are everyone's."""
     found = [match for match in ABSOLUTE_PATH.finditer(text) if match[1] not in EVERYWHERE]
-    return [match[0] for match in found if match[0] != "/home/ubuntu"]
+    return [match[0] for match in found if match[0] not in ("/home/ubuntu", "/opt/dlami")]
 
 
 def text_files() -> list[Path]:

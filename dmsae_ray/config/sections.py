@@ -300,6 +300,12 @@ class ResourceSettings(Section):
     gpus_per_evaluation: float | None = Field(
         None, ge=0, description="GPUs of it; a fraction finds room beside trials that leave some of theirs"
     )
+    cache_gb: float | None = Field(
+        None,
+        ge=0,
+        description="GB of a machine's disk for copies of shards from a bucket, in $DMSAE_CACHE; default: a quarter of "
+        "what is free",
+    )
     model_batch_tokens: int = Field(4096, ge=8, description="tokens of one forward pass of a model actor")
     max_failures: int = Field(3, ge=0, description="errors without progress between them after which a trial ends")
     checkpoint_every_tokens: int = Field(50_000_000, ge=1, description="training tokens between two checkpoints")

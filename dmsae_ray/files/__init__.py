@@ -1,9 +1,10 @@
 """Files on any filesystem: local folders, object stores and the Hugging Face Hub.
 
 Input: a path or URI, with bytes or records to write. Output: bytes, records, sorted lists of files, checksums. A file
-is written whole or not at all. The package also reads ahead in a thread (`Prefetcher`), decides which errors pass by
-themselves (`passes`), repeats what failed in an outage (`retry_outages` for storages, `call_with_retries` for servers)
-and shows whether a process is alive (`Heartbeat`). It does not know what the files mean.
+is written whole or not at all. The package also keeps copies on a machine's disk (`NodeCache`), reads ahead in a thread
+(`Prefetcher`), decides which errors pass by themselves (`passes`), repeats what an outage hindered (`retry_outages` for
+storages, `call_with_retries` for servers) and shows whether a process is alive (`Heartbeat`). It does not know what the
+files mean.
 """
 
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dmsae_ray.files.json_records import encode_record as encode_record
     from dmsae_ray.files.json_records import nan_to_null as nan_to_null
     from dmsae_ray.files.listing import list_files as list_files
+    from dmsae_ray.files.node_cache import NodeCache as NodeCache
     from dmsae_ray.files.prefetch import Prefetcher as Prefetcher
     from dmsae_ray.files.prefetch import ReaderClosed as ReaderClosed
     from dmsae_ray.files.retry import HUB as HUB
@@ -67,6 +69,7 @@ __getattr__, __dir__, __all__ = face(
             "nan_to_null",
         ),
         "listing": ("list_files",),
+        "node_cache": ("NodeCache",),
         "prefetch": (
             "Prefetcher",
             "ReaderClosed",

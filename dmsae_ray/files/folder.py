@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO
 
@@ -104,9 +104,12 @@ class Folder:
                     piece = retry_outages(lambda: source.read_at(length, start), str(self / name))
                     if len(piece) != length:
                         raise OSError(f"{len(piece)} of {length} bytes came from byte {start} on")
-                    written = 0
-                    while written < length:
-                        written += os.pwrite(descriptor, piece[written:], begin + start + written)
+                    left, at = memoryview(piece), begin + start
+                    while left:
+                        written = retry_outages(
+                            partial(os.pwrite, descriptor, left, at), "the disk for temporary files"
+                        )
+                        left, at = left[written:], at + written
 
                 for _ in readers.map(copy, range(0, size, step)):
                     pass

@@ -1,6 +1,5 @@
 """The reader of a store of activations, which may be complete or still being written."""
 
-import tempfile
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -11,13 +10,13 @@ from torch import Tensor
 
 from dmsae_ray.config import ActivationSettings, Experiment
 from dmsae_ray.corpus import Contexts, join, loss_mask
-from dmsae_ray.errors import DataError, one_line
-from dmsae_ray.files import Folder, ReaderClosed, checksum
+from dmsae_ray.errors import DataError
+from dmsae_ray.files import Folder, NodeCache, ReaderClosed, cache_folder
 from dmsae_ray.store.commit import Commit, decode_commit, norm_factor
 from dmsae_ray.store.identity import store_key
 from dmsae_ray.store.layout import ACTIVATIONS, MANIFEST, Layout, Split, shard_name
 from dmsae_ray.store.manifest import decode_shards
-from dmsae_ray.store.tensor_file import map_file, tensors_in
+from dmsae_ray.store.shard_files import ShardFiles
 from dmsae_ray.store.timing import TIMING
 from dmsae_ray.store.token_shards import read_layout, read_tokens
 from dmsae_ray.store.writer import WriterWatch
@@ -38,14 +37,22 @@ class Store:
         batch_dtype: dtype of the training rows that `Feed` yields.
     """
 
-    def __init__(self, folder: Folder, key: str, settings: ActivationSettings, *, silence: float = TIMING.silence):
+    def __init__(
+        self,
+        folder: Folder,
+        key: str,
+        settings: ActivationSettings,
+        *,
+        silence: float = TIMING.silence,
+        cache: NodeCache | None = None,
+    ):
         self.folder, self.key = folder, key
         self.shuffle_shards, self.norm_tokens = settings.shuffle_shards, settings.norm_tokens
         self.quantised = settings.dtype == "int8"
         self.batch_dtype: torch.dtype = torch.float32 if self.quantised else getattr(torch, settings.dtype)
         self._silence = silence
+        self._files = ShardFiles(folder / ACTIVATIONS, cache)
         self._commits: dict[tuple[Split, int], Commit] = {}
-        self._verified: set[str] = set()
         self._manifest_read = False
 
     @cached_property
@@ -114,8 +121,8 @@ class Store:
     def read(self, split: Split, shard: int, stopped: Callable[[], bool] | None = None) -> dict[str, Tensor]:
         """Return the tensors of a shard (see `harvest.shard.ActivationShard`), memory-mapped; wait for it.
 
-        The checksum is verified at the first read. From an object store the file comes through a temporary file
-        ($TMPDIR).
+        The checksum is verified at the first read. From an object store the file comes through the machine's cache, or
+        a temporary file ($TMPDIR) if there is none.
 
         Args:
             split: the split.
@@ -130,17 +137,7 @@ class Store:
 
     def read_committed(self, split: Split, shard: int, commit: Commit) -> dict[str, Tensor]:
         """Return the tensors of a shard whose commit is known; otherwise as `read`."""
-        name = f"{shard_name(split, shard)}.safetensors"
-        place = self.folder / ACTIVATIONS
-        try:
-            tensors = self._map(place, name, commit) if place.local is not None else self._fetch(place, name, commit)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{place / name} is not a readable shard: {one_line(error)}") from None
-        x = tensors.get("x")
-        if x is None or x.shape != (commit.rows, self.d_model):
-            shape = None if x is None else list(x.shape)
-            raise DataError(f"{place / name} holds x of shape {shape}; [{commit.rows}, {self.d_model}] was written")
-        return tensors
+        return self._files.read(split, shard, commit)
 
     def eval_tokens(self) -> Tensor:
         """Return the held-out contexts: tokens int64 [n, context]."""
@@ -163,40 +160,11 @@ class Store:
         Raises:
             DataError: a shard differs or holds NaN or an infinity; for the first such shard.
         """
+        stored = ShardFiles(self.folder / ACTIVATIONS)  # not this machine's copies
         for split, shard in self.layout.all_shards():
-            name = shard_name(split, shard)
-            read_tokens(self.folder, self.layout, name)
-            self._verified.discard(f"{name}.safetensors")
-            check_finite_shard(self.read(split, shard), self.folder / ACTIVATIONS / f"{name}.safetensors")
-
-    def _map(self, place: Folder, name: str, commit: Commit) -> dict[str, Tensor]:
-        path = place.local / name  # type: ignore[operator]
-        if not path.exists():
-            raise DataError(f"{path} is missing though its commit is there; harvest again to have it made")
-        size = path.stat().st_size
-        if size != commit.bytes:
-            raise DataError(f"{path} is truncated: {size} of {commit.bytes} bytes; harvest again to have it made")
-        with open(path, "rb") as file:
-            content = map_file(file.fileno())
-        if name not in self._verified:
-            self._check(checksum(content), commit, place / name)
-            self._verified.add(name)
-        return tensors_in(content, place / name)
-
-    def _fetch(self, place: Folder, name: str, commit: Commit) -> dict[str, Tensor]:
-        """Copy a shard to an unnamed temporary file that lives as long as its tensors: the memory can be reclaimed."""
-        with tempfile.TemporaryFile(prefix="dmsae-") as file:
-            if not place.copy_to(name, file):
-                raise DataError(f"{place / name} is missing though its commit is there; harvest again to have it made")
-            file.flush()
-            content = map_file(file.fileno())
-        self._check(checksum(content), commit, place / name)
-        return tensors_in(content, place / name)
-
-    @staticmethod
-    def _check(found: str, commit: Commit, where: object) -> None:
-        if found != commit.checksum:
-            raise DataError(f"{where} does not have its checksum; delete it and harvest again to have it made")
+            read_tokens(self.folder, self.layout, shard_name(split, shard))
+            commit = self.commit(split, shard)
+            check_finite_shard(stored.read(split, shard, commit), stored.place(split, shard))
 
     def _read_manifest(self) -> None:
         if self._manifest_read:
@@ -253,4 +221,8 @@ def open_store(root: str, experiment: Experiment, key: str | None = None) -> Sto
             driver's machine. Give it elsewhere.
     """
     key = key or store_key(experiment)
-    return Store(Folder(str(root)) / key, key, experiment.activations)
+    folder, most = Folder(str(root)) / key, experiment.resources.cache_gb
+    cache = None
+    if folder.local is None and most != 0:
+        cache = NodeCache(cache_folder() / "shards", None if most is None else int(most * 1e9))
+    return Store(folder, key, experiment.activations, cache=cache)

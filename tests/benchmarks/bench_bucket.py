@@ -4,8 +4,9 @@
 
 The server is moto's, on loopback, behind a proxy that gives each connection so many bytes a second. one: a shard's file
 over one connection. many: over sixteen. feed: shuffled batches of the whole store, as a training reads them; the bytes
-of its shards' files a second. What a real object store gives is another matter; what is measured is that the limit of
-one connection does not bound the feed.
+of its shards' files a second. again: the same batches once more, as another trial on the machine reads them, from the
+machine's cache. What a real object store gives is another matter; what is measured is that the limit of one connection
+does not bound the feed.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from bench_feed import make_store, open_again
@@ -22,6 +24,7 @@ from pyarrow import fs
 
 from dmsae_ray.feed.feed import Feed
 from dmsae_ray.files.folder import Folder
+from dmsae_ray.files.node_cache import NodeCache
 from dmsae_ray.store.layout import ACTIVATIONS
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -44,7 +47,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     os.environ.update(AWS_ACCESS_KEY_ID="key", AWS_SECRET_ACCESS_KEY="secret", AWS_EC2_METADATA_DISABLED="true")
-    found: dict[str, list[float]] = {"one": [], "many": [], "feed": []}
+    found: dict[str, list[float]] = {"one": [], "many": [], "feed": [], "again": []}
     with (
         tempfile.TemporaryDirectory() as scratch,
         s3_port() as port,
@@ -63,14 +66,16 @@ def main() -> None:
                 (place / ACTIVATIONS).copy_to(name, file, connections=connections)
             return size
 
-        def feed() -> int:
+        def feed(cache: NodeCache) -> int:
             steps = options.shards * options.rows // BATCH
-            return sum(1 for _ in Feed(open_again(place, "bfloat16"), BATCH, 0).batches(0, steps)) and stored
+            return sum(1 for _ in Feed(open_again(place, "bfloat16", cache), BATCH, 0).batches(0, steps)) and stored
 
-        for _ in range(options.rounds):
+        for number in range(options.rounds):
+            cache = NodeCache(Path(scratch) / f"cache-{number}", 2 * stored)
             found["one"].append(rate(lambda: copy(1)))
             found["many"].append(rate(lambda: copy(16)))
-            found["feed"].append(rate(feed))
+            found["feed"].append(rate(partial(feed, cache)))
+            found["again"].append(rate(partial(feed, cache)))
     middle = {name: sorted(rates)[len(rates) // 2] for name, rates in found.items()}
     result = {
         "machine": machine(),
@@ -78,7 +83,7 @@ def main() -> None:
         "shards": options.shards,
         "shard_MB": size / 1e6,
         "MB_per_s": {name: round(value, 2) for name, value in middle.items()},
-        "times_one_connection": {name: round(middle[name] / middle["one"], 1) for name in ("many", "feed")},
+        "times_one_connection": {name: round(middle[name] / middle["one"], 1) for name in ("many", "feed", "again")},
     }
     print(result["MB_per_s"], result["times_one_connection"])
     save("bucket", result)

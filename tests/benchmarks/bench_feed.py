@@ -26,6 +26,7 @@ from dmsae_ray.config.sections import ActivationSettings
 from dmsae_ray.feed.feed import Feed
 from dmsae_ray.files.folder import Folder
 from dmsae_ray.files.json_records import encode_record
+from dmsae_ray.files.node_cache import NodeCache
 from dmsae_ray.harvest.shard import ActivationShard, pack_shard, write_shard
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.recipe import Recipe
@@ -67,9 +68,9 @@ def make_store(root: Path, dtype: str, shards: int, rows: int) -> Store:
     return open_again(folder, dtype)
 
 
-def open_again(folder: Folder, dtype: str) -> Store:
+def open_again(folder: Folder, dtype: Any, cache: NodeCache | None = None) -> Store:
     """A reader that has verified nothing yet."""
-    return Store(folder, f"bench-{dtype}", ActivationSettings(dtype=dtype, shuffle_shards=16))  # type: ignore[arg-type]
+    return Store(folder, f"bench-{dtype}", ActivationSettings(dtype=dtype, shuffle_shards=16), cache=cache)
 
 
 def raw(files: list[Path], keep: int) -> float:

@@ -11,7 +11,7 @@ from dmsae_ray.config.experiment import Experiment
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.feed.feed import Feed
 from dmsae_ray.files.folder import Folder, filesystem
-from dmsae_ray.store.reader import Store
+from dmsae_ray.store.reader import Store, open_store
 from tests.optional import optional
 from tests.s3_server import s3_server
 from tests.small_store import contents, prepare
@@ -29,6 +29,12 @@ def bucket() -> Iterator[str]:
         system, path = filesystem(uri)
         system.create_dir(path)
         yield uri
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has nothing yet."""
+    monkeypatch.setenv("DMSAE_CACHE", str(tmp_path / "cache"))
 
 
 def test_files(bucket: str) -> None:
@@ -55,14 +61,59 @@ def test_a_harvest_into_s3_is_the_same_store(
 
 
 def test_damage_in_s3_is_found(store: Store, bucket: str, make_experiment: Make, ray_cluster: Any) -> None:
-    remote = prepare(make_experiment(), bucket)
+    experiment = make_experiment()
+    remote = prepare(experiment, bucket)
     place = remote.folder / "activations"
     content = place.read("train-000002.safetensors")
     assert content is not None
     place.write("train-000002.safetensors", [content[:-1] + bytes([content[-1] ^ 1])])
-    with pytest.raises(DataError, match=r"s3://.*train-000002.safetensors does not have its checksum"):
-        remote.read("train", 2)
+    for reading in (lambda: open_store(bucket, experiment, store.key).read("train", 2), remote.verify):
+        with pytest.raises(DataError, match=r"s3://.*train-000002.safetensors does not have its checksum"):
+            reading()
     place.write("train-000002.safetensors", [content])
+
+
+def test_processes_of_a_machine_read_a_shard_once_from_s3(
+    store: Store, bucket: str, make_experiment: Make, ray_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(make_experiment(), bucket)
+    size = store.commit("train", 0).bytes
+    counts = {}
+    read: list[str] = []
+    copy_to = Folder.copy_to
+
+    def counted(folder: Folder, name: str, *more: Any, **named: Any) -> bool:
+        read.append(name)
+        return copy_to(folder, name, *more, **named)
+
+    monkeypatch.setattr(Folder, "copy_to", counted)
+    for gigabytes in (1.0, 4.5 * size / 1e9, 0.0):  # room for all, for some, for none
+        monkeypatch.setenv("DMSAE_CACHE", str(tmp_path / str(gigabytes)))
+        experiment = make_experiment(resources__cache_gb=gigabytes)
+        read.clear()
+        for _ in range(2):
+            remote = open_store(bucket, experiment, store.key)  # as another trial's worker does
+            batches = zip(Feed(remote, 256, 3).batches(0, 4), Feed(store, 256, 3).batches(0, 4), strict=True)
+            assert all(torch.equal(ours, theirs) for ours, theirs in batches)
+            assert torch.equal(Feed(remote, 256, 3).attribution()[0], Feed(store, 256, 3).attribution()[0])
+        counts[gigabytes] = len(read)
+        held = sum(path.stat().st_size for path in tmp_path.glob(f"{gigabytes}/shards/*/*"))
+        assert held <= gigabytes * 1e9
+    everything, some, none = counts.values()
+    assert everything < some < none == 2 * everything
+
+
+def test_a_copy_that_its_disk_has_changed_is_made_again(
+    store: Store, bucket: str, make_experiment: Make, ray_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(make_experiment(), bucket)
+    monkeypatch.setenv("DMSAE_CACHE", str(tmp_path))
+    expected = store.read("train", 1)["x"]
+    for _ in range(2):
+        assert torch.equal(open_store(bucket, make_experiment(), store.key).read("train", 1)["x"], expected)
+        (copy,) = tmp_path.glob(f"shards/*/{store.commit('train', 1).checksum}")
+        content = copy.read_bytes()
+        copy.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
 def test_a_bucket_that_is_not_there(bucket: str, make_experiment: Make) -> None:
