@@ -44,7 +44,7 @@ def run_and_report(
     with Screen() as screen:
         if experiment.model.name == "tiny":
             _make_tiny_model(screen)
-        sweep = prepare_sweep(experiment)
+        sweep = prepare_sweep(experiment, screen.say)
         with SoleController(sweep.folders, screen.say):
             tracker = SweepTracker.of(experiment, sweep.folders.sweep)
             tracker.start(sweep.plan.params())

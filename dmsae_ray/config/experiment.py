@@ -6,6 +6,7 @@ The sections `model`, `corpus`, `activations`, `sae`, `recipe`, `distill`, `tran
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ _SECTIONS = (
     "resources",
     "tracking",
 )
+
+_APART: dict[str, Any] = {"output": True, "resources": True, "tracking": True, "activations": {"mode"}}
+"""What no result depends on."""
 
 
 class Experiment(Section):
@@ -130,9 +134,31 @@ class Experiment(Section):
 
         It leaves out `output`, `resources`, `tracking` and `activations.mode`.
         """
-        apart: dict[str, Any] = {"output": True, "resources": True, "tracking": True, "activations": {"mode"}}
-        tree = self.model_dump(mode="json", exclude=apart)
+        tree = self.model_dump(mode="json", exclude=_APART)
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+    def shared_settings(self) -> dict[str, Any]:
+        """Return the settings that results depend on and all trials of a grid share, by dotted name.
+
+        What a trial's own name says is left out: k, coverage and seed.
+        """
+        own = {"seed", "sae.k", "sweep.k", "sweep.coverage", "sweep.seeds"}
+        own |= {"distill.coverage"} if self.transfer is None else set()
+        return {name: value for name, value in _flat(self.model_dump(mode="json", exclude=_APART)) if name not in own}
+
+    def with_grid_of(self, other: "Experiment") -> "Experiment":
+        """Return this experiment with the values of another one's grid beside its own."""
+
+        def union(own: tuple[Any, ...], more: tuple[Any, ...]) -> list[Any]:
+            return [*own, *(value for value in more if value not in own)]
+
+        tree = self.model_dump(mode="json")
+        tree["sweep"]["seeds"] = union(self.sweep.seeds, other.sweep.seeds)
+        for name, own, more in (("k", self.ks, other.ks), ("coverage", self.coverages, other.coverages)):
+            both = union(own, more)
+            if len(both) > len(own):
+                tree["sweep"][name] = both
+        return parse_experiment(tree)
 
     def single(self) -> "Experiment":
         """Return the one setting that `dmsae distill` runs: sae.k, distill.coverage and seed.
@@ -187,6 +213,14 @@ def load_experiment(path: str | Path, overrides: tuple[str, ...] | list[str] = (
     for override in overrides:
         apply_override(tree, override)
     return parse_experiment(tree).located()
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _located(path: str) -> str:

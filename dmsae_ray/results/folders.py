@@ -7,19 +7,25 @@ the machine that runs the controller.
 """
 
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dmsae_ray.config import Experiment, load_experiment
+import yaml
+
+from dmsae_ray.config import Experiment, load_experiment, parse_experiment
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.files import Folder, nan_to_null
 from dmsae_ray.plan import Trial
+from dmsae_ray.results.begun import BEGUN_FILE, CONFIG_FILE, begun_sweeps, differences, sweep_of, told_difference
 
 if TYPE_CHECKING:
     from dmsae_ray.distill import Core
 
-CONFIG_FILE = "config.yaml"
+log = logging.getLogger(__name__)
+
 SUMMARY_FILE = "summary.json"
 CORE_FILE = "core.safetensors"
 INPUTS_FILE = "inputs.json"
@@ -125,21 +131,39 @@ class Folders:
         return summary if summary.is_file() else None
 
 
-def folders_of(experiment: Experiment) -> Folders:
-    """Return the folders of an experiment; nothing is created."""
+def folders_of(experiment: Experiment, name: str | None = None) -> Folders:
+    """Return the folders of an experiment; nothing is created.
+
+    Args:
+        experiment: The experiment.
+        name: Name of the sweep's folder; by default that of a sweep that this experiment begins.
+    """
     output = Folder(experiment.output)
     local = output.local
     output = output if local is None else Folder(str(local))
-    return Folders(output, local or Path(HOME).absolute(), f"{experiment.name}-{experiment.digest()[:8]}")
+    home = local or Path(HOME).absolute()
+    return Folders(output, home, name or f"{experiment.name}-{experiment.digest()[:8]}")
 
 
-def create_folders(experiment: Experiment) -> Folders:
-    """Create the folders of an experiment and write its resolved config into the sweep's folder.
+def create_folders(experiment: Experiment, say: Callable[[str], None] = log.info) -> Folders:
+    """Find the sweep that an experiment goes on with, or create its folders; write its config there.
+
+    The config of a sweep that goes on with other values of k, coverage or seed holds those of before too.
+
+    Args:
+        experiment: The experiment.
+        say: Called with a line if a sweep of this name was begun with other settings.
 
     Raises:
         ConfigError: `output` cannot be written.
+        DataError: `output` cannot be read.
     """
-    folders = folders_of(experiment)
+    begun = begun_sweeps(folders_of(experiment).output, experiment.name)
+    known = sweep_of(experiment, begun)
+    difference = told_difference(experiment, begun) if known is None else None
+    if difference is not None:
+        say(difference)
+    folders = folders_of(experiment, known)
     try:
         for folder in (folders.sweep / "trials", folders.tune):
             folder.mkdir(parents=True, exist_ok=True)
@@ -147,9 +171,13 @@ def create_folders(experiment: Experiment) -> Folders:
         raise ConfigError(
             f"output is '{experiment.output}'; it must be a folder that can be written ({error.strerror or error})"
         ) from None
-    config = experiment.to_yaml().encode()
-    Folder(str(folders.sweep)).write(CONFIG_FILE, [config])
-    (folders.output / "sweeps" / folders.name).write(CONFIG_FILE, [config])
+    here, shared = Folder(str(folders.sweep)), folders.output / "sweeps" / folders.name
+    before = shared.read(CONFIG_FILE)
+    whole = experiment if before is None else experiment.with_grid_of(parse_experiment(yaml.safe_load(before)))
+    for place in (here, shared):
+        if place.size(BEGUN_FILE) is None:
+            place.write(BEGUN_FILE, [before or experiment.to_yaml().encode()])
+        place.write(CONFIG_FILE, [whole.to_yaml().encode()])
     return folders
 
 
@@ -157,19 +185,26 @@ def experiment_of(sweep_folder: str | Path) -> Experiment:
     """Return the experiment that a sweep folder was made for.
 
     Raises:
-        ConfigError: The folder is no sweep folder, or it is not where its config says.
+        ConfigError: The folder is no sweep folder, its config was changed, or it is not where its config says.
     """
-    config = Path(sweep_folder).expanduser().absolute() / CONFIG_FILE
-    if not config.is_file():
+    folder = Path(sweep_folder).expanduser().absolute()
+    if not (folder / CONFIG_FILE).is_file():
         raise ConfigError(
             f"'{sweep_folder}' is no sweep folder (it has no {CONFIG_FILE}); give one of <output>/sweeps/<name>-<hash>"
         )
-    experiment = load_experiment(config)
+    experiment = load_experiment(folder / CONFIG_FILE)
     if Folder(experiment.output).local is not None:
         # The whole `output` may have been moved: use the place where it is now.
-        experiment = experiment.model_copy(update={"output": str(config.parent.parent.parent)})
-    expected = folders_of(experiment).sweep
-    if expected.resolve() != config.parent.resolve():
+        experiment = experiment.model_copy(update={"output": str(folder.parent.parent)})
+    begun = load_experiment(folder / BEGUN_FILE) if (folder / BEGUN_FILE).is_file() else experiment
+    changed = differences(experiment, begun)
+    if changed:
+        raise ConfigError(
+            f"'{sweep_folder}': its {CONFIG_FILE} was changed since the sweep was begun: {', '.join(changed)}; to run "
+            "other settings, give a file of your own to `dmsae sweep`"
+        )
+    expected = folders_of(experiment, folders_of(begun).name).sweep
+    if expected.resolve() != folder.resolve():
         raise ConfigError(
             f"'{sweep_folder}' is not where its {CONFIG_FILE} belongs, which is '{expected}' as seen from here: the "
             "file was changed, the folder was renamed, or (output on an object store) this is another working directory"

@@ -1,5 +1,7 @@
 """A sweep that is ready to run: checked and planned, with its folders made. Nothing here needs a Ray session."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dmsae_ray.config import Experiment
@@ -7,6 +9,8 @@ from dmsae_ray.plan import Plan, plan_experiment
 from dmsae_ray.results import Folders, create_folders
 from dmsae_ray.store import store_key
 from dmsae_ray.sweep.inputs import check_inputs, hash_inputs
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,12 @@ class SweepResult:
     unfinished: list[str] = field(default_factory=list)
 
 
-def prepare_sweep(experiment: Experiment) -> PreparedSweep:
-    """Check what the experiment reads, make its folders, and plan it.
+def prepare_sweep(experiment: Experiment, say: Callable[[str], None] = log.info) -> PreparedSweep:
+    """Check what the experiment reads, find or make its folders, and plan it.
+
+    Args:
+        experiment: The experiment.
+        say: Called with a line if a sweep of this name was begun with other settings.
 
     Raises:
         ConfigError: An input is not there or does not fit, the output cannot be written, or the sweep was begun with
@@ -52,7 +60,7 @@ def prepare_sweep(experiment: Experiment) -> PreparedSweep:
         DataError: The corpus, or a file of an initial SAE, is missing or damaged.
     """
     check_inputs(experiment)
-    folders = create_folders(experiment)
+    folders = create_folders(experiment, say)
     key = store_key(experiment)
     folders.check_inputs_unchanged(hash_inputs(experiment, key))
     return PreparedSweep(experiment, folders, plan_experiment(experiment), key)

@@ -65,7 +65,7 @@ def run_trials(
         be_patient()
         forward: Any = TuneReportCallback
         trial = by_id[config["trial_id"]]
-        attempts = attempts_of(experiment, trial, session)
+        attempts = attempts_of(experiment, folders, trial, session)
         reason = attempts.begin()
         if reason is not None:
             ray.tune.report(failure_metrics(reason))
@@ -79,7 +79,7 @@ def run_trials(
         failures: Any = ray.train.FailureConfig
         run = trainer(
             train_loop,
-            train_loop_config=vars(TrialTask(tree, trial.params(), key, session, model, stream)),
+            train_loop_config=vars(TrialTask(tree, folders.name, trial.params(), key, session, model, stream)),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=resources.workers_per_trial,
                 use_gpu=resources.gpus_per_worker > 0,

@@ -37,7 +37,7 @@ from dmsae_ray.evaluation import evaluate
 from dmsae_ray.feed import Feed, ShardSource
 from dmsae_ray.files import Folder, be_patient, passes, retry_outages
 from dmsae_ray.plan import CycleSetting, TransferSetting, Trial, cycle_settings, initial_sae
-from dmsae_ray.results import TrialReport, cycle_name, folders_of
+from dmsae_ray.results import Folders, TrialReport, cycle_name, folders_of
 from dmsae_ray.sae import MatryoshkaSAE
 from dmsae_ray.store import Store, open_store
 from dmsae_ray.sweep.attempts import AttemptLog
@@ -55,6 +55,7 @@ class TrialTask:
 
     Attributes:
         experiment: The experiment, as `Experiment.model_dump` gives it.
+        sweep: Name of the sweep's folder.
         trial: The trial, as `Trial.params` gives it.
         store: Key of the store.
         session: A name of the command, for `attempts.AttemptLog`.
@@ -64,6 +65,7 @@ class TrialTask:
     """
 
     experiment: dict[str, Any]
+    sweep: str
     trial: dict[str, Any]
     store: str
     session: str
@@ -192,12 +194,13 @@ def train_loop(task: dict[str, Any]) -> str | None:
     be_patient()
     given = TrialTask(**task)
     experiment, trial = parse_experiment(given.experiment), Trial.from_params(given.trial)
-    attempts = attempts_of(experiment, trial, given.session)
+    folders = folders_of(experiment, given.sweep)
+    attempts = attempts_of(experiment, folders, trial, given.session)
     reason = _from_rank_0(attempts.begin)
     if reason is not None:
         return reason
     try:
-        _run(given, experiment, trial, attempts)
+        _run(given, experiment, folders, trial, attempts)
     except ModelServiceLost as error:
         attempts.fail(str(error), permanent=False)
         raise
@@ -219,10 +222,9 @@ def _note_failure(attempts: AttemptLog, error: Exception) -> None:
         attempts.fail(f"{type(error).__name__}: {one_line(error)}", permanent=False)
 
 
-def attempts_of(experiment: Experiment, trial: Trial, session: str) -> AttemptLog:
+def attempts_of(experiment: Experiment, folders: Folders, trial: Trial, session: str) -> AttemptLog:
     """Return the record of a command's attempts at a trial."""
-    folder = Folder(folders_of(experiment).train) / trial.trial_id
-    return AttemptLog(folder, experiment.resources.max_failures, session)
+    return AttemptLog(Folder(folders.train) / trial.trial_id, experiment.resources.max_failures, session)
 
 
 def _from_rank_0(call: Callable[[], str | None]) -> str | None:
@@ -234,8 +236,7 @@ def _from_rank_0(call: Callable[[], str | None]) -> str | None:
     return found[0]
 
 
-def _run(task: TrialTask, experiment: Experiment, trial: Trial, attempts: AttemptLog) -> None:
-    folders = folders_of(experiment)
+def _run(task: TrialTask, experiment: Experiment, folders: Folders, trial: Trial, attempts: AttemptLog) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     if world > 1 or not torch.cuda.is_available():

@@ -7,8 +7,10 @@ import pytest
 
 from dmsae_ray.config.experiment import Experiment, load_experiment
 from dmsae_ray.errors import ConfigError
+from dmsae_ray.files.folder import Folder
+from dmsae_ray.plan.trials import expand
 from dmsae_ray.results.folders import create_folders, experiment_of, folders_of
-from tests.small_sweep import write_config
+from tests.small_sweep import TRIALS, write_config
 
 
 @pytest.fixture
@@ -31,11 +33,57 @@ def test_a_renamed_folder_or_a_changed_config_is_refused(experiment: Experiment,
     folder = create_folders(experiment).sweep
     shutil.copytree(folder, folder.with_name("small-00000000"))
     shutil.copytree(folder, tmp_path / "alone")
-    config = folder / "config.yaml"
-    config.write_text(config.read_text().replace("cycles: 2", "cycles: 3"))
-    for place in (folder, folder.with_name("small-00000000"), tmp_path / "alone"):
+    for place in (folder.with_name("small-00000000"), tmp_path / "alone"):
         with pytest.raises(ConfigError, match=r"^\'[^\n]*\' is not where its config.yaml belongs"):
             experiment_of(place)
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("cycles: 2", "cycles: 3").replace("lr: 0.002", "lr: 0.1"))
+    changes = r"recipe.lr is 0.1, was 0.002, distill.cycles is 3, was 2; to run other settings"
+    with pytest.raises(
+        ConfigError, match=rf"^\'[^\n]*\': its config.yaml was changed since the sweep was begun: {changes}"
+    ):
+        experiment_of(folder)
+
+
+def test_other_values_of_the_grid_go_on_in_the_same_folder(experiment: Experiment, tmp_path: Path) -> None:
+    said: list[str] = []
+    begun = create_folders(experiment, said.append)
+    for overrides in (
+        ["sweep.seeds=[1,2]"],
+        ["sweep.k=[8,16]", "output=runs/../runs"],
+        ["sae.k=4", "sweep.coverage=null", "distill.coverage=0.9", "seed=7", "resources.max_failures=9"],
+    ):
+        assert create_folders(load_experiment(tmp_path / "experiment.yaml", overrides), said.append) == begun
+    whole = experiment_of(begun.sweep)
+    assert whole.ks == (4, 8, 16) and whole.coverages == (0.9, 0.3, 0.6) and whole.sweep.seeds == (0, 1, 2)
+    assert create_folders(whole, said.append) == begun and said == []
+    assert [trial.trial_id for trial in expand(experiment)] == TRIALS
+
+
+def test_any_other_setting_begins_a_sweep_of_its_own_and_says_which(experiment: Experiment, tmp_path: Path) -> None:
+    said: list[str] = []
+    begun = create_folders(experiment, said.append)
+    other = create_folders(load_experiment(tmp_path / "experiment.yaml", ["recipe.lr=0.003"]), said.append)
+    assert other.name != begun.name
+    assert said == [f"a sweep of its own, not '{begun.name}': recipe.lr is 0.003, was 0.002"]
+    # The nearest one is named, and each goes on as it was.
+    third = ["recipe.lr=0.003", "sae.n_latents=512", "sae.group_sizes=[256,256]"]
+    create_folders(load_experiment(tmp_path / "experiment.yaml", third), said.append)
+    changes = "sae.n_latents is 512, was 256, sae.group_sizes is [256, 256], was [64, 64, 128]"
+    assert said[1:] == [f"a sweep of its own, not '{other.name}': {changes}"]
+    assert create_folders(experiment, said.append) == begun and len(said) == 2
+    create_folders(load_experiment(tmp_path / "experiment.yaml", ["name=another", "recipe.lr=0.1"]), said.append)
+    assert len(said) == 2
+
+
+def test_a_config_that_cannot_be_read_hinders_nothing(experiment: Experiment) -> None:
+    contents = (b"[", b"\xff", b"[1]", b"name: small\nfrom_the_future: 1\n")
+    for number, content in enumerate(contents):
+        Folder(f"{experiment.output}/sweeps/small-0000000{number}").write("config.yaml", [content])
+    Folder(experiment.output + "/sweeps/small-0000000e").write("other", [b""])
+    said: list[str] = []
+    assert not create_folders(experiment, said.append).name.startswith("small-0000000")
+    assert said == []
 
 
 def test_a_bucket_keeps_what_workers_write_and_this_machine_the_rest(

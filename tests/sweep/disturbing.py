@@ -3,8 +3,9 @@
     python -m tests.sweep.disturbing FOLDER [--seed 0] [--kills 20] [--trials 8] [--kinds node worker driver ...]
 
 The cluster is real (`ray.cluster_utils`): a head without CPUs and three nodes, all on this machine. Each kill is a
-SIGKILL: of a node with all that runs on it (another node comes for it), of one of Ray's or our processes, or of the
-sweep's own process (the same command is then started again). Afterwards every core and every trained weight must be
+SIGKILL: of a node with all that runs on it (another node comes for it; its kind is 'spot' where the cloud announces it
+some seconds before), of one of Ray's or our processes, or of the sweep's own process (the same command is then started
+again). Afterwards every core and every trained weight must be
 bit for bit what an undisturbed sweep has, MLflow must have each value once, and no half-written file and no process
 may be left.
 """
@@ -18,12 +19,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tests.small_sweep import SMALL, cores, environment, trained_cycles, write_config
+from tests.sweep.metadata_server import metadata_server
 from tests.sweep.tracked import check_tracking
 
 TITLES = {
@@ -35,7 +38,9 @@ TITLES = {
     "trial": "ray::ImplicitFunc",
 }
 """Begin of the titles of the processes that may be killed, by kind."""
-KINDS = ("node", *TITLES, "driver")
+KINDS = ("node", "spot", *TITLES, "driver")
+NOTICE_SECONDS = 12.0
+"""How long before it happens the loss of a spot node is announced; AWS gives 120 s."""
 TIMEOUT = 3000.0
 
 
@@ -54,16 +59,36 @@ class Nodes:
         self.address = str(self._cluster.address)
         self.seen: set[psutil.Process] = set()
 
-    def lose_one(self, choose: random.Random) -> None:
+    def lose_one(self, choose: random.Random, *, announced: bool = False) -> None:
         lost = choose.choice(self._nodes)
+        if announced:
+            end = datetime.now(UTC) + timedelta(seconds=NOTICE_SECONDS)
+            with metadata_server() as metadata:
+                metadata.announce(end)
+                self.tell_ray(lost, metadata.uri)
+                time.sleep(max(0.0, (end - datetime.now(UTC)).total_seconds()))
+        self.lose(lost)
+
+    def tell_ray(self, node: Any, metadata: str) -> None:
+        """Run what runs beside each raylet of a spot machine, until it has told Ray."""
+        program = [sys.executable, "-m", "dmsae_ray.sweep.spot_notice", "--address", self.address]
+        subprocess.run([*program, "--metadata", metadata, "--node", node.node_id], check=True, timeout=60)
+
+    def lose(self, lost: Any) -> None:
+        """Kill a node with all that runs on it; another one comes for it."""
         self._cluster.remove_node(lost, allow_graceful=False)
         self._nodes[self._nodes.index(lost)] = self._cluster.add_node(**self._size)
 
-    def processes(self, title: str = "") -> list[psutil.Process]:
-        """The processes that the raylets started and whose title begins so, in the order of their start."""
-        raylets = [info.process.pid for node in self._cluster.list_all_nodes() for info in node.all_processes["raylet"]]
+    @property
+    def nodes(self) -> list[Any]:
+        """The nodes beside the head."""
+        return list(self._nodes)
+
+    def processes(self, title: str = "", node: Any = None) -> list[psutil.Process]:
+        """The processes that the raylets (or that of one node) started and whose title begins so, as they started."""
+        nodes = self._cluster.list_all_nodes() if node is None else [node]
         found = []
-        for raylet in raylets:
+        for raylet in [info.process.pid for node in nodes for info in node.all_processes["raylet"]]:
             try:
                 children = psutil.Process(raylet).children(recursive=True)
                 found += [child for child in children if " ".join(child.cmdline()).startswith(title)]
@@ -87,8 +112,8 @@ def cluster(count: int) -> Iterator[Nodes]:
 
 def kill_one(kind: str, nodes: Nodes, sweep: "subprocess.Popen[str]", choose: random.Random) -> bool:
     """Kill one thing of a kind; return whether there was one."""
-    if kind == "node":
-        nodes.lose_one(choose)
+    if kind in ("node", "spot"):
+        nodes.lose_one(choose, announced=kind == "spot")
         return True
     if kind == "driver":
         sweep.kill()

@@ -1,69 +1,28 @@
 """The end of a spot machine, announced by its metadata, reaches Ray: against a metadata server and a real cluster."""
 
-import json
 import multiprocessing
-import threading
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
 from dmsae_ray.sweep.spot_notice import announced_end, watch
-
-
-class Metadata(ThreadingHTTPServer):
-    """What an EC2 machine answers (IMDSv2): a token first, then the announcement, or 404."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.announcement: str | None = None
-        self.status = 200
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def announce(self, end: datetime) -> None:
-        self.announcement = json.dumps({"action": "terminate", "time": f"{end:%Y-%m-%dT%H:%M:%SZ}"})
-
-
-class Answer(BaseHTTPRequestHandler):
-    server: Metadata
-
-    def do_PUT(self) -> None:
-        good = self.path == "/latest/api/token" and self.headers["X-aws-ec2-metadata-token-ttl-seconds"]
-        self.say(200 if good else 400, "a-token")
-
-    def do_GET(self) -> None:
-        if self.headers["X-aws-ec2-metadata-token"] != "a-token":
-            self.say(401, "")
-        elif self.path != "/latest/meta-data/spot/instance-action" or self.server.announcement is None:
-            self.say(404, "")
-        else:
-            self.say(self.server.status, self.server.announcement)
-
-    def say(self, status: int, text: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_: object) -> None: ...
+from tests.small_sweep import start, write_config
+from tests.sweep.disturbing import cluster
+from tests.sweep.metadata_server import Metadata, metadata_server
 
 
 @pytest.fixture
 def metadata() -> Iterator[Metadata]:
-    with Metadata() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with metadata_server() as server:
         yield server
-        server.shutdown()
 
 
+Found = TypeVar("Found")
 END = datetime(2026, 9, 18, 8, 22, tzinfo=UTC)
 
 
@@ -142,3 +101,47 @@ def test_ray_knows_that_the_node_ends_and_when(metadata: Metadata) -> None:
         driver.kill()
     assert before == {} and code == 0 and only_this
     assert deadline == end.timestamp() * 1000
+
+
+@pytest.mark.sweep
+def test_a_trial_whose_machine_will_end_writes_a_last_checkpoint(metadata: Metadata, tmp_path: Path) -> None:
+    """There is no other one: without the notice the trial would begin anew."""
+    config = write_config(
+        tmp_path,
+        recipe={"tokens": 409_600},
+        distill={"cycles": 1, "controls": []},
+        sweep={"coverage": [0.3]},
+        resources={"checkpoint_every_tokens": 10**9},
+    )
+
+    def checkpoints() -> list[Path]:
+        """Ray Train's record, once there is a checkpoint that it would resume from."""
+        records = tmp_path.glob("runs/sweeps/*/train/*/checkpoint_manager_snapshot.json")
+        return [path for path in records if "checkpoint_dir_name" in path.read_text()]
+
+    with cluster(2) as nodes:
+        command = ["-m", "dmsae_ray.cli", "sweep", str(config), "--address", nodes.address]
+        sweep = start(command, tmp_path)
+        try:
+            (worker,) = until(lambda: nodes.processes("ray::RayTrainWorker"))
+            time.sleep(8.0)  # it trains
+            assert checkpoints() == []
+            (node,) = [n for n in nodes.nodes if worker in nodes.processes(node=n)]
+            metadata.announce(datetime.now(UTC) + timedelta(minutes=2))
+            nodes.tell_ray(node, metadata.uri)
+            until(checkpoints)
+            nodes.lose(node)
+            said, _ = sweep.communicate(timeout=200)
+        finally:
+            sweep.kill()
+    assert sweep.returncode == 0, said
+    assert re.search(r"k8-tau0.3-seed0: goes on at cycle [01], step [1-9][0-9,]* of 1,600", said), said
+
+
+def until(look: Callable[[], list[Found]], seconds: float = 120.0) -> list[Found]:
+    """What is found, as soon as there is something."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return found

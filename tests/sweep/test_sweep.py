@@ -13,8 +13,10 @@ from mlflow.entities import ViewType
 
 from dmsae_ray.distill.core import load_core
 from dmsae_ray.files.folder import Folder
+from dmsae_ray.results.folders import experiment_of
 from dmsae_ray.store.layout import SPLITS, shard_name
 from dmsae_ray.store.token_shards import read_layout, read_tokens
+from tests.mlflow_stores import runs
 from tests.small_sweep import TRIALS, Here, cores, sweep_folder, write_config
 
 pytestmark = pytest.mark.sweep
@@ -121,15 +123,24 @@ def copy_of(run: Path, folder: Path) -> Path:
     return Path(shutil.copy(run / "experiment.yaml", folder))
 
 
-def test_another_grid_finds_the_cycles_that_it_shares(finished_sweep: Path, tmp_path: Path, dmsae_here: Here) -> None:
+def test_values_of_the_grid_are_added_to_a_finished_sweep(
+    finished_sweep: Path, tmp_path: Path, dmsae_here: Here
+) -> None:
+    """A coverage that is almost one of before selects the same cores: all its cycles are there."""
     config = copy_of(finished_sweep, tmp_path)
-    done = dmsae_here("distill", config, "--set", "distill.coverage=0.3", "--set", "name=single")
+    done = dmsae_here("sweep", config, "--set", "sweep.coverage=[0.3,0.3001]")
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "cycle " in line or "control" in line]
     assert sum("[found]" in line for line in lines) == 4, done.stdout
-    (single,) = (tmp_path / "runs" / "sweeps").glob("single-*")
-    core = load_core(single / "trials" / TRIALS[0] / "core.safetensors")
-    assert core.rows.equal(load_core(sweep_folder(finished_sweep) / "trials" / TRIALS[0] / "core.safetensors").rows)
+    (folder,) = (tmp_path / "runs" / "sweeps").iterdir()
+    added = "k8-tau0.3001-seed0"
+    core = load_core(folder / "trials" / added / "core.safetensors")
+    assert core.rows.equal(load_core(folder / "trials" / TRIALS[0] / "core.safetensors").rows)
+    assert experiment_of(folder).coverages == (0.3, 0.3001, 0.6)
+    report = json.loads((folder / "report.json").read_text())
+    assert [cycles["setting"]["coverage"] for cycles in report["cycles"]] == [0.3, 0.3001, 0.6]
+    _, children = runs(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}", "small")
+    assert {(run.info.run_name, run.info.status) for run in children} == {(t, "FINISHED") for t in (*TRIALS, added)}
 
 
 def test_a_trial_that_cannot_go_on_says_why(finished_sweep: Path, tmp_path: Path, dmsae_here: Here) -> None:
