@@ -52,6 +52,7 @@ def run_and_report(
             try:
                 screen.say(f"sweep folder: {sweep.folders.sweep}")
                 result = sweep_state(sweep)
+                sweep.folders.remove_checkpoints(result.finished)
                 if result.unfinished:
                     result = _run(sweep, screen, tracker, address, largest, verbose)
                 else:

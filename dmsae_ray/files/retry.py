@@ -111,20 +111,21 @@ def iterate_with_retries(make: Callable[[], Iterator[Item]], what: str, server: 
             if not passes(error):
                 raise
             place = f"{what}, behind document {delivered}" if delivered else what
-            if server == HUB and _offline():
+            full = is_full_disk(error)
+            if server == HUB and not full and _offline():
                 raise DataError(
                     f"{place} cannot be asked of the Hub, HF_HUB_OFFLINE is set: {root_message(error)}"
                 ) from None
             if failures >= len(RETRY_DELAYS):
                 seconds = time.monotonic() - began
+                trouble = "the disk was full" if full else f"{server} did not answer"
                 raise TransientError(
-                    f"{place}: {server} did not answer after {failures + 1} tries in {seconds:.0f} s: "
-                    f"{root_message(error)}"
+                    f"{place}: {trouble} after {failures + 1} tries in {seconds:.0f} s: {root_message(error)}"
                 ) from None
             log.warning(
-                "%s: %s does not answer (%s); next try in %g s",
+                "%s: %s (%s); next try in %g s",
                 place,
-                server,
+                "the disk is full" if full else f"{server} does not answer",
                 root_message(error),
                 RETRY_DELAYS[failures],
             )

@@ -8,7 +8,8 @@ the machine that runs the controller.
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dmsae_ray.config import Experiment, load_experiment, parse_experiment
-from dmsae_ray.errors import ConfigError
+from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.files import Folder, nan_to_null
 from dmsae_ray.plan import Trial
 from dmsae_ray.results.begun import BEGUN_FILE, CONFIG_FILE, begun_sweeps, differences, sweep_of, told_difference
@@ -129,6 +130,14 @@ class Folders:
                 if content is not None:
                     here.write(name, [content])
         return summary if summary.is_file() else None
+
+    def remove_checkpoints(self, finished: Sequence[str]) -> None:
+        """Remove the checkpoints that a killed command has left of trials that are finished."""
+        with suppress(DmsaeError):  # they only take room
+            train = Folder(self.train)
+            for entry in train.entries():
+                if entry.base_name in finished:
+                    (train / str(entry.base_name)).remove()
 
 
 def folders_of(experiment: Experiment, name: str | None = None) -> Folders:

@@ -1,5 +1,6 @@
 """A Hub that is down for a while: waited for wherever it is asked, and nothing is lost or read twice."""
 
+import errno
 import json
 import logging
 import time
@@ -154,6 +155,15 @@ def test_the_line_says_where_it_was(waits: list[float]) -> None:
     line = r"^corpus.path 'x', behind document 1: s3 did not answer after 4 tries in \d+ s: no route to host$"
     with pytest.raises(TransientError, match=line):
         list(iterate_with_retries(dead, "corpus.path 'x'", "s3"))
+
+
+def test_a_full_disk_is_not_called_an_outage(waits: list[float], caplog: pytest.LogCaptureFixture) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(TransientError, match=r"^corpus.path 'x': the disk was full after 4 tries in \d+ s: [^\n]*$"):
+        call_with_retries(full, "corpus.path 'x'", "the Hub")
+    assert "the disk is full" in caplog.text and "answer" not in caplog.text
 
 
 def test_other_errors_come_out_as_they_are(waits: list[float]) -> None:

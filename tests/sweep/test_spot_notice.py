@@ -2,6 +2,7 @@
 
 import multiprocessing
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -104,8 +105,11 @@ def test_ray_knows_that_the_node_ends_and_when(metadata: Metadata) -> None:
 
 
 @pytest.mark.sweep
-def test_a_trial_whose_machine_will_end_writes_a_last_checkpoint(metadata: Metadata, tmp_path: Path) -> None:
+def test_a_trial_whose_machine_will_end_writes_a_last_checkpoint(
+    metadata: Metadata, finished_sweep: Path, tmp_path: Path
+) -> None:
     """There is no other one: without the notice the trial would begin anew."""
+    shutil.copytree(finished_sweep / "runs" / "stores", tmp_path / "runs" / "stores")
     config = write_config(
         tmp_path,
         recipe={"tokens": 409_600},
