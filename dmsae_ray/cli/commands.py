@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmsae_ray import __version__
+from dmsae_ray.cli.encoding import degrade_output
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
 from dmsae_ray.config import Experiment, TransferSettings, load_experiment, set_environment
 from dmsae_ray.errors import ConfigError, DmsaeError
@@ -26,6 +27,7 @@ runs it, the same command (or `dmsae resume FOLDER`) goes on after an interrupti
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    degrade_output()
     args = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = args.run
     set_environment(verbose=getattr(args, "verbose", False))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dmsae_ray.config.experiment import Experiment as Experiment
     from dmsae_ray.config.experiment import load_experiment as load_experiment
     from dmsae_ray.config.experiment import parse_experiment as parse_experiment
+    from dmsae_ray.config.processors import usable_cpus as usable_cpus
     from dmsae_ray.config.secrets import redacted as redacted
     from dmsae_ray.config.secrets import refuse_secrets as refuse_secrets
     from dmsae_ray.config.sections import ActivationSettings as ActivationSettings
@@ -44,6 +45,7 @@ __getattr__, __dir__, __all__ = face(
             "load_experiment",
             "parse_experiment",
         ),
+        "processors": ("usable_cpus",),
         "secrets": (
             "redacted",
             "refuse_secrets",

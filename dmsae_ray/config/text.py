@@ -60,7 +60,7 @@ def apply_override(tree: dict[str, Any], text: str) -> None:
 
     Args:
         tree: the mapping.
-        text: `dotted.path=value`, with the value in YAML.
+        text: `dotted.path=value`, with the value in YAML; it has no comments.
 
     Raises:
         ConfigError: `text` does not have that form, or its path treats a plain value as a section.
@@ -71,7 +71,7 @@ def apply_override(tree: dict[str, Any], text: str) -> None:
     if not equals or not all(keys):
         raise ConfigError(f"--set '{text}' is not of the form path=value, as in --set sweep.seeds=[0,1,2]")
     try:
-        parsed = yaml.load(value, Loader=_Loader)
+        parsed = _value(value)
     except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--set '{text}': the value is not YAML") from None
     node = tree
@@ -84,6 +84,18 @@ def apply_override(tree: dict[str, Any], text: str) -> None:
         node[key] = child = dict(child or {})
         node = child
     node[keys[-1]] = parsed
+
+
+def _value(text: str) -> Any:
+    """Return the value of a text in YAML that knows no comments: `/a #1` is a name with a space in it."""
+    node = yaml.compose(text, Loader=_Loader)
+    if node is None and text.strip():
+        return text.strip()
+    if node is not None and text[node.end_mark.index :].strip():
+        if not (isinstance(node, yaml.ScalarNode) and node.style is None):
+            raise ValueError("something stands behind the value")
+        return text.strip()
+    return yaml.load(text, Loader=_Loader)
 
 
 def described(model: BaseModel, indent: str = "") -> str:

@@ -61,7 +61,7 @@ class DirectoryCycleStore:
         if not folder.is_dir():
             return None
         try:
-            fields = json.loads((folder / "outcome.json").read_text())
+            fields = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
             tensors = load_file(folder / "tensors.safetensors")
             return TrainedCycle(
                 sae=load_sae(folder / "sae"),
@@ -89,14 +89,18 @@ class DirectoryCycleStore:
             fields = {name: getattr(cycle, name) for name in names}
             fields["health"] = asdict(cycle.health)
             fields["windows"] = [asdict(w) for w in cycle.windows]
-            (aside / "outcome.json").write_text(json.dumps(fields))
+            (aside / "outcome.json").write_text(json.dumps(fields), encoding="utf-8")
             self._publish(aside, self.folder(key), evaluated=cycle.evaluated)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
     def _publish(self, aside: Path, final: Path, *, evaluated: bool) -> None:
         replaced = aside / "replaced"
-        if evaluated and final.is_dir() and not json.loads((final / "outcome.json").read_text())["evaluated"]:
+        if (
+            evaluated
+            and final.is_dir()
+            and not json.loads((final / "outcome.json").read_text(encoding="utf-8"))["evaluated"]
+        ):
             os.rename(final, replaced)
         try:
             os.rename(aside, final)

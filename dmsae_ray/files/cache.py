@@ -36,7 +36,7 @@ def file_sha256(path: Path) -> str:
     known = cache_folder() / "hashes" / f"{key}.json"
     mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
     with suppress(OSError, ValueError, TypeError, KeyError):
-        kept = json.loads(known.read_text())
+        kept = json.loads(known.read_text(encoding="utf-8"))
         if kept["file"] == mark:
             return str(kept["sha256"])
     found = _sha256(path)
@@ -44,7 +44,7 @@ def file_sha256(path: Path) -> str:
         with suppress(OSError):  # a cache that cannot be written only costs time
             known.parent.mkdir(parents=True, exist_ok=True)
             with replacing(known) as temporary:
-                temporary.write_text(json.dumps({"file": mark, "sha256": found}))
+                temporary.write_text(json.dumps({"file": mark, "sha256": found}), encoding="utf-8")
     return found
 
 

@@ -137,7 +137,7 @@ class NodeCache:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        with open(self._folder / _LOCK, "a") as file:
+        with open(self._folder / _LOCK, "ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

@@ -65,7 +65,7 @@ def tiny_model(
 def read_meta(folder: Path) -> dict[str, Any]:
     """Return what `meta.json` says about a model; empty if it cannot be read."""
     try:
-        found = json.loads((folder / META).read_text())
+        found = json.loads((folder / META).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -135,7 +135,7 @@ def _train_into(folder: Path, recipe: TinyRecipe, progress: OnTrainingStep | Non
         "torch": torch.__version__.partition("+")[0],
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
     }
-    (folder / META).write_text(json.dumps(meta, indent=2) + "\n")
+    (folder / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     # safetensors makes a file that only its owner can read, but a cache may be shared.
     (folder / WEIGHTS).chmod((folder / META).stat().st_mode & 0o777)
     return meta
@@ -156,7 +156,7 @@ def _corpus(cache: Path) -> str:
     """Return the hash of this Python's text; it is kept in the cache, because to read the text takes seconds."""
     memory = cache / f"stdlib-{stdlib_fingerprint()[:32]}.txt"
     try:
-        found = memory.read_text().strip()
+        found = memory.read_text(encoding="utf-8").strip()
         if len(found) == 64:
             return found
     except (OSError, ValueError):
@@ -165,7 +165,7 @@ def _corpus(cache: Path) -> str:
     with suppress(OSError):  # without a cache this only takes longer
         cache.mkdir(parents=True, exist_ok=True)
         with replacing(memory) as temporary:
-            temporary.write_text(corpus)
+            temporary.write_text(corpus, encoding="utf-8")
     return corpus
 
 

@@ -156,7 +156,7 @@ def cluster_of_yaml(path: str | Path) -> Cluster:
         ConfigError: The file cannot be read, it has no node types with resources, or a price is none.
     """
     try:
-        config = yaml.safe_load(Path(path).expanduser().read_text())
+        config = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
         types, head, head_bytes = config["available_node_types"], config["head_node_type"], inf
         limit = int(config.get("max_workers", 2))  # the launcher's default
         prices = (config.get("metadata") or {}).get("prices") or {}

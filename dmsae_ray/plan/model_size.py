@@ -101,7 +101,7 @@ def _config(name: str, revision: str | None) -> dict[str, Any] | None:
     if name == "tiny" or not path.is_file():
         return None
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ConfigError(f"model.name is '{name}'; {path.name} there is not readable JSON") from None
     return config if isinstance(config, dict) else None

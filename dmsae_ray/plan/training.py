@@ -70,7 +70,7 @@ def initial_sae(experiment: Experiment, d_model: int) -> MatryoshkaSAE | None:
             f"distill.initial_sae is '{place}'; it must be the folder of a trained SAE, with a config.json"
         )
     try:
-        tree = json.loads(config.read_text())
+        tree = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         tree = None
     if not isinstance(tree, dict):

@@ -1,9 +1,11 @@
 """The figures of a sweep, drawn from its summaries and from the curves in its journal."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dmsae_ray.errors import one_line
 from dmsae_ray.plan import CycleSetting, Setting
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.curves import Band, final_cycle_bands
@@ -28,14 +30,24 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+log = logging.getLogger(__name__)
+
 Draw = Callable[[Report, Path, Path], Path | None]
 
 
 def write_figures(report: Report, sweep_dir: str | Path) -> list[Path]:
-    """Draw every figure that the results allow into `<sweep>/figures`; return the files written."""
+    """Draw every figure that the results allow into `<sweep>/figures`; return the files written.
+
+    A figure that cannot be drawn is left out, and a warning says so.
+    """
     sweep_dir = Path(sweep_dir).absolute()
     drawers: list[Draw] = [selected_sets, survival, carryover, coverage, core_l0, transfer, cost]
-    made = [draw(report, sweep_dir, sweep_dir / "figures") for draw in drawers]
+    made = []
+    for draw in drawers:
+        try:
+            made.append(draw(report, sweep_dir, sweep_dir / "figures"))
+        except Exception as error:  # whatever a plotting library raises: the tables and the other figures stand
+            log.warning("figure %s cannot be drawn: %s", draw.__name__, one_line(error))
     return [path for path in made if path is not None]
 
 

@@ -1,6 +1,7 @@
 """The style of figures: colours for colour-blind readers too, a grid of panels, error bars from estimates."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ MOST_PANELS = 12
 
 def panels(count: int, *, width: float = 3.4, height: float = 2.6, columns: int = 3) -> "tuple[Figure, list[Axes]]":
     """Return a figure with `count` panels in rows, sizes in inches; it needs no display."""
+    _import_matplotlib()
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -49,6 +51,16 @@ def panels(count: int, *, width: float = 3.4, height: float = 2.6, columns: int 
     for unused in axes[count:]:
         unused.set_axis_off()
     return figure, axes[:count]
+
+
+def _import_matplotlib() -> None:
+    """Import matplotlib without the backend that the environment names: a notebook's may not be installed here."""
+    named = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib  # noqa: F401
+    finally:
+        if named is not None:
+            os.environ["MPLBACKEND"] = named
 
 
 def save(figure: "Figure", path: Path) -> Path:

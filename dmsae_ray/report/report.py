@@ -105,7 +105,7 @@ def write_report(report: Report, sweep_dir: str | Path, figures: list[Path]) -> 
     """Write report.md and report.json into the sweep folder; return their paths."""
     folder = Path(sweep_dir).absolute()
     text, data = folder / REPORT_FILE, folder / JSON_FILE
-    text.write_text(report.markdown([Path(f).absolute() for f in figures], folder))
+    text.write_text(report.markdown([Path(f).absolute() for f in figures], folder), encoding="utf-8")
     tree = {"sweep": report.name, "cycles": nan_to_null(report.cycles), "transfers": nan_to_null(report.transfers)}
-    data.write_text(json.dumps(tree, indent=1, allow_nan=False))
+    data.write_text(json.dumps(tree, indent=1, allow_nan=False), encoding="utf-8")
     return [text, data]

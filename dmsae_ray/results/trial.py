@@ -120,7 +120,7 @@ def load_result(folder: Path) -> TrialResult:
     """
     path = folder / SUMMARY_FILE
     try:
-        summary = json.loads(path.read_text())
+        summary = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"'{path}' cannot be read ({error})") from None
     return parse_result(summary, folder)

@@ -132,7 +132,7 @@ def export_dictionary_learning(sae: MatryoshkaSAE, folder: str | os.PathLike[str
     with replacing(path / "ae.pt") as temporary:
         torch.save(state, temporary)
     with replacing(path / "config.json") as temporary:
-        temporary.write_text(json.dumps(config, indent=4))
+        temporary.write_text(json.dumps(config, indent=4), encoding="utf-8")
     return path
 
 

@@ -50,7 +50,7 @@ def save_sae(sae: MatryoshkaSAE, folder: str | os.PathLike[str], extra: dict[str
     with replacing(path / WEIGHTS) as temporary:
         save_file(tensors, temporary)
     with replacing(path / CONFIG) as temporary:
-        temporary.write_text(json.dumps(config, indent=1))
+        temporary.write_text(json.dumps(config, indent=1), encoding="utf-8")
     return path
 
 
@@ -137,7 +137,7 @@ def read_json(path: Path) -> dict[str, Any]:
         DataError: the file is missing or does not hold a JSON object.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:

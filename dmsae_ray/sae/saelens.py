@@ -84,5 +84,5 @@ def export_saelens(
     with replacing(path / "sae_weights.safetensors") as temporary:
         save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
     with replacing(path / "cfg.json") as temporary:
-        temporary.write_text(json.dumps(config, indent=2))
+        temporary.write_text(json.dumps(config, indent=2), encoding="utf-8")
     return path

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dmsae_ray.config import NEEDED, ON_THIS_MACHINE
+from dmsae_ray.config import NEEDED, ON_THIS_MACHINE, usable_cpus
 from dmsae_ray.errors import ConfigError, one_line
 from dmsae_ray.harvest import end_datasets
 from dmsae_ray.plan import Cluster, cluster_of_groups, cluster_of_nodes, cluster_of_yaml
@@ -100,8 +100,7 @@ def borrowed_cpus() -> float:
     import ray
 
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    cores = os.cpu_count() or 1
-    return 1.0 if len(nodes) == 1 and nodes[0]["Resources"].get("CPU") == cores + 1 else 0.0
+    return 1.0 if len(nodes) == 1 and nodes[0]["Resources"].get("CPU") == usable_cpus() + 1 else 0.0
 
 
 def _init(address: str | None, level: int, verbose: bool) -> None:
@@ -110,11 +109,11 @@ def _init(address: str | None, level: int, verbose: bool) -> None:
     if address is None:
         for name, value in ON_THIS_MACHINE.items():
             os.environ.setdefault(name, value)
-        # One logical core more than the machine has: drivers and the mostly idle language model reserve it.
+        # One logical core more than there are: drivers and the mostly idle language model reserve it.
         ray.init(
             address="local",
             namespace=NAMESPACE,
-            num_cpus=(os.cpu_count() or 1) + 1,
+            num_cpus=usable_cpus() + 1,
             object_store_memory=EMBEDDED_OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=verbose,
@@ -204,7 +203,9 @@ def _native_errors_to(log: Path) -> Iterator[None]:
     original, python_stderr = os.dup(2), sys.stderr
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 2)
-    sys.stderr = os.fdopen(os.dup(original), "w", buffering=1)
+    sys.stderr = os.fdopen(
+        os.dup(original), "w", buffering=1, encoding=python_stderr.encoding, errors=python_stderr.errors
+    )
     try:
         yield
     finally:

@@ -221,11 +221,11 @@ class DeliveryMarks:
     def set(self, destination: str, seq: int) -> None:
         """Save that `destination` has all records up to `seq`."""
         with replacing(self.path) as temporary:
-            temporary.write_text(json.dumps({**self._load(), destination: seq}))
+            temporary.write_text(json.dumps({**self._load(), destination: seq}), encoding="utf-8")
 
     def _load(self) -> dict[str, int]:
         with contextlib.suppress(OSError, ValueError):
-            found = json.loads(self.path.read_text())
+            found = json.loads(self.path.read_text(encoding="utf-8"))
             if isinstance(found, dict):
                 return found
         return {}

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dmsae_ray.config.experiment import load_experiment
+from dmsae_ray.config.text import apply_override
 from dmsae_ray.errors import ConfigError
 
 from .experiments import load_text
@@ -79,3 +80,33 @@ def test_bad_overrides_are_one_line(tmp_path: Path, override: str, said: str) ->
     with pytest.raises(ConfigError) as error:
         load_text(tmp_path, "name: test\n", override)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, value",
+    [
+        ("/a #1", "/a #1"),
+        ("#1", "#1"),
+        ("s3://b/x #y?z", "s3://b/x #y?z"),
+        ("  /a  ", "/a"),
+        ("3", 3),
+        ("0.001 ", 0.001),
+        ("3 # three", "3 # three"),
+        ("'/a #1'", "/a #1"),
+        ('"a # b"', "a # b"),
+        ("[1, 2]", [1, 2]),
+        ("{a: [x, y]}", {"a": ["x", "y"]}),
+        ("", None),
+        ("null", None),
+    ],
+)
+def test_an_override_has_a_value_and_no_comment(text: str, value: object) -> None:
+    tree: dict[str, object] = {}
+    apply_override(tree, f"output={text}")
+    assert tree == {"output": value}
+
+
+@pytest.mark.parametrize("text", ["[1, 2] # two", "'a' # b", "[1, 2"])
+def test_what_stands_behind_a_value_in_brackets_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--set 'output=[^\n]*': the value is not YAML"):
+        apply_override({}, f"output={text}")

@@ -80,7 +80,7 @@ def test_a_config_that_cannot_be_read_hinders_nothing(experiment: Experiment) ->
     contents = (b"[", b"\xff", b"[1]", b"name: small\nfrom_the_future: 1\n")
     for number, content in enumerate(contents):
         Folder(f"{experiment.output}/sweeps/small-0000000{number}").write("config.yaml", [content])
-    Folder(experiment.output + "/sweeps/small-0000000e").write("other", [b""])
+    Folder(f"{experiment.output}/sweeps/small-0000000e").write("other", [b""])
     said: list[str] = []
     assert not create_folders(experiment, said.append).name.startswith("small-0000000")
     assert said == []
