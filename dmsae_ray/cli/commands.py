@@ -329,7 +329,7 @@ def _ui(args: argparse.Namespace) -> int:
     if (folder / "config.yaml").is_file():
         destination = destination_of(experiment_of(folder))
     elif (folder / "mlflow.db").is_file():
-        destination = Destination(f"sqlite:///{folder / 'mlflow.db'}")
+        destination = Destination.of_file(folder / "mlflow.db")
     else:
         raise ConfigError(f"'{args.folder}' is neither a sweep folder nor an output folder with an mlflow.db")
     if destination.sqlite_file is None:

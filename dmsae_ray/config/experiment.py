@@ -46,6 +46,7 @@ _SECTIONS = (
     "tracking",
 )
 
+_SQLITE = "sqlite:///"
 _APART: dict[str, Any] = {"output": True, "resources": True, "tracking": True, "activations": {"mode"}}
 """What no result depends on."""
 
@@ -186,6 +187,8 @@ class Experiment(Section):
             update["distill"] = self.distill.model_copy(update={"initial_sae": initial_sae})
         if self.transfer and self.transfer.core:
             update["transfer"] = self.transfer.model_copy(update={"core": _located(self.transfer.core)})
+        if self.tracking.uri:
+            update["tracking"] = self.tracking.model_copy(update={"uri": _located_database(self.tracking.uri)})
         return self.model_copy(update=update)
 
     def described(self) -> str:
@@ -225,6 +228,15 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _located(path: str) -> str:
     return path if "://" in path else str(Path(path).expanduser().absolute())
+
+
+def _located_database(uri: str) -> str:
+    path = uri.removeprefix(_SQLITE)
+    if path == uri or not path or path.startswith("/"):
+        return uri
+    # In an address the path is quoted already; the folder that is put before it is not.
+    folder = str(Path.home() if path.startswith("~/") else Path.cwd()).replace("%", "%25").replace("?", "%3F")
+    return f"{_SQLITE}{folder}/{path.removeprefix('~/')}"
 
 
 def parse_experiment(tree: dict[str, Any]) -> Experiment:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dmsae_ray.corpus.contexts import loss_mask as loss_mask
     from dmsae_ray.corpus.formats import SUFFIXES as SUFFIXES
     from dmsae_ray.corpus.reading import check_corpus as check_corpus
+    from dmsae_ray.corpus.reading import check_is_on_hub as check_is_on_hub
     from dmsae_ray.corpus.reading import list_units as list_units
     from dmsae_ray.corpus.reading import read_unit as read_unit
 
@@ -31,6 +32,7 @@ __getattr__, __dir__, __all__ = face(
         "formats": ("SUFFIXES",),
         "reading": (
             "check_corpus",
+            "check_is_on_hub",
             "list_units",
             "read_unit",
         ),

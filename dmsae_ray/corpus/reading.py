@@ -9,6 +9,7 @@ Hub dataset the library `datasets` reads whole pieces of a file, so one damaged 
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from dmsae_ray.config import CorpusSettings
 from dmsae_ray.corpus.formats import READERS, SUFFIXES
-from dmsae_ray.errors import DataError, DmsaeError
+from dmsae_ray.errors import ConfigError, DataError, DmsaeError
 from dmsae_ray.files import (
     HUB,
     Folder,
@@ -39,10 +40,27 @@ def check_corpus(corpus: CorpusSettings) -> None:
     """Check that there is text at `corpus.path`. A Hub dataset is not checked, since that needs the network.
 
     Raises:
-        DataError: there is none, or it cannot be listed.
+        ConfigError: source 'huggingface' names something on this machine.
+        DataError: there is no text, or it cannot be listed.
     """
-    if corpus.source != "huggingface":
+    if corpus.source == "huggingface":
+        check_is_on_hub(corpus)
+    else:
         list_units(corpus)
+
+
+def check_is_on_hub(corpus: CorpusSettings) -> None:
+    """Refuse what `load_dataset` would read from this machine: a store's key says nothing of such files' content.
+
+    Raises:
+        ConfigError: source 'huggingface' names something on this machine.
+    """
+    path = Path(str(corpus.path)).expanduser()
+    if path.exists() or str(corpus.path).startswith(("/", "./", "../", "~", "file:")):
+        raise ConfigError(
+            f"corpus.path is '{corpus.path}', which is on this machine; source 'huggingface' reads the Hub: give "
+            "corpus.source=parquet, jsonl or text (write a dataset of `save_to_disk` with its `to_parquet`)"
+        )
 
 
 def list_units(corpus: CorpusSettings) -> list[dict[str, Any]]:

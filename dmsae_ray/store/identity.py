@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dmsae_ray.config import CorpusSettings, Experiment
-from dmsae_ray.corpus import SUFFIXES
+from dmsae_ray.corpus import SUFFIXES, check_is_on_hub
 from dmsae_ray.files import file_sha256, filesystem, list_files
 from dmsae_ray.store.layout import FORMAT
 
@@ -90,7 +90,13 @@ def model_content(name: str) -> str | None:
 
 
 def corpus_content(corpus: CorpusSettings) -> str | None:
-    """Return a hash of the files of a local corpus; None if it is not local or does not exist."""
+    """Return a hash of the files of a local corpus; None if it is not local or does not exist.
+
+    Raises:
+        ConfigError: source 'huggingface' names something on this machine.
+    """
+    if corpus.source == "huggingface":
+        check_is_on_hub(corpus)
     if corpus.source in ("stdlib", "huggingface") or corpus.path is None or "://" in corpus.path:
         return None
     try:

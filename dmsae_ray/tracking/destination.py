@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_QUOTED = set("%?#")
+"""What means something else in a URI than in a path."""
+
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 _ALLOWED = "a running server (http://host:port) or sqlite:////path/mlflow.db; leave it out to use a file in `output`"
 
@@ -52,7 +55,30 @@ class Destination:
     def sqlite_file(self) -> Path | None:
         """The database file of a SQLite URI; None for other URIs."""
         path = self.uri.removeprefix("sqlite:///")
-        return Path(path).absolute() if path != self.uri and path else None
+        if path == self.uri or not path:
+            return None
+        if _QUOTED & set(path):
+            from sqlalchemy import make_url  # what opens the file also says which it is
+
+            path = make_url(self.uri).database or ""
+        return Path(path).absolute() if path else None
+
+    @classmethod
+    def of_file(cls, path: Path) -> "Destination":
+        """Return the store in a SQLite file.
+
+        Raises:
+            ConfigError: Its path has a character that an address cannot hold.
+        """
+        uri = f"sqlite:///{path}"
+        if _QUOTED & set(str(path)):
+            from sqlalchemy import make_url
+            from sqlalchemy.engine import URL
+
+            uri = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
+            if make_url(uri).database != str(path):  # SQLAlchemy before 2.1
+                raise ConfigError(f"output is '{path.parent}'; MLflow's file cannot be there: leave out % and ?")
+        return cls(uri)
 
     @property
     def artifacts(self) -> str | None:
@@ -81,7 +107,7 @@ def destination_of(experiment: Experiment) -> Destination:
     elif environment:
         found = Destination(environment, "tracking.uri (from MLFLOW_TRACKING_URI)")
     else:
-        found = Destination(f"sqlite:///{folders_of(experiment).home / 'mlflow.db'}")
+        found = Destination.of_file(folders_of(experiment).home / "mlflow.db")
     scheme = found.uri.partition(":")[0].partition("+")[0]
     if scheme not in _SCHEMES:
         raise ConfigError(f"{found.origin} is '{found.shown}'; give {_ALLOWED}")
@@ -109,7 +135,9 @@ def connect(destination: Destination, open_: "Callable[[MlflowClient], T]", time
 
     def work() -> T:
         with _database(destination):
-            return open_(_client(destination))
+            opened = open_(_client(destination))
+        _remove_folder_of_quoted_name(destination)
+        return opened
 
     try:
         return _within(timeout, work)
@@ -146,6 +174,14 @@ def _database(destination: Destination) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX)
         open(path, "ab").close()  # fails at once if it cannot be written; MLflow would retry for a minute
         yield
+
+
+def _remove_folder_of_quoted_name(destination: Destination) -> None:
+    """Remove the empty folder that MLflow makes where it takes an address, with its quotes, for a path."""
+    file, taken = destination.sqlite_file, Path(destination.uri.removeprefix("sqlite:///"))
+    if file is not None and taken.parent != file.parent:
+        with contextlib.suppress(OSError):
+            taken.parent.rmdir()
 
 
 def _within(seconds: float, work: Callable[[], T]) -> T:

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from dmsae_ray.config.experiment import Experiment, parse_experiment
 from dmsae_ray.config.sections import CorpusSettings
+from dmsae_ray.corpus.reading import check_corpus
+from dmsae_ray.errors import ConfigError
 from dmsae_ray.files import cache
 from dmsae_ray.lm.tiny import tiny_model
 from dmsae_ray.store import identity
@@ -154,3 +156,27 @@ def test_changed_weights_are_harvested_anew(store: Store, model: Path, tmp_path:
     shutil.rmtree(model)
     there = open_store(str(root), parse_experiment(tree), second.key)
     assert there.read("train", 0)["x"].equal(after["x"])
+
+
+@pytest.mark.parametrize(
+    "written", ["data", "./data", "../{here}/data", "{folder}/data", "{folder}/data/a.jsonl", "~/data", "/nowhere"]
+)
+def test_a_hub_dataset_that_is_a_path_of_this_machine_is_refused(
+    make_experiment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    """`load_dataset` would read it, and its content could change under the same key."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl").write_text('{"text": "a"}')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = written.format(here=tmp_path.name, folder=tmp_path)
+    experiment = make_experiment(corpus__source="huggingface", corpus__path=path)
+    with pytest.raises(ConfigError, match=r"^corpus.path is '[^\n]*', which is on this machine; source 'huggingface'"):
+        store_key(experiment)
+    with pytest.raises(ConfigError, match="which is on this machine"):
+        check_corpus(experiment.corpus)
+
+
+def test_a_hub_id_is_no_path(make_experiment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(store_key(make_experiment(corpus__source="huggingface", corpus__path="team/data"))) == 24

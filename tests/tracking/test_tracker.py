@@ -2,9 +2,12 @@
 
 import math
 import os
+import shutil
+import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -182,6 +185,29 @@ def test_destination_is_the_setting_then_the_environment_then_a_file(tmp_path: P
     assert destination_of(experiment(tmp_path, "http://10.0.0.2:5000")).uri == "http://10.0.0.2:5000"
     with pytest.raises(ConfigError, match=r"^tracking\.uri is 'mlruns'; give "):
         destination_of(experiment(tmp_path, "mlruns"))
+
+
+@pytest.mark.parametrize("name", ["50% #1 [x] a=b%20c?d", "a b", "ü", "a?mode=ro", "%41", "x#y", "a&b;c"])
+def test_the_file_that_is_opened_is_the_file_meant(
+    name: str, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).mkdir()
+    shutil.copy(empty_database, tmp_path / name / "mlflow.db")
+    ours = Destination.of_file(tmp_path / name / "mlflow.db")
+    assert ours.sqlite_file == tmp_path / name / "mlflow.db"
+    tracker = SweepTracker(ours, "demo", tmp_path / "sweep", "demo-1")
+    tracker.start()
+    assert tracker.close() == 0
+    with closing(sqlite3.connect(tmp_path / name / "mlflow.db")) as database:
+        assert database.execute("select count(*) from runs").fetchone() == (1,)
+    assert {path.name for path in tmp_path.iterdir()} == {name, "sweep"}
+    # As a setting, relative to where the command is given, it is the same file, wherever the sweep goes on.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path / name)
+    given = experiment(tmp_path, "sqlite:///mlflow.db").located()
+    monkeypatch.chdir("/")
+    assert destination_of(given).sqlite_file == tmp_path / name / "mlflow.db"
+    assert given.located() == given
 
 
 @pytest.mark.parametrize(
