@@ -5,20 +5,22 @@ corrupt and can be skipped. To add a format, write its reader, add its suffixes 
 `READERS`, and add its name to `config.CorpusSettings.source`.
 """
 
-import gzip
-import io
 import json
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from dmsae_ray.config import CorpusSettings
+from dmsae_ray.corpus.compression import gzip_pieces, lines, zstd_pieces
 from dmsae_ray.errors import DataError
 from dmsae_ray.files import filesystem
 
 log = logging.getLogger(__name__)
+
+_PIECE = 1 << 20
 
 SUFFIXES = {
     "parquet": (".parquet",),
@@ -59,27 +61,30 @@ def _cell(scalar: pa.Scalar) -> Any:
 
 
 def _read_jsonl(corpus: CorpusSettings, path: str) -> Iterator[Any]:
-    system, _ = filesystem(str(corpus.path))
     found = False
-    with system.open_input_stream(path, compression=None) as raw:
-        stream: Any = raw
-        if path.endswith(".gz"):
-            stream = gzip.GzipFile(fileobj=raw)
-        elif path.endswith(".zst"):
-            stream = pa.CompressedInputStream(raw, "zstd")
-        for line in io.BufferedReader(stream, 1 << 20):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                yield None
-                continue
-            text = record.get(corpus.text_field) if isinstance(record, dict) else None
-            found = found or isinstance(text, str)
-            yield text
+    for line in lines(_jsonl_pieces(corpus, path)):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            yield None
+            continue
+        text = record.get(corpus.text_field) if isinstance(record, dict) else None
+        found = found or isinstance(text, str)
+        yield text
     if not found:
         log.warning("corpus file %s has no text under corpus.text_field '%s'", path, corpus.text_field)
+
+
+def _jsonl_pieces(corpus: CorpusSettings, path: str) -> Iterator[bytes]:
+    system, _ = filesystem(str(corpus.path))
+    opened = partial(system.open_input_stream, path, compression=None)
+    if path.endswith(".zst"):
+        yield from zstd_pieces(opened, path)
+        return
+    with opened() as raw:
+        yield from gzip_pieces(raw, path) if path.endswith(".gz") else iter(partial(raw.read, _PIECE), b"")
 
 
 def _read_text(corpus: CorpusSettings, path: str) -> Iterator[str | None]:
