@@ -41,8 +41,40 @@ def _read_parquet(corpus: CorpusSettings, path: str) -> Iterator[Any]:
                 f"corpus.text_field is '{corpus.text_field}'; '{path}' has the columns "
                 f"{', '.join(file.schema_arrow.names)}"
             )
+        kind = file.schema_arrow.field(corpus.text_field).type
+        if not _is_text(kind):
+            raise DataError(
+                f"corpus.text_field is '{corpus.text_field}', of type {kind} in '{path}'; it must be a string, or "
+                "binary that is UTF-8"
+            )
         for batch in file.iter_batches(batch_size=256, columns=[corpus.text_field]):
-            yield from _cells(batch.column(0))
+            yield from map(_decoded, _cells(batch.column(0)))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(
+        check(kind)
+        for check in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_string_view,
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+            pa.types.is_binary_view,
+            pa.types.is_null,
+        )
+    )
+
+
+def _decoded(value: Any) -> Any:
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _cells(column: pa.Array) -> list[Any]:

@@ -88,7 +88,7 @@ def write_tokens(
     if len(draft.token_checksums) < len(plan):
         raise _too_short(corpus, packing.tokens_seen, packing.documents_seen, packing.skipped_seen)
     if draft.cursor.skipped:
-        log.info("corpus: %d empty or corrupt documents were skipped", draft.cursor.skipped)
+        log.warning("corpus.path '%s': %s", corpus.path, _skipped(draft.cursor.skipped, draft.cursor.documents))
     layout = replace(
         planned,
         bos=tokenizer.bos_token_id,
@@ -132,9 +132,15 @@ def _contexts(tokens: int, corpus: CorpusSettings) -> int:
     return -(-tokens // corpus.context)
 
 
+def _skipped(skipped: int, used: int) -> str:
+    """Say which share of the documents is not used."""
+    share = skipped / max(1, skipped + used)
+    return f"{skipped:,} of {skipped + used:,} documents ({share:.1%}) were skipped: empty, no text, or not UTF-8"
+
+
 def _too_short(corpus: CorpusSettings, tokens: int, documents: int, skipped: int) -> DataError:
     place = "the standard library's text" if corpus.source == "stdlib" else f"'{corpus.path}'"
-    bad = f" ({skipped} empty or corrupt documents skipped)" if skipped else ""
+    bad = f" ({_skipped(skipped, documents)})" if skipped else ""
     if documents == 0:
         return DataError(f"corpus.path {place} holds no text in '{corpus.text_field}'{bad}")
     asked = corpus.tokens + corpus.attribution_tokens + corpus.eval_tokens

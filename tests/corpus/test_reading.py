@@ -140,3 +140,23 @@ def test_ray_gives_the_documents_in_order(tmp_path: Path, ray_cluster: Any) -> N
 def test_stdlib_text_is_the_same_every_time() -> None:
     first = read_all(CorpusSettings(source="stdlib"))
     assert len(first) > 1000 and first == read_all(CorpusSettings(source="stdlib"))
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.string(), pa.large_string(), pa.string_view()])
+def test_parquet_of_bytes_that_are_utf8_is_text(tmp_path: Path, kind: pa.DataType) -> None:
+    """A cell of bytes that are not UTF-8 is skipped."""
+    cells: list[Any] = [*TEXTS, None, "ümlaut"]
+    pq.write_table(pa.table({"text": pa.array(cells).cast(kind)}), tmp_path / "a.parquet")
+    assert read_all(corpus_at("parquet", tmp_path)) == [*TEXTS, None, "ümlaut"]
+    if kind == pa.binary():
+        pq.write_table(pa.table({"text": pa.array([b"a", b"\xff"], kind)}), tmp_path / "a.parquet")
+        assert read_all(corpus_at("parquet", tmp_path)) == ["a", None]
+
+
+@pytest.mark.parametrize(
+    "values, kind", [([1, 2], "int64"), ([["a"], ["b"]], "list<element: string>"), ([1.5], "double")]
+)
+def test_parquet_of_another_type_is_refused_by_name_and_type(tmp_path: Path, values: list[Any], kind: str) -> None:
+    pq.write_table(pa.table({"text": values}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=rf"^corpus.text_field is 'text', of type {kind} in '[^\n]*a.parquet'; it m"):
+        read_all(corpus_at("parquet", tmp_path))
