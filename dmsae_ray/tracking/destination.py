@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dmsae_ray.config import Experiment, redacted, shell_command
-from dmsae_ray.errors import ConfigError, DmsaeError, one_line
+from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.results import folders_of
+from dmsae_ray.tracking.troubles import reason_of, schema_trouble
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,7 +40,7 @@ class Destination:
 
     Attributes:
         uri: http(s)://host:port, sqlite:////path/mlflow.db or another database URI that MLflow takes.
-        origin: The setting that gave the URI, for error messages.
+        origin: The setting that gave the URI, for error messages; 'output' if it is the file there.
     """
 
     uri: str
@@ -78,7 +78,7 @@ class Destination:
             uri = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
             if make_url(uri).database != str(path):  # SQLAlchemy before 2.1
                 raise ConfigError(f"output is '{path.parent}'; MLflow's file cannot be there: leave out % and ?")
-        return cls(uri)
+        return cls(uri, "output")
 
     @property
     def artifacts(self) -> str | None:
@@ -146,7 +146,12 @@ def connect(destination: Destination, open_: "Callable[[MlflowClient], T]", time
     except TimeoutError:
         reason = f"no answer within {timeout:g} s"
     except Exception as error:
-        reason = _reason(error)
+        trouble = schema_trouble(destination.sqlite_file or destination.shown, destination.shown, error)
+        if trouble is not None:
+            raise ConfigError(trouble) from None
+        reason = reason_of(error)
+    if destination.origin == "output":
+        raise ConfigError(f"output: MLflow's database '{destination.sqlite_file}' does not work ({reason})")
     raise ConfigError(f"{destination.origin} is '{destination.shown}'; it does not work ({reason}): give {_ALLOWED}")
 
 
@@ -155,7 +160,8 @@ def _client(destination: Destination) -> "MlflowClient":
 
     # After the import, which sets the levels. Our own log reports failures, once each.
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-    logging.getLogger("alembic").setLevel(logging.ERROR)
+    for name in ("alembic", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=destination.uri)
 
 
@@ -207,18 +213,3 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
     if not results:
         raise TimeoutError
     return results[0]
-
-
-def _reason(error: BaseException) -> str:
-    """Return the innermost message of an error, on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    for known in ("Connection refused", "Name or service not known", "No route to host", "timed out", "not a database"):
-        if known.lower() in text.lower():
-            return known.lower()
-    status = re.search(r"failed with error code (\d{3})", text)
-    if status:
-        meaning = {"401": ", it wants MLFLOW_TRACKING_USERNAME and _PASSWORD", "403": ", it refuses this user"}
-        return f"it answers {status[1]}{meaning.get(status[1], ', not as an MLflow server does')}"
-    inner = re.search(r"\((?:sqlite3|psycopg2)\.\w+\) ([^\[(]+)", text)
-    text = inner.group(1).strip() if inner else text
-    return one_line(redacted(text), 160)

@@ -6,8 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from dmsae_ray.errors import one_line
 from dmsae_ray.tracking.journal import Record
+from dmsae_ray.tracking.troubles import reason_of
 
 log = logging.getLogger(__name__)
 
@@ -99,4 +99,4 @@ class Sender:
     def _report(self, error: Exception) -> None:
         if not self._failing:
             self._failing = True
-            log.warning("tracking does not answer; records wait in the journal (%s)", one_line(error, 200))
+            log.warning("tracking does not answer; records wait in the journal (%s)", reason_of(error))

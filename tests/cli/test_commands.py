@@ -20,6 +20,7 @@ from dmsae_ray.lm.tiny import tiny_model
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.dictionary_learning import load_dictionary_learning
 from dmsae_ray.sae.files import save_sae
+from dmsae_ray.sae.saelens import export_saelens
 from tests.small_sweep import SMALL, Here, write_config
 
 REPOSITORY = Path(__file__).parents[2]
@@ -92,6 +93,13 @@ def test_an_initial_sae_that_is_none(content: str, tmp_path: Path, refuse: Refus
     (tmp_path / "sae" / "config.json").write_text(content)
     line = refuse("sweep", write_config(tmp_path), "--set", "distill.initial_sae=sae")
     assert line.startswith("distill.initial_sae is ") and "config.json" in line
+
+
+def test_an_initial_sae_of_saelens_is_told_what_is_taken(tmp_path: Path, refuse: Refuse) -> None:
+    sae = MatryoshkaSAE(64, 64, [64], 4)
+    export_saelens(sae, tmp_path / "sae", "tiny", "blocks.1.hook_resid_post")
+    line = refuse("sweep", write_config(tmp_path), "--set", "distill.initial_sae=sae")
+    assert "SAELens" in line and "dictionary_learning" in line
 
 
 def test_an_initial_sae_with_fewer_groups_than_the_pool(tmp_path: Path, refuse: Refuse) -> None:

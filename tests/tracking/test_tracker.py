@@ -2,8 +2,11 @@
 
 import math
 import os
+import shlex
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -327,3 +330,56 @@ def test_sink_finds_a_run_whose_creation_was_not_answered(sqlite: str, tmp_path:
     sink.deliver([])  # it does not know of "a" yet
     assert not sink.has("a") and sink._run_of("a", 0) == runs(sqlite, "demo")[1][0].info.run_id
     tracker.close()
+
+
+@pytest.mark.parametrize(
+    "revision, said",
+    [
+        (
+            "451aebb31d03",
+            r"is of an older MLflow; keep a copy of it, then bring it up to date with: \S*mlflow db upgrade",
+        ),
+        ("ffffffffffff", r"is of a newer MLflow than \S+, which is installed here: install that one, or begin another"),
+    ],
+)
+def test_a_database_of_another_mlflow_is_one_sentence_with_the_command(
+    revision: str, said: str, empty_database: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "a b" / "mlflow.db"
+    file.parent.mkdir()
+    shutil.copy(empty_database, file)
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("update alembic_version set version_num = ?", (revision,))
+        database.commit()
+    with pytest.raises(ConfigError, match=rf"^MLflow's database '{file}' {said}[^\n]*$") as caught:
+        SweepTracker(Destination.of_file(file), "demo", tmp_path / "sweep", "demo-1").start()
+    command = str(caught.value).rpartition("up to date with: ")[2]
+    assert "newer" in command or shlex.split(command)[-3:] == ["db", "upgrade", f"sqlite:///{file}"]
+
+
+def test_a_full_disk_is_a_line_and_no_more(tmp_path: Path, empty_database: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]).returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        shutil.copy(empty_database, disk / "mlflow.db")
+        code = (
+            "import sys, time; from pathlib import Path; from dmsae_ray.tracking import SweepTracker\n"
+            "from dmsae_ray.tracking.destination import Destination\n"
+            f"disk = Path({str(disk)!r})\n"
+            "tracker = SweepTracker(Destination.of_file(disk / 'mlflow.db'), 'demo', disk.parent / 'sweep', 'demo-1')\n"
+            "tracker.start(); tracker.trial('a', {'k': 1}); tracker.flush(30)\n"
+            "(disk / 'full').open('wb', 0).write(b'x' * 5_000_000)\n"
+            "for step in range(3000): tracker.metrics('a', {'loss': 1.0, 'other': 2.0}, step)\n"
+            "time.sleep(5); (disk / 'full').unlink(); assert tracker.flush(60) == 0; tracker.close()\n"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        said = (done.stdout + done.stderr).splitlines()
+        assert said == [
+            "tracking does not answer; records wait in the journal (database or disk is full)",
+            "tracking works again",
+        ]
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
