@@ -68,8 +68,8 @@ def initial_sae(experiment: Experiment, d_model: int) -> MatryoshkaSAE | None:
     if not config.is_file():
         found = "a file of SAELens, which says nothing of groups, is there; " if (folder / "cfg.json").is_file() else ""
         raise ConfigError(
-            f"distill.initial_sae is '{place}'; {found}it must be the folder of a trained SAE, with a config.json and the "
-            "weights of this package (cycles/<key>/sae) or of dictionary_learning"
+            f"distill.initial_sae is '{place}'; {found}it must be the folder of a trained SAE, with a config.json and "
+            "the weights of this package (cycles/<key>/sae) or of dictionary_learning"
         )
     try:
         tree = json.loads(config.read_text(encoding="utf-8"))
