@@ -17,6 +17,7 @@ from dmsae_ray.config import NEEDED, ON_THIS_MACHINE, usable_cpus
 from dmsae_ray.errors import ConfigError, one_line
 from dmsae_ray.harvest import end_datasets
 from dmsae_ray.plan import Cluster, cluster_of_groups, cluster_of_nodes, cluster_of_yaml
+from dmsae_ray.sweep.embedded import set_token, socket_folder
 
 NAMESPACE = "dmsae"
 EMBEDDED_OBJECT_STORE_BYTES = 512 * 2**20
@@ -109,6 +110,7 @@ def _init(address: str | None, level: int, verbose: bool) -> None:
     if address is None:
         for name, value in ON_THIS_MACHINE.items():
             os.environ.setdefault(name, value)
+        set_token()
         # One logical core more than there are: drivers and the mostly idle language model reserve it.
         ray.init(
             address="local",
@@ -118,6 +120,7 @@ def _init(address: str | None, level: int, verbose: bool) -> None:
             include_dashboard=False,
             log_to_driver=verbose,
             logging_level=level,
+            _temp_dir=socket_folder(),
         )
     else:
         try:
@@ -165,19 +168,34 @@ def _check_token(address: str) -> None:
     Raises:
         ConnectionError: 'auto' is given, and there is no cluster on this machine, or several.
     """
+    from ray._private.authentication import authentication_token_setup
     from ray._private.services import canonicalize_bootstrap_address_or_die
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # native code
+    from ray._raylet import AuthenticationTokenLoader, GcsClient  # type: ignore[attr-defined]  # native code
     from ray.exceptions import AuthenticationError
 
     if "://" in address:
         return
+    refusal = ConfigError(
+        f"--address is '{address}'; the cluster there asks for a token that this process does not have: start the "
+        "command on the head node, or set RAY_AUTH_MODE=token and copy ~/.ray/auth_token from there"
+    )
+    token_there = AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token" and not token_there:
+        raise refusal  # Ray's native code would end the process
+    place = canonicalize_bootstrap_address_or_die(address)
     try:
-        GcsClient(address=canonicalize_bootstrap_address_or_die(address))
+        GcsClient(address=place)
     except AuthenticationError:
-        raise ConfigError(
-            f"--address is '{address}'; the cluster there asks for a token that this process does not have: start the "
-            "command on the head node, or set RAY_AUTH_MODE=token and copy ~/.ray/auth_token from there"
-        ) from None
+        # Where the mode is not set, Ray itself looks for the token of `ray start` only on 'auto'.
+        logging.getLogger(authentication_token_setup.__name__).setLevel(logging.ERROR)
+        try:
+            found = authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+            if found:
+                GcsClient(address=place)
+                return
+        except AuthenticationError:
+            pass
+        raise refusal from None
 
 
 @contextlib.contextmanager

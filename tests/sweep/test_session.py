@@ -12,13 +12,15 @@ from typing import Any
 import psutil
 import pytest
 
+from dmsae_ray.errors import ConfigError
+from dmsae_ray.sweep import embedded
 from tests.small_sweep import environment, write_config
 
 
-def python(folder: Path, program: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+def python(folder: Path, program: str, *arguments: object, **more: str) -> "subprocess.CompletedProcess[str]":
     """Run a program in a process of its own: this one may have a Ray session."""
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=120)
 
 
 PROGRAM = """
@@ -119,7 +121,11 @@ def test_an_address_without_a_cluster_is_one_line_at_once(tmp_path: Path) -> Non
         assert line.startswith(f"--address is '{address}'; no Ray cluster answers there ({reason}"), line
 
 
-def test_a_cluster_with_a_token_that_this_process_lacks_is_one_line_at_once(tmp_path: Path) -> None:
+def test_a_cluster_with_a_token_is_joined_with_the_one_at_home_and_else_is_one_line_at_once(tmp_path: Path) -> None:
+    for home, token in (("knows", "a" * 64), ("errs", "b" * 64), ("lacks", "")):
+        (tmp_path / home / ".ray").mkdir(parents=True)
+        if token:
+            (tmp_path / home / ".ray" / "auth_token").write_text(token)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -133,14 +139,54 @@ def test_a_cluster_with_a_token_that_this_process_lacks_is_one_line_at_once(tmp_
             until = time.monotonic() + 60
             while "Ray runtime started" not in (tmp_path / "head.txt").read_text() and time.monotonic() < until:
                 time.sleep(0.1)
-            began = time.monotonic()
-            done = python(tmp_path, ADDRESSES, f"127.0.0.1:{port}")
-            assert done.returncode == 0, done.stderr
-            assert time.monotonic() - began < 30
+            said = {}
+            for home in ("lacks", "errs", "knows"):
+                began = time.monotonic()
+                done = python(tmp_path, ADDRESSES, f"127.0.0.1:{port}", HOME=str(tmp_path / home))
+                assert done.returncode == 0, done.stderr
+                assert time.monotonic() - began < 30
+                said[home] = done.stdout
         finally:
             for process in [*psutil.Process(head.pid).children(recursive=True), head]:
                 process.kill()
             head.wait()
-    (line,) = done.stdout.splitlines()
-    said = "the cluster there asks for a token that this process does not have"
-    assert line.startswith(f"--address is '127.0.0.1:{port}'; {said}")
+    assert said.pop("knows") == "a cluster\n"
+    for printed in said.values():
+        (line,) = printed.splitlines()
+        why = "the cluster there asks for a token that this process does not have"
+        assert line.startswith(f"--address is '127.0.0.1:{port}'; {why}")
+
+
+EMBEDDED = """
+import os, sys
+from pathlib import Path
+from dmsae_ray.config import set_environment
+set_environment(verbose=False)
+from dmsae_ray.sweep import ray_session
+with ray_session(None, log=Path("ray.log")):
+    import ray
+    print(ray.get(ray.remote(lambda: 7).remote()), os.environ["RAY_AUTH_MODE"], int(ray.cluster_resources()["CPU"]))
+"""
+
+
+def test_a_session_begins_where_the_home_cannot_be_written_and_tmpdir_is_long(tmp_path: Path) -> None:
+    """On as many CPUs as the process may use, and one that only counts."""
+    long = tmp_path / ("x" * 70)
+    long.mkdir()
+    before = set(Path("/tmp").glob("dmsae*"))
+    program = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})" + EMBEDDED
+    done = python(tmp_path, program, HOME="/proc/nowhere", TMPDIR=str(long))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "7 token 2\n", "")
+    assert set(Path("/tmp").glob("dmsae*")) <= before and [path.name for path in long.glob("ray*")] == []
+
+
+def test_without_a_place_for_sockets_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_SHORT", ("/proc/nowhere",))
+    monkeypatch.setenv("TMPDIR", "/tmp/" + "x" * 70)
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    with pytest.raises(
+        ConfigError, match=r"^TMPDIR is '/tmp/x{70}'; Ray needs a folder that can be written, of at most"
+    ):
+        embedded.socket_folder()
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    assert embedded.socket_folder() is None
