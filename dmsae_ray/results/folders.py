@@ -183,9 +183,10 @@ def create_folders(experiment: Experiment, say: Callable[[str], None] = log.info
     here, shared = Folder(str(folders.sweep)), folders.output / "sweeps" / folders.name
     before = shared.read(CONFIG_FILE)
     whole = experiment if before is None else experiment.with_grid_of(parse_experiment(yaml.safe_load(before)))
+    first = shared.read(BEGUN_FILE) or before or experiment.to_yaml().encode()
     for place in (here, shared):
         if place.size(BEGUN_FILE) is None:
-            place.write(BEGUN_FILE, [before or experiment.to_yaml().encode()])
+            place.write(BEGUN_FILE, [first])
         place.write(CONFIG_FILE, [whole.to_yaml().encode()])
     return folders
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
+from dmsae_ray.config.experiment import load_experiment
 from dmsae_ray.distill.core import load_core
 from dmsae_ray.distill.cycle_store import DirectoryCycleStore
+from dmsae_ray.results.folders import create_folders, experiment_of
 from dmsae_ray.sweep.shared_cycles import cycle_store
 from tests.optional import optional
 from tests.s3_server import s3_server
@@ -96,3 +98,19 @@ def test_a_cycle_in_a_bucket_is_found_by_another_machine(
     assert found.metrics == outcome.metrics and found.scores.equal(outcome.scores)
     for name, tensor in outcome.sae.state_dict().items():
         assert found.sae.state_dict()[name].equal(tensor), name
+
+
+def test_a_sweep_in_a_bucket_is_extended_from_any_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    with s3_server() as options:
+        output = f"s3://runs/team?{options}"
+        fs.FileSystem.from_uri(output)[0].create_dir("runs/team")
+        names, file = set(), write_config(tmp_path, output=output)
+        for seed, machine in enumerate(["first", "second", "third", "first"]):
+            (tmp_path / machine).mkdir(exist_ok=True)
+            monkeypatch.chdir(tmp_path / machine)
+            folders = create_folders(load_experiment(file, [f"sweep.seeds=[{seed}]"]))
+            names.add(folders.name)
+            assert set(experiment_of(folders.sweep).sweep.seeds) == set(range(seed + 1))
+    assert len(names) == 1
