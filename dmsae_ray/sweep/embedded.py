@@ -11,7 +11,7 @@ from dmsae_ray.errors import ConfigError
 
 _LONGEST = 107
 """Bytes of the path of a Unix socket, at most."""
-_BELOW = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+_BELOW = 1 + len("ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 """What Ray puts behind its folder for temporary files, at most."""
 _SHORT = ("/tmp", "/var/tmp", "/dev/shm")
 

@@ -1,19 +1,14 @@
 """The end of a spot machine, announced by its metadata, reaches Ray: against a metadata server and a real cluster."""
 
 import multiprocessing
-import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from dmsae_ray.sweep.spot_notice import announced_end, watch
-from tests.small_sweep import start, write_config
-from tests.sweep.disturbing import cluster
 from tests.sweep.metadata_server import Metadata, metadata_server
 
 
@@ -102,50 +97,3 @@ def test_ray_knows_that_the_node_ends_and_when(metadata: Metadata) -> None:
         driver.kill()
     assert before == {} and code == 0 and only_this
     assert deadline == end.timestamp() * 1000
-
-
-@pytest.mark.sweep
-def test_a_trial_whose_machine_will_end_writes_a_last_checkpoint(
-    metadata: Metadata, finished_sweep: Path, tmp_path: Path
-) -> None:
-    """There is no other one: without the notice the trial would begin anew."""
-    shutil.copytree(finished_sweep / "runs" / "stores", tmp_path / "runs" / "stores")
-    config = write_config(
-        tmp_path,
-        recipe={"tokens": 409_600},
-        distill={"cycles": 1, "controls": []},
-        sweep={"coverage": [0.3]},
-        resources={"checkpoint_every_tokens": 10**9},
-    )
-
-    def checkpoints() -> list[Path]:
-        """Ray Train's record, once there is a checkpoint that it would resume from."""
-        records = tmp_path.glob("runs/sweeps/*/train/*/checkpoint_manager_snapshot.json")
-        return [path for path in records if "checkpoint_dir_name" in path.read_text()]
-
-    with cluster(1) as nodes:
-        command = ["-m", "dmsae_ray.cli", "sweep", str(config), "--address", nodes.address]
-        sweep = start(command, tmp_path)
-        try:
-            until(lambda: nodes.processes("ray::RayTrainWorker"))
-            time.sleep(8.0)  # it trains
-            assert checkpoints() == []
-            (node,) = nodes.nodes
-            metadata.announce(datetime.now(UTC) + timedelta(minutes=2))
-            nodes.tell_ray(node, metadata.uri)
-            until(checkpoints)
-            nodes.lose(node)
-            said, _ = sweep.communicate(timeout=200)
-        finally:
-            sweep.kill()
-    assert sweep.returncode == 0, said
-    assert re.search(r"k8-tau0.3-seed0: goes on at cycle [01], step [1-9][0-9,]* of 1,600", said), said
-
-
-def until(look: Callable[[], list[Found]], seconds: float = 120.0) -> list[Found]:
-    """What is found, as soon as there is something."""
-    deadline = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return found
