@@ -179,9 +179,10 @@ def _check_token(address: str) -> None:
         f"--address is '{address}'; the cluster there asks for a token that this process does not have: start the "
         "command on the head node, or set RAY_AUTH_MODE=token and copy ~/.ray/auth_token from there"
     )
-    token_there = AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
-    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token" and not token_there:
-        raise refusal  # Ray's native code would end the process
+    # With the mode and without a token, Ray's native code would end the process.
+    wanted = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+    if wanted and not AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+        raise refusal
     place = canonicalize_bootstrap_address_or_die(address)
     try:
         GcsClient(address=place)
