@@ -1,6 +1,7 @@
 """A thread of the controller that looks at the cluster again and again, as long as a context lasts."""
 
 import threading
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -10,7 +11,7 @@ from ray.exceptions import RayError
 _END_SECONDS = 2.0
 
 
-class ClusterWatch:
+class ClusterWatch(ABC):
     """Context in which a thread calls `look` every `poll_seconds`; a look that fails is left out.
 
     Args:
@@ -23,9 +24,9 @@ class ClusterWatch:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
+    @abstractmethod
     def look(self) -> None:
         """Look at the cluster once."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         self._thread.start()
