@@ -46,11 +46,14 @@ def check_model(model: ModelSettings, context: int) -> int:
         context: tokens of a context.
 
     Raises:
-        ConfigError: the model is unknown, does not have the layer, or cannot read a context of that length.
+        ConfigError: the model is unknown, does not have the layer, cannot be tapped there, or cannot read a context of
+            that length.
     """
-    from dmsae_ray.lm import describe_model
+    from dmsae_ray.lm import check_tap, describe_model
 
     info = describe_model(model.name, model.layer, revision=model.revision)
     if info.max_context is not None and context > info.max_context:
         raise ConfigError(f"corpus.context is {context}; model.name '{model.name}' reads at most {info.max_context}")
+    if model.name != "tiny":
+        check_tap(model.name, model.layer, model.dtype, revision=model.revision)
     return info.d_model

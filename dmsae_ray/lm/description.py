@@ -57,8 +57,8 @@ def describe_model(model: str, layer: int | None = None, *, revision: str | None
     return info
 
 
-def read_config(model: str, revision: str | None) -> "PretrainedConfig":
-    """Return a model's configuration (of transformers).
+def read_config(model: str, revision: str | None, *, local_only: bool = False) -> "PretrainedConfig":
+    """Return a model's configuration (of transformers); with `local_only` never from the network.
 
     Raises:
         ConfigError: the model is unknown.
@@ -68,14 +68,26 @@ def read_config(model: str, revision: str | None) -> "PretrainedConfig":
     from dmsae_ray.lm.quiet import quiet
 
     with told_in_one_line(model, "configuration"), quiet():
-        config: PretrainedConfig = AutoConfig.from_pretrained(place_of(model), revision=revision)
+        config: PretrainedConfig = AutoConfig.from_pretrained(
+            place_of(model), revision=revision, local_files_only=local_only
+        )
     return config
 
 
 def info_of(config: "PretrainedConfig") -> ModelInfo:
-    """Return what matters here of a configuration; of a model that reads more than text, of its text part."""
-    text: Any = config.get_text_config()
-    sizes = int(text.hidden_size), int(text.num_hidden_layers), int(text.vocab_size)
+    """Return what matters here of a configuration; of a model that reads more than text, of its text part.
+
+    Raises:
+        ConfigError: the configuration has no such sizes.
+    """
+    try:
+        text: Any = config.get_text_config(decoder=True)
+        sizes = int(text.hidden_size), int(text.num_hidden_layers), int(text.vocab_size)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"model.name: a configuration of type '{config.model_type}' has no sizes of a decoder-only language model "
+            f"({one_line(str(error), 100)})"
+        ) from None
     return ModelInfo(*sizes, config.model_type, getattr(text, "max_position_embeddings", None))
 
 

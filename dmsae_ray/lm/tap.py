@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.lm import cross_entropy
-from dmsae_ray.lm.architecture import LanguageModelHead, blocks_of
+from dmsae_ray.lm.architecture import LanguageModelHead, parts_of
 
 Edit = Callable[[Tensor], Tensor]
 
@@ -34,6 +34,7 @@ class Tap:
         device: where the model runs.
         dtype: dtype of weights and activations.
         full: whether the layers above the tap, and the head, are loaded.
+        blocks: the model's blocks, lowest first.
     """
 
     def __init__(self, model: Any, tokenizer: Any, layer: int, *, name: str, n_layers: int, full: bool) -> None:
@@ -43,9 +44,10 @@ class Tap:
             ConfigError: the model is not decoder-only, or has no such layer.
         """
         model.eval().requires_grad_(False)
-        config: Any = model.config.get_text_config()
-        decoder: Any = model.get_decoder()
-        blocks = blocks_of(decoder, config.num_hidden_layers)
+        config: Any = model.config.get_text_config(decoder=True)
+        parts = parts_of(model)
+        decoder: Any = parts.decoder
+        blocks = self.blocks = parts.blocks
         if not 0 <= layer < len(blocks):
             raise ConfigError(f"model.layer is {layer}; '{name}' has the layers 0..{n_layers - 1}")
         self.model_name = name
@@ -60,7 +62,7 @@ class Tap:
         self.full = full
         self._decoder = decoder
         self._block = blocks[layer]
-        self._head = LanguageModelHead(model) if full else None
+        self._head = LanguageModelHead(model, decoder) if full else None
         self._rows = cross_entropy.chunk_rows(self.vocab_size)
         parameter = next(decoder.parameters())
         self.device: torch.device = parameter.device
@@ -170,11 +172,11 @@ class _Reached(Exception):
 
 @contextmanager
 def _hooked(block: nn.Module, at_tap: Edit) -> Iterator[None]:
-    """Apply `at_tap` to the block's output: a tensor, or in some architectures a tuple that begins with it."""
+    """Apply `at_tap` to the block's output: a tensor, or in some architectures a tuple or list that begins with it."""
 
     def hook(_: nn.Module, __: Any, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (at_tap(output[0]), *output[1:])
+        if isinstance(output, tuple | list):
+            return (list if isinstance(output, list) else tuple)((at_tap(output[0]), *output[1:]))
         return at_tap(output)
 
     handle = block.register_forward_hook(hook)

@@ -88,8 +88,22 @@ def _first(config: dict[str, Any], names: tuple[str, ...]) -> int | None:
 
 
 def _config(name: str, revision: str | None) -> dict[str, Any] | None:
+    path = config_file(name, revision)
+    if path is None:
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ConfigError(f"model.name is '{name}'; {path.name} there is not readable JSON") from None
+    return config if isinstance(config, dict) else None
+
+
+def config_file(name: str, revision: str | None = None) -> Path | None:
+    """Return a model's config.json if it is on this machine: in a local folder, or in the Hub's cache."""
+    if name == "tiny":
+        return None
     path = Path(name).expanduser() / "config.json"
-    if name != "tiny" and not path.is_file():
+    if not path.is_file():
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError
 
@@ -98,10 +112,4 @@ def _config(name: str, revision: str | None) -> dict[str, Any] | None:
         except HFValidationError:
             cached = None
         path = Path(cached) if isinstance(cached, str) else path
-    if name == "tiny" or not path.is_file():
-        return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ConfigError(f"model.name is '{name}'; {path.name} there is not readable JSON") from None
-    return config if isinstance(config, dict) else None
+    return path if path.is_file() else None

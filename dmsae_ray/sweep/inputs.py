@@ -9,8 +9,9 @@ from dmsae_ray.corpus import check_corpus
 from dmsae_ray.distill import load_core
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.files import file_sha256
-from dmsae_ray.harvest import check_model
+from dmsae_ray.harvest import check_documents, check_model
 from dmsae_ray.plan import initial_sae
+from dmsae_ray.results import STORE_INPUT
 
 
 def check_inputs(experiment: Experiment) -> None:
@@ -25,6 +26,7 @@ def check_inputs(experiment: Experiment) -> None:
     d_model = check_model(experiment.model, experiment.corpus.context)
     initial_sae(experiment, d_model)
     check_corpus(experiment.corpus)
+    check_documents(experiment)
     transfer = experiment.transfer
     if transfer is not None and set(transfer.arms) != {"baseline"}:
         if transfer.core is None:
@@ -55,7 +57,7 @@ def hash_inputs(experiment: Experiment, store_key: str) -> dict[str, str]:
     Raises:
         OSError: A file cannot be read.
     """
-    inputs = {"model and corpus (and, for text that Python carries, its version)": store_key}
+    inputs = {STORE_INPUT: store_key}
     if experiment.transfer is not None and experiment.transfer.core is not None:
         inputs["transfer.core"] = file_sha256(Path(experiment.transfer.core))
     if experiment.distill.initial_sae is not None:
