@@ -65,6 +65,15 @@ def test_sweeps_and_stores_keep_their_addresses(name: str) -> None:
     assert store_key(experiment) == store
 
 
+def test_a_setting_of_later_versions_counts_where_it_is_not_the_default() -> None:
+    for name in ("demo", "figure2_cycles"):
+        experiment = load_experiment(SWEEPS / f"{name}.yaml", ["corpus.special_tokens=text"])
+        assert store_key(experiment) == DIGESTS_AND_STORES[name][1]
+        other = load_experiment(SWEEPS / f"{name}.yaml", ["corpus.special_tokens=tokens"])
+        assert store_key(other) != store_key(experiment)
+        assert other.digest() != experiment.digest()
+
+
 def fingerprint(demo: Experiment, data_seed: int) -> str:
     """What `feed.Feed.fingerprint` is for the demo, written out."""
     store = DIGESTS_AND_STORES["demo"][1]

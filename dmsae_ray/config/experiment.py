@@ -135,7 +135,7 @@ class Experiment(Section):
 
         It leaves out `output`, `resources`, `tracking` and `activations.mode`.
         """
-        tree = self.model_dump(mode="json", exclude=_APART)
+        tree = {**self.model_dump(mode="json", exclude=_APART), "corpus": self.corpus.identity()}
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
     def shared_settings(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -31,6 +31,15 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Settings that came after version 0.1.0: with their default, hashes leave them out, and old results are found."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings as they count in hashes."""
+        tree = self.model_dump(mode="json")
+        plain = {name: self.__class__.model_fields[name].default for name in self.later}
+        return {name: value for name, value in tree.items() if name not in plain or value != plain[name]}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -75,6 +84,8 @@ class ModelSettings(Section):
 class CorpusSettings(Section):
     """The text, how it is cut into contexts, and how many tokens of it are used for what."""
 
+    later = frozenset({"special_tokens"})
+
     source: Literal["stdlib", "huggingface", "parquet", "jsonl", "text"] = Field(
         "huggingface", description="'stdlib' is the text every Python carries; others read `path`"
     )
@@ -85,7 +96,13 @@ class CorpusSettings(Section):
     subset: str | None = Field(None, description="configuration name of a Hub dataset")
     split: str = Field("train", description="split of a Hub dataset")
     revision: str | None = Field(None, description="Hub revision of the dataset")
-    text_field: str = Field("text", description="column or key that holds the text")
+    text_field: str = Field(
+        "text", description="column or key that holds the text, or a list of messages {role, content}"
+    )
+    special_tokens: Literal["text", "tokens"] = Field(
+        "text",
+        description="the name of a special token in a text, as <bos>: its letters ('text') or the token ('tokens')",
+    )
     context: int = Field(1024, ge=8, le=131_072, description="tokens in a context, BOS included")
     tokens: int = Field(500_000_000, ge=64, description="tokens whose activations are harvested for training")
     attribution_tokens: int = Field(1_000_000, ge=16, description="held-out tokens for the (x, gradient) pairs")

@@ -42,10 +42,10 @@ def _read_parquet(corpus: CorpusSettings, path: str) -> Iterator[Any]:
                 f"{', '.join(file.schema_arrow.names)}"
             )
         kind = file.schema_arrow.field(corpus.text_field).type
-        if not _is_text(kind):
+        if not _is_text(kind) and not _is_messages(kind):
             raise DataError(
-                f"corpus.text_field is '{corpus.text_field}', of type {kind} in '{path}'; it must be a string, or "
-                "binary that is UTF-8"
+                f"corpus.text_field is '{corpus.text_field}', of type {kind} in '{path}'; it must be a string, "
+                "binary that is UTF-8, or a list of messages {role, content}"
             )
         for batch in file.iter_batches(batch_size=256, columns=[corpus.text_field]):
             yield from map(_decoded, _cells(batch.column(0)))
@@ -66,6 +66,12 @@ def _is_text(kind: pa.DataType) -> bool:
             pa.types.is_null,
         )
     )
+
+
+def _is_messages(kind: pa.DataType) -> bool:
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_struct(kind.value_type):
+        return False
+    return {"role", "content"} <= {kind.value_type.field(i).name for i in range(kind.value_type.num_fields)}
 
 
 def _decoded(value: Any) -> Any:
@@ -103,7 +109,7 @@ def _read_jsonl(corpus: CorpusSettings, path: str) -> Iterator[Any]:
             yield None
             continue
         text = record.get(corpus.text_field) if isinstance(record, dict) else None
-        found = found or isinstance(text, str)
+        found = found or isinstance(text, str | list)
         yield text
     if not found:
         log.warning("corpus file %s has no text under corpus.text_field '%s'", path, corpus.text_field)

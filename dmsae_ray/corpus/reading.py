@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from dmsae_ray.config import CorpusSettings
+from dmsae_ray.corpus.conversation import conversation
 from dmsae_ray.corpus.formats import READERS, SUFFIXES
 from dmsae_ray.errors import ConfigError, DataError, DmsaeError
 from dmsae_ray.files import (
@@ -86,6 +87,8 @@ def list_units(corpus: CorpusSettings) -> list[dict[str, Any]]:
 def read_unit(corpus: CorpusSettings, unit: dict[str, Any]) -> Iterator[str | None]:
     """Yield the documents of a unit in order; None for one that is empty or corrupt.
 
+    A document is its text, or a `Conversation` where `corpus.text_field` holds messages.
+
     Args:
         corpus: the settings.
         unit: one item of `list_units`.
@@ -154,8 +157,24 @@ def _checked(values: Iterator[Any], what: str, damaged: str, errors: tuple[type[
         raise DataError(f"{what} {problem}, behind document {count}: {root_message(error)}") from None
 
 
+def first_document(corpus: CorpusSettings) -> str | None:
+    """Return the first document of files on this machine; None if it is none, or is elsewhere: nothing is fetched.
+
+    Raises:
+        DataError: the corpus cannot be listed, or its first file is damaged or has another format.
+    """
+    if corpus.source in ("stdlib", "huggingface") or "://" in str(corpus.path):
+        return None
+    return next(read_unit(corpus, list_units(corpus)[0]), None)
+
+
 def _usable(value: Any) -> str | None:
-    """Return a document's text; None if it is not text, is empty, or has half a surrogate pair (not valid in UTF-8)."""
+    """Return a document: its text, or a conversation.
+
+    None if it is neither, is empty, or has half a surrogate pair (not valid in UTF-8).
+    """
+    if isinstance(value, list):
+        value = conversation(value)
     if not isinstance(value, str) or not value:
         return None
     try:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dmsae_ray.harvest.ray_data import end_datasets as end_datasets
     from dmsae_ray.harvest.ray_data import first_error as first_error
     from dmsae_ray.harvest.ray_data import quiet_context as quiet_context
+    from dmsae_ray.harvest.token_ids import check_documents as check_documents
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -47,5 +48,6 @@ __getattr__, __dir__, __all__ = face(
             "first_error",
             "quiet_context",
         ),
+        "token_ids": ("check_documents",),
     },
 )

@@ -9,16 +9,17 @@ import pyarrow as pa
 import ray.data
 
 from dmsae_ray.config import CorpusSettings
-from dmsae_ray.corpus import read_unit
+from dmsae_ray.corpus import Conversation, read_unit
 
 _CONCURRENT_UNITS = 2  # units read at the same time: reading is far cheaper than tokenising
 _CHUNK_CHARACTERS = 1_000_000
 
 
 def documents(corpus: CorpusSettings, units: list[dict[str, Any]], first: int = 0, skip: int = 0) -> ray.data.Dataset:
-    """Return the corpus as a Ray Dataset with the columns `text` and `unit`.
+    """Return the corpus as a Ray Dataset with the columns `text`, `chat` and `unit`.
 
-    `text` is null for a document to be skipped; `unit` is int32, the index of the document's unit.
+    `text` is null for a document to be skipped; `chat` is bool, whether it is a conversation as JSON; `unit` is int32,
+    the index of the document's unit.
 
     Args:
         corpus: what to read.
@@ -34,7 +35,8 @@ def documents(corpus: CorpusSettings, units: list[dict[str, Any]], first: int = 
             texts = islice(read_unit(corpus, json.loads(row["spec"])), skip if row["unit"] == first else 0, None)
             for chunk in _chunks(texts):
                 unit = pa.array([row["unit"]] * len(chunk), pa.int32())
-                yield pa.table({"text": pa.array(chunk, pa.string()), "unit": unit})
+                chat = pa.array([isinstance(text, Conversation) for text in chunk], pa.bool_())
+                yield pa.table({"text": pa.array(chunk, pa.string()), "chat": chat, "unit": unit})
 
     # Half a CPU: Ray does not fuse operators with different resources. So reading is not fused with tokenising, and the
     # text of one large file is tokenised by many tasks.

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from dmsae_ray.config import CorpusSettings, Experiment
-from dmsae_ray.corpus import list_units
+from dmsae_ray.corpus import Conversation, list_units
 from dmsae_ray.errors import DataError
 from dmsae_ray.files import Folder, encode_record
 from dmsae_ray.harvest.corpus_dataset import documents
@@ -22,6 +22,7 @@ from dmsae_ray.harvest.cursor import CorpusCursor, read_draft, text_digest
 from dmsae_ray.harvest.model import check_model, open_tokenizer
 from dmsae_ray.harvest.progress import HarvestProgress
 from dmsae_ray.harvest.ray_data import first_error, quiet_context
+from dmsae_ray.harvest.token_ids import check_documents, token_ids
 from dmsae_ray.harvest.token_writer import DocumentGroup, TokenShardWriter
 from dmsae_ray.store import (
     ACTIVATIONS,
@@ -75,8 +76,9 @@ def write_tokens(
         for i in range(-(-contexts[split] // per_shard))
     }
     tokenizer = open_tokenizer(experiment.model.name, experiment.model.revision)
+    check_documents(experiment)
     units = list_units(corpus)
-    draft = read_draft(place, text_digest(units, corpus.model_dump(mode="json")), list(plan))
+    draft = read_draft(place, text_digest(units, corpus.identity()), list(plan))
     if draft.token_checksums:
         log.info("tokens: going on behind shard %d of %d", len(draft.token_checksums), len(plan))
     groups = _tokenised(experiment, units, draft.cursor)
@@ -158,9 +160,9 @@ def _tokenised(
     revision = experiment.model.revision
 
     def tokenise(batch: pa.Table) -> dict[str, list[bytes]]:
-        texts = [text or "" for text in batch["text"].to_pylist()]
-        # If a document contains the name of a special token, its letters are meant and not the token.
-        ids = open_tokenizer(model, revision)(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        cells = zip(batch["text"].to_pylist(), batch["chat"].to_pylist(), strict=True)
+        texts = [Conversation(text) if chat else text or "" for text, chat in cells]
+        ids = token_ids(open_tokenizer(model, revision), texts, model, special_tokens=corpus.special_tokens)
         flat = np.fromiter((token for document in ids for token in document), np.int32)
         lengths = np.array([len(document) for document in ids], np.int32)
         unit = batch["unit"].to_numpy().astype(np.int32)

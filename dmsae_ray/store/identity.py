@@ -35,7 +35,7 @@ _WHOLE_BYTES = 256 << 20  # a corpus up to this size is read in full
 _SAMPLED_FILES, _SAMPLES, _SAMPLE_BYTES = 2048, 8, 16 << 10
 
 _HOW_IT_IS_READ = {"mode", "shuffle_shards", "norm_tokens"}
-_STDLIB_FIELDS = {"source", "context", "tokens", "attribution_tokens", "eval_tokens"}
+_STDLIB_FIELDS = {"source", "special_tokens", "context", "tokens", "attribution_tokens", "eval_tokens"}
 
 FileStamp = tuple[str, str, int, int]
 """A file: name, path, size in bytes, time of its last change in ns."""
@@ -51,7 +51,7 @@ def request_of(experiment: Experiment) -> dict[str, Any]:
     request: dict[str, Any] = {
         "format": FORMAT,
         "model": experiment.model.model_dump(mode="json"),
-        "corpus": experiment.corpus.model_dump(mode="json"),
+        "corpus": experiment.corpus.identity(),
         "activations": experiment.activations.model_dump(mode="json", exclude=_HOW_IT_IS_READ),
     }
     for section, name, content in (

@@ -28,6 +28,7 @@ OTHER: dict[str, Any] = {
     "corpus.split": "test",
     "corpus.revision": "main",
     "corpus.text_field": "body",
+    "corpus.special_tokens": "tokens",
     "corpus.context": 512,
     "corpus.tokens": 1_000_000,
     "corpus.attribution_tokens": 10_000,

@@ -103,4 +103,4 @@ def test_a_torn_file_is_not_quoted(tmp_path: Path, capfd: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("uri", [uri for uri in HOLD if uri.startswith(("http", "post"))])
 def test_a_server_named_by_the_environment_is_shown_without_its_password(uri: str) -> None:
-    assert SECRET not in Destination(uri).shown + Destination(uri).ui_command
+    assert SECRET not in Destination(uri).shown
