@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dmsae_ray.config import Experiment, redacted, shell_command
+from dmsae_ray.config import Experiment, redacted
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.results import folders_of
+from dmsae_ray.tracking.moved import ARTIFACTS, let_artifacts_follow
 from dmsae_ray.tracking.troubles import reason_of, schema_trouble
 
 if TYPE_CHECKING:
@@ -83,14 +84,7 @@ class Destination:
     @property
     def artifacts(self) -> str | None:
         """Where a new MLflow experiment keeps artifacts: beside a SQLite file; None if the server decides."""
-        return None if self.sqlite_file is None else (self.sqlite_file.parent / "mlartifacts").as_uri()
-
-    @property
-    def ui_command(self) -> str:
-        """The command that shows the records in a browser, or the server's address."""
-        if self.sqlite_file is None:
-            return self.shown
-        return shell_command("mlflow", "ui", "--backend-store-uri", self.shown)
+        return None if self.sqlite_file is None else (self.sqlite_file.parent / ARTIFACTS).as_uri()
 
 
 def destination_of(experiment: Experiment) -> Destination:
@@ -135,6 +129,8 @@ def connect(destination: Destination, open_: "Callable[[MlflowClient], T]", time
 
     def work() -> T:
         with _database(destination):
+            if destination.origin == "output" and destination.sqlite_file is not None:
+                let_artifacts_follow(destination.sqlite_file)
             opened = open_(_client(destination))
         _remove_folder_of_quoted_name(destination)
         return opened

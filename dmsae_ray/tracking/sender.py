@@ -3,10 +3,9 @@
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from typing import Protocol
 
-from dmsae_ray.tracking.journal import Record
+from dmsae_ray.tracking.journal import DeliveryMarks, Journal, Mark, Record, Tail
 from dmsae_ray.tracking.troubles import reason_of
 
 log = logging.getLogger(__name__)
@@ -14,23 +13,42 @@ log = logging.getLogger(__name__)
 RECORDS_PER_DELIVERY = 1000
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
+LATE_PAUSE_SECONDS = 15.0
+"""Pause before what was left for later is tried again."""
+
+
+class Sink(Protocol):
+    """Where records go."""
+
+    parent: str
+
+    def has(self, run: str | None) -> bool:
+        """Return whether there is such a run."""
+
+    def deliver(self, records: list[Record]) -> list[Record]:
+        """Write records, and return those that are left for later and hold nothing up.
+
+        If it raises, it is called with the same records again after a pause.
+        """
 
 
 class Sender:
-    """Deliver records from a background thread.
+    """Deliver the records of a journal from a background thread, as they are written.
 
     Args:
-        deliver: Writes a list of records. If it raises, it is called with the same records again after a pause.
-        delivered: Called when records are written. A crash may fall between the two calls.
-        waiting: Records to deliver first.
+        sink: Where they go.
+        journal: The journal. Its file is the queue: an outage, however long, costs no memory.
+        marks: What the sink has of it. A crash may fall between a delivery and its mark.
     """
 
-    def __init__(
-        self, deliver: Callable[[list[Record]], None], delivered: Callable[[list[Record]], None], waiting: list[Record]
-    ) -> None:
-        self._deliver = deliver
-        self._delivered = delivered
-        self._queue = deque(waiting)
+    def __init__(self, sink: Sink, journal: Journal, marks: DeliveryMarks) -> None:
+        self._sink, self._journal, self._marks = sink, journal, marks
+        self._begun = marks.get(sink.parent)
+        # Runs that are missing, since they were deleted in MLflow or its store was reset, get all their records again.
+        self._missing = {run for run in (None, *journal.runs()) if not sink.has(run)}
+        self._to = 0 if self._missing or self._begun.late else min(self._begun.to, journal.count)
+        self._tail = Tail(journal.path, self._to)
+        self._late: dict[tuple[str | None, str], Record] = {}
         self._changed = threading.Condition()
         self._closing = False
         self._deadline = float("inf")
@@ -42,19 +60,18 @@ class Sender:
     def undelivered(self) -> int:
         """Number of records that are not delivered yet."""
         with self._changed:
-            return len(self._queue)
+            return self._left()
 
-    def put(self, records: list[Record]) -> None:
-        """Queue `records` for delivery after all earlier ones, and return at once."""
+    def wake(self) -> None:
+        """Say that the journal has grown."""
         with self._changed:
-            self._queue.extend(records)
             self._changed.notify_all()
 
     def flush(self, seconds: float) -> int:
         """Wait until all is delivered, for `seconds` at most; return how many records are not delivered."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._queue, seconds)
-            return len(self._queue)
+            self._changed.wait_for(lambda: not self._left(), seconds)
+            return self._left()
 
     def close(self, seconds: float) -> int:
         """Deliver what is left, for `seconds` at most, and stop; return how many records are not delivered."""
@@ -65,18 +82,48 @@ class Sender:
         self._thread.join(seconds)
         with self._changed:
             self._deadline = 0.0  # no request follows one that is still running
-            return len(self._queue)
+            return self._left()
+
+    def _left(self) -> int:
+        return self._journal.count - self._to + len(self._late)
 
     def _run(self) -> None:
+        try:
+            while self._wait_for_records():
+                records = self._tail.read(RECORDS_PER_DELIVERY)
+                due = [r for r in records if self._is_due(r)]
+                if not self._delivered([*self._late.values(), *due]):
+                    return
+                with self._changed:
+                    self._to = records[-1].seq if records else self._to
+                    self._marks.set(self._sink.parent, Mark(max(self._to, self._begun.to), self._late_numbers()))
+                    self._changed.notify_all()
+        finally:
+            self._tail.close()
+
+    def _wait_for_records(self) -> bool:
+        """Wait for records, or for the time to try late ones again; return False when it is time to stop."""
+        with self._changed:
+            new = self._changed.wait_for(
+                lambda: self._journal.count > self._to or self._closing, LATE_PAUSE_SECONDS if self._late else None
+            )
+            if self._closing and self._journal.count <= self._to:
+                return False
+            return bool(new or self._late) and time.monotonic() <= self._deadline
+
+    def _is_due(self, record: Record) -> bool:
+        return record.seq > self._begun.to or record.run in self._missing or record.seq in self._begun.late
+
+    def _late_numbers(self) -> tuple[int, ...]:
+        ahead = (seq for seq in self._begun.late if seq > self._to)
+        return tuple(sorted({*ahead, *(record.seq for record in self._late.values())}))
+
+    def _delivered(self, records: list[Record]) -> bool:
+        """Deliver records, however long it takes; return False if it is time to stop before that."""
         pause = FIRST_PAUSE_SECONDS
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closing)
-                if not self._queue or time.monotonic() > self._deadline:
-                    return
-                batch = [self._queue[i] for i in range(min(len(self._queue), RECORDS_PER_DELIVERY))]
             try:
-                self._deliver(batch)
+                late = self._sink.deliver(records) if records else []
             except Exception as error:
                 self._report(error)
                 with self._changed:
@@ -84,17 +131,16 @@ class Sender:
                     self._changed.wait_for(lambda: self._closing, pause)
                     if self._closing:
                         self._changed.wait(min(pause, FIRST_PAUSE_SECONDS))
+                    if time.monotonic() > self._deadline:
+                        return False
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
                 continue
-            pause = FIRST_PAUSE_SECONDS
             if self._failing:
                 self._failing = False
                 log.warning("tracking works again")
-            self._delivered(batch)
             with self._changed:
-                for _ in batch:
-                    self._queue.popleft()
-                self._changed.notify_all()
+                self._late = {(record.run, record.key): record for record in late}
+            return True
 
     def _report(self, error: Exception) -> None:
         if not self._failing:

@@ -1,4 +1,4 @@
-"""Write journal records into MLflow: find the run of each trial, and send batches within MLflow's limits.
+"""Write journal records into MLflow: find or make the run of each record, and send batches within MLflow's limits.
 
 It uses only `MlflowClient` with explicit run ids, so a global run or MLFLOW_RUN_ID in the environment has no effect.
 Delivering a record twice is harmless: a metric is one row by (run, key, step, time, value), a parameter keeps its
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from dmsae_ray.errors import ConfigError, one_line
 from dmsae_ray.tracking.journal import Record
+from dmsae_ray.tracking.names import RunName
+from dmsae_ray.tracking.troubles import reason_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,55 +23,76 @@ log = logging.getLogger(__name__)
 SWEEP_TAG = "dmsae.sweep_id"
 JOURNAL_TAG = "dmsae.journal"
 TRIAL_TAG = "dmsae.trial_id"
+ROOT_TAG = "dmsae.sweep_run"
+KIND_TAG = "dmsae.kind"
 PARENT_TAG = "mlflow.parentRunId"
 
+RUN_ID = "{run_id}"
+"""Stands in the value of a tag for the id of its run, which depends on the store."""
+
 METRICS_PER_REQUEST = 1000
-PARAMS_PER_REQUEST = 100
+OTHERS_PER_REQUEST = 100
+"""MLflow's limits for one request: numbers; parameters, and tags."""
 
 # Errors for which a retry is useless: the server would answer the same. Any other error may pass.
 _FINAL = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "BAD_REQUEST", "NOT_FOUND")
 
 
 class MlflowSink:
-    """The runs of one sweep in one MLflow store: a parent run, and a child run per trial."""
+    """The runs of one sweep in one MLflow store: a parent run, and below it those of trials and trainings."""
 
-    def __init__(self, client: "MlflowClient", experiment_id: str, parent: str, sweep_dir: Path) -> None:
-        """Find the child runs that exist.
+    def __init__(self, client: "MlflowClient", experiment: str, parent: str, sweep_dir: Path) -> None:
+        """Find the runs that exist.
 
         Args:
             client: Client of the store.
-            experiment_id: Id of the MLflow experiment.
+            experiment: Id of the MLflow experiment.
             parent: Id of the parent run.
             sweep_dir: The sweep folder; files are named relative to it.
         """
         self.parent = parent
+        self.experiment = experiment
         self.refused = 0
         self._client = client
-        self._experiment = experiment_id
         self._sweep_dir = sweep_dir
         self._runs: dict[str | None, str] = {None: parent}
-        for run in _search(client, experiment_id, f"tags.`{PARENT_TAG}` = '{parent}'"):
-            self._runs[run.data.tags.get(TRIAL_TAG, run.info.run_id)] = run.info.run_id
+        self._late: set[str] = set()
+        for query in (f"tags.`{PARENT_TAG}` = '{parent}'", f"tags.`{ROOT_TAG}` = '{parent}'"):
+            for run in _search(client, experiment, query):
+                self._runs[run.data.tags.get(TRIAL_TAG, run.info.run_id)] = run.info.run_id
 
-    def has(self, trial: str | None) -> bool:
-        """Return whether there is a run of this trial."""
-        return trial in self._runs
+    def has(self, run: str | None) -> bool:
+        """Return whether there is such a run."""
+        return run in self._runs
 
-    def deliver(self, records: list[Record]) -> None:
+    def deliver(self, records: list[Record]) -> list[Record]:
         """Write records, in their order within each run.
 
         A record that the server refuses for good is reported in the log and left out.
 
+        Returns:
+            Files that could not be sent now. Nothing else waits for them.
+
         Raises:
             Exception: The server did not answer or had an error; all of `records` may be delivered again.
         """
-        by_trial: dict[str | None, list[Record]] = {}
+        by_run: dict[str | None, list[Record]] = {}
+        files: dict[tuple[str | None, str], Record] = {}
         for record in records:
-            by_trial.setdefault(record.trial, []).append(record)
-        for trial, own in by_trial.items():
-            run_id = self._run_of(trial, own[0].time)
+            if record.kind == "artifact":
+                files[record.run, record.key] = record  # of several versions, the last
+            else:
+                by_run.setdefault(record.run, []).append(record)
+        for run, own in by_run.items():
+            run_id = self._run_of(run, own[0].time)
             for part in _requests(own):
                 self._write(run_id, part)
+        return [record for record in files.values() if not self._uploaded(record)]
+
+    def save_views(self, tags: "list[tuple[str, str]]") -> None:
+        """Set tags of the experiment."""
+        for name, value in tags:
+            self._client.set_experiment_tag(self.experiment, name, value)
 
     def _write(self, run_id: str, records: list[Record]) -> None:
         try:
@@ -86,47 +109,66 @@ class MlflowSink:
             log.warning("MLflow refused %s: %s", records[0].key, one_line(error, 200))
 
     def _request(self, run_id: str, records: list[Record]) -> None:
-        """Send records of one kind in one request; only one record if it is neither a metric nor a param."""
-        from mlflow.entities import Metric, Param
+        """Send records in one request, see `_requests`."""
+        from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 
         first = records[0]
-        if first.kind == "metric":
-            metrics = [Metric(r.key, float(r.value), r.time, r.step) for r in records]
-            self._client.log_batch(run_id, metrics=metrics)
-        elif first.kind == "param":
-            self._client.log_batch(run_id, params=[Param(r.key, str(r.value)) for r in records])
-        elif first.kind == "status":
+        if first.kind == "status":
             status = str(first.value)
             if status == "RUNNING":
                 self._client.update_run(run_id, status=status)
             else:
                 self._client.set_terminated(run_id, status, first.time)
-        elif first.kind == "artifact":
-            self._upload(run_id, first.key)
+        elif first.kind == "dataset":
+            digest, _, source = str(first.value).partition(" ")
+            data = Dataset(name=first.key, digest=digest, source_type="dmsae_ray", source=source)
+            self._client.log_inputs(run_id, [DatasetInput(data)])
+        else:
+            metrics = [Metric(name, x, r.time, r.step) for r in records for name, x in r.metrics.items()]
+            params = [Param(r.key, str(r.value)) for r in records if r.kind == "param"]
+            tags = [RunTag(r.key, str(r.value).replace(RUN_ID, run_id)) for r in records if r.kind == "tag"]
+            if params or tags:
+                self._client.log_batch(run_id, params=params, tags=tags)
+            for start in range(0, len(metrics), METRICS_PER_REQUEST):
+                self._client.log_batch(run_id, metrics[start : start + METRICS_PER_REQUEST])
 
-    def _upload(self, run_id: str, key: str) -> None:
-        """Upload a file; `key` is its path, relative to the sweep folder if it lies there."""
-        path = self._sweep_dir / key
+    def _uploaded(self, record: Record) -> bool:
+        """Upload a file; return False if it is to be tried again."""
+        path = self._sweep_dir / record.key
         if not path.is_file():
-            log.warning("artifact %s is gone; it is not sent", key)
-            return
-        folder = Path(key).parent
-        inside = not folder.is_absolute() and folder != Path(".")
-        self._client.log_artifact(run_id, str(path), folder.as_posix() if inside else None)
+            log.warning("artifact %s is gone; it is not sent", record.key)
+            return True
+        folder = Path(record.key).parent
+        # What lies in a trial's folder needs no folder in the trial's run.
+        inside = record.run is None and not folder.is_absolute() and folder != Path(".")
+        try:
+            self._client.log_artifact(self._runs[record.run], str(path), folder.as_posix() if inside else None)
+        except Exception as error:
+            if record.key not in self._late:
+                self._late.add(record.key)
+                log.warning("artifact %s is not sent yet (%s); it is tried again", record.key, reason_of(error))
+            return False
+        self._late.discard(record.key)
+        return True
 
-    def _run_of(self, trial: str | None, start_time: int) -> str:
-        """Return the id of the trial's run; make the run if there is none."""
-        if trial not in self._runs:
-            # An earlier request whose answer was lost may have made it.
-            query = f"tags.`{PARENT_TAG}` = '{self.parent}' and tags.`{TRIAL_TAG}` = '{trial}'"
-            found = _search(self._client, self._experiment, query)
-            if found:
-                self._runs[trial] = found[-1].info.run_id
-            else:
-                tags = {PARENT_TAG: self.parent, TRIAL_TAG: str(trial)}
-                run = self._client.create_run(self._experiment, start_time, tags, run_name=trial)
-                self._runs[trial] = run.info.run_id
-        return self._runs[trial]
+    def _run_of(self, name: str | None, start_time: int) -> str:
+        """Return the id of a run; make the run if there is none, and those above it."""
+        if name is None or name in self._runs:
+            return self._runs[name]
+        run = RunName.of(name)
+        above = self.parent if run.parent is None else self._run_of(run.parent, start_time)
+        # An earlier request whose answer was lost may have made it.
+        found = _search(
+            self._client, self.experiment, f"tags.`{PARENT_TAG}` = '{above}' and tags.`{TRIAL_TAG}` = '{name}'"
+        )
+        if found:
+            self._runs[name] = found[-1].info.run_id
+        else:
+            kind = "training" if run.cycle is not None else "control" if run.arm else "trial"
+            tags = {PARENT_TAG: above, TRIAL_TAG: name, ROOT_TAG: self.parent, KIND_TAG: kind}
+            made = self._client.create_run(self.experiment, start_time, tags, run_name=run.shown)
+            self._runs[name] = made.info.run_id
+        return self._runs[name]
 
 
 def open_sink(
@@ -146,14 +188,18 @@ def open_sink(
         ConfigError: The experiment is in MLflow's trash.
     """
     experiment_id = _experiment_id(client, experiment, artifacts)
-    query = f"tags.`{SWEEP_TAG}` = '{sweep_id}' and tags.`{JOURNAL_TAG}` = '{journal_id}'"
-    found = _search(client, experiment_id, query)
-    if found:
-        parent = found[-1].info.run_id
-    else:
-        tags = {SWEEP_TAG: sweep_id, JOURNAL_TAG: journal_id}
+    parent = find_sweep(client, experiment_id, sweep_id, journal_id)
+    if parent is None:
+        tags = {SWEEP_TAG: sweep_id, JOURNAL_TAG: journal_id, KIND_TAG: "sweep"}
         parent = client.create_run(experiment_id, start_time, tags, run_name=sweep_id).info.run_id
     return MlflowSink(client, experiment_id, parent, sweep_dir)
+
+
+def find_sweep(client: "MlflowClient", experiment_id: str, sweep_id: str, journal_id: str) -> str | None:
+    """Return the id of a sweep's run; None if there is none."""
+    query = f"tags.`{SWEEP_TAG}` = '{sweep_id}' and tags.`{JOURNAL_TAG}` = '{journal_id}'"
+    found = _search(client, experiment_id, query)
+    return found[-1].info.run_id if found else None
 
 
 def _search(client: "MlflowClient", experiment_id: str, query: str) -> "list[Run]":
@@ -169,14 +215,18 @@ def _search(client: "MlflowClient", experiment_id: str, query: str) -> "list[Run
 
 
 def _requests(records: list[Record]) -> list[list[Record]]:
-    """Split the records of one run into requests: neighbours of the same kind together, within MLflow's limits."""
-    limits = {"metric": METRICS_PER_REQUEST, "param": PARAMS_PER_REQUEST}
+    """Split the records of one run into requests: neighbours together, within MLflow's limits."""
+    alone = ("status", "dataset")
     parts: list[list[Record]] = []
+    metrics = others = 0
     for record in records:
-        if parts and parts[-1][0].kind == record.kind and len(parts[-1]) < limits.get(record.kind, 1):
-            parts[-1].append(record)
-        else:
-            parts.append([record])
+        numbers = len(record.metrics)
+        metrics, others = metrics + numbers, others + (not numbers)
+        full = metrics > METRICS_PER_REQUEST or others > OTHERS_PER_REQUEST
+        if not parts or full or record.kind in alone or parts[-1][-1].kind in alone:
+            parts.append([])
+            metrics, others = numbers, int(not numbers)
+        parts[-1].append(record)
     return parts
 
 

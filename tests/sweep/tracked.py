@@ -25,6 +25,6 @@ def check_tracking(database: Path, folder: Path, trials: Sequence[str]) -> None:
     twice = [row for row in rows if row[3] != 1]
     assert rows and twice == [], twice[:10]
     for trial in trials:
-        cycles = {step for name, key, step, _ in rows if name == trial and key == "cycle/n_core"}
+        cycles = {step for name, key, step, _ in rows if name == trial and key == "core_size"}
         summary = json.loads((sweep_folder(folder) / "trials" / trial / "summary.json").read_text())
         assert cycles == set(range(len(summary["records"])))

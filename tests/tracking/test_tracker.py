@@ -34,10 +34,11 @@ def run_sweep(tracker: SweepTracker, trials: int = 2) -> int:
     tracker.start({"k": "2, 4", "note": None})
     for n in range(trials):
         name = f"k{n}-tau0.9-seed0"
-        tracker.trial(name, {"k": n, "coverage": 0.9, "seed": 0})
+        tracker.run(name, {"k": n, "coverage": 0.9, "seed": 0})
         for step in range(STEPS):
-            tracker.metrics(name, {"train/loss": 1 / (step + 1), "train/l0_core": step}, step * 512)
-        tracker.finish(name, FINALS)
+            tracker.metrics(name, "train", {"train/loss": 1 / (step + 1), "train/l0_core": step}, step * 512)
+        tracker.metrics(name, "final", FINALS, 0)
+        tracker.end(name)
     return tracker.close()
 
 
@@ -77,7 +78,7 @@ def test_running_twice_logs_nothing_twice(sqlite: str, tmp_path: Path) -> None:
 
 def test_nothing_secret_is_written(tmp_path: Path) -> None:
     destination = Destination("postgresql://ada:lovelace@localhost/db")
-    assert "lovelace" not in destination.shown + destination.ui_command
+    assert "lovelace" not in destination.shown
     tracker = SweepTracker("postgresql+nodriver://ada:lovelace@127.0.0.1:1/db", "demo", tmp_path / "sweep", "demo-1")
     with pytest.raises(ConfigError) as caught:
         tracker.start()
@@ -129,7 +130,7 @@ def test_status_follows_an_interrupted_sweep(sqlite: str, tmp_path: Path) -> Non
     for ending in ("KILLED", "FAILED", "KILLED"):
         tracker = SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1")
         tracker.start()
-        tracker.trial("k0-tau0.9-seed0", {"k": 0, "coverage": 0.9, "seed": 0})
+        tracker.run("k0-tau0.9-seed0", {"k": 0, "coverage": 0.9, "seed": 0})
         assert tracker.flush(30) == 0
         assert states() == ["RUNNING", "RUNNING"]
         tracker.close(ending)  # type: ignore[arg-type]
@@ -141,7 +142,7 @@ def test_status_follows_an_interrupted_sweep(sqlite: str, tmp_path: Path) -> Non
 def test_limits_of_mlflow_are_kept(sqlite: str, tmp_path: Path) -> None:
     tracker = SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1")
     tracker.start({"long": "x" * 7000, **{f"p{n}": n for n in range(230)}})
-    tracker.metrics(None, {f"m{n}": n for n in range(2300)} | {"odd name: é": 1.0, "inf": math.inf}, 3)
+    tracker.metrics(None, "many", {f"m{n}": n for n in range(2300)} | {"odd name: é": 1.0, "inf": math.inf}, 3)
     assert tracker.close() == 0
     run = runs(sqlite, "demo")[0][0]
     assert len(run.data.metrics) == 2302 and len(run.data.params) == 231
@@ -252,18 +253,19 @@ def test_an_outage_stops_nothing_and_all_arrives_once(server: Server, tmp_path: 
     tracker = SweepTracker(server.uri, "outage", tmp_path / "sweep", "outage-1")
     tracker.start({"k": "2, 4"})
     name = "k0-tau0.9-seed0"
-    tracker.trial(name, {"k": 0, "coverage": 0.9, "seed": 0})
-    tracker.metrics(name, {"train/l0_core": 0.0}, 0)
+    tracker.run(name, {"k": 0, "coverage": 0.9, "seed": 0})
+    tracker.metrics(name, "train", {"train/l0_core": 0.0}, 0)
     assert tracker.flush(30) == 0
     server.kill()
     begun = time.monotonic()
     for step in range(1, STEPS):
-        tracker.metrics(name, {"train/l0_core": step}, step * 512)
+        tracker.metrics(name, "train", {"train/l0_core": step}, step * 512)
     assert time.monotonic() - begun < 2, "training waits for the server"
     assert tracker.undelivered == STEPS - 1
     server.start()
     assert tracker.flush(60) == 0
-    tracker.finish(name, FINALS)
+    tracker.metrics(name, "final", FINALS, 0)
+    tracker.end(name)
     assert tracker.close() == 0
     check(server.uri, "outage", trials=1)
 
@@ -275,10 +277,11 @@ def test_what_close_leaves_is_delivered_first_at_the_next_start(server: Server, 
     assert tracker.flush(30) == 0
     server.kill()
     name = "k0-tau0.9-seed0"
-    tracker.trial(name, {"k": 0, "coverage": 0.9, "seed": 0})
+    tracker.run(name, {"k": 0, "coverage": 0.9, "seed": 0})
     for step in range(STEPS):
-        tracker.metrics(name, {"train/l0_core": step}, step * 512)
-    tracker.finish(name, FINALS)
+        tracker.metrics(name, "train", {"train/l0_core": step}, step * 512)
+    tracker.metrics(name, "final", FINALS, 0)
+    tracker.end(name)
     begun = time.monotonic()
     left = tracker.close()
     assert time.monotonic() - begun < 5
@@ -325,7 +328,7 @@ def test_sink_finds_a_run_whose_creation_was_not_answered(sqlite: str, tmp_path:
     client = MlflowClient(sqlite)
     parent = client.get_run(tracker.parent_run_id)
     sink = MlflowSink(client, parent.info.experiment_id, parent.info.run_id, tmp_path)
-    tracker.trial("a", {"k": 1})
+    tracker.run("a", {"k": 1})
     assert tracker.flush(30) == 0
     sink.deliver([])  # it does not know of "a" yet
     assert not sink.has("a") and sink._run_of("a", 0) == runs(sqlite, "demo")[1][0].info.run_id
@@ -369,9 +372,9 @@ def test_a_full_disk_is_a_line_and_no_more(tmp_path: Path, empty_database: Path)
             "from dmsae_ray.tracking.destination import Destination\n"
             f"disk = Path({str(disk)!r})\n"
             "tracker = SweepTracker(Destination.of_file(disk / 'mlflow.db'), 'demo', disk.parent / 'sweep', 'demo-1')\n"
-            "tracker.start(); tracker.trial('a', {'k': 1}); tracker.flush(30)\n"
+            "tracker.start(); tracker.run('a', {'k': 1}); tracker.flush(30)\n"
             "(disk / 'full').open('wb', 0).write(b'x' * 5_000_000)\n"
-            "for step in range(3000): tracker.metrics('a', {'loss': 1.0, 'other': 2.0}, step)\n"
+            "for step in range(3000): tracker.metrics('a', 'train', {'loss': 1.0, 'other': 2.0}, step)\n"
             "time.sleep(5); (disk / 'full').unlink(); assert tracker.flush(60) == 0; tracker.close()\n"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

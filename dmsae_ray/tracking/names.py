@@ -1,0 +1,166 @@
+"""What is logged, and how it is called: the runs of a sweep, their parameters and their metrics.
+
+A trial of cycles is a run, as is each of its controls. Their metrics have the cycle as the step, so that the value of
+the last cycle is the one that tables show. Each training of a cycle is a run below that of its trial, with the tokens
+of this training as the step, so that cycles lie over each other. A control or a transfer is one training: its curves
+are in its own run.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from dmsae_ray.distill import DISTILLED, CycleReport, WindowReport
+from dmsae_ray.plan import Params, Trial
+from dmsae_ray.results import TrialResult
+
+SETTING, CYCLE, CURVE = "setting", "cycle", "train"
+"""The groups of metrics: numbers of a setting, of a finished cycle, of a window of training steps."""
+
+_CYCLE_WORD = "cycle "
+
+_OF_CYCLE = ("carryover", "chance", "core_share", "new")
+_OF_METRICS = {
+    "fvu": "fvu",
+    "loss_recovered": "loss_recovered",
+    "l0": "l0",
+    "l0_core": "l0_core",
+    "l0_non_core": "l0_non_core",
+    "dead_fraction": "dead_share",
+    "core_dead_fraction": "core_dead_share",
+    "core_frequency_median": "core_frequency_median",
+    "core_frequency_max": "core_frequency_max",
+}
+_OF_WINDOW = {
+    "loss": "loss",
+    "aux_loss": "aux_loss",
+    "l0_core": "l0_core",
+    "l0_non_core": "l0_non_core",
+    "dead": "dead_latents",
+    "grad_norm": "grad_norm",
+    "lr": "lr",
+    "threshold": "threshold",
+}
+
+
+def metric_names(controls: Collection[str] = ()) -> list[str]:
+    """Return the names of all metrics of a trial, its controls and its trainings."""
+    return [
+        *("k", "coverage", "seed", "core_size", "collapsed", "distilled_size", "margin_chance"),
+        *(f"margin_{arm}" for arm in controls),
+        *_OF_CYCLE,
+        *_OF_METRICS.values(),
+        *("tokens", "flops", "seconds"),
+        *(f"{CURVE}/{name}" for name in (*_OF_WINDOW.values(), "mse")),
+    ]
+
+
+@dataclass(frozen=True)
+class RunName:
+    """The name of a run below the sweep's.
+
+    Attributes:
+        trial: Name of the trial.
+        arm: The control that it is of; empty for the trial itself.
+        cycle: The training that it is of; None for the trial or control itself.
+    """
+
+    trial: str
+    arm: str = ""
+    cycle: int | None = None
+
+    def __str__(self) -> str:
+        parts = [self.trial, self.arm, "" if self.cycle is None else f"{_CYCLE_WORD}{self.cycle}"]
+        return "/".join(part for part in parts if part)
+
+    @property
+    def parent(self) -> str | None:
+        """The run above it; None if that is the sweep's."""
+        return None if self.cycle is None else str(RunName(self.trial, self.arm))
+
+    @property
+    def shown(self) -> str:
+        """What MLflow shows."""
+        return str(self).replace("/", " ")
+
+    @classmethod
+    def of(cls, text: str) -> "RunName":
+        """Return the name that `text` is the string of."""
+        trial, *rest = text.split("/")
+        cycle = next((int(part.removeprefix(_CYCLE_WORD)) for part in rest if part.startswith(_CYCLE_WORD)), None)
+        return cls(trial, next((part for part in rest if not part.startswith(_CYCLE_WORD)), ""), cycle)
+
+
+def own_arm(params: Params) -> str:
+    """Return the arm of a trial itself; every other is one of its controls."""
+    return str(params.get("arm", DISTILLED))
+
+
+def curve_run(trial_id: str, params: Params, window: WindowReport) -> RunName:
+    """Return the run that has the curves of a training."""
+    if window.arm != own_arm(params):
+        return RunName(trial_id, window.arm)
+    return RunName(trial_id) if "arm" in params else RunName(trial_id, cycle=window.cycle)
+
+
+def differing(trials: Sequence[Trial]) -> frozenset[str]:
+    """Return the names of the parameters that are not the same in all trials."""
+    values: dict[str, set[object]] = {}
+    for trial in trials:
+        for name, value in trial.params().items():
+            values.setdefault(name, set()).add(value)
+    return frozenset(name for name, found in values.items() if len(found) > 1)
+
+
+def run_params(run: RunName, params: Params, shown: Collection[str]) -> Params:
+    """Return the parameters of a run: k, coverage, seed and arm, and those of `shown`; of a training its cycle too."""
+    own = {name: value for name, value in params.items() if name in shown or name in ("k", "coverage", "seed")}
+    return {**own, "arm": run.arm or own_arm(params), **({} if run.cycle is None else {"cycle": run.cycle})}
+
+
+def setting_numbers(params: Params) -> dict[str, float]:
+    """Return the numbers by which one filters and plots: MLflow compares parameters as text only."""
+    return {name: float(params[name]) for name in ("k", "coverage", "seed") if name in params}
+
+
+def cycle_numbers(report: CycleReport, before: Sequence[CycleReport] = ()) -> dict[str, float]:
+    """Return what is logged of a finished cycle.
+
+    Args:
+        report: The cycle.
+        before: The cycles of the same arm before it; tokens, FLOP and seconds are sums up to here.
+    """
+    known: dict[str, float | None] = {name: getattr(report, name) for name in _OF_CYCLE}
+    known["core_size"] = report.n_core
+    known["collapsed"] = float(report.collapsed is not None)
+    if report.carryover is not None and report.chance is not None:
+        known["margin_chance"] = report.carryover - report.chance
+    known |= {name: report.metrics.get(measured) for measured, name in _OF_METRICS.items()}
+    for name in ("tokens", "flops", "seconds"):
+        known[name] = float(sum(getattr(r, name) for r in (*before, report)))
+    return {name: _meant(float(value)) for name, value in known.items() if value is not None}
+
+
+def window_numbers(window: WindowReport) -> dict[str, float]:
+    """Return what is logged of a window of training steps; `mse` is that of the longest prefix, the whole SAE."""
+    stats: Mapping[str, float] = window.stats
+    found = {f"{CURVE}/{name}": stats[measured] for measured, name in _OF_WINDOW.items() if measured in stats}
+    prefixes = sorted((int(n.rpartition("_")[2]) for n in stats if n.startswith("prefix_mse_")), reverse=True)
+    if prefixes:
+        found[f"{CURVE}/mse"] = stats[f"prefix_mse_{prefixes[0]}"]
+    return found
+
+
+def final_numbers(result: TrialResult) -> dict[str, float]:
+    """Return what is known only at the end of a trial: the size of C*, and how far it is above each control."""
+    last = result.last.carryover
+    values: dict[str, float | None] = {"distilled_size": result.distilled_size}
+    for arm, report in result.controls.items():
+        if last is not None and report.carryover is not None:
+            values[f"margin_{arm}"] = last - report.carryover
+    return {name: _meant(float(value)) for name, value in values.items() if value is not None}
+
+
+def _meant(value: float) -> float:
+    """Return a value with the digits that mean something: a person reads these. Counts stay as they are."""
+    return value if value.is_integer() or not math.isfinite(value) else float(f"{value:.4g}")
