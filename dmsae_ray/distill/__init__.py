@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.cycle_store import CycleStore as CycleStore
     from dmsae_ray.distill.cycle_store import DirectoryCycleStore as DirectoryCycleStore
     from dmsae_ray.distill.cycles import run_cycles as run_cycles
+    from dmsae_ray.distill.lineage import Lineage as Lineage
     from dmsae_ray.distill.lineage import LineageId as LineageId
+    from dmsae_ray.distill.matching import cosines as cosines
     from dmsae_ray.distill.matching import pw_mcc as pw_mcc
     from dmsae_ray.distill.reports import DISTILLED as DISTILLED
     from dmsae_ray.distill.reports import CycleReport as CycleReport
@@ -79,8 +81,14 @@ __getattr__, __dir__, __all__ = face(
             "DirectoryCycleStore",
         ),
         "cycles": ("run_cycles",),
-        "lineage": ("LineageId",),
-        "matching": ("pw_mcc",),
+        "lineage": (
+            "Lineage",
+            "LineageId",
+        ),
+        "matching": (
+            "cosines",
+            "pw_mcc",
+        ),
         "reports": (
             "DISTILLED",
             "CycleReport",

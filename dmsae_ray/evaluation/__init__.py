@@ -1,8 +1,8 @@
-"""How good an SAE is: variance explained, L0 in its two parts, and how much of the model's loss is recovered.
+"""How good an SAE is: variance explained, L0 in its two parts, loss recovered; and where its latents fire.
 
 Input: a `MatryoshkaSAE` that takes raw activations, with batches of raw activations (`evaluate`), or with a tapped
-language model and tokens (`loss_recovered`). Output: the figures, as `Metrics` or `LossRecovered`. The room trains
-nothing and reads no files.
+language model and tokens (`loss_recovered`), or activations of single latents (`FiringCollector`). Output: the figures,
+as `Metrics`, `LossRecovered` or `LatentFiring`. The room trains nothing and reads no files.
 """
 
 from typing import TYPE_CHECKING
@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.evaluation.latent_firing import FiringCollector as FiringCollector
+    from dmsae_ray.evaluation.latent_firing import LatentFiring as LatentFiring
+    from dmsae_ray.evaluation.latent_firing import Quantiles as Quantiles
+    from dmsae_ray.evaluation.latent_firing import Snippet as Snippet
     from dmsae_ray.evaluation.metrics import Metrics as Metrics
     from dmsae_ray.evaluation.metrics import evaluate as evaluate
     from dmsae_ray.evaluation.spliced_loss import LossRecovered as LossRecovered
@@ -18,6 +22,12 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "latent_firing": (
+            "FiringCollector",
+            "LatentFiring",
+            "Quantiles",
+            "Snippet",
+        ),
         "metrics": (
             "Metrics",
             "evaluate",

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.sae.chosen_latents import LatentRows as LatentRows
+    from dmsae_ray.sae.chosen_latents import latent_rows as latent_rows
+    from dmsae_ray.sae.chosen_latents import together as together
     from dmsae_ray.sae.dictionary import MatryoshkaSAE as MatryoshkaSAE
     from dmsae_ray.sae.dictionary_learning import export_dictionary_learning as export_dictionary_learning
     from dmsae_ray.sae.dictionary_learning import load_dictionary_learning as load_dictionary_learning
@@ -30,6 +33,11 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "chosen_latents": (
+            "LatentRows",
+            "latent_rows",
+            "together",
+        ),
         "dictionary": ("MatryoshkaSAE",),
         "dictionary_learning": (
             "export_dictionary_learning",

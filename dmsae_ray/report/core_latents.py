@@ -1,0 +1,321 @@
+"""The latents of the cores of a sweep: lineage, score by cycle, and the nearest latents in cores of other seeds."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scipy.special import betaincinv
+
+from dmsae_ray.config import load_experiment
+from dmsae_ray.distill import Core, Lineage, LineageId, cosines, empty_core, load_core
+from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.files import Folder
+from dmsae_ray.plan import CycleSetting
+from dmsae_ray.report.latent_source import CycleScores, find_store, opened_sae, read_scores
+from dmsae_ray.report.latent_study import Picked, Studied, Wanted, study
+from dmsae_ray.report.latent_table import LatentRow, LatentTable, Nearest, Progress, no_progress
+from dmsae_ray.results import CORE_FILE, TrialResult, load_results
+from dmsae_ray.sae import LatentRows, latent_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MOST_LISTED = 5000
+"""Latents in a table; the pages of most of them are left out anyway."""
+
+
+@dataclass(frozen=True, eq=False)
+class _TrialCore:
+    """The core that one trial selected in one cycle.
+
+    Attributes:
+        result: the trial.
+        cycle: the cycle.
+        lineages: those of C_0..C_L.
+        ids: the core's lineage, by descending score.
+        distilled: ids in C*.
+        keys: key of the SAE of each cycle, None where there is none.
+    """
+
+    result: TrialResult
+    cycle: int
+    lineages: tuple[Lineage, ...]
+    ids: Lineage
+    distilled: frozenset[LineageId]
+    keys: dict[int, str]
+
+    @property
+    def name(self) -> str:
+        """Name of the trial."""
+        return self.result.trial_id
+
+    def row(self, cycle: int, latent: LineageId) -> int | None:
+        """Return the row of a latent in the SAE of a cycle; None if it is not in its pool under this name."""
+        before = self.lineages[cycle - 1] if cycle else ()
+        if latent in before:
+            return before.index(latent)
+        return latent.latent if latent.cycle == cycle else None
+
+    def place(self, cycle: int, latent: LineageId) -> int:
+        """Return the row of a latent that must be in the SAE of a cycle.
+
+        Raises:
+            DataError: it is not.
+        """
+        row = self.row(cycle, latent)
+        if row is None:
+            raise DataError(f"lineage {latent} is in no SAE of cycle {cycle}")
+        return row
+
+
+def sweep_latents(
+    sweep_dir: str | Path,
+    *,
+    trial: str | None = None,
+    cycle: int | None = None,
+    most: int = 300,
+    store: str | None = None,
+    wanted: Wanted | None = None,
+    progress: Progress = no_progress,
+) -> LatentTable:
+    """Return the latents of the cores of a sweep's finished trials, with pages for some of them.
+
+    Args:
+        sweep_dir: the sweep's folder.
+        trial: only this trial.
+        cycle: the cores selected in this cycle; None: in each trial's last one, C_L.
+        most: latents that get a page: of each trial as many, C* first, by descending score.
+        store: the store of activations, if not the one noted with the SAEs.
+        wanted: how much a page shows.
+        progress: told how far it is.
+
+    Raises:
+        ConfigError: there is no such trial or cycle.
+        DataError: no trial of cycles is finished, or a summary cannot be read.
+    """
+    results = [r for r in load_results(sweep_dir) if isinstance(r.setting, CycleSetting)]
+    if not results:
+        raise DataError(f"'{sweep_dir}' has no finished trial that selected cores")
+    if trial is not None and trial not in {r.trial_id for r in results}:
+        raise ConfigError(f"--trial is '{trial}'; finished are {', '.join(r.trial_id for r in results)}")
+    settings = {r.setting for r in results if trial in (None, r.trial_id)}
+    lacks: list[str] = []
+    cores = _cores([r for r in results if r.setting in settings], cycle, lacks)
+    output = _output_of(Path(sweep_dir))
+    opened = _opened(output, cores, progress, lacks)
+    listed: dict[str, list[LatentRow]] = {}
+    for core in cores:
+        if trial in (None, core.name):
+            same = [o for o in cores if o.result.setting == core.result.setting and o is not core]
+            listed[core.name] = _rows(core, opened, [(o.name, *opened.encoder(o)) for o in same])
+    picked = _picked(listed, opened, most)
+    every = list(chain.from_iterable(listed.values()))
+    found = Studied((), None, 0, ())
+    if picked:
+        width, about = picked[0].latents.encoder.shape[1], opened.about
+        found = study(picked, lambda: find_store(output, about, width, store), about, wanted or Wanted(), progress)
+    lacks += found.lacks
+    if len(found.rows) < len(every):
+        how = "of each trial as many, C* first, by score"
+        lacks.append(f"{len(found.rows):,} of {len(every):,} latents have a page with snippets and tokens: {how}")
+    if len(every) > MOST_LISTED:
+        lacks.append(f"the first {MOST_LISTED:,} of {len(every):,} latents are listed")
+    completed = {row.anchor: row for row in found.rows}
+    return LatentTable(
+        title=f"Core latents of {Path(sweep_dir).absolute().name}",
+        of_sweep=True,
+        rows=tuple(completed.get(row.anchor, row) for row in every[:MOST_LISTED]),
+        text=found.text,
+        about=_about(cores, opened, found.tokens),
+        lacks=tuple(lacks),
+    )
+
+
+@dataclass(eq=False)
+class _Opened:
+    """What was read of the SAEs of the compared trials, by trial: the core's latents, scores and frequencies."""
+
+    about: dict[str, Any]
+    latents: dict[str, LatentRows]
+    shares: dict[str, dict[int, "Tensor"]]
+    frequency: dict[str, "Tensor"]
+    kept: dict[str, tuple[Lineage, "Tensor"]]
+
+    def encoder(self, core: _TrialCore) -> tuple[Lineage, "Tensor"]:
+        """Return ids and encoder rows of a core; of the distilled core alone where the SAE is gone."""
+        if core.name in self.latents:
+            return core.ids, self.latents[core.name].encoder
+        return self.kept[core.name]
+
+
+def _cores(results: Sequence[TrialResult], cycle: int | None, lacks: list[str]) -> list[_TrialCore]:
+    """Return the cores of trials in a cycle (None: the last); say which have none."""
+    found = []
+    for result in results:
+        lineages, distilled = _lineages(result)
+        at = len(lineages) - 1 if cycle is None else cycle
+        if not 0 <= at < len(lineages):
+            lacks.append(f"{result.trial_id} has the cycles 0..{len(lineages) - 1}, not cycle {cycle}")
+        elif not lineages[at]:
+            lacks.append(f"{result.trial_id} has no core in cycle {at}: {result.collapse or 'none was selected'}")
+        else:
+            keys = {report.cycle: report.key for report in result.reports}
+            found.append(_TrialCore(result, at, lineages, lineages[at], distilled, keys))
+    if not found and cycle is not None:
+        raise ConfigError(f"--cycle is {cycle}; {'; '.join(lacks)}")
+    return found
+
+
+def _lineages(result: TrialResult) -> tuple[tuple[Lineage, ...], frozenset[LineageId]]:
+    """Return the lineages of C_0..C_L of a trial, and the ids in C*."""
+    assert result.folder is not None, "it was loaded from a folder"
+    try:
+        summary = json.loads((result.folder / "summary.json").read_text(encoding="utf-8"))
+        lineages = tuple(tuple(LineageId(*map(int, i)) for i in core) for core in summary["lineage"])
+        return lineages, frozenset(LineageId(*map(int, i)) for i in summary["distilled_lineage"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"'{result.folder / 'summary.json'}' holds no lineage ({type(error).__name__})") from None
+
+
+def _output_of(sweep_dir: Path) -> Folder:
+    """Return the output with the cycles of a sweep: above its folder, or in the bucket that its config names."""
+    above = sweep_dir.expanduser().absolute().parent.parent
+    config = sweep_dir.expanduser() / "config.yaml"
+    if not (above / "cycles").is_dir() and config.is_file():
+        return Folder(load_experiment(config).output)
+    return Folder(str(above))
+
+
+def _opened(output: Folder, cores: Sequence[_TrialCore], progress: Progress, lacks: list[str]) -> _Opened:
+    """Read what is needed of the SAEs, one at a time; say what is gone."""
+    found = _Opened({}, {}, {}, {}, {})
+    for n, core in enumerate(cores):
+        kept = _distilled(core, lacks)
+        found.kept[core.name] = kept.lineage, kept.rows
+        shares = found.shares[core.name] = {}
+        for cycle, key in core.keys.items():
+            if cycle > core.cycle:
+                continue
+            try:
+                scores = read_scores(output / "cycles" / key)
+                if scores is not None and _same_scoring(scores, kept.provenance):
+                    shares[cycle] = scores.shares
+                if cycle == core.cycle:
+                    with opened_sae(output / "cycles" / key / "sae") as (sae, about):
+                        cut = latent_rows(sae, [core.place(cycle, i) for i in core.ids])
+                    found.latents[core.name], found.about = cut, found.about or about
+                    if scores is not None:
+                        found.frequency[core.name] = scores.frequency[list(cut.latents)]
+            except DataError as error:
+                if cycle == core.cycle:
+                    lacks.append(f"{core.name}: its SAE cannot be read; C* alone is listed, without pages ({error})")
+        progress("SAEs", n + 1, len(cores), "trials")
+    return found
+
+
+def _distilled(core: _TrialCore, lacks: list[str]) -> Core:
+    """Return the distilled core of a trial from its own file; an empty one where that is gone."""
+    assert core.result.folder is not None, "it was loaded from a folder"
+    try:
+        return load_core(core.result.folder / CORE_FILE)
+    except DataError as error:
+        lacks.append(str(error))
+        return empty_core(1)
+
+
+def _same_scoring(scores: CycleScores, provenance: dict[str, Any]) -> bool:
+    """Return whether the stored scores are those from which the core was selected: a stored SAE may be scored anew."""
+    return all(provenance.get(name, value) == value for name, value in scores.scoring.items())
+
+
+def _rows(core: _TrialCore, opened: _Opened, others: Sequence[tuple[str, Lineage, "Tensor"]]) -> list[LatentRow]:
+    """Return the rows of a core; those of the cores of other seeds are given by trial: ids and encoder rows."""
+    ids, encoder = opened.encoder(core)
+    frequency = opened.frequency.get(core.name)
+    rows = [
+        LatentRow(
+            anchor=f"{core.name}-{latent}",
+            name=str(latent),
+            latent=core.place(core.cycle, latent),
+            trial=core.name,
+            setting=core.result.setting.label,
+            seed=core.result.trial.seed,
+            distilled=latent in core.distilled,
+            born=latent.cycle,
+            survived=core.cycle - latent.cycle,
+            scores=tuple(_score(core, opened.shares[core.name], cycle, latent) for cycle in range(core.cycle + 1)),
+            sampled_frequency=None if frequency is None else float(frequency[n]),
+        )
+        for n, latent in enumerate(ids)
+    ]
+    return _with_nearest(rows, encoder, others)
+
+
+def _score(core: _TrialCore, shares: dict[int, "Tensor"], cycle: int, latent: LineageId) -> float | None:
+    row = core.row(cycle, latent) if cycle >= latent.cycle else None
+    if row is None or cycle not in shares or row >= len(shares[cycle]):
+        return None
+    return float(shares[cycle][row])
+
+
+def _with_nearest(
+    rows: list[LatentRow], own: "Tensor", others: Sequence[tuple[str, Lineage, "Tensor"]]
+) -> list[LatentRow]:
+    found: list[list[Nearest]] = [[] for _ in rows]
+    for name, ids, encoder in others:
+        if not rows or not ids:
+            continue
+        best, place = cosines(own, encoder).max(dim=1)
+        for near, cosine, at in zip(found, best.tolist(), place.tolist(), strict=True):
+            near.append(Nearest(f"{name}-{ids[at]}", name, cosine))
+    return [
+        replace(row, nearest=tuple(sorted(near, key=lambda one: -one.cosine)))
+        for row, near in zip(rows, found, strict=True)
+    ]
+
+
+def _picked(listed: dict[str, list[LatentRow]], opened: _Opened, most: int) -> list[Picked]:
+    """Return up to `most` rows with their latents: of each trial as many, C* first, by descending score."""
+    # Sorting is stable, and the rows stand by descending score.
+    first = [sorted(rows, key=lambda r: not r.distilled) for name, rows in listed.items() if name in opened.latents]
+    in_turn = (row for turn in zip_longest(*first) for row in turn if row is not None)
+    taken = {row.anchor for row in islice(in_turn, most)}
+    picked = []
+    for name, rows in listed.items():
+        own = [n for n, row in enumerate(rows) if row.anchor in taken]
+        if own:
+            picked.append(Picked(tuple(rows[n] for n in own), opened.latents[name].subset(own)))
+    return picked
+
+
+def random_best_cosine(d: int, n: int) -> float:
+    """Return the median of the best cosine between one random direction in d dimensions and n others.
+
+    The cosine of two isotropic directions, c, has (1 + c) / 2 ~ Beta((d - 1) / 2, (d - 1) / 2).
+    """
+    return 2 * float(betaincinv((d - 1) / 2, (d - 1) / 2, 0.5 ** (1 / n))) - 1
+
+
+def _about(cores: Sequence[_TrialCore], opened: _Opened, tokens: int) -> tuple[str, ...]:
+    lines = [
+        "A latent has the name of its origin, cycle.row: the cycle whose SAE learned its encoder row, and the row. "
+        "C* is the distilled core. What a page shows is of the SAE of the last cycle.",
+        "Score: share of the summed attribution score of the candidate pool, one bar a cycle.",
+    ]
+    if tokens:
+        lines.append(
+            f"Fires at: share of {tokens:,} held-out tokens at which it exceeds its inference threshold, which is 0 in "
+            "a dense core."
+        )
+    sizes = sorted(len(core.ids) for core in cores)
+    if len({core.result.trial.seed for core in cores}) > 1:
+        middle, d = sizes[len(sizes) // 2], opened.encoder(cores[0])[1].shape[1]
+        chance = f" Of {middle} random directions in {d} dimensions the best has a cosine of " if d > 1 else ""
+        lines.append(
+            "Nearest: largest cosine of its encoder row with one of the core of another seed, in the same setting and "
+            f"cycle.{chance}{f'{random_best_cosine(d, middle):.2f} (median).' if d > 1 else ''}"
+        )
+    return tuple(lines)
