@@ -1,8 +1,11 @@
 """The report of a sweep: what it found, over all replicas of each setting.
 
-In: the results of the finished trials (`dmsae_ray.results`), and the curves in the journal (`dmsae_ray.tracking`).
-Out: report.md, report.json and figures/*.png in the sweep folder, and a `Report` that the terminal shows.
-It needs no Ray session and can be made again at any time.
+In: the results of the finished trials (`dmsae_ray.results`), the journal (`dmsae_ray.tracking`) with the curves and
+the finished cycles of trials that run, and the scores in the cycle store.
+Out: report.html (one file with all in it), report.md, report.json and figures/ in the sweep folder, and a `Report` that
+the terminal shows; or one page that compares several sweeps. It needs no Ray session and can be made at any time, from
+the first finished cycle on. Pages of single latents (`write_latents`) are made of a sweep's cores (`sweep_latents`) or
+of any SAE (`sae_latents`).
 """
 
 from typing import TYPE_CHECKING
@@ -10,13 +13,33 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.report.core_latents import sweep_latents as sweep_latents
+    from dmsae_ray.report.latent_page import latent_sections as latent_sections
+    from dmsae_ray.report.latent_page import write_latents as write_latents
+    from dmsae_ray.report.latent_study import Wanted as Wanted
+    from dmsae_ray.report.latents_of_sae import sae_latents as sae_latents
+    from dmsae_ray.report.page import Section as Section
+    from dmsae_ray.report.publishing import HTML_FILE as HTML_FILE
+    from dmsae_ray.report.publishing import compare as compare
     from dmsae_ray.report.publishing import publish as publish
     from dmsae_ray.report.report import Report as Report
 
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
-        "publishing": ("publish",),
+        "core_latents": ("sweep_latents",),
+        "latent_page": (
+            "latent_sections",
+            "write_latents",
+        ),
+        "latent_study": ("Wanted",),
+        "latents_of_sae": ("sae_latents",),
+        "page": ("Section",),
+        "publishing": (
+            "HTML_FILE",
+            "compare",
+            "publish",
+        ),
         "report": ("Report",),
     },
 )

@@ -1,7 +1,7 @@
 """Aggregate the replicas of each setting: means with intervals, and how similar their cores are."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations, zip_longest
 from typing import Generic, TypeVar
 
@@ -9,13 +9,25 @@ import torch
 
 from dmsae_ray.distill import CycleReport, load_core, pw_mcc
 from dmsae_ray.plan import Setting
-from dmsae_ray.report.estimates import Estimate, estimate
+from dmsae_ray.report.estimates import Estimate, Scale, estimate
 from dmsae_ray.results import CORE_FILE, TrialResult
 
 S = TypeVar("S", bound=Setting)
 S_co = TypeVar("S_co", bound=Setting, covariant=True)
 
-METRICS = ("l0", "l0_core", "l0_non_core", "fvu", "explained_variance", "loss_recovered", "dead_fraction")
+METRICS: dict[str, Scale] = {
+    "l0": "amount",
+    "l0_core": "amount",
+    "l0_non_core": "amount",
+    "fvu": "amount",
+    "explained_variance": "real",
+    "loss_recovered": "real",
+    "dead_fraction": "share",
+    "core_dead_fraction": "share",
+    "core_frequency_median": "share",
+    "core_frequency_max": "share",
+}
+"""What is reported of the SAE of a cycle, and what values each can have."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +51,23 @@ class Consistency:
 
 @dataclass(frozen=True)
 class Aggregate(Generic[S_co]):
-    """One setting over its seeds.
+    """One setting over its seeds. Every number is over the same seeds: those that did not collapse.
 
-    Carryover, chance, controls, margins, core_share, metrics and control_metrics are of the last cycle, in which the
-    controls are trained too, and of the seeds that did not collapse.
+    They are the finished ones. Of a setting without any, they are those that run, up to the last cycle that all of them
+    have finished. Carryover, chance, controls, margins, core_share, metrics and control_metrics are of the last cycle,
+    in which the controls are trained too.
 
     Attributes:
         setting: The setting.
-        seeds: Its seeds.
+        seeds: The seeds behind every number.
+        collapsed: How seeds collapsed, by seed; they are in no number.
+        finished: Whether the trials behind the numbers are finished.
+        running: Seeds with a finished cycle whose trial is not finished.
+        cycle: The last cycle of the numbers; None without any.
         core_sizes: |C_0|..|C_L|.
         carryovers: Carryover by cycle, from the first cycle that has a core before it.
         carryover: Carryover in the last cycle.
+        carried: How many latents came back in the last cycle, and of how many, summed over the seeds.
         chance: |C_L| / |pool|: the carryover of a core drawn at random.
         controls: Carryover of the norm-matched control cores, by the control's name.
         margins: Carryover minus that of the control, seed by seed.
@@ -57,18 +75,23 @@ class Aggregate(Generic[S_co]):
         core_share: Share of the score that the core holds.
         metrics: METRICS of the last cycle.
         control_metrics: The same of the control cores, by the control's name.
+        initial_metrics: The same of cycle 0, which has no core; without replicas where it was not trained.
         seconds: Seconds of one cycle, averaged over the cycles of a trial. A cycle found in the store counts with the
             time that its training took.
         flops: FLOPs of one cycle, averaged in the same way.
         consistency: How similar the cores of the seeds are; None with fewer than two cores.
-        collapsed: How seeds collapsed, by seed.
     """
 
     setting: S_co
     seeds: tuple[int, ...]
+    collapsed: dict[int, str]
+    finished: bool
+    running: tuple[int, ...]
+    cycle: int | None
     core_sizes: tuple[Estimate, ...]
     carryovers: tuple[Estimate, ...]
     carryover: Estimate
+    carried: tuple[int, int]
     chance: Estimate
     controls: dict[str, Estimate]
     margins: dict[str, Estimate]
@@ -76,43 +99,60 @@ class Aggregate(Generic[S_co]):
     core_share: Estimate
     metrics: dict[str, Estimate]
     control_metrics: dict[str, dict[str, Estimate]]
+    initial_metrics: dict[str, Estimate]
     seconds: Estimate
     flops: Estimate
     consistency: Consistency | None
-    collapsed: dict[int, str]
 
 
-def aggregate(setting: S, results: Sequence[TrialResult]) -> Aggregate[S]:
-    """Aggregate `results`, the replicas of `setting`."""
+def counted(finished: Sequence[TrialResult], running: Sequence[TrialResult] = ()) -> list[TrialResult]:
+    """Return the replicas of a setting that its numbers are over, see `Aggregate`."""
+    whole = [r for r in finished or running if r.collapse is None]
+    if finished or not whole:
+        return whole
+    last = min(r.last.cycle for r in whole)
+    cut = [tuple(c for c in r.reports if c.cycle <= last) for r in whole]
+    sizes = [r.core_sizes[: last + 1] for r in whole]
+    return [
+        replace(r, reports=reports, core_sizes=size, controls={})
+        for r, reports, size in zip(whole, cut, sizes, strict=True)
+    ]
+
+
+def aggregate(setting: S, finished: Sequence[TrialResult], running: Sequence[TrialResult] = ()) -> Aggregate[S]:
+    """Aggregate the replicas of `setting`: the finished trials, and those that run and have finished cycles."""
+    results = counted(finished, running)
     controls = sorted({name for r in results for name in r.controls})
     sizes = zip_longest(*(r.core_sizes for r in results))
-    whole = [r for r in results if r.collapse is None]
     with_core = [[c for c in r.reports if c.carryover is not None] for r in results]
     carryovers = zip_longest(*([c.carryover for c in reports] for reports in with_core))
     trained = [[c for c in (*r.reports, *r.controls.values()) if c.seconds > 0] for r in results]
+    first = [r.reports[0].metrics if r.reports[0].n_core_in == 0 else {} for r in results]
+    carried = [r.last for r in results if r.last.carried is not None]
     return Aggregate(
         setting=setting,
         seeds=tuple(r.trial.seed for r in results),
-        core_sizes=tuple(estimate(at_cycle) for at_cycle in sizes),
-        carryovers=tuple(estimate(at_cycle) for at_cycle in carryovers),
-        carryover=estimate(r.last.carryover for r in whole),
-        chance=estimate(r.last.chance for r in whole),
-        controls={name: estimate(_carryover(r.controls.get(name)) for r in whole) for name in controls},
-        margins={name: estimate(_margin(r, name) for r in whole) for name in controls},
-        distilled_size=estimate(r.distilled_size for r in results),
-        core_share=estimate(r.last.core_share for r in whole),
-        metrics={name: estimate(r.metric(name) for r in whole) for name in METRICS},
+        collapsed={r.trial.seed: r.collapse for r in (*finished, *running) if r.collapse},
+        finished=bool(finished),
+        running=tuple(r.trial.seed for r in running if r.collapse is None),
+        cycle=max((r.last.cycle for r in results), default=None),
+        core_sizes=tuple(estimate(at_cycle, "amount") for at_cycle in sizes),
+        carryovers=tuple(estimate(at_cycle, "share") for at_cycle in carryovers),
+        carryover=estimate((r.last.carryover for r in results), "share"),
+        carried=(sum(c.carried or 0 for c in carried), sum(c.n_core_in for c in carried)),
+        chance=estimate((r.last.chance for r in results), "share"),
+        controls={name: estimate((_carryover(r.controls.get(name)) for r in results), "share") for name in controls},
+        margins={name: estimate((_margin(r, name) for r in results), "difference") for name in controls},
+        distilled_size=estimate((r.distilled_size for r in results), "amount"),
+        core_share=estimate((r.last.core_share for r in results), "share"),
+        metrics=_metrics([r.last.metrics for r in results]),
         control_metrics={
-            name: {
-                metric: estimate(r.controls[name].metrics.get(metric) for r in whole if name in r.controls)
-                for metric in METRICS
-            }
-            for name in controls
+            name: _metrics([r.controls[name].metrics for r in results if name in r.controls]) for name in controls
         },
-        seconds=estimate(_mean([c.seconds for c in reports]) for reports in trained),
-        flops=estimate(_mean([c.flops for c in reports]) for reports in trained),
+        initial_metrics=_metrics(first),
+        seconds=estimate((_mean([c.seconds for c in reports]) for reports in trained), "amount"),
+        flops=estimate((_mean([c.flops for c in reports]) for reports in trained), "amount"),
         consistency=consistency(results),
-        collapsed={r.trial.seed: r.collapse for r in results if r.collapse},
     )
 
 
@@ -126,6 +166,10 @@ def consistency(results: Sequence[TrialResult]) -> Consistency | None:
     generator = torch.Generator().manual_seed(0)
     drawn = [torch.randn(r.shape, generator=generator) for r in rows]
     return Consistency(sum(of_pairs) / len(of_pairs), min(of_pairs), max(of_pairs), pw_mcc(drawn), len(of_pairs))
+
+
+def _metrics(measured: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
+    return {name: estimate((found.get(name) for found in measured), scale) for name, scale in METRICS.items()}
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -9,7 +9,7 @@ from dmsae_ray.distill import DISTILLED
 from dmsae_ray.plan import TransferSetting
 from dmsae_ray.report.estimates import Estimate, estimate
 from dmsae_ray.results import TrialResult
-from dmsae_ray.tracking import read_journal
+from dmsae_ray.tracking import RunName, read_journal
 
 
 @dataclass(frozen=True)
@@ -39,31 +39,31 @@ def final_cycle_bands(results: Sequence[TrialResult], journal: Path, name: str) 
     Returns:
         {panel: {arm: band}}.
     """
-    curves: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
-    wanted, by_id = f"/{name}", {r.trial_id: r for r in results}
-    for record in read_journal(journal):
-        if record.kind == "metric" and record.trial in by_id and record.key.startswith("train/"):
-            arm = record.key.removeprefix("train").removesuffix(wanted)
-            if record.key.endswith(wanted) and arm.count("/") <= 1:
-                curves[record.trial, arm.lstrip("/")][record.step] = float(record.value)
     replicas: dict[tuple[str, str], list[dict[int, float]]] = defaultdict(list)
-    for (trial_id, arm), curve in curves.items():
-        result = by_id[trial_id]
+    by_id = {r.trial_id: r for r in results}
+    for run, curve in _curves(journal, name).items():
+        result = by_id.get(run.trial)
+        if result is None:
+            continue
         setting = result.setting
         if isinstance(setting, TransferSetting):
-            if setting.arm == "baseline":
-                continue
-            # A transfer reads the feed from its first token on.
-            start, panel, own_arm = 0, f"k={setting.k} {setting.core_sparsity}", str(setting.arm)
-        else:
-            # Cycle l of a trial begins in the feed after l times the tokens of a cycle.
-            start, panel, own_arm = result.last.cycle * result.last.tokens, setting.label, DISTILLED
-        own = {step - start: value for step, value in curve.items() if step > start}
-        if own:
-            replicas[panel, arm or own_arm].append(own)
+            if setting.arm != "baseline":
+                replicas[f"k={setting.k} {setting.core_sparsity}", str(setting.arm)].append(curve)
+        elif run.arm or run.cycle == result.last.cycle:
+            replicas[setting.label, run.arm or DISTILLED].append(curve)
     bands: dict[str, dict[str, Band]] = defaultdict(dict)
     for (panel, arm), found in replicas.items():
         tokens = sorted(set.intersection(*(set(curve) for curve in found)))
         if tokens:
             bands[panel][arm] = Band(tokens, [estimate(curve[t] for curve in found) for t in tokens])
     return dict(bands)
+
+
+def _curves(journal: Path, name: str) -> dict[RunName, dict[int, float]]:
+    """Return the curve of every training: {run: {tokens: value}}."""
+    curves: dict[RunName, dict[int, float]] = defaultdict(dict)
+    for record in read_journal(journal):
+        value = record.metrics.get(f"train/{name}") if record.kind == "metrics" and record.run else None
+        if value is not None and record.run is not None:
+            curves[RunName.of(record.run)][record.step] = value
+    return dict(curves)

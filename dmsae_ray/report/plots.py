@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmsae_ray.files import replacing
 from dmsae_ray.report.estimates import Estimate
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.edgecolor": "#59636E",
+    "axes.titlesize": 9.5,
     "grid.color": "#E5E5E5",
     "axes.axisbelow": True,
     "legend.frameon": False,
     "figure.dpi": 150,
-    "savefig.bbox": "tight",
+    "svg.hashsalt": "dmsae_ray",
 }
 
 MOST_PANELS = 12
@@ -64,12 +67,17 @@ def _import_matplotlib() -> None:
 
 
 def save(figure: "Figure", path: Path) -> Path:
-    """Write a figure as PNG; return its path."""
+    """Write a figure in the format that its name ends on, PNG or SVG; return its path.
+
+    Equal figures give equal bytes. The layout is found once, which takes most of the time.
+    """
     from matplotlib import rc_context
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context(_STYLE):
-        figure.savefig(path, format="png")
+    form = path.suffix.removeprefix(".")
+    with rc_context(_STYLE), replacing(path) as temporary:
+        figure.savefig(temporary, format=form, metadata={"Date": None} if form == "svg" else None)
+    figure.set_layout_engine("none")
     return path
 
 
@@ -83,8 +91,13 @@ def marker(index: int) -> str:
     return MARKERS[index % len(MARKERS)]
 
 
-def points(axes: "Axes", x: Sequence[Estimate], y: Sequence[Estimate], **style: Any) -> None:
-    """Draw means, with error bars in both directions where intervals exist; points without a mean are left out."""
+def points(
+    axes: "Axes", x: Sequence[Estimate], y: Sequence[Estimate], *, color: str, seeds: bool = True, **style: Any
+) -> None:
+    """Draw means, with intervals in both directions where they exist, and each seed as a small dot.
+
+    Points without a mean are left out.
+    """
     known = [(a, b) for a, b in zip(x, y, strict=True) if a.n and b.n]
     if not known:
         return
@@ -93,16 +106,94 @@ def points(axes: "Axes", x: Sequence[Estimate], y: Sequence[Estimate], **style: 
         [b.mean for _, b in known],
         xerr=bars([a for a, _ in known]),
         yerr=bars([b for _, b in known]),
-        capsize=2,
-        elinewidth=0.9,
-        markersize=5,
-        **style,
+        **{"color": color, "capsize": 2, "elinewidth": 0.9, "markersize": 5.5, "linewidth": 1.2, **style},
     )
+    if seeds:
+        dots(axes, known, color)
 
 
-def bars(values: Sequence[Estimate]) -> list[float]:
-    """Return the lengths of error bars; NaN, which draws nothing, where there is no interval."""
-    return [math.nan if v.half_width is None else v.half_width for v in values]
+def dots(axes: "Axes", pairs: Sequence[tuple[Estimate, Estimate]], color: str) -> None:
+    """Draw each seed of pairs (x, y) as a small dot; one of both may be a single number for all seeds of the other."""
+    x: list[float] = []
+    y: list[float] = []
+    for across, up in pairs:
+        n = max(across.n, up.n)
+        if n > 1 and across.n in (1, n) and up.n in (1, n):
+            x += across.values if across.n == n else across.values * n
+            y += up.values if up.n == n else up.values * n
+    axes.scatter(x, y, s=9, color=color, alpha=0.45, linewidths=0, zorder=3)
+
+
+def bars(values: Sequence[Estimate]) -> list[list[float]]:
+    """Return the lengths of error bars, below and above the means; NaN, which draws nothing, without an interval."""
+    ends = [v.interval or (math.nan, math.nan) for v in values]
+    below = [max(0.0, v.mean - low) for v, (low, _) in zip(values, ends, strict=True)]
+    above = [max(0.0, high - v.mean) for v, (_, high) in zip(values, ends, strict=True)]
+    gone = [math.isnan(low) for low, _ in ends]
+    return [[math.nan if g else v for v, g in zip(side, gone, strict=True)] for side in (below, above)]
+
+
+def gradation(count: int) -> list[str]:
+    """Return colours for what has an order, such as cycles: from dark to light, for colour-blind readers too."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    scale = colormaps["viridis"]
+    return [to_hex(scale(0.06 + 0.82 * n / max(1, count - 1))) for n in range(count)]
+
+
+def readable_on(paint: str) -> str:
+    """Return black or white, whichever can be read on a colour."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = to_rgb(paint)
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
+
+
+def no_data(axes: "Axes", reason: str = "no data") -> None:
+    """Say in a panel that there is nothing to draw."""
+    axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", color="#59636E", fontsize=8)
+
+
+def legend_below(figure: "Figure", axes: "Sequence[Axes]", columns: int = 4, *, by_name: bool = False) -> None:
+    """Put one legend for all panels below them, in the order in which things were drawn or of their names."""
+    found: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if by_name:
+        found = {label: found[label] for label in sorted(found)}
+    if found:
+        style: Any = {"loc": "outside lower center", "ncols": min(columns, len(found)), "frameon": False}
+        figure.legend(list(found.values()), list(found), **style)
+
+
+TICKS = (1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), tuple(n / 4 for n in range(4, 40))
+"""Where a logarithmic axis may have ticks within a decade, from few to many."""
+
+
+def log_axis(axis: "Axis", values: Sequence[float]) -> None:
+    """Make an axis logarithmic, from the least to the largest of `values`, with plain numbers at its ticks."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    known = [v for v in values if v > 0]
+    if not known:
+        return
+    axes = axis.axes
+    across = axis is axes.xaxis
+    set_scale, set_limits = (axes.set_xscale, axes.set_xlim) if across else (axes.set_yscale, axes.set_ylim)
+    low, high = min(known), max(known)
+    low, high = (low / 1.5, high * 1.5) if high < 1.05 * low else (low, high)
+    edge = (high / low) ** 0.09
+    low, high = low / edge, high * edge
+    set_scale("log")
+    set_limits(low, high)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = ([step * 10.0**power for power in powers for step in steps] for steps in TICKS)
+    seen = [[tick for tick in ticks if low <= tick <= high] for ticks in every]
+    axis.set_major_locator(FixedLocator(next((ticks for ticks in seen if len(ticks) >= 4), seen[-1])))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def counts(axis: "Axis") -> None:
@@ -110,6 +201,13 @@ def counts(axis: "Axis") -> None:
     from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def few_ticks(axis: "Axis") -> None:
+    """Put four or five ticks on the axis of a narrow panel."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=4))
 
 
 def large_numbers(axis: "Axis") -> None:
@@ -121,4 +219,4 @@ def large_numbers(axis: "Axis") -> None:
 
 def known_value(number: float) -> Estimate:
     """Return a number without uncertainty, such as a setting, as an estimate."""
-    return Estimate(number, None, 1)
+    return Estimate(number, None, None, 1, (number,))

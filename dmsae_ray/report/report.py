@@ -1,32 +1,55 @@
-"""The report of a sweep, made from the summaries of its trials: tables for the terminal, report.md, report.json."""
+"""The report of a sweep, made from what its trials found: the finding, tables, report.md, report.json."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 
 from rich.console import Group
 from rich.text import Text
 
 from dmsae_ray.errors import DataError
-from dmsae_ray.files import nan_to_null
-from dmsae_ray.plan import CycleSetting, TransferSetting
-from dmsae_ray.report.aggregate import Aggregate, aggregate
-from dmsae_ray.report.tables import Table, cost_table, cycles_table, main_table, margin_table, transfer_table
+from dmsae_ray.files import nan_to_null, replacing
+from dmsae_ray.plan import CycleSetting, Setting, TransferSetting
+from dmsae_ray.report.aggregate import Aggregate, aggregate, counted
+from dmsae_ray.report.finding import cycles_finding, transfers_finding
+from dmsae_ray.report.picture import Drawn
+from dmsae_ray.report.running import planned_trials, unfinished_trials
+from dmsae_ray.report.tables import (
+    Table,
+    cores_table,
+    cost_table,
+    cycles_table,
+    margin_table,
+    running_table,
+    transfer_table,
+    use_table,
+)
 from dmsae_ray.results import TrialResult, by_setting, load_results
 
 REPORT_FILE = "report.md"
 JSON_FILE = "report.json"
 
 NOTES = """\
-**n** seeds; ± is the half width of the 95% t-interval over them; one seed has none. **Carryover** is the share of the
-core that was selected again in the last cycle; **chance** is that of a core drawn at random from the candidate pool; a
-**control**'s column is the carryover of a core of as many rows with the same norms, trained in its place, and
-**carryover over** it is the difference, seed by seed. **Distilled** counts the latents selected in every cycle. **L0**
-is measured, on held-out tokens, in its two parts. **FVU** is the fraction of variance unexplained, **loss rec.** the
-share of the language model's loss that the SAE keeps against zeroing the layer. **PW-MCC** is the mean |cosine| of the
-best one-to-one matching of two seeds' distilled cores, over all pairs [lowest, highest]; its **chance** is that of
-random directions.
+**n** is the number of seeds behind the numbers of a row: those that are finished and did not collapse. A number is
+their mean, with its 95% interval in brackets from three seeds on (Student's t; of a share on the logit scale). Two
+seeds are given in parentheses, one alone. **Carryover** is the share of the core that was selected again in the last
+cycle; **came back** counts these latents over the seeds. **Chance** is the carryover of a core drawn at random from
+the candidate pool; a **control**'s column is the carryover of a core of as many rows with the same norms, trained in
+its place, and **carryover over** it is the difference, seed by seed. **Distilled** counts the latents selected in
+every cycle. **L0** is measured, on held-out tokens: all latents that fire at a token, those of the core included, and
+of the **core** alone. **Core fires** is the share of tokens at which a latent of the core fires, the median and the
+most frequent one; **dead** is the share of latents that never fire. **FVU** is the fraction of variance unexplained,
+**loss rec.** the share of the language model's loss that the SAE keeps against zeroing the layer. **PW-MCC** is the
+mean |cosine| of the best one-to-one matching of two seeds' distilled cores, over all pairs [lowest, highest]; its
+**chance** is that of random directions.
 """
+
+CAVEAT = (
+    "The rows of a core are copied from cycle to cycle. Carryover says that a latent stays useful, not that another "
+    "training finds it again."
+)
 
 
 @dataclass(frozen=True)
@@ -38,28 +61,79 @@ class Report:
         results: The finished trials.
         cycles: Settings of cycles, each over its seeds.
         transfers: Settings of transfers, each over its seeds.
+        running: Trials that are not finished, with the cycles that are.
+        planned: Number of trials that the sweep's config asks for; None where it is not known.
+        last_cycle: Number of the last cycle that the config asks for; None where it is not known.
+        replicas: The trials behind the numbers of each setting, see `Aggregate`.
+        settings: The config by dotted names; None where it is not known.
+        output: Its `output`, a path or URI; None where it is not known.
     """
 
     name: str
     results: tuple[TrialResult, ...]
     cycles: tuple[Aggregate[CycleSetting], ...]
     transfers: tuple[Aggregate[TransferSetting], ...]
+    running: tuple[TrialResult, ...] = ()
+    planned: int | None = None
+    last_cycle: int | None = None
+    replicas: Mapping[Setting, Sequence[TrialResult]] = field(default_factory=dict)
+    settings: Mapping[str, object] | None = None
+    output: str | None = None
+
+    def finding(self) -> str:
+        """Return what the sweep found, with its figures: one or a few plain sentences."""
+        parts = [cycles_finding(self.cycles, self.last_cycle)] if self.cycles else []
+        parts += [transfers_finding(self.transfers)] if self.transfers else []
+        return " ".join(parts)
+
+    def numbers(self) -> dict[str, float]:
+        """Return means and intervals by setting, for a tracker: '<setting>/carryover', '<setting>/carryover_low'."""
+        found: dict[str, float] = {}
+        every: list[Aggregate[Setting]] = [*self.cycles, *self.transfers]
+        for one in every:
+            known = {name: one.metrics[name] for name in ("l0", "fvu", "loss_recovered")}
+            if isinstance(one.setting, CycleSetting):
+                known = {"carryover": one.carryover, "distilled_size": one.distilled_size, **known}
+                known |= {f"margin_{name}": margin for name, margin in one.margins.items()}
+            for name, value in known.items():
+                if value.n:
+                    found[f"{one.setting.trial_name}/{name}"] = value.mean
+                for end, bound in (("low", value.low), ("high", value.high)):
+                    if bound is not None:
+                        found[f"{one.setting.trial_name}/{name}_{end}"] = bound
+        return found
+
+    @property
+    def progress(self) -> str:
+        """How many trials are finished, and how many have finished cycles."""
+        done = len(self.results)
+        of = f" of {self.planned}" if self.planned is not None and self.planned >= done else ""
+        noun = "trial is" if done == 1 and not of else "trials are"
+        rest = f", {len(self.running)} more with finished cycles" if self.running else ""
+        return f"{done}{of} {noun} finished{rest}"
+
+    @property
+    def remarks(self) -> str:
+        """What stands below the finding: how far the sweep is, and what carryover does not say."""
+        return f"{self.progress}.{f' {CAVEAT}' if self.cycles else ''}"
 
     @property
     def tables(self) -> list[Table]:
         """The tables, the most important first."""
         tables: list[Table] = []
         if self.cycles:
-            tables += [main_table(self.cycles), margin_table(self.cycles), cycles_table(self.cycles)]
+            tables += [*self._main_tables()[:3], cycles_table(self.cycles)]
         if self.transfers:
             tables.append(transfer_table(self.transfers))
+        if self.running:
+            tables.append(running_table(self.running, self.last_cycle))
         tables.append(cost_table((*self.cycles, *self.transfers)))
         return tables
 
     @property
     def health(self) -> list[str]:
         """One line for each trial that collapsed, and one for each trouble in a training."""
-        lines = [f"{r.trial_id} collapsed: {r.collapse}" for r in self.results if r.collapse]
+        lines = [f"{r.trial_id} collapsed: {r.collapse}" for r in (*self.results, *self.running) if r.collapse]
         for r in self.results:
             for record in (*r.reports, *r.controls.values()):
                 where = f"{r.trial_id}, cycle {record.cycle}, {record.arm}"
@@ -67,45 +141,77 @@ class Report:
         return lines
 
     def rich(self) -> Group:
-        """Return the main tables and what went wrong, for the terminal."""
-        main = [main_table(self.cycles), margin_table(self.cycles)] if self.cycles else []
-        main += [transfer_table(self.transfers)] if self.transfers else []
-        note = "n seeds, ± 95% interval; chance and control are carryovers to compare with; core sizes are means"
-        return Group(*(t.rich() for t in main), Text(note, style="dim"), *(Text(line) for line in self.health))
+        """Return the finding, the main tables and what went wrong, for the terminal."""
+        tables = self._main_tables()
+        tables += [running_table(self.running, self.last_cycle)] if self.running else []
+        note = "n seeds; in brackets 95% intervals, or two seeds; chance and control are carryovers to compare with"
+        lines = [*(Text(line) for line in self.health), Text(self.finding())]
+        return Group(*(t.rich() for t in tables), Text(note, style="dim"), *lines)
 
-    def markdown(self, figures: list[Path], folder: Path) -> str:
-        """Return the whole report as Markdown; figures are linked relative to `folder`."""
-        parts = [f"# {self.name}\n", NOTES, *(table.markdown() for table in self.tables)]
+    def markdown(self, pictures: Sequence[Drawn], folder: Path) -> str:
+        """Return the whole report as Markdown; pictures are linked relative to `folder`."""
+        parts = [f"# {escape(self.name)}\n", f"{self.finding()}\n", f"{self.remarks}\n", NOTES]
+        parts += [table.markdown() for table in self.tables]
         if self.health:
             parts.append("## Health\n\n" + "\n".join(f"- {line}" for line in self.health) + "\n")
-        for figure in figures:
-            parts.append(f"![{figure.stem.replace('_', ' ')}]({figure.relative_to(folder).as_posix()})\n")
+        for drawn in pictures:
+            address = drawn.png.relative_to(folder).as_posix()
+            parts.append(f"## {drawn.picture.title}\n\n![{drawn.picture.title}]({address})\n\n{drawn.caption}\n")
         return "\n".join(parts)
+
+    def _main_tables(self) -> list[Table]:
+        tables = []
+        if self.cycles:
+            tables += [cores_table(self.cycles, self.last_cycle), use_table(self.cycles, self.last_cycle)]
+            tables.append(margin_table(self.cycles))
+        return tables + ([transfer_table(self.transfers)] if self.transfers else [])
 
 
 def make_report(sweep_dir: str | Path) -> Report:
-    """Make the report of the finished trials of a sweep folder.
+    """Make the report of a sweep folder: of its finished trials, and of the finished cycles of those that run.
 
     Raises:
-        DataError: No trial is finished, or a summary cannot be read.
+        DataError: Nothing is finished, or a summary or the journal cannot be read.
     """
-    results = load_results(sweep_dir)
-    if not results:
-        raise DataError(f"'{sweep_dir}' has no finished trial; run the sweep, or give another sweep folder")
-    found = by_setting(results).items()
+    finished = load_results(sweep_dir)
+    planned = planned_trials(sweep_dir)
+    running = unfinished_trials(sweep_dir, planned, [r.trial_id for r in finished])
+    if not finished and not running:
+        raise DataError(
+            f"'{sweep_dir}' has no finished trial and no finished cycle; run the sweep, or give another sweep folder"
+        )
+    done, begun = by_setting(finished), by_setting(running)
+    settings = sorted({*done, *begun}, key=lambda setting: setting.order)
+    cycles = [s for s in settings if isinstance(s, CycleSetting)]
+    transfers = [s for s in settings if isinstance(s, TransferSetting)]
     return Report(
         name=Path(sweep_dir).absolute().name,
-        results=tuple(results),
-        cycles=tuple(aggregate(setting, own) for setting, own in found if isinstance(setting, CycleSetting)),
-        transfers=tuple(aggregate(setting, own) for setting, own in found if isinstance(setting, TransferSetting)),
+        results=tuple(finished),
+        cycles=tuple(aggregate(s, done.get(s, []), begun.get(s, [])) for s in cycles),
+        transfers=tuple(aggregate(s, done.get(s, []), begun.get(s, [])) for s in transfers),
+        running=tuple(running),
+        planned=None if planned is None else len(planned.trials),
+        last_cycle=None if planned is None else planned.last_cycle,
+        replicas={s: counted(done.get(s, []), begun.get(s, [])) for s in settings},
+        settings=None if planned is None else planned.experiment.shared_settings(),
+        output=None if planned is None else planned.experiment.output,
     )
 
 
-def write_report(report: Report, sweep_dir: str | Path, figures: list[Path]) -> list[Path]:
+def write_report(report: Report, sweep_dir: str | Path, pictures: Sequence[Drawn]) -> list[Path]:
     """Write report.md and report.json into the sweep folder; return their paths."""
     folder = Path(sweep_dir).absolute()
     text, data = folder / REPORT_FILE, folder / JSON_FILE
-    text.write_text(report.markdown([Path(f).absolute() for f in figures], folder), encoding="utf-8")
-    tree = {"sweep": report.name, "cycles": nan_to_null(report.cycles), "transfers": nan_to_null(report.transfers)}
-    data.write_text(json.dumps(tree, indent=1, allow_nan=False), encoding="utf-8")
+    tree = {
+        "sweep": report.name,
+        "finding": report.finding(),
+        "cycles": nan_to_null(report.cycles),
+        "transfers": nan_to_null(report.transfers),
+    }
+    for path, content in (
+        (text, report.markdown(pictures, folder)),
+        (data, json.dumps(tree, indent=1, allow_nan=False)),
+    ):
+        with replacing(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
     return [text, data]

@@ -1,14 +1,16 @@
-"""The tables of a report, each defined once for both the terminal and Markdown."""
+"""The tables of a report, each defined once for the terminal, Markdown and HTML."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
 from dmsae_ray.plan import CycleSetting, Setting, TransferSetting
 from dmsae_ray.report.aggregate import Aggregate, Consistency
-from dmsae_ray.report.estimates import Estimate
+from dmsae_ray.report.estimates import NONE, Estimate
+from dmsae_ray.results import TrialResult
 
 
 @dataclass(frozen=True)
@@ -18,12 +20,17 @@ class Table:
     Attributes:
         title: Title of the table.
         head: Heads of the columns, broken into short lines (within words at '-').
-        rows: Rows with one cell per column.
+        rows: Rows with one cell per column. An interval or the values follow a number as ' [low, high]' or ' (a, b)'.
     """
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Heads of the columns in one line each."""
+        return tuple(name.replace("-\n", "").replace("\n", " ") for name in self.head)
 
     def rich(self) -> RichTable:
         """Return the table for the terminal: narrow, with intervals below their means."""
@@ -40,65 +47,99 @@ class Table:
         for name in self.head:
             table.add_column(name, justify="right")
         for row in self.rows:
-            table.add_row(*(cell.replace(" ±", "\n±").replace(" [", "\n[") for cell in row))
+            table.add_row(*("\n".join(line.replace(", ", ",\n") for line in _parts(cell)) for cell in row))
         return table
 
     def markdown(self) -> str:
         """Return a Markdown table under a heading."""
-        head = tuple(name.replace("-\n", "").replace("\n", " ") for name in self.head)
-        lines = [head, tuple("---:" for _ in head), *self.rows]
+        lines = [self.names, tuple("---:" for _ in self.head), *self.rows]
         return f"## {self.title}\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
+    def html(self) -> str:
+        """Return an HTML table under a heading, with intervals small below their means."""
+        head = "".join(f"<th>{escape(name)}</th>" for name in self.names)
+        body = "\n".join("<tr>" + "".join(f"<td>{_html(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
+        table = f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+        return f'<h3>{escape(self.title)}</h3>\n<div class="wide">{table}</div>'
 
-def main_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
-    """Tabulate core sizes, carryover beside chance and controls, the two parts of L0, FVU and loss recovered."""
+
+def cores_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> Table:
+    """Tabulate core sizes, and carryover beside chance and controls."""
     controls = sorted({name for a in aggregates for name in a.controls})
-    head = ("k", "τ", "n", "core size\nby cycle", "carry-\nover", "chance", *(f"{_word(c)}\ncontrol" for c in controls))
-    head += ("dis-\ntilled", "L0\ncore", "L0\nrest", "FVU", "loss\nrec.")
+    head: tuple[str, ...] = ("k", "τ", "n", "core size\nby cycle", "carry-\nover", "came\nback", "chance")
+    head += (*(f"{_word(c)}\ncontrol" for c in controls), "dis-\ntilled")
     rows = [
         (
-            str(a.setting.k),
-            f"{a.setting.coverage:g}",
-            str(len(a.seeds)),
-            " ".join(size.text(0).split(" ")[0] for size in a.core_sizes),
+            *_setting(a),
+            " ".join(f"{size.mean:.0f}" for size in a.core_sizes) or "-",
             a.carryover.text(),
+            f"{a.carried[0]} of {a.carried[1]}" if a.carried[1] else "-",
             a.chance.text(),
-            *(a.controls[c].text() if c in a.controls else "-" for c in controls),
+            *(a.controls.get(c, NONE).text() for c in controls),
             a.distilled_size.text(1 if a.distilled_size.n > 1 else 0),
-            a.metrics["l0_core"].text(),
-            a.metrics["l0_non_core"].text(),
+        )
+        for a in aggregates
+    ]
+    return _with_remarks(Table("Cores", head, tuple(rows)), aggregates, last_cycle)
+
+
+def use_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> Table:
+    """Tabulate what a core costs and gives: measured L0, how often its latents fire, dead latents, reconstruction."""
+    head: tuple[str, ...] = (
+        "k",
+        "τ",
+        "n",
+        "L0",
+        "L0\ncore",
+        "core\nfires\nmedian",
+        "core\nfires\nmost",
+        "core\ndead",
+        "dead",
+        "FVU",
+    )
+    head += ("loss\nrec.",)
+    rows = [
+        (
+            *_setting(a),
+            a.metrics["l0"].text(1),
+            a.metrics["l0_core"].text(1),
+            *(a.metrics[name].percent() for name in ("core_frequency_median", "core_frequency_max")),
+            *(a.metrics[name].percent() for name in ("core_dead_fraction", "dead_fraction")),
             a.metrics["fvu"].text(3),
             a.metrics["loss_recovered"].text(3),
         )
         for a in aggregates
     ]
-    return Table("Cores", head, tuple(rows))
+    return _with_remarks(Table("Use and reconstruction, in the last cycle", head, tuple(rows)), aggregates, last_cycle)
 
 
 def cycles_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
     """Tabulate core sizes and carryover of every cycle, with intervals."""
     cycles = max(len(a.core_sizes) for a in aggregates)
-    head = ("k", "τ", *(f"core {c}" for c in range(cycles)), *(f"carryover {c}" for c in range(1, cycles)))
+    head: tuple[str, ...] = (
+        "k",
+        "τ",
+        "n",
+        *(f"core {c}" for c in range(cycles)),
+        *(f"carryover {c}" for c in range(1, cycles)),
+    )
     rows = []
     for a in aggregates:
         sizes = [size.text(1 if size.n > 1 else 0) for size in a.core_sizes]
         carried = [c.text() for c in a.carryovers]
-        cells = (*_padded(sizes, cycles), *_padded(carried, cycles - 1))
-        rows.append((str(a.setting.k), f"{a.setting.coverage:g}", *cells))
+        rows.append((*_setting(a), *_padded(sizes, cycles), *_padded(carried, cycles - 1)))
     return Table("By cycle", head, tuple(rows))
 
 
 def margin_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
     """Tabulate the evidence for a core: carryover minus each control's, share of the score, PW-MCC of the seeds."""
     controls = sorted({name for a in aggregates for name in a.margins})
-    head = ("k", "τ", "n", *(f"carryover\nover {c.replace('_', ' ')}" for c in controls))
+    head: tuple[str, ...] = ("k", "τ", "n", *(f"carryover\nover {c.replace('_', ' ')}" for c in controls))
     head += ("core's share\nof the score", "PW-MCC\nof the seeds", "chance\nPW-MCC")
     rows = [
         (
-            str(a.setting.k),
-            f"{a.setting.coverage:g}",
-            str(len(a.seeds)),
-            *(a.margins[c].text() if c in a.margins else "-" for c in controls),
+            *_setting(a),
+            *(a.margins.get(c, NONE).text() for c in controls),
             a.core_share.text(),
             *_consistency(a.consistency),
         )
@@ -109,40 +150,107 @@ def margin_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
 
 def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
     """Tabulate SAEs trained around a fixed core, at measured L0."""
-    head = (
+    head: tuple[str, ...] = (
         "k",
         "core",
-        "core\nL0",
         "n",
         "L0",
         "L0\ncore",
-        "L0\nrest",
+        "core\nfires\nmedian",
+        "dead",
         "FVU",
         "loss\nrec.",
-        "core\nkept",
-        "core\nshare",
     )
+    head += ("core\nkept", "core\nshare")
     rows = [
         (
             str(a.setting.k),
-            a.setting.arm,
-            "-" if a.setting.arm == "baseline" else a.setting.core_sparsity,
+            "none" if a.setting.arm == "baseline" else f"{a.setting.arm} ({a.setting.core_sparsity})",
             str(len(a.seeds)),
-            *(a.metrics[name].text() for name in ("l0", "l0_core", "l0_non_core")),
+            *(a.metrics[name].text(1) for name in ("l0", "l0_core")),
+            *(a.metrics[name].percent() for name in ("core_frequency_median", "dead_fraction")),
             *(a.metrics[name].text(3) for name in ("fvu", "loss_recovered")),
             a.carryover.text(),
             a.core_share.text(),
         )
         for a in aggregates
     ]
-    return Table("Transfer", head, tuple(rows))
+    return _with_remarks(Table("Transfer", head, tuple(rows)), aggregates, None, place=3)
 
 
 def cost_table(aggregates: Sequence[Aggregate[Setting]]) -> Table:
     """Tabulate the cost of one cycle."""
-    head = ("setting", "seconds a cycle", "FLOP a cycle")
-    rows = [(a.setting.label, a.seconds.text(1), _power(a.flops)) for a in aggregates]
-    return Table("Cost", head, tuple(rows))
+    head: tuple[str, ...] = ("setting", "n", "seconds a cycle", "FLOP a cycle")
+    rows = [(a.setting.label, str(len(a.seeds)), a.seconds.text(1), _power(a.flops)) for a in aggregates]
+    return Table("Time and FLOP", head, tuple(rows))
+
+
+def running_table(trials: Sequence[TrialResult], last_cycle: int | None) -> Table:
+    """Tabulate the trials that are not finished, each in its last finished cycle."""
+    head: tuple[str, ...] = (
+        "trial",
+        "finished\ncycles",
+        "core size\nby cycle",
+        "carry-\nover",
+        "chance",
+        "L0",
+        "FVU",
+        "loss\nrec.",
+    )
+    of = "" if last_cycle is None else f" of {last_cycle + 1}"
+    rows = []
+    for r in trials:
+        measured = [(r.last.carryover, 2), (r.last.chance, 2), (r.last.metrics.get("l0"), 1)]
+        measured += [(r.last.metrics.get("fvu"), 3), (r.last.metrics.get("loss_recovered"), 3)]
+        numbers = ("-" if value is None else f"{value:.{digits}f}" for value, digits in measured)
+        done = f"{len(r.reports)}{of if isinstance(r.setting, CycleSetting) else ''}"
+        rows.append((r.trial_id, done, " ".join(map(str, r.core_sizes)) or "-", *numbers))
+    return Table("Unfinished trials, in their last finished cycle", head, tuple(rows))
+
+
+def differences_table(sweeps: Sequence[tuple[str, Mapping[str, object] | None]]) -> Table | None:
+    """Tabulate the settings in which sweeps differ; None if there are none.
+
+    Args:
+        sweeps: Name of each, and its settings by their dotted names; None where they are not known.
+    """
+    known = [settings for _, settings in sweeps if settings is not None]
+    names = list(dict.fromkeys(name for settings in known for name in settings))
+    differing = [name for name in names if len({repr(settings.get(name)) for settings in known}) > 1]
+    if not differing:
+        return None
+    rows = [(name, *("-" if s is None else str(s.get(name)) for _, s in sweeps)) for name in differing]
+    return Table("Settings that differ", ("setting", *(name for name, _ in sweeps)), tuple(rows))
+
+
+def remark(one: Aggregate[Setting], last_cycle: int | None) -> str:
+    """Return which seeds of a setting are not behind its numbers, and how far these are if no trial is finished."""
+    parts = [f"{len(one.collapsed)} collapsed"] if one.collapsed else []
+    if one.running and one.finished:
+        parts.append(f"{len(one.running)} not done")
+    elif one.running:
+        cycle = "" if one.cycle is None or last_cycle is None else f": cycle {one.cycle} of {last_cycle}"
+        parts.append(f"not done{cycle}")
+    return "; ".join(parts)
+
+
+def _with_remarks(
+    table: Table,
+    aggregates: Sequence[Aggregate[CycleSetting]] | Sequence[Aggregate[TransferSetting]],
+    last_cycle: int | None,
+    place: int = 3,
+) -> Table:
+    """Add a column of remarks behind n where there are any."""
+    remarks = [remark(a, last_cycle) for a in aggregates]
+    if not any(remarks):
+        return table
+    head: tuple[str, ...] = (*table.head[:place], "not in n,\nor so far", *table.head[place:])
+    rows = [(*row[:place], said or "-", *row[place:]) for row, said in zip(table.rows, remarks, strict=True)]
+    return Table(table.title, head, tuple(rows))
+
+
+def _setting(one: Aggregate[CycleSetting]) -> tuple[str, str, str]:
+    return (str(one.setting.k), f"{one.setting.coverage:g}", str(len(one.seeds)))
 
 
 def _consistency(found: Consistency | None) -> tuple[str, str]:
@@ -162,3 +270,17 @@ def _padded(cells: list[str], length: int) -> list[str]:
 
 def _word(name: str) -> str:
     return name.replace("_", "\n")
+
+
+def _parts(cell: str) -> list[str]:
+    """Return a number and what follows it in brackets, apart."""
+    for mark in (" [", " ("):
+        number, found, rest = cell.partition(mark)
+        if found:
+            return [number, found.strip() + rest]
+    return [cell]
+
+
+def _html(cell: str) -> str:
+    number, *rest = _parts(cell)
+    return escape(number) + "".join(f'<small class="range">{escape(part)}</small>' for part in rest)

@@ -11,10 +11,13 @@ from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
     from dmsae_ray.results.folders import CORE_FILE as CORE_FILE
+    from dmsae_ray.results.folders import STORE_INPUT as STORE_INPUT
+    from dmsae_ray.results.folders import SUMMARY_FILE as SUMMARY_FILE
     from dmsae_ray.results.folders import Folders as Folders
     from dmsae_ray.results.folders import create_folders as create_folders
     from dmsae_ray.results.folders import experiment_of as experiment_of
     from dmsae_ray.results.folders import folders_of as folders_of
+    from dmsae_ray.results.folders import recorded_store as recorded_store
     from dmsae_ray.results.reports import TrialReport as TrialReport
     from dmsae_ray.results.reports import cycle_name as cycle_name
     from dmsae_ray.results.reports import failure_in as failure_in
@@ -23,16 +26,20 @@ if TYPE_CHECKING:
     from dmsae_ray.results.trial import by_setting as by_setting
     from dmsae_ray.results.trial import load_result as load_result
     from dmsae_ray.results.trial import load_results as load_results
+    from dmsae_ray.results.trial import parse_result as parse_result
 
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
         "folders": (
             "CORE_FILE",
+            "STORE_INPUT",
+            "SUMMARY_FILE",
             "Folders",
             "create_folders",
             "experiment_of",
             "folders_of",
+            "recorded_store",
         ),
         "reports": (
             "TrialReport",
@@ -45,6 +52,7 @@ __getattr__, __dir__, __all__ = face(
             "by_setting",
             "load_result",
             "load_results",
+            "parse_result",
         ),
     },
 )

@@ -18,7 +18,7 @@ import yaml
 
 from dmsae_ray.config import Experiment, load_experiment, parse_experiment
 from dmsae_ray.errors import ConfigError, DmsaeError
-from dmsae_ray.files import Folder, nan_to_null
+from dmsae_ray.files import Folder, decode_record, nan_to_null
 from dmsae_ray.plan import Trial
 from dmsae_ray.results.begun import BEGUN_FILE, CONFIG_FILE, begun_sweeps, differences, sweep_of, told_difference
 
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 SUMMARY_FILE = "summary.json"
 CORE_FILE = "core.safetensors"
 INPUTS_FILE = "inputs.json"
+STORE_INPUT = "model and corpus (and, for text that Python carries, its version)"
+"""What the key of the store is called among the hashes of a sweep's inputs."""
 HOME = "dmsae-runs"
 
 
@@ -152,6 +154,17 @@ def folders_of(experiment: Experiment, name: str | None = None) -> Folders:
     output = output if local is None else Folder(str(local))
     home = local or Path(HOME).absolute()
     return Folders(output, home, name or f"{experiment.name}-{experiment.digest()[:8]}")
+
+
+def recorded_store(sweep: Folder) -> str | None:
+    """Return the key of the store that a sweep reads, from the sweep's folder below `output`; None if it has not begun.
+
+    Raises:
+        DataError: The record cannot be read.
+    """
+    content = sweep.read(INPUTS_FILE)
+    key = None if content is None else decode_record(content, sweep / INPUTS_FILE).get(STORE_INPUT)
+    return None if key is None else str(key)
 
 
 def create_folders(experiment: Experiment, say: Callable[[str], None] = log.info) -> Folders:

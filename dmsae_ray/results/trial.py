@@ -60,25 +60,6 @@ class TrialResult:
         """Return a metric of the last cycle; NaN if it was not measured."""
         return self.last.metrics.get(name, math.nan)
 
-    def final_metrics(self) -> dict[str, float]:
-        """Return the numbers of the trial, under the names by which runs are compared."""
-        last = self.last
-        values: dict[str, float | None] = {
-            "carryover": last.carryover,
-            "chance": last.chance,
-            "jaccard": last.jaccard,
-            "core_share": last.core_share,
-            "core_size": last.n_core,
-            "distilled_size": self.distilled_size,
-            "collapsed": float(self.collapse is not None),
-            **last.metrics,
-            **{f"carryover_{name}": report.carryover for name, report in self.controls.items()},
-            "tokens": self.tokens,
-            "flops": self.flops,
-            "seconds": sum(r.seconds for r in (*self.reports, *self.controls.values())),
-        }
-        return {name: float(value) for name, value in values.items() if value is not None}
-
 
 def parse_result(summary: Mapping[str, Any], folder: Path | None = None) -> TrialResult:
     """Read a trial's result from its summary.

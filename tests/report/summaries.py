@@ -43,6 +43,8 @@ def make_cycle(cycle: int, arm: str, before: Core, after: Core, fvu: float, l0: 
             "fvu": fvu,
             "explained_variance": 1 - fvu,
             "loss_recovered": 0.9 - fvu / 3,
+            "dead_fraction": 0.25,
+            **({"core_frequency_median": 0.4, "core_frequency_max": 0.8} if len(before) else {}),
         },
     )
 

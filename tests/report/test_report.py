@@ -3,66 +3,57 @@
 import io
 import json
 import math
+import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from mlflow import MlflowClient
 from PIL import Image
 from rich.console import Console
-from scipy import stats
 
 from dmsae_ray.errors import DataError
 from dmsae_ray.report.curves import final_cycle_bands
-from dmsae_ray.report.estimates import estimate
 from dmsae_ray.report.publishing import publish
-from dmsae_ray.report.report import make_report
+from dmsae_ray.report.report import Report, make_report
 from dmsae_ray.results.reports import TrialReport
-from dmsae_ray.results.trial import load_results, parse_result
+from dmsae_ray.results.trial import load_results
+from dmsae_ray.tracking.names import cycle_numbers
 from dmsae_ray.tracking.tracker import SweepTracker
+from dmsae_ray.tracking.trial_records import TrialRecords
 from tests.mlflow_stores import runs
 from tests.report.summaries import BATCH, CYCLES, STEPS, make_summary, make_windows, write_transfer, write_trial
 
 
-@given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=10))
-def test_interval_is_students(values: list[int]) -> None:
-    found = estimate(values)
-    assert found.mean == pytest.approx(float(np.mean(values)), abs=1e-9)
-    low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
-    expected = 0.0 if np.ptp(values) == 0 else (high - low) / 2
-    assert found.half_width == pytest.approx(expected, rel=1e-6, abs=1e-9)
-
-
-def test_one_value_has_no_interval_and_none_no_mean() -> None:
-    assert estimate([0.5]).text() == "0.50"
-    assert estimate([1, 2, 3]).text() == "2.00 ±2.48"
-    assert estimate([None, math.nan, 3.0]).n == 1
-    assert estimate([]).text() == "-"
-
-
-@pytest.fixture
-def sweep(tmp_path: Path) -> Path:
-    folder = tmp_path / "demo-12345678"
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report, list[Path]]:
+    """A sweep folder with its report."""
+    folder = tmp_path_factory.mktemp("sweeps") / "demo-12345678"
     for seed in range(3):
         for coverage in (0.5, 0.9):
             write_trial(folder, 4, coverage, seed)
-    return folder
+    return (folder, *publish(folder))
 
 
-def test_report_holds_the_summaries_numbers(sweep: Path) -> None:
-    publish(sweep)
+def test_report_holds_the_summaries_numbers(published: tuple[Path, Report, list[Path]]) -> None:
+    sweep, _, _ = published
     summaries = [make_summary(4, 0.9, seed) for seed in range(3)]
     (found,) = [a for a in json.loads((sweep / "report.json").read_text())["cycles"] if a["setting"]["coverage"] == 0.9]
     own = np.array([s["records"][-1]["carryover"] for s in summaries])
     control = np.array([s["controls"]["gaussian"]["carryover"] for s in summaries])
     assert found["carryover"]["mean"] == pytest.approx(own.mean())
-    assert found["carryover"]["half_width"] == pytest.approx(4.302653 * own.std(ddof=1) / math.sqrt(3), rel=1e-5)
+    reach = 4.302653 * own.std(ddof=1) / math.sqrt(3) / (own.mean() * (1 - own.mean()))
+    centre = math.log(own.mean() / (1 - own.mean()))
+    ends = [1 / (1 + math.exp(-end)) for end in (centre - reach, centre + reach)]
+    assert [found["carryover"]["low"], found["carryover"]["high"]] == pytest.approx(ends, rel=1e-5)
+    assert found["carryover"]["values"] == pytest.approx(own.tolist())
+    carried = [s["records"][-1]["carried"] for s in summaries]
+    assert found["carried"] == [sum(carried), sum(s["records"][-1]["n_core_in"] for s in summaries)]
     assert found["controls"]["gaussian"]["mean"] == pytest.approx(control.mean())
     paired = 4.302653 * (own - control).std(ddof=1) / math.sqrt(3)
-    assert found["margins"]["gaussian"]["half_width"] == pytest.approx(paired, rel=1e-5)
+    margin = found["margins"]["gaussian"]
+    assert margin["high"] - margin["mean"] == pytest.approx(paired, rel=1e-5)
+    assert margin["mean"] - margin["low"] == pytest.approx(paired, rel=1e-5)
     sizes = np.array([s["core_sizes"] for s in summaries])
     assert [size["mean"] for size in found["core_sizes"]] == pytest.approx(sizes.mean(axis=0).tolist())
     assert found["distilled_size"]["mean"] == pytest.approx(np.mean([s["distilled_size"] for s in summaries]))
@@ -73,29 +64,36 @@ def test_report_holds_the_summaries_numbers(sweep: Path) -> None:
     assert found["consistency"]["mean"] > 2 * found["consistency"]["chance"] and found["consistency"]["pairs"] == 3
 
 
-def test_report_text_fits_a_terminal_and_links_its_figures(sweep: Path) -> None:
-    report, files = publish(sweep)
+def test_report_text_fits_a_terminal_and_links_its_figures(published: tuple[Path, Report, list[Path]]) -> None:
+    sweep, report, files = published
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(report.rich())
     text = console.export_text()
-    assert "…" not in text and "±" in text and "gaussian" in text
+    assert "…" not in text and "[0." in text and "gaussian" in text
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert " ".join(text.split()).endswith(" ".join(report.finding().split()))
     markdown = (sweep / "report.md").read_text()
     for path in files:
         assert path.is_file() and (path.suffix != ".png" or f"(figures/{path.name})" in markdown)
     assert " ".join(f"{size:.0f}" for size in [s.mean for s in report.cycles[0].core_sizes]) in markdown
 
 
-def test_one_seed_shows_no_interval(tmp_path: Path) -> None:
+def test_one_seed_shows_no_interval_and_two_show_themselves(tmp_path: Path) -> None:
     write_trial(tmp_path, 4, 0.9, 0)
-    report, _ = publish(tmp_path)
+    report = make_report(tmp_path)
     tables = [line for line in report.markdown([], tmp_path).splitlines() if line.startswith("|")]
-    assert tables and "±" not in "".join(tables)
+    assert tables and not re.search(r"\[\d|\(\d", "".join(tables))
+    write_trial(tmp_path, 4, 0.9, 1)
+    table = next(t for t in make_report(tmp_path).tables if t.title == "Cores")
+    values = [make_summary(4, 0.9, seed)["records"][-1]["carryover"] for seed in range(2)]
+    mean, first, second = (f"{v:.2f}" for v in (sum(values) / 2, *values))
+    assert table.rows[0][table.names.index("carryover")] == f"{mean} ({first}, {second})"
 
 
-def test_figures_are_drawn_for_what_there_is(sweep: Path, tmp_path: Path) -> None:
-    _, files = publish(sweep)
+def test_figures_are_drawn_for_what_there_is(published: tuple[Path, Report, list[Path]], tmp_path: Path) -> None:
+    _, _, files = published
     names = {p.stem for p in files if p.suffix == ".png"}
-    assert names == {"selected_sets", "survival", "carryover", "coverage", "cost"}
+    assert names == {"selected_sets", "lineage", "survival", "carryover", "coverage", "cost"}
     for seed in range(2):
         write_transfer(tmp_path / "t", 20, "distilled", "sparse", seed)
         write_transfer(tmp_path / "t", 20, "baseline", "dense", seed)
@@ -105,22 +103,20 @@ def test_figures_are_drawn_for_what_there_is(sweep: Path, tmp_path: Path) -> Non
         if path.suffix == ".png":
             with Image.open(path) as image:
                 grey = np.asarray(image.convert("L"))
-            assert min(grey.shape) > 200 and 0.01 < (grey < 200).mean() < 0.6, path.name
+            assert min(grey.shape) > 200 and 0.005 < (grey < 200).mean() < 0.6, path.name
 
 
 def test_curves_of_the_last_cycle_start_at_its_beginning(sqlite: str, tmp_path: Path) -> None:
     """What the callback logs is what the figure reads, by way of the real journal."""
-    from dmsae_ray.tracking.callback import log_report
-
     folder = tmp_path / "demo-1"
     tracker = SweepTracker(sqlite, "demo", folder, "demo-1")
     tracker.start()
+    records = TrialRecords(tracker, [], BATCH, "cycles")
     for seed in range(2):
-        name = write_trial(folder, 4, 0.9, seed)
-        tracker.trial(name, {})
+        name, params = write_trial(folder, 4, 0.9, seed), make_summary(4, 0.9, seed)["params"]
         for cycle in range(CYCLES + 1):
-            log_report(tracker, name, {}, TrialReport(windows=make_windows(cycle, "distilled")))
-        log_report(tracker, name, {}, TrialReport(windows=make_windows(CYCLES, "gaussian")))
+            records.report(name, params, TrialReport(windows=make_windows(cycle, "distilled")))
+        records.report(name, params, TrialReport(windows=make_windows(CYCLES, "gaussian")))
     _, files = publish(folder)
     for path in files:
         tracker.artifact(path)
@@ -142,11 +138,11 @@ def test_a_collapse_is_reported_by_name(tmp_path: Path) -> None:
     summary |= {"collapsed_at": 0, "collapse": "all_scores_zero"}
     (tmp_path / "trials" / "t").mkdir(parents=True)
     (tmp_path / "trials" / "t" / "summary.json").write_text(json.dumps(summary))
-    report, _ = publish(tmp_path)
-    text = (tmp_path / "report.md").read_text()
+    report = make_report(tmp_path)
+    text = report.markdown([], tmp_path)
     assert "k4-tau0.9-seed0 collapsed: all_scores_zero in cycle 0" in text
     assert "k4-tau0.9-seed0, cycle 0, distilled: spike at step 32" in text
-    final = report.results[0].final_metrics()
+    final = cycle_numbers(report.results[0].last)
     assert final["collapsed"] == 1 and "carryover" not in final and final["core_size"] == 0
 
 
@@ -162,9 +158,3 @@ def test_a_broken_summary_is_one_line(tmp_path: Path, text: str) -> None:
 def test_a_folder_without_finished_trials_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no finished trial"):
         make_report(tmp_path)
-
-
-def test_final_metrics_have_the_names_that_are_promised() -> None:
-    final: dict[str, Any] = parse_result(make_summary(4, 0.9, 0)).final_metrics()
-    for name in ("carryover", "core_size", "l0_core", "l0_non_core", "l0", "fvu", "loss_recovered", "distilled_size"):
-        assert math.isfinite(final[name]), name

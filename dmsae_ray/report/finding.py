@@ -1,0 +1,172 @@
+"""What a sweep found, in a sentence with its figures: plain text, for the head of a page and the note of a run."""
+
+from collections.abc import Callable, Sequence
+
+from dmsae_ray.plan import Arm, CycleSetting, TransferSetting
+from dmsae_ray.report.aggregate import Aggregate
+from dmsae_ray.report.estimates import FEWEST, NONE, Estimate
+
+_ORDER: tuple[Arm, ...] = ("distilled", "gaussian", "baseline")
+"""The arms of transfers, in the order in which they are named."""
+
+
+def cycles_finding(settings: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> str:
+    """Say how much of a core came back in the last cycle, beside chance and the best control."""
+    known = [a for a in settings if a.carryover.n]
+    if not known:
+        return _nothing_came_back(settings)
+    finished = [a for a in known if a.finished]
+    shown = finished or known
+    said = _one(shown[0]) if len(shown) == 1 else _several(shown)
+    return f"{'' if finished else _so_far(known, last_cycle)}{said}{_others(settings, shown)}{_collapses(settings)}"
+
+
+def transfers_finding(settings: Sequence[Aggregate[TransferSetting]]) -> str:
+    """Say how well SAEs around a fixed core reconstruct beside the others, and at what measured L0."""
+    arms = sorted(
+        {(a.setting.arm, a.setting.core_sparsity) for a in settings}, key=lambda a: (_ORDER.index(a[0]), a[1])
+    )
+    parts = []
+    for arm, sparsity in arms:
+        own = [a for a in settings if (a.setting.arm, a.setting.core_sparsity) == (arm, sparsity)]
+        if not any(a.metrics["fvu"].n for a in own):
+            continue
+        name = "without a core (" if arm == "baseline" else f"around the {arm} core ({sparsity}, "
+        parts.append(f"{_reach(own, 'fvu', 3)} {name}measured L0 {_reach(own, 'l0', 1)})")
+    if not parts:
+        return f"No transfer was measured.{_collapses(settings)}"
+    ks = sorted({a.setting.k for a in settings})
+    at = f"With k = {ks[0]}" if len(ks) == 1 else f"With k from {ks[0]} to {ks[-1]}"
+    n = _seeds(settings)
+    last = "; where measured L0 differs, only the curves can be compared" if len(parts) > 1 else ""
+    return f"{at}, the share of variance left unexplained is {', '.join(parts)} ({n}){last}.{_collapses(settings)}"
+
+
+def _one(found: Aggregate[CycleSetting]) -> str:
+    came, of = found.carried
+    share = f"{_with_interval(found.carryover, Estimate.percent)} of the core"
+    over = f"{came} of {of} latents" + (f" over {_seeds([found])}" if len(found.seeds) > 1 else "; one seed")
+    text = f"With {_name(found)}, {share} came back in {_cycle([found])} ({over}); chance is {found.chance.mean:.0%}"
+    control = _best_control(found)
+    if control is None:
+        return f"{text}; there is no control."
+    kind = f"the {control.replace('_', ' ')} control, matched in norm,"
+    if len(found.controls) > 1:
+        kind = f"the best of {len(found.controls)} controls matched in norm, {control.replace('_', ' ')},"
+    return f"{text}, {kind} has {found.controls[control].percent()}: {_verdict(found, control)}."
+
+
+def _verdict(found: Aggregate[CycleSetting], control: str) -> str:
+    margin = found.margins[control]
+    if margin.interval is None:
+        too_few = "one seed says nothing" if margin.n == 1 else f"{margin.n} seeds say nothing"
+        return f"{too_few} about the difference of {_points(margin.mean)}"
+    low, high = margin.interval
+    reach = f"{_points(margin.mean)} [{100 * low:+.0f}, {100 * high:+.0f}], paired by seed"
+    if low > 0:
+        return f"the core is ahead by {reach}"
+    return f"the control is ahead ({reach})" if high < 0 else f"no difference is shown ({reach})"
+
+
+def _several(found: Sequence[Aggregate[CycleSetting]]) -> str:
+    least, most = min(found, key=lambda a: a.carryover.mean), max(found, key=lambda a: a.carryover.mean)
+    text = (
+        f"In {len(found)} settings ({_seeds(found)} each), {least.carryover.mean:.0%} ({_name(least)}) to "
+        f"{most.carryover.mean:.0%} ({_name(most)}) of the core came back in {_cycle(found)}; chance is "
+        f"{_between([a.chance.mean for a in found])}"
+    )
+    with_control = [(a, name) for a in found if (name := _best_control(a)) is not None]
+    if not with_control:
+        return f"{text}; there is no control."
+    shares = _between([a.controls[name].mean for a, name in with_control])
+    kinds = {name for _, name in with_control}
+    kind = f"the {min(kinds).replace('_', ' ')} control" if len(kinds) == 1 else "the best control"
+    margins = [a.margins[name] for a, name in with_control]
+    ahead = sum(m.mean > 0 for m in margins)
+    text = f"{text}, {kind}, matched in norm, has {shares}. The core is ahead in {ahead} of {len(margins)} settings"
+    sure = [m.interval for m in margins if m.interval is not None]
+    if not sure:
+        return f"{text}; with fewer than {FEWEST} seeds there is no interval, so this shows no difference."
+    above, below = sum(low > 0 for low, _ in sure), sum(high < 0 for _, high in sure)
+    behind = f"; in {below} the control is ahead in the same sense" if below else ""
+    return f"{text}, in {above} with a 95% interval of the paired difference above 0{behind}."
+
+
+def _nothing_came_back(settings: Sequence[Aggregate[CycleSetting]]) -> str:
+    seeds = sum(len(a.seeds) for a in settings)
+    if seeds == 0:
+        reasons = sorted({reason for a in settings for reason in a.collapsed.values()})
+        return f"No core came back: every seed collapsed ({_count(settings)}: {', '.join(reasons)})."
+    sizes = _between([a.core_sizes[0].mean for a in settings if a.core_sizes], "{:.0f}")
+    return (
+        f"So far only cycle 0 is finished ({_count(settings)}): it selected {sizes} latents, and what comes back is "
+        f"known from cycle 1 on.{_collapses(settings)}"
+    )
+
+
+def _so_far(settings: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> str:
+    of = "" if last_cycle is None else f" of {last_cycle}"
+    done = sorted({a.cycle for a in settings if a.cycle is not None})
+    cycles = "-".join(str(c) for c in dict.fromkeys((done[0], done[-1])))
+    return f"So far (no trial is finished; cycle {cycles}{of}): "
+
+
+def _others(settings: Sequence[Aggregate[CycleSetting]], shown: Sequence[Aggregate[CycleSetting]]) -> str:
+    missing = sum(not a.finished for a in settings if a not in shown)
+    if not missing:
+        return ""
+    return f" {missing} more {'setting has' if missing == 1 else 'settings have'} no finished trial yet."
+
+
+def _collapses(settings: Sequence[Aggregate[CycleSetting]] | Sequence[Aggregate[TransferSetting]]) -> str:
+    collapsed = sum(len(a.collapsed) for a in settings)
+    if not collapsed:
+        return ""
+    trials = "1 more trial collapsed and is" if collapsed == 1 else f"{collapsed} more trials collapsed and are"
+    return f" {trials} in no figure."
+
+
+def _count(settings: Sequence[Aggregate[CycleSetting]]) -> str:
+    trials = sum(len(a.seeds) + len(a.collapsed) for a in settings)
+    return f"{trials} trial" if trials == 1 else f"{trials} trials"
+
+
+def _best_control(found: Aggregate[CycleSetting]) -> str | None:
+    known = {name: value.mean for name, value in found.controls.items() if found.margins.get(name, NONE).n}
+    return max(known, key=lambda name: known[name]) if known else None
+
+
+def _with_interval(value: Estimate, write: Callable[[Estimate], str]) -> str:
+    return write(value).replace(" [", " [95% interval ", 1)
+
+
+def _name(found: Aggregate[CycleSetting]) -> str:
+    return f"k = {found.setting.k}, τ = {found.setting.coverage:g}"
+
+
+def _cycle(found: Sequence[Aggregate[CycleSetting]]) -> str:
+    if not all(a.finished for a in found):
+        return "the last finished cycle"
+    return "the last cycle"
+
+
+def _seeds(found: Sequence[Aggregate[CycleSetting]] | Sequence[Aggregate[TransferSetting]]) -> str:
+    counts = sorted({len(a.seeds) for a in found})
+    text = "-".join(str(c) for c in dict.fromkeys((counts[0], counts[-1])))
+    return f"{text} seed" if text == "1" else f"{text} seeds"
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.0f} points"
+
+
+def _between(values: Sequence[float], form: str = "{:.0%}") -> str:
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _reach(found: Sequence[Aggregate[TransferSetting]], metric: str, digits: int) -> str:
+    values = [a.metrics[metric] for a in found if a.metrics[metric].n]
+    if len(values) == 1:
+        return values[0].text(digits)
+    return _between([v.mean for v in values], f"{{:.{digits}f}}") if values else "an unknown size"

@@ -1,0 +1,80 @@
+"""What the figures of settings have in common: the same panels in the same order, and what captions say of n."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from dmsae_ray.plan import CycleSetting, Setting
+from dmsae_ray.report.aggregate import Aggregate
+from dmsae_ray.report.estimates import FEWEST
+from dmsae_ray.report.plots import MOST_PANELS, legend_below, no_data, panels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+MANY_CYCLES = 5
+"""With more cycles panels are wider."""
+
+
+def with_numbers(aggregates: Sequence[Aggregate[CycleSetting]]) -> list[Aggregate[CycleSetting]]:
+    """Return the settings that have a seed behind their numbers; each has a panel in each figure by setting."""
+    return [a for a in aggregates if a.seeds]
+
+
+def setting_panels(
+    shown: Sequence[Aggregate[CycleSetting]],
+    draw: "Callable[[Axes, Aggregate[CycleSetting]], bool]",
+    *,
+    height: float = 2.6,
+) -> "Figure":
+    """Draw a panel for each setting, the first `MOST_PANELS` of them.
+
+    Args:
+        shown: The settings.
+        draw: Draws one of them; returns False if it has no data, which the panel then says.
+        height: Height of a panel in inches.
+    """
+    first = shown[:MOST_PANELS]
+    wide = max(len(one.core_sizes) for one in first) > MANY_CYCLES
+    figure, axes = panels(len(first), height=height, width=4.8 if wide else 3.4, columns=2 if wide else 3)
+    for axis, one in zip(axes, first, strict=True):
+        if not draw(axis, one):
+            no_data(axis)
+        axis.set_title(panel_title(one))
+    legend_below(figure, axes)
+    return figure
+
+
+def panel_title(one: Aggregate[CycleSetting]) -> str:
+    """Return the title of a setting's panel, with its n."""
+    return f"{one.setting.label}, n = {len(one.seeds)}{'' if one.finished else ' (unfinished)'}"
+
+
+def left_out(count: int) -> str:
+    """Return what a caption says of settings without a panel; empty if there are none."""
+    if count <= MOST_PANELS:
+        return ""
+    return f" The first {MOST_PANELS} of {count} settings have a panel; the numbers (CSV) hold all."
+
+
+def n_text(aggregates: Sequence[Aggregate[Setting]] | Sequence[Aggregate[CycleSetting]]) -> str:
+    """Return how many seeds are behind the points of a figure, as 'n = 2 to 3'."""
+    counts = sorted({len(a.seeds) for a in aggregates})
+    return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+
+
+def seeds_text(aggregates: Sequence[Aggregate[Setting]] | Sequence[Aggregate[CycleSetting]]) -> str:
+    """Return how many seeds are behind the points of a figure, and how their spread is shown."""
+    counts = sorted({len(a.seeds) for a in aggregates})
+    if not counts:
+        return ""
+    n = n_text(aggregates)
+    noun = "seed" if counts == [1] else "seeds"
+    collapsed = sum(len(a.collapsed) for a in aggregates)
+    rest = f" ({collapsed} collapsed, in no number)" if collapsed else ""
+    if counts[-1] >= FEWEST:
+        some = "" if counts[0] >= FEWEST else f" where there are at least {FEWEST} of them"
+        return f"{n} {noun}{rest}; bars are 95% intervals over the seeds{some}, small dots the seeds."
+    shown = ", small dots the seeds" if counts[-1] > 1 else ""
+    return f"{n} {noun}{rest}: too few for an interval{shown}."
