@@ -156,27 +156,3 @@ def trained_cycles(run: Path) -> dict[str, bytes]:
         for path in cycles.iterdir()
         if not path.name.startswith(".")
     }
-
-
-def start(command: Sequence[str], folder: Path) -> "subprocess.Popen[str]":
-    """Start a command that is to be disturbed, in a process group of its own, as a terminal does."""
-    return subprocess.Popen(
-        [sys.executable, "-u", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-        cwd=folder,
-        start_new_session=True,
-    )
-
-
-def wait_for_line(process: "subprocess.Popen[str]", pattern: str) -> str:
-    """Read what a process prints up to a line with this pattern; fails if it ends before."""
-    assert process.stdout is not None
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if re.search(pattern, line):
-            return line
-    raise AssertionError(f"no line with {pattern!r} in:\n{''.join(seen)}")

@@ -6,9 +6,10 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dmsae_ray import __version__
+from dmsae_ray.cli import latents
 from dmsae_ray.cli.encoding import degrade_output
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
 from dmsae_ray.config import Experiment, TransferSettings, load_experiment, set_environment
@@ -21,7 +22,8 @@ DESCRIPTION = """Which features of a sparse autoencoder are stable?
 (Distilled Matryoshka SAEs, arXiv 2512.24975).
 
 A newcomer runs `dmsae demo`. An experiment is one YAML file: `dmsae plan FILE` says what it costs, `dmsae sweep FILE`
-runs it, the same command (or `dmsae resume FOLDER`) goes on after an interruption, `dmsae ui FOLDER` shows its runs.
+runs it, `dmsae status FOLDER` says how far it is, the same command (or `dmsae resume FOLDER`) goes on after an
+interruption, `dmsae ui FOLDER` shows its runs.
 """
 
 
@@ -76,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--address", help="Ray cluster to run on ('auto' on its head node); default: this machine")
         sub.add_argument("--cluster", metavar="FILE", help="what that cluster may become, as a cluster.yaml says it")
         sub.add_argument("-v", "--verbose", action="store_true", help="show Ray's, Tune's and MLflow's own messages")
+
+    def of_trial(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--trial", metavar="NAME", help="trial of the sweep, such as k8-tau0.5-seed0")
+        sub.add_argument("--cycle", type=int, help="its cycle; default: the last")
+        sub.add_argument(
+            "--arm", metavar="CONTROL", help="its control, such as gaussian, in place of the trial's own SAE"
+        )
 
     sub = command("demo", _demo, "The whole system on the embedded tiny Gemma-2, in a few minutes on two cores.")
     overrides(sub)
@@ -135,18 +144,44 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--hub-secret", metavar="NAME", help="Secret with a Hub login under the key `token`")
     sub = command("config", _config, "Print an experiment resolved: every setting, and what it means.")
     experiment(sub)
-    sub = command("report", _report, "Make a sweep's tables and figures again.")
-    sub.add_argument("folder", metavar="FOLDER", help="<output>/sweeps/<name>-<hash>")
+    sub = command("status", _status, "Say how far a sweep is, while it runs and after; nothing is locked or changed.")
+    sub.add_argument(
+        "folder",
+        metavar="FOLDER",
+        nargs="?",
+        default="dmsae-runs",
+        help="<output>/sweeps/<name>-<hash>, or the `output` of sweeps; a folder or s3://... (default: dmsae-runs)",
+    )
+    sub.add_argument("--watch", action="store_true", help="say it again every few seconds, until the sweep has ended")
+    sub.add_argument("--json", action="store_true", help="print one line of JSON, for scripts")
+    sub = command("report", _report, "Make a sweep's report, also while it runs; or compare several sweeps.")
+    sub.add_argument("folders", metavar="FOLDER", nargs="+", help="<output>/sweeps/<name>-<hash>; several are compared")
+    out = "the page to write (default: report.html, of one sweep in its folder, of several in this one)"
+    sub.add_argument("--out", metavar="FILE", help=out)
+    less = "leave out the pages of the cores' latents, which take a pass over the held-out text"
+    sub.add_argument("--no-latents", action="store_false", dest="latents", help=less)
+    sub = command("latents", latents.run, "Show where latents fire and what they promote, as one HTML file.")
+    latents.add_arguments(sub)
     sub = command("export", _export, "Write a trained SAE in a peer's format.")
-    sub.add_argument("sae", metavar="SAE", help="folder of an SAE: <output>/cycles/<key>/sae")
+    sub.add_argument(
+        "sae", metavar="PLACE", help="folder of a sweep (with --trial), or of an SAE: <output>/cycles/<key>/sae"
+    )
     sub.add_argument("folder", metavar="FOLDER", help="folder to write")
+    of_trial(sub)
     sub.add_argument("--format", choices=("saelens", "dictionary_learning"), default="saelens")
     sub.add_argument("--model", help="name of the language model; default: as noted with the SAE")
     sub.add_argument("--layer", type=int, help="block whose output the SAE reads; default: as noted with the SAE")
     sub.add_argument("--context", type=int, help="context length; default: as noted with the SAE")
-    sub = command("ui", _ui, "Open the MLflow UI on a sweep (or on the output folder of several).")
+    sub = command("register", _register, "Register a trained SAE in MLflow, as a model that encodes activations.")
+    sub.add_argument("sweep", metavar="SWEEP", help="<output>/sweeps/<name>-<hash>")
+    sub.add_argument("name", metavar="NAME", help="name of the model; a known one gets a new version")
+    of_trial(sub)
+    sub = command("ui", _ui, "Open MLflow's pages on a sweep (or on the output folder of several).")
     sub.add_argument("folder", metavar="FOLDER", nargs="?", default="dmsae-runs")
-    sub.add_argument("--port", type=int, default=5000)
+    sub.add_argument("--port", type=int, default=5000, help="port on this machine (default: 5000, or the next free)")
+    sub.add_argument("--no-browser", action="store_false", dest="browser", help="print the address and open nothing")
+    sub = command("sync", _sync, "Deliver to MLflow what an outage kept back of a sweep that has ended.")
+    sub.add_argument("folder", metavar="FOLDER", help="<output>/sweeps/<name>-<hash>")
     return parser
 
 
@@ -211,6 +246,7 @@ def _largest(args: argparse.Namespace) -> "Cluster | None":
 def _harvest(args: argparse.Namespace) -> int:
     experiment = load_experiment(args.file, args.overrides)
     from dmsae_ray.cli.console import Screen
+    from dmsae_ray.cli.interrupts import Interrupts
     from dmsae_ray.harvest import prepare
     from dmsae_ray.plan import check_harvest_fits, plan_experiment
     from dmsae_ray.results import create_folders
@@ -220,7 +256,11 @@ def _harvest(args: argparse.Namespace) -> int:
     largest = _largest(args)
     check_inputs(experiment)
     plan, folders = plan_experiment(experiment), create_folders(experiment)
-    with ray_session(args.address, log=folders.sweep / "ray.log", verbose=args.verbose), Screen() as screen:
+    with (
+        Screen() as screen,
+        Interrupts(screen.say, screen.leave),
+        ray_session(args.address, log=folders.sweep / "ray.log", verbose=args.verbose),
+    ):
         for note in unpinned(experiment):
             screen.say(f"note: {note}")
         check_harvest_fits(plan, cluster_of_ray(largest))
@@ -285,56 +325,55 @@ def _config(args: argparse.Namespace) -> int:
 def _report(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from dmsae_ray.report import publish
+    from dmsae_ray.cli.console import Screen
+    from dmsae_ray.report import HTML_FILE, compare, publish
     from dmsae_ray.results import experiment_of
 
-    experiment_of(args.folder)
-    report, files = publish(Path(args.folder).expanduser())
-    Console().print(report.rich())
-    print(*files, sep="\n")
+    folders = [Path(folder).expanduser() for folder in args.folders]
+    for folder in folders:
+        experiment_of(folder)
+    if len(folders) == 1 and args.out is None:
+        with Screen() as screen:
+            sections = latents.core_sections(folders[0], screen) if args.latents else []
+        report, files = publish(folders[0], sections=sections)
+        reports = [report]
+    else:
+        reports, files = compare(folders, args.out or HTML_FILE)
+    console = Console()
+    for report in reports:
+        console.print(report.rich() if len(reports) == 1 else f"{report.name}: {report.finding()}", markup=False)
+    print(*(path for path in files if path.suffix in (".html", ".md", ".json")), sep="\n")
+    print(next((f"figures: {path.parent}" for path in files if path.suffix == ".png"), "no figures"))
     return 0
 
 
 def _export(args: argparse.Namespace) -> int:
-    from dmsae_ray.sae import about_sae, export_dictionary_learning, export_saelens, load_sae
+    from dmsae_ray.cli.export import Wanted, export
 
-    sae = load_sae(args.sae)
-    about = about_sae(args.sae)
-    given: dict[str, Any] = {}
-    for name in ("model", "layer", "context")[: 3 if args.format == "saelens" else 2]:
-        option = getattr(args, name)
-        given[name] = about.get(name) if option is None else option
-        if given[name] is None:
-            raise ConfigError(f"--{name} is missing; nothing is noted with the SAE '{args.sae}'")
-    for name, least in (("layer", 0), ("context", 1)):
-        if given.get(name, least) < least:
-            raise ConfigError(f"--{name} is {given[name]}; it must be at least {least}")
-    try:
-        if args.format == "saelens":
-            hook = f"blocks.{given['layer']}.hook_resid_post"
-            export_saelens(sae, args.folder, model_name=given["model"], hook_name=hook, context_size=given["context"])
-        else:
-            export_dictionary_learning(sae, args.folder, lm_name=given["model"], layer=given["layer"])
-    except OSError as error:
-        raise ConfigError(f"FOLDER is '{args.folder}'; it cannot be written ({error.strerror or error})") from None
-    print(f"{args.format} format: {args.folder}")
-    return 0
+    wanted = Wanted(args.trial, args.cycle, args.arm)
+    given = {"model": args.model, "layer": args.layer, "context": args.context}
+    return export(args.sae, args.folder, wanted, args.format, given)
+
+
+def _register(args: argparse.Namespace) -> int:
+    from dmsae_ray.cli.export import Wanted, register
+
+    return register(args.sweep, args.name, Wanted(args.trial, args.cycle, args.arm))
+
+
+def _status(args: argparse.Namespace) -> int:
+    from dmsae_ray.cli.status import WATCH_SECONDS, show_status
+
+    return show_status(args.folder, as_json=args.json, watch=WATCH_SECONDS if args.watch else None)
 
 
 def _ui(args: argparse.Namespace) -> int:
-    from dmsae_ray.results import experiment_of
-    from dmsae_ray.tracking import Destination, destination_of
+    from dmsae_ray.cli import records
 
-    folder = Path(args.folder).expanduser().absolute()
-    if (folder / "config.yaml").is_file():
-        destination = destination_of(experiment_of(folder))
-    elif (folder / "mlflow.db").is_file():
-        destination = Destination.of_file(folder / "mlflow.db")
-    else:
-        raise ConfigError(f"'{args.folder}' is neither a sweep folder nor an output folder with an mlflow.db")
-    if destination.sqlite_file is None:
-        print(f"the runs are on the MLflow server at {destination.shown}")
-        return 0
-    print(f"MLflow UI on http://127.0.0.1:{args.port} (Ctrl-C ends it)", flush=True)
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", destination.uri]
-    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(args.port)])
+    return records.show(args.folder, args.port, browser=args.browser)
+
+
+def _sync(args: argparse.Namespace) -> int:
+    from dmsae_ray.cli import records
+
+    return records.sync(args.folder)

@@ -2,12 +2,17 @@
 
 from dmsae_ray.cli.console import Screen
 from dmsae_ray.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
+from dmsae_ray.cli.interrupts import Interrupts
+from dmsae_ray.cli.latents import core_sections
+from dmsae_ray.cli.live_report import LiveReport, publish_and_attach
+from dmsae_ray.cli.recorded_progress import progress_of
+from dmsae_ray.cli.records import where_to_look
 from dmsae_ray.cli.trial_lines import TrialLines
 from dmsae_ray.config import Experiment, shell_command
 from dmsae_ray.errors import DmsaeError
 from dmsae_ray.lm import read_meta, tiny_model
-from dmsae_ray.plan import Cluster
-from dmsae_ray.report import Report, publish
+from dmsae_ray.plan import Cluster, left_line
+from dmsae_ray.report import Report
 from dmsae_ray.store import open_store
 from dmsae_ray.sweep import (
     PreparedSweep,
@@ -18,7 +23,15 @@ from dmsae_ray.sweep import (
     run_sweep,
     sweep_state,
 )
-from dmsae_ray.tracking import Status, SweepTracker, TrackingCallback, log_finished
+from dmsae_ray.tracking import (
+    Status,
+    SweepTracker,
+    TrackingCallback,
+    TrialRecords,
+    describe_sweep,
+    record_finished,
+    save_views,
+)
 
 
 def run_and_report(
@@ -41,30 +54,33 @@ def run_and_report(
     Raises:
         DmsaeError: The experiment cannot be run; the message is one line.
     """
-    with Screen() as screen:
+    with Screen() as screen, Interrupts(screen.say, screen.leave):
         if experiment.model.name == "tiny":
             _make_tiny_model(screen)
         sweep = prepare_sweep(experiment, screen.say)
         with SoleController(sweep.folders, screen.say):
             tracker = SweepTracker.of(experiment, sweep.folders.sweep)
             tracker.start(sweep.plan.params())
+            records = TrialRecords(tracker, sweep.plan.trials, experiment.recipe.batch_size, sweep.folders.cycles)
             status: Status = "KILLED"
             try:
+                describe_sweep(tracker, experiment, sweep.store_key)
+                save_views(tracker, experiment)
                 screen.say(f"sweep folder: {sweep.folders.sweep}")
                 result = sweep_state(sweep)
                 sweep.folders.remove_checkpoints(result.finished)
                 if result.unfinished:
-                    result = _run(sweep, screen, tracker, address, largest, verbose)
+                    result = _run(sweep, screen, tracker, records, address, largest, verbose)
                 else:
                     screen.say(f"all {len(result.finished)} trials are finished: nothing to run")
-                report = _report(result, tracker)
+                report = _report(result, tracker, records, screen)
                 status = "KILLED" if result.unfinished else "FAILED" if result.errors else "FINISHED"
             except DmsaeError:
                 status = "FAILED"
                 raise
             finally:
                 tracker.close(status)
-        return _say(screen, tracker, result, report)
+        return _say(screen, tracker, result, report, experiment)
 
 
 def _make_tiny_model(screen: Screen) -> None:
@@ -80,21 +96,31 @@ def _run(
     sweep: PreparedSweep,
     screen: Screen,
     tracker: SweepTracker,
+    records: TrialRecords,
     address: str | None,
     largest: Cluster | None,
     verbose: bool,
 ) -> SweepResult:
     """Run the unfinished trials in a Ray session."""
+    progress = progress_of(sweep.experiment, sweep.folders)
     screen.say(f"plan: {sweep.plan.line()}")
+    if any(item.trainings for item in progress.done().values()):
+        harvested = open_store(sweep.folders.stores, sweep.experiment, sweep.store_key).complete
+        screen.say(f"left: {left_line(sweep.plan, progress.work, progress.done(), harvested)}")
     for note in sweep.plan.notes:
         screen.say(f"note: {note}")
-    with ray_session(address, log=sweep.folders.sweep / "ray.log", verbose=verbose):
+    with (
+        ray_session(address, log=sweep.folders.sweep / "ray.log", verbose=verbose),
+        screen.showing(progress),
+        LiveReport(tracker) as live,
+    ):
         result = run_sweep(
             sweep,
             largest=largest,
-            callbacks=[TrackingCallback(tracker), TrialLines(screen, sweep.plan.trainings_unshared)],
+            callbacks=[TrackingCallback(records, sweep.folders.sweep), TrialLines(screen, progress), live],
             progress=screen.harvest(),
             say=lambda line: screen.say(f"  {line}"),
+            waits=screen.waits,
             verbose=verbose,
         )
     if not result.unfinished and sweep.experiment.activations.mode == "store":
@@ -105,30 +131,28 @@ def _run(
 def _tell_dropped(sweep: PreparedSweep, screen: Screen, tracker: SweepTracker) -> None:
     """Print, and log to the parent run, which share of the tokens each filter kept out of training."""
     dropped = open_store(sweep.folders.stores, sweep.experiment, sweep.store_key).dropped("train")
-    tracker.metrics(None, {f"tokens_dropped/{reason}": share for reason, share in dropped.items()}, 0)
+    tracker.metrics(None, "data", {f"tokens_dropped/{reason}": share for reason, share in dropped.items()}, 0)
     said = ", ".join(f"{reason} {share:.2%}" for reason, share in dropped.items() if reason != "no_target")
     screen.say(f"  tokens kept out of training: {said}" if said else "  no tokens were kept out of training")
 
 
-def _report(result: SweepResult, tracker: SweepTracker) -> Report | None:
+def _report(result: SweepResult, tracker: SweepTracker, records: TrialRecords, screen: Screen) -> Report | None:
     """Write the report and attach it to the parent run; first log what an earlier controller could not log."""
-    if not result.finished:
-        return None
-    log_finished(tracker, result.folders.sweep)
-    report, files = publish(result.folders.sweep)
-    for path in files:
-        tracker.artifact(path)
-    return report
+    record_finished(records, result.folders.sweep)
+    sections = [] if result.unfinished else core_sections(result.folders.sweep, screen)
+    return publish_and_attach(tracker, sections)
 
 
-def _say(screen: Screen, tracker: SweepTracker, result: SweepResult, report: Report | None) -> int:
+def _say(
+    screen: Screen, tracker: SweepTracker, result: SweepResult, report: Report | None, experiment: Experiment
+) -> int:
     if report is not None:
         screen.console.print()
         screen.console.print(report.rich())
         screen.say("")
-        for name, place in (("report", "report.md"), ("figures", "figures"), ("cores", "trials")):
+        for name, place in (("report", "report.html"), ("figures", "figures"), ("cores", "trials")):
             screen.say(f"{name + ':':<11}{result.folders.sweep / place}")
-    screen.say(f"MLflow UI: {tracker.destination.ui_command}")
+    screen.say(f"MLflow:    {where_to_look(tracker, experiment)}")
     for trial_id, reason in result.errors.items():
         screen.say(f"error: trial {trial_id}: {reason}")
     if result.unfinished:

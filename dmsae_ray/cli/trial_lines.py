@@ -1,43 +1,53 @@
-"""Print a line for every finished cycle of every trial."""
+"""Pass what trials report to the table, and print a line for every finished cycle."""
 
+import time
 from typing import Any
 
 from ray.tune import Callback
 
 from dmsae_ray.cli.console import Screen
+from dmsae_ray.cli.progress import SweepProgress
 from dmsae_ray.distill import CycleReport
 from dmsae_ray.results import TrialReport, cycle_name, failure_in
 
 
 class TrialLines(Callback):
-    """Print a line for each finished cycle, and show a bar over all trainings of a sweep.
+    """Print a line for each finished cycle, and keep the progress of a sweep.
 
     Args:
         screen: Where to print.
-        trainings: Number of trainings of the whole sweep.
+        progress: The progress of the sweep.
     """
 
-    def __init__(self, screen: Screen, trainings: int) -> None:
-        self._screen = screen
-        self._total = trainings
-        self._done = 0
+    def __init__(self, screen: Screen, progress: SweepProgress) -> None:
+        self._screen, self._progress = screen, progress
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Note that a trial begins."""
+        self._progress.begin(trial.config["trial_id"], time.time())
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """Print where a training was taken up again, and finished cycles."""
         report = TrialReport.from_metrics(result)
+        self._progress.report(trial.config["trial_id"], report, time.time())
         if report.resumed:
             self._screen.say(f"  {trial.config['trial_id']}: goes on at {report.resumed}")
         for cycle in report.cycles:
-            self._done += 1
             self._screen.say("  " + cycle_line(trial.config["trial_id"], cycle))
-        self._screen.bar("training", min(self._done, self._total), self._total, "trainings")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Note that a trial has finished."""
+        self._progress.end(trial.config["trial_id"], "finished")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Print why a trial cannot go on."""
-        self._screen.say(f"  {trial.config['trial_id']}: failed: {failure_in(trial.last_result)}")
+        reason = failure_in(trial.last_result)
+        self._progress.end(trial.config["trial_id"], "failed", str(reason))
+        self._screen.say(f"  {trial.config['trial_id']}: failed: {reason}")
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Print that a trial is started again."""
+        self._progress.begin(trial.config["trial_id"], time.time())
         self._screen.say(f"  {trial.config['trial_id']}: its driver was lost; it goes on from its last checkpoint")
 
 

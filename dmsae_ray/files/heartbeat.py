@@ -34,6 +34,7 @@ class Heartbeat:
         self._folder, self._name, self._seconds = folder, name, seconds
         self._owner = uuid.uuid4().hex
         self._beat = 0
+        self._began = int(time.time())  # for people; nothing is decided by it
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"dmsae-{name}", daemon=True)
 
@@ -76,7 +77,8 @@ class Heartbeat:
                 self.beat()
 
     def _write(self, number: int) -> None:
-        beat = {"owner": self._owner, "host": socket.gethostname(), "pid": os.getpid(), "beat": number}
+        who = {"owner": self._owner, "host": socket.gethostname(), "pid": os.getpid(), "began": self._began}
+        beat = {**who, "beat": number}
         self._folder.write(self._name, [encode_record(beat)])
 
 

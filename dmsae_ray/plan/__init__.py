@@ -2,8 +2,9 @@
 
 In: an experiment (`dmsae_ray.config`), the sizes of its language model, and a cluster.
 Out: a `Plan` with the trials of the grid, the FLOPs, the bytes and the resources; as text, its hours and dollars too;
-the checks that compare it with a cluster; the order in which trials begin (`TrialQueue`); the manifest of a cluster on
-Kubernetes; and the settings that the training rooms take (`cycle_settings`, `initial_sae`).
+the checks that compare it with a cluster; the order in which trials begin (`TrialQueue`); what is left of a sweep
+(`Work`); the manifest of a cluster on Kubernetes; and the settings that the training rooms take (`cycle_settings`,
+`initial_sae`).
 All of it is arithmetic: nothing is started or downloaded.
 """
 
@@ -30,11 +31,21 @@ if TYPE_CHECKING:
     from dmsae_ray.plan.rendering import plan_text as plan_text
     from dmsae_ray.plan.training import cycle_settings as cycle_settings
     from dmsae_ray.plan.training import initial_sae as initial_sae
+    from dmsae_ray.plan.trials import Arm as Arm
     from dmsae_ray.plan.trials import CycleSetting as CycleSetting
     from dmsae_ray.plan.trials import Params as Params
     from dmsae_ray.plan.trials import Setting as Setting
     from dmsae_ray.plan.trials import TransferSetting as TransferSetting
     from dmsae_ray.plan.trials import Trial as Trial
+    from dmsae_ray.plan.trials import expand as expand
+    from dmsae_ray.plan.work import Done as Done
+    from dmsae_ray.plan.work import Pace as Pace
+    from dmsae_ray.plan.work import RunningTrial as RunningTrial
+    from dmsae_ray.plan.work import Work as Work
+    from dmsae_ray.plan.work import left_line as left_line
+    from dmsae_ray.plan.work import seconds_left as seconds_left
+    from dmsae_ray.plan.work import trainings_left as trainings_left
+    from dmsae_ray.plan.work import work_of as work_of
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -68,11 +79,23 @@ __getattr__, __dir__, __all__ = face(
             "initial_sae",
         ),
         "trials": (
+            "Arm",
             "CycleSetting",
             "Params",
             "Setting",
             "TransferSetting",
             "Trial",
+            "expand",
+        ),
+        "work": (
+            "Done",
+            "Pace",
+            "RunningTrial",
+            "Work",
+            "left_line",
+            "seconds_left",
+            "trainings_left",
+            "work_of",
         ),
     },
 )

@@ -1,7 +1,7 @@
 """The plan of an experiment: what it would do, what it costs and which resources it needs at once.
 
-It is pure arithmetic on the config; nothing is started or downloaded. The module `fit` says whether a cluster can hold
-the experiment.
+It is arithmetic on the config; nothing is started or downloaded, and of a model outside the table of known ones the
+configuration is tried without weights. The module `fit` says whether a cluster can hold the experiment.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from dmsae_ray.config import Experiment
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.plan.capacity import Bundle
 from dmsae_ray.plan.cost import Flops, Storage, experiment_flops, experiment_storage, window_bytes
-from dmsae_ray.plan.model_size import ModelSize, model_size
+from dmsae_ray.plan.model_size import KNOWN, ModelSize, config_file, model_size
 from dmsae_ray.plan.speed import Rate, rate_of
 from dmsae_ray.plan.timing import TrainingTime, harvest_hours, training_time
 from dmsae_ray.plan.trials import Trial, expand
@@ -132,13 +132,15 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
         rate: The assumed speed of computing; by default that of `speed.rate_of`.
 
     Raises:
-        ConfigError: The sizes of the model are not known, or model.layer is not one of its blocks.
+        ConfigError: The sizes of the model are not known, model.layer is not one of its blocks, or a model whose
+            configuration is on this machine cannot be tapped there.
     """
     size = model_size(experiment.model.name, experiment.model.revision)
     if experiment.model.layer >= size.layers:
         raise ConfigError(
             f"model.layer is {experiment.model.layer}; '{experiment.model.name}' has blocks 0 to {size.layers - 1}"
         )
+    _check_model(experiment)
     trials = tuple(expand(experiment))
     trainings, unshared, controls = count_trainings(experiment, trials)
     resources = experiment.resources
@@ -170,6 +172,20 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
     )
 
 
+def _check_model(experiment: Experiment) -> None:
+    """Check that the model can be tapped, if its configuration is on this machine; it takes seconds, and torch.
+
+    Raises:
+        ConfigError: It is not supported, or model.layer is not one of its blocks.
+    """
+    model = experiment.model
+    file = None if model.name in KNOWN else config_file(model.name, model.revision)
+    if file is not None:
+        from dmsae_ray.lm import check_tap
+
+        check_tap(str(file.parent), model.layer, model.dtype, name=model.name)
+
+
 def _stream_notes(experiment: Experiment, size: ModelSize) -> tuple[str, ...]:
     if experiment.activations.mode != "stream":
         return ()
@@ -194,7 +210,7 @@ def count_trainings(experiment: Experiment, trials: Sequence[Trial]) -> tuple[in
     later = len(trials) * distill.cycles + controls
     if distill.initial_sae is not None:
         return later, later, controls
-    first = {(t.setting.k, t.setting.core_sparsity, t.seed, t.data_seed) for t in trials}
+    first = {trial.cycle_0 for trial in trials}
     return later + len(first), later + len(trials), controls
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dmsae_ray.plan.trials import CycleSetting, Trial
+from dmsae_ray.plan.trials import Trial
 
 
 class TrialQueue:
@@ -66,6 +66,4 @@ class TrialQueue:
 
     def _cycle_0(self, trial: Trial) -> object:
         """Return what the cycle 0 of a trial depends on; None if it has none to share."""
-        if not self._shares or not isinstance(trial.setting, CycleSetting):
-            return None
-        return (trial.setting.k, trial.setting.core_sparsity, trial.seed, trial.data_seed)
+        return trial.cycle_0 if self._shares else None

@@ -101,6 +101,16 @@ class Trial:
         """A name that says setting and seed; it is the same in every run of the sweep."""
         return f"{self.setting.trial_name}-seed{self.seed}"
 
+    @property
+    def cycle_0(self) -> tuple[object, ...] | None:
+        """What its cycle 0 depends on, apart from what the whole grid shares; None for a transfer.
+
+        Trials of the same value have the same cycle 0.
+        """
+        if not isinstance(self.setting, CycleSetting):
+            return None
+        return (self.setting.k, self.setting.core_sparsity, self.seed, self.data_seed)
+
     def params(self) -> Params:
         """Return the parameters as plain values; `from_params` is the inverse."""
         return {**self.setting.params(), "seed": self.seed, "data_seed": self.data_seed}

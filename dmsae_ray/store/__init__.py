@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from dmsae_ray.store.order import share as share
     from dmsae_ray.store.order import stored_order as stored_order
     from dmsae_ray.store.order import windows_from as windows_from
+    from dmsae_ray.store.progress import StoreProgress as StoreProgress
+    from dmsae_ray.store.progress import store_progress as store_progress
     from dmsae_ray.store.reader import Store as Store
     from dmsae_ray.store.reader import check_finite_shard as check_finite_shard
     from dmsae_ray.store.reader import open_store as open_store
@@ -114,6 +116,10 @@ __getattr__, __dir__, __all__ = face(
             "share",
             "stored_order",
             "windows_from",
+        ),
+        "progress": (
+            "StoreProgress",
+            "store_progress",
         ),
         "reader": (
             "Store",

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from dmsae_ray.sweep.session import cluster_of_ray as cluster_of_ray
     from dmsae_ray.sweep.session import ray_session as ray_session
     from dmsae_ray.sweep.shared_output import check_output_is_shared as check_output_is_shared
+    from dmsae_ray.sweep.sole_controller import ControllerMark as ControllerMark
     from dmsae_ray.sweep.sole_controller import SoleController as SoleController
+    from dmsae_ray.sweep.sole_controller import controller_of as controller_of
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -38,6 +40,10 @@ __getattr__, __dir__, __all__ = face(
             "ray_session",
         ),
         "shared_output": ("check_output_is_shared",),
-        "sole_controller": ("SoleController",),
+        "sole_controller": (
+            "ControllerMark",
+            "SoleController",
+            "controller_of",
+        ),
     },
 )

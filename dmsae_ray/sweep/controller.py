@@ -28,6 +28,7 @@ def run_sweep(
     callbacks: Sequence[ray.tune.Callback] = (),
     progress: Callable[[HarvestProgress], None] | None = None,
     say: Callable[[str], None] = log.warning,
+    waits: Callable[[str], None] | None = None,
     verbose: bool = False,
 ) -> SweepResult:
     """Run every trial that has no summary yet; a Ray session must be active.
@@ -44,6 +45,7 @@ def run_sweep(
         callbacks: Callbacks of Ray Tune; they stay in this process.
         progress: Called with the progress of the harvest.
         say: Called with a line when a machine is lost, or something waits long for room on the cluster.
+        waits: Called every few seconds with what waits for room on the cluster then; empty if nothing does.
         verbose: Show Tune's own messages.
 
     Raises:
@@ -65,7 +67,7 @@ def run_sweep(
         return sweep_state(sweep, errors)
 
     mark = UsageMark(Folder(folders.stores) / key, folders.name)
-    with patience(PATIENCE_SECONDS), mark, LostNodes(say), Waiting(say) as waiting:
+    with patience(PATIENCE_SECONDS), mark, LostNodes(say), Waiting(say, show=waits) as waiting:
         if beside == 0 or not todo or open_store(folders.stores, experiment, key).complete:
             prepare(experiment, folders.stores, progress=progress)
             return tune()

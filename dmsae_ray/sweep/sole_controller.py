@@ -1,13 +1,15 @@
 """One controller at a time runs a sweep, whichever machine it is on."""
 
 import logging
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from dmsae_ray.errors import ConfigError, DataError
-from dmsae_ray.files import Heartbeat, decode_record, has_ended, is_beating
+from dmsae_ray.files import Folder, Heartbeat, decode_record, has_ended, is_beating
 from dmsae_ray.results import Folders
 
 log = logging.getLogger(__name__)
@@ -16,6 +18,56 @@ CONTROLLER_FILE = "controller.json"
 BEAT_SECONDS = 5.0
 _SETTLE_SECONDS = (0.2, 1.0)
 """After the own mark is written: on a disk, in a bucket. Of two that write at once, the later one stays."""
+
+
+@dataclass(frozen=True)
+class ControllerMark:
+    """The last process that ran a sweep.
+
+    Attributes:
+        process: Its number.
+        host: Its machine.
+        began: When it began, in seconds since 1970; None if its mark does not say.
+        runs: Whether it runs now.
+    """
+
+    process: int
+    host: str
+    began: float | None
+    runs: bool
+
+    def __str__(self) -> str:
+        """Return the process and its machine."""
+        return f"process {self.process} on {self.host}"
+
+
+def controller_of(
+    folder: Folder, say: Callable[[str], None] = log.info, beat_seconds: float = BEAT_SECONDS
+) -> ControllerMark | None:
+    """Return which process runs a sweep, or ran it last; None if none ever did. Nothing is changed.
+
+    Args:
+        folder: The sweep's folder below `output`.
+        say: Called with a line when it takes a while to see whether a process of another machine is alive.
+        beat_seconds: Time between two beats of that process.
+
+    Raises:
+        DataError: The mark cannot be read.
+    """
+    content = folder.read(CONTROLLER_FILE)
+    if content is None:
+        return None
+    beat = decode_record(content, folder / CONTROLLER_FILE)
+    try:
+        mark = ControllerMark(int(beat["pid"]), str(beat["host"]), None, False)
+        began = float(beat["began"]) if "began" in beat else None
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{folder / CONTROLLER_FILE} is not the mark of a process") from None
+    runs = not has_ended(content)
+    if runs and mark.host != socket.gethostname():
+        say(f"looking whether {mark} still runs this sweep, {4 * beat_seconds:.0f} s at most")
+        runs = is_beating(folder, CONTROLLER_FILE, beat_seconds)
+    return replace(mark, began=began, runs=runs)
 
 
 class SoleController:

@@ -1,9 +1,11 @@
 """Ray Tune over Ray Train: each trial of Tune is one run of Train, which runs all cycles of the trial."""
 
 import shutil
+import signal
+import threading
 import uuid
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -24,6 +26,20 @@ from dmsae_ray.sweep.prepared import PreparedSweep
 from dmsae_ray.sweep.trial_search import TrialSearch
 from dmsae_ray.sweep.waiting import Waiting
 from dmsae_ray.sweep.worker import TrialTask, attempts_of, train_loop
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Undo what Tune leaves behind: its handlers of signals, which would swallow the next Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_trials(
@@ -133,7 +149,7 @@ def run_trials(
         ),
     )
     # Tune keeps a copy of `run_trial`, so that it would live as long as the Ray session.
-    with killed_on_exit(model):
+    with killed_on_exit(model), _signals_kept():
         grid = tuner.fit()
     results = [grid[i] for i in range(len(grid))]
     failures = {str(r.config["trial_id"]): failure_in(r.metrics) for r in results if r.config}

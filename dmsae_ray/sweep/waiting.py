@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
@@ -25,6 +25,7 @@ class Waiting(ClusterWatch):
             has.
         poll_seconds: Seconds between two looks.
         patience_seconds: How long a wait is not worth a word.
+        show: Called at each look with what waits then, in words, for as little as it may be; empty if nothing does.
     """
 
     def __init__(
@@ -32,9 +33,10 @@ class Waiting(ClusterWatch):
         tell: Callable[[str], None],
         poll_seconds: float = POLL_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
+        show: Callable[[str], None] | None = None,
     ) -> None:
         super().__init__("dmsae-waiting", poll_seconds)
-        self._tell, self._patience = tell, patience_seconds
+        self._tell, self._patience, self._show = tell, patience_seconds, show
         self._since: dict[str, float] = {}
         self._told: set[str] = set()
         self._asked: dict[str, ActorHandle[Any]] = {}
@@ -60,11 +62,16 @@ class Waiting(ClusterWatch):
         waiting |= {what: what for what, answer in answers.items() if ray.get(answer, timeout=_ANSWER_SECONDS)}
         self._since = {name: self._since.get(name, now) for name in waiting}
         long = {name for name, since in self._since.items() if now - since >= self._patience}
+        if self._show is not None:
+            self._show(f"waiting for room on the cluster: {_listed(waiting.values())}" if waiting else "")
         if long - self._told:
-            counts = Counter(waiting[name] for name in long)
-            parts = [what if count == 1 else f"{count} x {what}" for what, count in counts.items()]
-            self._tell(f"waiting for room on the cluster for {self._patience:.0f} s and more: {', '.join(parts)}")
+            listed = _listed(waiting[name] for name in long)
+            self._tell(f"waiting for room on the cluster for {self._patience:.0f} s and more: {listed}")
         self._told = long
+
+
+def _listed(waiting: Iterable[str]) -> str:
+    return ", ".join(what if count == 1 else f"{count} x {what}" for what, count in Counter(waiting).items())
 
 
 def _resources(bundles: Any) -> str:

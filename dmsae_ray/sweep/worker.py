@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import ray.train
@@ -45,8 +45,12 @@ from dmsae_ray.sweep.checkpoint import load_checkpoint, save_checkpoint
 from dmsae_ray.sweep.model_service import ModelServiceLost, await_metrics
 from dmsae_ray.sweep.shared_cycles import cycle_store
 
+T = TypeVar("T")
+
 REPORTS_PER_CYCLE = 5
-"""Reports with points of the curves per cycle."""
+"""Reports with points of the curves per cycle, at least."""
+REPORT_SECONDS = 30.0
+"""After so long a report is sent with the next point, so that a person sees how far a long training is."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Reporter:
         progress: Called when the trial has come further: after a checkpoint is uploaded, or a cycle was trained.
         failed: Called in a thread with the error of an upload; Ray Train then ends the attempt.
         resumed: Where the training was taken up again, for the first report.
+        agree: Returns to all workers what the first of them gives; called by all at the same steps.
     """
 
     def __init__(
@@ -92,16 +97,21 @@ class Reporter:
         progress: Callable[[], None],
         failed: Callable[[Exception], None],
         resumed: str = "",
+        agree: Callable[[bool], bool] = bool,
     ) -> None:
         self._per_report, self._progress, self._failed, self._resumed = windows_per_report, progress, failed, resumed
+        self._agree, self._sent = agree, time.monotonic()
         self._windows: list[WindowReport] = []
         self._cycles: list[CycleReport] = []
         self._uploading: Path | None = None
 
     def window(self, report: WindowReport) -> None:
-        """Add one point of the training curves; send the report when it is full."""
+        """Add one point of the training curves; send the report when it is full, or long after the one before."""
         self._windows.append(report)
-        if not report.cached and len(self._windows) >= self._per_report:
+        if report.cached:
+            return
+        full = len(self._windows) >= self._per_report
+        if full or self._agree(time.monotonic() - self._sent >= REPORT_SECONDS):
             self.send()
 
     def cycle(self, report: CycleReport) -> None:
@@ -126,6 +136,7 @@ class Reporter:
         """Send what has been collected, with a checkpoint if one is given."""
         report = TrialReport(tuple(self._windows), tuple(self._cycles), self._resumed)
         self._windows, self._cycles, self._resumed = [], [], ""
+        self._sent = time.monotonic()
         ray.train.report(
             report.to_metrics(),
             checkpoint=checkpoint,
@@ -227,13 +238,14 @@ def attempts_of(experiment: Experiment, folders: Folders, trial: Trial, session:
     return AttemptLog(Folder(folders.train) / trial.trial_id, experiment.resources.max_failures, session)
 
 
-def _from_rank_0(call: Callable[[], str | None]) -> str | None:
+def _from_rank_0(call: Callable[[], T]) -> T:
     """Return to all workers of the trial what the call returns to the first of them."""
     context = ray.train.get_context()
-    found = [call() if context.get_world_rank() == 0 else None]
+    found: list[Any] = [call() if context.get_world_rank() == 0 else None]
     if context.get_world_size() > 1:
         dist.broadcast_object_list(found, device=ray.train.torch.get_device())
-    return found[0]
+    first: T = found[0]
+    return first
 
 
 def _run(task: TrialTask, experiment: Experiment, folders: Folders, trial: Trial, attempts: AttemptLog) -> None:
@@ -251,11 +263,12 @@ def _run(task: TrialTask, experiment: Experiment, folders: Folders, trial: Trial
     failed = partial(_note_failure, attempts)
     last = _last_checkpoint()
     resumed = "" if last is None else f"{cycle_name(last.arm, last.cycle)}, step {last.step:,} of {settings.steps:,}"
-    reporter = Reporter(max(1, settings.steps // window // REPORTS_PER_CYCLE), progress, failed, resumed)
+    windows = max(1, settings.steps // window // REPORTS_PER_CYCLE)
+    reporter = Reporter(windows, progress, failed, resumed, agree=lambda due: _from_rank_0(lambda: due))
     runner = CycleRunner(
         settings,
         feed,
-        store=cycle_store(folders.cycles, _about(experiment)),
+        store=cycle_store(folders.cycles, _about(experiment, store)),
         evaluate=_evaluation(feed, task.model),
         on_window=reporter.window,
         window_steps=window,
@@ -299,7 +312,7 @@ def _run_transfer(
     return {"records": [done.report.as_dict()], "tokens": done.report.tokens, "flops": done.report.flops}
 
 
-def _about(experiment: Experiment) -> dict[str, Any]:
+def _about(experiment: Experiment, store: Store) -> dict[str, Any]:
     """Return what is noted with an SAE, so that it can be used without the experiment's config."""
     model, corpus = experiment.model, experiment.corpus
     return {
@@ -308,6 +321,7 @@ def _about(experiment: Experiment) -> dict[str, Any]:
         "layer": model.layer,
         "context": corpus.context,
         "corpus": corpus.path or corpus.source,
+        "store": store.key,
     }
 
 

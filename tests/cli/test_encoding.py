@@ -41,7 +41,7 @@ def test_a_report_is_shown_in_any_encoding(
     said = done.stdout.decode("latin-1")
     assert "carry" in said and "Traceback" not in done.stderr.decode("latin-1")
     if setting.get("PYTHONIOENCODING") == "ascii":
-        rows = [line for line in said.splitlines() if line.count("|") == 13]
+        rows = [line for line in said.splitlines() if line.count("|") == 10]
         assert len(rows) >= 4 and len({len(row) for row in rows}) == 1 and any("|  t|" in row for row in rows)
-    assert (folder / "report.md").read_text(encoding="utf-8").count("±") == 1
+    assert "| τ |" in (folder / "report.md").read_text(encoding="utf-8")
     assert len(list((folder / "figures").glob("*.png"))) >= 3

@@ -1,8 +1,6 @@
 """Trials train while the harvest goes on: the same cores, and one end of both when it fails or is stopped."""
 
 import json
-import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +15,9 @@ from dmsae_ray.plan.capacity import one_node
 from dmsae_ray.plan.fit import trials_at_once, trials_beside_harvest
 from dmsae_ray.plan.plan import plan_experiment
 from dmsae_ray.plan.rendering import plan_text
-from tests.small_sweep import TRIALS, Here, cores, start, sweep_folder, wait_for_line, write_config
+from tests.small_sweep import TRIALS, Here, cores, dmsae, sweep_folder, write_config
 from tests.sweep.slow_harvest import hold_back
+from tests.terminal import INTERRUPT, OnTerminal
 
 Slow = Callable[..., Path]
 ONE: dict[str, Any] = {"coverage": [0.3]}
@@ -63,26 +62,41 @@ def test_ctrl_c_ends_harvest_and_trials_and_resume_gives_the_undisturbed_cores(
     finished_sweep: Path, tmp_path: Path, dmsae_here: Here
 ) -> None:
     config = write_config(tmp_path, resources={"cpus_per_model_actor": 0.25}, sweep=ONE)  # both fit two cores
-    process = start([str(Path(__file__).with_name("slow_harvest.py")), str(tmp_path), str(config)], tmp_path)
-    wait_for_line(process, "a trial has trained")
-    family = psutil.Process(process.pid).children(recursive=True)
-    began = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to Ray's processes too
-    rest, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, rest
-    assert f"dmsae resume {sweep_folder(tmp_path)}" in rest
-    assert time.monotonic() - began < 60
-    assert psutil.wait_procs(family, timeout=30)[1] == []
+    program = str(Path(__file__).with_name("slow_harvest.py"))
+    with OnTerminal([program, str(tmp_path), str(config)], tmp_path) as terminal:
+        terminal.wait_for("a trial has trained", 240)
+        terminal.wait_for(rf"{TRIALS[0]} [^\n]*0 of 2 +━+╸?━* +\d+%", 60)  # the live table
+        assert "activations ━" in terminal.text and "0 of 1 trials finished, 1 running" in terminal.text
+        running = json.loads(dmsae("status", sweep_folder(tmp_path), "--json").stdout)
+        assert (running["state"], running["controller"]["process"]) == ("running", terminal.process.pid)
+        assert 0 < running["harvest"]["done"] < running["harvest"]["total"]
+        (trial,) = running["trials"]
+        assert (trial["trial"], trial["state"], trial["training"]) == (TRIALS[0], "running", "0 of 2")
+        assert 0 < trial["share"] < 1
+        family = psutil.Process(terminal.process.pid).children(recursive=True)
+        began = time.monotonic()
+        terminal.press(INTERRUPT)  # it reaches Ray's processes too
+        terminal.wait_for("stopping: the trials write what they have; Ctrl-C again ends hard", 1)
+        assert terminal.wait(120) == 130, terminal.text
+        assert f"dmsae resume {sweep_folder(tmp_path)}" in terminal.text.replace("\n", "")
+        assert time.monotonic() - began < 60 and "Traceback" not in terminal.text
+        assert psutil.wait_procs(family, timeout=30)[1] == []
     assert not any((sweep_folder(tmp_path) / "trials").glob("*/summary.json"))
     assert any((sweep_folder(tmp_path) / "train").rglob("training.pt")), "a training was in the middle of its cycle"
 
+    said = dmsae_here("status", sweep_folder(tmp_path))
+    assert said.returncode == 0, said
+    left = said.stdout
+    assert f"sweep {sweep_folder(tmp_path).name}: interrupted" in left and f"resume {sweep_folder(tmp_path)}" in left
     done = dmsae_here("resume", sweep_folder(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "━" not in done.stdout and done.stdout.count(f"  {TRIALS[0]} ") == 4  # a line for each training, no table
     assert cores(tmp_path, TRIALS[:1]) == cores(finished_sweep, TRIALS[:1])
     client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name = 'small'")
     runs = client.search_runs([experiment.experiment_id])
-    assert [run.info.status for run in runs] == ["FINISHED"] * 2
+    # The sweep, its trial, the control and three trainings.
+    assert [run.info.status for run in runs] == ["FINISHED"] * 6
 
 
 # --- how many ---

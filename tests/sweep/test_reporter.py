@@ -10,6 +10,9 @@ import pytest
 import ray.train
 from ray.train.torch import TorchTrainer
 
+from dmsae_ray.distill.reports import WindowReport
+from dmsae_ray.results.reports import TrialReport
+from dmsae_ray.sweep import worker
 from dmsae_ray.sweep.worker import Reporter
 
 
@@ -58,3 +61,24 @@ def test_uploads_go_on_beside_the_training_and_one_that_fails_is_told(ray_cluste
         run.fit()
     assert float((tmp_path / "seconds").read_text()) < 20 * 0.25
     assert (tmp_path / "failed").read_text() in ("NotADirectoryError", "FileExistsError", "OSError", "RuntimeError")
+
+
+def test_a_long_training_is_heard_of_between_its_fifths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All workers send at the same steps: the clock of the first decides."""
+    now = [0.0]
+    sent: list[tuple[float, Any]] = []
+    asked: list[bool] = []
+    monkeypatch.setattr(worker.time, "monotonic", lambda: now[0])
+
+    def agree(due: bool) -> bool:
+        asked.append(due)
+        return due
+
+    reporter = worker.Reporter(10, lambda: None, lambda error: None, agree=agree)
+    monkeypatch.setattr(worker.ray.train, "report", lambda metrics, **_: sent.append((now[0], metrics)))
+    for step in range(1, 9):
+        now[0] += 20.0
+        reporter.window(WindowReport(0, "distilled", step, step, {}))
+    assert [at for at, _ in sent] == [40.0, 80.0, 120.0, 160.0]
+    assert [len(TrialReport.from_metrics(metrics).windows) for _, metrics in sent] == [2] * 4
+    assert asked == [False, True] * 4

@@ -1,0 +1,157 @@
+"""The command `dmsae export`: a trained SAE, named by its folder or by its trial, in a peer's format."""
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dmsae_ray.distill import CycleReport
+from dmsae_ray.errors import ConfigError
+from dmsae_ray.files import Folder
+from dmsae_ray.results import SUMMARY_FILE, Folders, TrialResult, cycle_name, experiment_of, folders_of, parse_result
+from dmsae_ray.sae import about_sae, export_dictionary_learning, export_saelens, load_sae
+from dmsae_ray.tracking import destination_of, register_sae
+
+_CONFIG_FILE, _TRIALS = "config.yaml", "trials"
+_SAE_FILES = ("config.json", "sae.safetensors")
+_MOST_LISTED = 12
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which SAE of a sweep is wanted.
+
+    Attributes:
+        trial: Name of the trial.
+        cycle: Its cycle; None for the last one.
+        arm: A control, in place of the trial's own SAE; None for that.
+    """
+
+    trial: str | None = None
+    cycle: int | None = None
+    arm: str | None = None
+
+
+def export(place: str, target: str, wanted: Wanted, format_: str, given: dict[str, Any]) -> int:
+    """Write an SAE in a peer's format; return the exit code.
+
+    Args:
+        place: Folder of an SAE, of a sweep, or of a trial of a sweep.
+        target: Folder to write.
+        wanted: Which SAE of a sweep.
+        format_: 'saelens' or 'dictionary_learning'.
+        given: What is not taken from the note with the SAE: model, layer, context.
+
+    Raises:
+        ConfigError: There is no such trial, cycle or control; something is not noted; or the folder cannot be written.
+        DataError: A file is missing or damaged.
+    """
+    with _sae_folder(place, wanted) as folder:
+        sae, about = load_sae(folder), about_sae(folder)
+    known: dict[str, Any] = {}
+    for name in ("model", "layer", "context")[: 3 if format_ == "saelens" else 2]:
+        known[name] = about.get(name) if given[name] is None else given[name]
+        if known[name] is None:
+            raise ConfigError(f"--{name} is missing; nothing is noted with the SAE '{place}'")
+    for name, least in (("layer", 0), ("context", 1)):
+        if known.get(name, least) < least:
+            raise ConfigError(f"--{name} is {known[name]}; it must be at least {least}")
+    try:
+        if format_ == "saelens":
+            hook = f"blocks.{known['layer']}.hook_resid_post"
+            export_saelens(sae, target, model_name=known["model"], hook_name=hook, context_size=known["context"])
+        else:
+            export_dictionary_learning(sae, target, lm_name=known["model"], layer=known["layer"])
+    except OSError as error:
+        raise ConfigError(f"FOLDER is '{target}'; it cannot be written ({error.strerror or error})") from None
+    print(f"{format_} format: {target}")
+    return 0
+
+
+def register(place: str, name: str, wanted: Wanted) -> int:
+    """Register an SAE of a sweep in the sweep's MLflow store; return the exit code.
+
+    Args:
+        place: Folder of a sweep, or of a trial of a sweep.
+        name: Name of the model.
+        wanted: Which SAE.
+
+    Raises:
+        ConfigError: There is no such trial, cycle or control, or the store does not take the model.
+        DataError: A file is missing or damaged.
+    """
+    folder = Path(place).expanduser().absolute()
+    sweep = folder.parent.parent if folder.parent.name == _TRIALS else folder
+    experiment = experiment_of(sweep)
+    with _sae_folder(place, wanted) as found:
+        sae = load_sae(found)
+        owner = experiment.tracking.experiment or experiment.name
+        version = register_sae(destination_of(experiment), owner, name, found, sae.d_model, sae.n_latents)
+    print(f"registered: mlflow.pyfunc.load_model({version!r}) encodes activations [n, {sae.d_model}]")
+    return 0
+
+
+@contextmanager
+def _sae_folder(place: str, wanted: Wanted) -> Iterator[Path]:
+    """Give the folder of the SAE, or a copy of it where it is in a bucket."""
+    folder = Path(place).expanduser()
+    if (folder / SUMMARY_FILE).is_file() and folder.parent.name == _TRIALS:
+        wanted = Wanted(folder.name if wanted.trial is None else wanted.trial, wanted.cycle, wanted.arm)
+        folder = folder.parent.parent
+    if not (folder / _CONFIG_FILE).is_file():
+        for name, value in vars(wanted).items():
+            if value is not None:
+                raise ConfigError(f"--{name} is {value}; it needs a sweep's folder, and '{place}' is none")
+        yield folder
+        return
+    folders = folders_of(experiment_of(folder), folder.absolute().name)
+    report = _report(folders, wanted)
+    sae = Folder(folders.cycles) / report.key / "sae"
+    print(f"{wanted.trial}, {cycle_name(report.arm, report.cycle)}: {sae}")
+    if sae.local is not None:
+        yield sae.local
+        return
+    with tempfile.TemporaryDirectory(prefix="dmsae-export-") as scratch:
+        for name in _SAE_FILES:
+            with open(Path(scratch) / name, "wb") as file:
+                sae.copy_to(name, file)
+        yield Path(scratch)
+
+
+def _report(folders: Folders, wanted: Wanted) -> CycleReport:
+    result = _result(folders, wanted.trial)
+    if wanted.arm is not None:
+        found = result.controls.get(wanted.arm)
+        if found is None:
+            raise ConfigError(
+                f"--arm is {wanted.arm}; trial {wanted.trial} has {_listed(result.controls) or 'no controls'}"
+            )
+        if wanted.cycle not in (None, found.cycle):
+            raise ConfigError(f"--cycle is {wanted.cycle}; {wanted.arm} was trained in cycle {found.cycle} only")
+        return found
+    cycles = {report.cycle: report for report in result.reports}
+    chosen = result.last.cycle if wanted.cycle is None else wanted.cycle
+    if chosen not in cycles:
+        raise ConfigError(f"--cycle is {chosen}; trial {wanted.trial} has cycles {_listed(cycles)}")
+    return cycles[chosen]
+
+
+def _result(folders: Folders, trial: str | None) -> TrialResult:
+    trials = folders.output / "sweeps" / folders.name / _TRIALS
+    content = None if trial is None or "/" in trial else (trials / trial).read(SUMMARY_FILE)
+    if content is not None:
+        return parse_result(json.loads(content))
+    names = sorted(str(entry.base_name) for entry in trials.entries())
+    finished = [name for name in names if (trials / name).size(SUMMARY_FILE) is not None]
+    there = f"finished are {_listed(finished)}" if finished else "none has finished yet"
+    said = "--trial is missing: a sweep has many SAEs" if trial is None else f"--trial is {trial}"
+    raise ConfigError(f"{said}; of sweep {folders.name} {there}")
+
+
+def _listed(names: Iterable[object]) -> str:
+    shown = [str(name) for name in names]
+    more = [f"and {len(shown) - _MOST_LISTED} more"] if len(shown) > _MOST_LISTED else []
+    return ", ".join([*shown[:_MOST_LISTED], *more])
