@@ -69,6 +69,7 @@ class TrialRecords:
         self.report(result.trial_id, params, TrialReport(cycles=(*result.reports, *result.controls.values())))
         self._tracker.metrics(str(run), "final", final_numbers(result), result.last.cycle)
         self._tracker.tag(str(run), NOTE_TAG, self._note(result))
+        self._tracker.tag(str(run), ADDRESS_TAG, self._address(result.last))
         if result.folder is not None:
             for name in (SUMMARY_FILE, CORE_FILE):
                 if (result.folder / name).is_file():
@@ -96,10 +97,10 @@ class TrialRecords:
         ended[cycle.cycle] = cycle
         before = [] if run.arm else [ended[n] for n in range(cycle.cycle) if n in ended]
         self._tracker.metrics(str(run), CYCLE, cycle_numbers(cycle, before), cycle.cycle)
-        sae = f"{self._cycles}/{cycle.key}/sae"
-        self._tracker.tag(str(run), ADDRESS_TAG, sae)
+        sae = self._address(cycle)
         if run.arm:
             name = cycle_name(run.arm, cycle.cycle)
+            self._tracker.tag(str(run), ADDRESS_TAG, sae)
             self._tracker.tag(str(run), NOTE_TAG, f"{name} of trial {trial_id}. SAE: `{sae}`")
             self._tracker.end(str(run), "FINISHED")
         elif "arm" not in params:
@@ -123,8 +124,11 @@ class TrialRecords:
         if result.survival:
             cohorts = ", ".join(f"{alive[-1]} of {alive[0]} from cycle {c}" for c, alive in result.survival.items())
             lines.append(f"Lineage, still in the core at the end: {cohorts}.")
-        lines.append(f"SAE of the last cycle: `{self._cycles}/{last.key}/sae`")
+        lines.append(f"SAE of the last cycle: `{self._address(last)}`")
         return "\n\n".join(lines)
+
+    def _address(self, cycle: CycleReport) -> str:
+        return f"{self._cycles}/{cycle.key}/sae"
 
     def _colour(self, params: Params) -> str:
         setting = Trial.from_params(params).setting

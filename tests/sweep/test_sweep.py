@@ -114,7 +114,7 @@ def test_mlflow_has_a_parent_and_a_child_a_trial(finished_sweep: Path) -> None:
 def test_output_is_short_and_says_where_everything_is(finished_sweep: Path) -> None:
     text = (finished_sweep / "stdout.txt").read_text()
     folder = sweep_folder(finished_sweep)
-    for place in (folder / "report.md", folder / "figures", folder / "trials", f"dmsae ui {folder}"):
+    for place in (folder / "report.html", folder / "figures", folder / "trials", f"dmsae ui {folder}"):
         assert str(place) in text
     assert "tokens kept out of training: bos 1.56%" in text
     assert len(text.splitlines()) < 60

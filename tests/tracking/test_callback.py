@@ -105,12 +105,14 @@ def test_trials_controls_and_trainings_become_runs(ray_cluster: Any, sqlite: str
 
 
 def test_trials_finished_before_a_crash_are_recorded_at_the_next_start(sqlite: str, tmp_path: Path) -> None:
-    name = write_trial(tmp_path / "sweep", 4, 0.9, 0)
+    name, journals = write_trial(tmp_path / "sweep", 4, 0.9, 0), []
     for _ in range(2):
         tracker = SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1")
         tracker.start()
         record_finished(TrialRecords(tracker, [], BATCH, "cycles"), tmp_path / "sweep")
         assert tracker.close() == 0
+        journals.append((tmp_path / "sweep" / "journal.jsonl").read_text())
+    assert journals[0] == journals[1], "nothing is recorded twice"
     trial, control = runs(sqlite, "demo")[1]
     assert trial.data.tags["dmsae.trial_id"] == name and control.data.tags["dmsae.trial_id"] == f"{name}/gaussian"
     assert trial.info.status == control.info.status == "FINISHED"
