@@ -1,7 +1,6 @@
 """The command `dmsae export`: a trained SAE, named by its folder or by its trial, in a peer's format."""
 
 import json
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 from dmsae_ray.distill import CycleReport
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.files import Folder
+from dmsae_ray.files import Folder, on_this_machine
 from dmsae_ray.results import SUMMARY_FILE, Folders, TrialResult, cycle_name, experiment_of, folders_of, parse_result
 from dmsae_ray.sae import about_sae, export_dictionary_learning, export_saelens, load_sae
 from dmsae_ray.tracking import destination_of, register_sae
@@ -111,14 +110,8 @@ def _sae_folder(place: str, wanted: Wanted) -> Iterator[Path]:
     report = _report(folders, wanted)
     sae = Folder(folders.cycles) / report.key / "sae"
     print(f"{wanted.trial}, {cycle_name(report.arm, report.cycle)}: {sae}")
-    if sae.local is not None:
-        yield sae.local
-        return
-    with tempfile.TemporaryDirectory(prefix="dmsae-export-") as scratch:
-        for name in _SAE_FILES:
-            with open(Path(scratch) / name, "wb") as file:
-                sae.copy_to(name, file)
-        yield Path(scratch)
+    with on_this_machine(sae, _SAE_FILES) as here:
+        yield here
 
 
 def _report(folders: Folders, wanted: Wanted) -> CycleReport:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dmsae_ray.files.heartbeat import Heartbeat as Heartbeat
     from dmsae_ray.files.heartbeat import has_ended as has_ended
     from dmsae_ray.files.heartbeat import is_beating as is_beating
+    from dmsae_ray.files.here import on_this_machine as on_this_machine
     from dmsae_ray.files.json_records import decode_record as decode_record
     from dmsae_ray.files.json_records import encode_record as encode_record
     from dmsae_ray.files.json_records import nan_to_null as nan_to_null
@@ -54,6 +55,7 @@ __getattr__, __dir__, __all__ = face(
             "passes",
             "root_message",
         ),
+        "here": ("on_this_machine",),
         "folder": (
             "Folder",
             "filesystem",

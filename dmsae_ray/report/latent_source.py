@@ -1,7 +1,6 @@
 """Where an SAE's files and the activations that it was trained on are, and what can be said if they are gone."""
 
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors.torch import load_file
 
 from dmsae_ray.config import ActivationSettings
 from dmsae_ray.errors import DataError, one_line
-from dmsae_ray.files import Folder, decode_record
+from dmsae_ray.files import Folder, decode_record, on_this_machine
 from dmsae_ray.sae import MatryoshkaSAE, about_sae, load_sae
 from dmsae_ray.store import ACTIVATIONS, REQUEST, TOKENS, Store, find_key, read_layout, shard_name, store_keys
 
@@ -141,17 +140,3 @@ def _above(folder: Folder) -> Folder:
     if "://" not in path:
         return Folder(str(Path(path).expanduser().absolute().parent))
     return Folder(path.rstrip("/").rpartition("/")[0] + mark + options)
-
-
-@contextmanager
-def on_this_machine(folder: Folder, names: Sequence[str]) -> Iterator[Path]:
-    """Yield a folder on this machine that has these files: the folder itself, or copies for a while."""
-    if folder.local is not None:
-        yield folder.local
-        return
-    with tempfile.TemporaryDirectory(prefix="dmsae-latents-") as scratch:
-        for name in names:
-            with open(Path(scratch) / name, "wb") as file:
-                if not folder.copy_to(name, file):
-                    raise DataError(f"{folder / name}: no such file")
-        yield Path(scratch)
