@@ -45,6 +45,7 @@ class Interrupts:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._without_tune = signal.getsignal(signal.SIGUSR1)
         self._handlers = {number: signal.signal(number, self._stop) for number in _SIGNALS}
         self._thread = threading.Thread(target=self._listen, name="dmsae-interrupts", daemon=True)
         self._thread.start()
@@ -68,7 +69,7 @@ class Interrupts:
         if self._stopped:
             return
         self._stopped = True
-        if callable(signal.getsignal(signal.SIGUSR1)):
+        if signal.getsignal(signal.SIGUSR1) not in (self._without_tune, signal.SIG_DFL, signal.SIG_IGN, None):
             signal.raise_signal(signal.SIGUSR1)  # Tune runs
         else:
             raise KeyboardInterrupt

@@ -28,6 +28,7 @@ from dmsae_ray.tracking import (
     SweepTracker,
     TrackingCallback,
     TrialRecords,
+    describe_software,
     describe_sweep,
     record_finished,
     save_views,
@@ -70,6 +71,7 @@ def run_and_report(
                 result = sweep_state(sweep)
                 sweep.folders.remove_checkpoints(result.finished)
                 if result.unfinished:
+                    describe_software(tracker)
                     result = _run(sweep, screen, tracker, records, address, largest, verbose)
                 else:
                     screen.say(f"all {len(result.finished)} trials are finished: nothing to run")

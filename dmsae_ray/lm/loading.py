@@ -54,7 +54,8 @@ def load_tap(
     config = read_config(model, revision)
     info = info_of(config)
     check_layer(model, layer, info.n_layers)
-    chosen = _attention(model, attention, config)
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    chosen = _attention(model, attention, config, where)
     if model != "tiny":
         check_architecture(model, config, layer, _dtype(dtype))
     tokenizer = load_tokenizer(model, revision)
@@ -62,7 +63,6 @@ def load_tap(
     weights = load_weights(model, revision, config, _dtype(dtype), chosen, last_layer=last)
     # Without the head, and in a model that reads more than text without its towers.
     tap_model: Any = weights if full else parts_of(weights).decoder
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     tap = Tap(tap_model.to(where), tokenizer, layer, name=model, n_layers=info.n_layers, full=full)
     if model != "tiny":
         _check_causal(tap)
@@ -162,7 +162,7 @@ def _cut_auto_model(layer: int) -> Any:
     return type("AutoModelForCausalLM", (AutoModelForCausalLM,), {"_model_mapping": Cut()})
 
 
-def _attention(model: str, attention: str | None, config: PretrainedConfig) -> str | None:
+def _attention(model: str, attention: str | None, config: PretrainedConfig, device: torch.device) -> str | None:
     capped = soft_caps_attention(config)
     if attention in (None, "auto"):
         return "eager" if capped else None
@@ -170,6 +170,12 @@ def _attention(model: str, attention: str | None, config: PretrainedConfig) -> s
         raise ConfigError(
             f"model.attention is '{attention}'; '{model}' soft-caps its attention logits, which '{attention}' leaves "
             "out; allowed: 'auto', 'eager', 'flash_attention_2', 'flex_attention'"
+        )
+    # PyTorch 2.13 compiles it wrongly there: activations change with later tokens, or are NaN.
+    if attention == "flex_attention" and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX512":
+        raise ConfigError(
+            "model.attention is 'flex_attention', which PyTorch computes wrongly on a CPU without AVX-512; allowed "
+            "here: 'auto', 'eager'"
         )
     return attention
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dmsae_ray.tracking.names import RunName as RunName
     from dmsae_ray.tracking.outline import read_outline as read_outline
     from dmsae_ray.tracking.registered import register_sae as register_sae
+    from dmsae_ray.tracking.sweep_records import describe_software as describe_software
     from dmsae_ray.tracking.sweep_records import describe_sweep as describe_sweep
     from dmsae_ray.tracking.sweep_records import save_views as save_views
     from dmsae_ray.tracking.sweep_records import views_of as views_of
@@ -43,6 +44,7 @@ __getattr__, __dir__, __all__ = face(
         "outline": ("read_outline",),
         "registered": ("register_sae",),
         "sweep_records": (
+            "describe_software",
             "describe_sweep",
             "save_views",
             "views_of",

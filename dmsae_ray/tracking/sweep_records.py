@@ -19,7 +19,7 @@ _COMMIT_TAG = "mlflow.source.git.commit"
 
 
 def describe_sweep(tracker: SweepTracker, experiment: Experiment, store_key: str) -> None:
-    """Record what the sweep was made with and from.
+    """Record what the sweep is about: its settings and its data.
 
     Args:
         tracker: Takes the records; it is started.
@@ -37,10 +37,18 @@ def describe_sweep(tracker: SweepTracker, experiment: Experiment, store_key: str
             "tokens_a_training": experiment.recipe.tokens,
         }
     )
-    for name, value in _versions().items():
-        tracker.tag(None, name, value)
     tracker.dataset(corpus.path or corpus.source, store_key, corpus.source)
     tracker.artifact(tracker.sweep_dir / "config.yaml")
+
+
+def describe_software(tracker: SweepTracker) -> None:
+    """Record which software runs trials: only before some are run, since finished ones were made by what is recorded.
+
+    Args:
+        tracker: Takes the records; it is started.
+    """
+    for name, value in _versions().items():
+        tracker.tag(None, name, value)
 
 
 def views_of(tracker: SweepTracker, experiment: Experiment) -> list[View]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 
 import pytest
 
@@ -79,8 +80,14 @@ def test_tune_is_asked_to_stop_and_a_plain_kill_does_the_same() -> None:
     assert process.wait(5) == 130
 
 
-def test_handlers_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("left_by_tune", [False, True])
+def test_handlers_are_put_back(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, left_by_tune: bool
+) -> None:
     monkeypatch.delenv("TUNE_DISABLE_SIGINT_HANDLER", raising=False)
+    request.addfinalizer(partial(signal.signal, signal.SIGUSR1, signal.getsignal(signal.SIGUSR1) or signal.SIG_DFL))
+    if left_by_tune:  # a Tuner that somebody else ran in this process
+        signal.signal(signal.SIGUSR1, lambda *_: None)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     said: list[str] = []
     with pytest.raises(KeyboardInterrupt), Interrupts(said.append):
