@@ -46,7 +46,7 @@ def write_config(folder: Path, **sections: Any) -> Path:
     """
     tree = {**SMALL, "output": "runs"}
     for name, values in sections.items():
-        tree[name] = {**tree[name], **values} if isinstance(values, dict) else values
+        tree[name] = {**tree.get(name, {}), **values} if isinstance(values, dict) else values
     path = folder / "experiment.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
-from dmsae_ray.config import Experiment
+from dmsae_ray.config import Experiment, shell_command
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.files import file_sha256
 from dmsae_ray.tracking.destination import Destination, connect, destination_of
@@ -246,9 +246,10 @@ class SweepTracker:
         self._journal = self._sender = None
         if left:
             log.warning(
-                "%d records are not delivered to %s; `dmsae sync` or the next run of this sweep delivers them",
-                left,
+                "%s records are not delivered to %s; the next run of this sweep delivers them, or: %s",
+                f"{left:,}",
                 self.destination.shown,
+                shell_command("dmsae", "sync", self.sweep_dir),
             )
         if self._sink.refused:
             log.warning("%d records were refused by %s", self._sink.refused, self.destination.shown)

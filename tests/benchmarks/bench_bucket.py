@@ -28,7 +28,8 @@ from dmsae_ray.files.node_cache import NodeCache
 from dmsae_ray.store.layout import ACTIVATIONS
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.s3_server import options_of, proxy, s3_port
+from tests.proxy import proxy
+from tests.s3_server import options_of, s3_port
 
 BATCH = 2048
 

@@ -21,7 +21,8 @@ from typing import Any
 
 from pyarrow import fs
 
-from tests.s3_server import Flaky, options_of, proxy, s3_port
+from tests.proxy import Flaky, proxy
+from tests.s3_server import options_of, s3_port
 from tests.small_sweep import SMALL, cores, environment, trained_cycles, write_config
 from tests.sweep.tracked import check_tracking
 

@@ -1,5 +1,6 @@
 """The tracker against real MLflow stores: a SQLite file and a server process that dies and comes back."""
 
+import itertools
 import math
 import os
 import shlex
@@ -25,6 +26,7 @@ from dmsae_ray.tracking.destination import Destination, destination_of
 from dmsae_ray.tracking.sink import MlflowSink
 from dmsae_ray.tracking.tracker import DELIVERED_FILE, SweepTracker
 from tests.mlflow_stores import Server, free_port, history, runs
+from tests.proxy import proxy
 
 STEPS = 12
 FINALS = {"carryover": 0.5, "core_size": 16, "l0_core": 7.5, "l0_non_core": 4.0, "fvu": 0.2, "loss_recovered": math.nan}
@@ -268,6 +270,36 @@ def test_an_outage_stops_nothing_and_all_arrives_once(server: Server, tmp_path: 
     tracker.end(name)
     assert tracker.close() == 0
     check(server.uri, "outage", trials=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["500", "hang", "lost", "reset"])
+def test_requests_that_fail_lose_and_double_nothing(
+    server: Server, tmp_path: Path, monkeypatch: Any, caplog: Any, kind: str
+) -> None:
+    """Every second request for a while, from the making of the first run on; `lost`: the server did what it says."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    count, until = itertools.count(), 0.0
+
+    def fault() -> str | None:
+        return kind if time.monotonic() < until and next(count) % 2 else None
+
+    with proxy(server.port, fault) as way:
+        tracker = SweepTracker(f"http://127.0.0.1:{way}", kind, tmp_path / "sweep", f"{kind}-1")
+        tracker.start({"k": "2, 4"})
+        until = time.monotonic() + 6.0
+        for n in range(2):
+            name = f"k{n}-tau0.9-seed0"
+            tracker.run(name, {"k": n, "coverage": 0.9, "seed": 0})
+            for step in range(STEPS):
+                tracker.metrics(name, "train", {"train/l0_core": step}, step * 512)
+                time.sleep(0.05)
+            tracker.metrics(name, "final", FINALS, 0)
+            tracker.end(name)
+        assert tracker.close() == 0
+    assert next(count) > 2
+    check(server.uri, kind)
+    assert caplog.text.count("tracking does not answer") == caplog.text.count("tracking works again") > 0
 
 
 @pytest.mark.slow
