@@ -54,6 +54,7 @@ class LiveReport(Callback):
 
     def _run(self) -> None:
         drawn, pause = time.monotonic(), FIGURE_SECONDS
+        said = ""
         while not self._stop.is_set():
             self._news.wait()
             if self._stop.wait(TEXT_SECONDS):
@@ -65,9 +66,11 @@ class LiveReport(Callback):
                 report, files = publish(self._tracker.sweep_dir, draw="changed" if draw else "none")
             except DataError:
                 continue  # the journal does not have it yet
-            except Exception as error:  # whatever a plotting library raises; the report at the end says it again
-                log.warning("the report is not remade (%s)", one_line(error))
-                return
+            except Exception as error:  # whatever a plotting library raises, or a full disk
+                if one_line(error) != said:
+                    said = one_line(error)
+                    log.warning("the report is not remade now (%s)", said)
+                continue
             attach(self._tracker, report, [path for path in files if draw or path.suffix in (".html", ".json")])
             if draw:
                 drawn = time.monotonic()

@@ -70,8 +70,7 @@ def core_l0(report: Report, sweep_dir: Path) -> Picture | str | None:
         "core_l0",
         "Figure 3: L0 of the core while the last cycle trains",
         "Latents of the core that fire at a token, in training, for the distilled core and for controls that are "
-        "trained in "
-        f"its place; lines are means. {spread}. {which_fires_more(bands)}{left_out(len(names))}",
+        f"trained in its place; lines are means. {spread}. {which_fires_more(bands)}{left_out(len(names))}",
         ("panel", "core", "tokens", *ESTIMATE_HEAD),
         [
             (name, arm, token, *estimate_cells(estimate(value.values, "amount")))
@@ -146,10 +145,8 @@ def transfer(report: Report, sweep_dir: Path) -> Picture | None:
         "transfer",
         "Figures 4 and 7: transfer of a fixed core",
         "SAEs trained around a fixed core, around a random core with the same norms, and without a core, against the "
-        "L0 that "
-        f"they have (log axis). {seeds_text(shown)} A curve is better where it is higher on the left and lower on the "
-        "right "
-        "panel at the same L0; points of one k are not comparable where their L0 differs.",
+        f"L0 that they have (log axis). {seeds_text(shown)} A curve is better where it is higher on the left and "
+        "lower on the right panel at the same L0; points of one k are not comparable where their L0 differs.",
         ("k", "core", "sparsity of the core", "metric", *(f"L0 {c}" for c in ESTIMATE_HEAD), *ESTIMATE_HEAD),
         [
             (

@@ -60,8 +60,7 @@ def selected_sets(report: Report, sweep_dir: Path) -> Picture | None:
         "selected_sets",
         "Figure 2: the selected set of each cycle",
         "Latents selected in each cycle: those of the core before it that were selected again, and new ones above "
-        "them. "
-        f"{seeds_text(shown)}{end} A core that settles keeps its height and loses its light "
+        f"them. {seeds_text(shown)}{end} A core that settles keeps its height and loses its light "
         f"part.{left_out(len(shown))}",
         (*HEAD, "cycle", "quantity", *ESTIMATE_HEAD),
         rows,
@@ -88,12 +87,9 @@ def lineage(report: Report, sweep_dir: Path) -> Picture | None:
         "lineage",
         "Figure 2: lineage of the core's latents",
         "The core of each cycle by the cycle in which a latent's encoder row was learned; the number of latents is "
-        "written "
-        "where there is room. Bands lead to what is selected again, grey ends are latents that are given up, which "
-        "never "
-        f"return. Means over the seeds; {n_text(shown)}. What is left of cycle 0 at the right edge is the distilled "
-        "core, "
-        f"where a latent of it must have been in every core.{left_out(len(shown))}",
+        "written where there is room. Bands lead to what is selected again, grey ends are latents that are given up, "
+        f"which never return. Means over the seeds; {n_text(shown)}. What is left of cycle 0 at the right edge is the "
+        f"distilled core, where a latent of it must have been in every core.{left_out(len(shown))}",
         (*HEAD, "born in cycle", "cycle", *ESTIMATE_HEAD),
         [
             (a.setting.k, a.setting.coverage, birth, birth + age, *estimate_cells(value))
@@ -135,11 +131,9 @@ def survival(report: Report, sweep_dir: Path) -> Picture | None:
     return Picture(
         "survival",
         "Figure 2: survival of the latents born in a cycle",
-        "Share of the latents selected in the cycle of their birth that are still in the core; above the first point, "
-        "how "
-        f"many they were (mean over seeds). {seeds_text(shown)}{end} Latents that had survived longer are not safer "
-        "where "
-        f"the lines fall as steeply late as early.{left_out(len(shown))}",
+        "Share of the latents selected in the cycle of their birth that are still in the core; above the first "
+        f"point, how many they were (mean over seeds). {seeds_text(shown)}{end} Latents that had survived longer are "
+        f"not safer where the lines fall as steeply late as early.{left_out(len(shown))}",
         (*HEAD, "born in cycle", "cycle", *ESTIMATE_HEAD),
         [
             (a.setting.k, a.setting.coverage, birth, birth + age, *estimate_cells(value))
@@ -183,11 +177,9 @@ def score_coverage(report: Report, sweep_dir: Path) -> Picture | str | None:
         "score_coverage",
         "Attribution coverage by cycle",
         "Share of the summed score that the best latents of the candidate pool hold (log axis): thick lines are "
-        "means, thin "
-        f"lines the seeds; {n_text(shown)}. A core is where its cycle's curve crosses the dotted line. A curve that "
-        "rises "
-        "later needs more latents for the same share: if it moves right from cycle to cycle, cores grow by the score "
-        f"spreading out, not by better latents.{left_out(len(shown))}",
+        f"means, thin lines the seeds; {n_text(shown)}. A core is where its cycle's curve crosses the dotted line. A "
+        "curve that rises later needs more latents for the same share: if it moves right from cycle to cycle, cores "
+        f"grow by the score spreading out, not by better latents.{left_out(len(shown))}",
         (*HEAD, "cycle", "latents", *ESTIMATE_HEAD),
         [
             (a.setting.k, a.setting.coverage, cycle, n, *estimate_cells(share))

@@ -94,9 +94,8 @@ def carryover(report: Report, sweep_dir: Path) -> Picture | None:
         "carryover",
         "Figure 6: carryover against measured L0",
         "Share of the core that was selected again in the last cycle, against the L0 that its SAE has (log axis); "
-        "labels "
-        f"give k. {seeds_text(shown)} Only what lies above the controls speaks for the choice of latents: what lies "
-        f"between chance and a control, any frozen rows of these norms achieve.{sure}{most}",
+        f"labels give k. {seeds_text(shown)} Only what lies above the controls speaks for the choice of latents: what "
+        f"lies between chance and a control, any frozen rows of these norms achieve.{sure}{most}",
         (*HEAD, "core", *(f"L0 {name}" for name in ESTIMATE_HEAD), *(f"carryover {name}" for name in ESTIMATE_HEAD)),
         [
             (a.setting.k, a.setting.coverage, name, *estimate_cells(x), *estimate_cells(y))
@@ -144,12 +143,9 @@ def coverage(report: Report, sweep_dir: Path) -> Picture | None:
         "coverage",
         "Figure 5: reconstruction against attribution coverage",
         "Share of the language model's loss that the SAE of the last cycle keeps (against zeroing the layer), "
-        "variance left "
-        "unexplained, and measured L0, each against coverage; dotted: cycle 0, which has no core. "
-        f"{seeds_text(shown)} A "
-        "dense core adds to L0: an SAE that reconstructs better at a higher coverage may owe it to the latents that "
-        "fire "
-        "beside its k, so read the first two panels with the third.",
+        "variance left unexplained, and measured L0, each against coverage; dotted: cycle 0, which has no core. "
+        f"{seeds_text(shown)} A dense core adds to L0: an SAE that reconstructs better at a higher coverage may owe "
+        "it to the latents that fire beside its k, so read the first two panels with the third.",
         (*HEAD, "metric", "cycle", *ESTIMATE_HEAD),
         [
             (a.setting.k, a.setting.coverage, name, cycle, *estimate_cells(value))
@@ -206,10 +202,8 @@ def heat_maps(report: Report, sweep_dir: Path) -> Picture | None:
             "heat_maps",
             "Carryover and core size over the grid",
             "Means over the seeds, with the 95% interval below where there is one; white cells were not run. "
-            f"{n_text(shown)}. Carryover goes from {least[0]:.0%} ({least[1]}) to "
-            f"{most[0]:.0%} "
-            f"({most[1]}). Larger cores carry over more by chance alone: read the maps of carryover beside that of "
-            "size.",
+            f"{n_text(shown)}. Carryover goes from {least[0]:.0%} ({least[1]}) to {most[0]:.0%} ({most[1]}). Larger "
+            "cores carry over more by chance alone: read the maps of carryover beside that of size.",
             (*HEAD, "quantity", *ESTIMATE_HEAD),
             [
                 (a.setting.k, a.setting.coverage, title, *estimate_cells(values[a.setting]))
