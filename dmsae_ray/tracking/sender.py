@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 RECORDS_PER_DELIVERY = 1000
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
+SAY_AFTER_SECONDS = 3.0
+"""Failures that end sooner are not worth a line."""
 LATE_PAUSE_SECONDS = 15.0
 """Pause before what was left for later is tried again."""
 
@@ -52,7 +54,9 @@ class Sender:
         self._changed = threading.Condition()
         self._closing = False
         self._deadline = float("inf")
-        self._failing = False
+        self._at_once = RECORDS_PER_DELIVERY
+        self._failing_since: float | None = None
+        self._said = False
         self._thread = threading.Thread(target=self._run, name="dmsae-tracking", daemon=True)
         self._thread.start()
 
@@ -119,30 +123,51 @@ class Sender:
         return tuple(sorted({*ahead, *(record.seq for record in self._late.values())}))
 
     def _delivered(self, records: list[Record]) -> bool:
-        """Deliver records, however long it takes; return False if it is time to stop before that."""
-        pause = FIRST_PAUSE_SECONDS
-        while True:
+        """Deliver records, however long it takes; return False if it is time to stop before that.
+
+        After a failure fewer are sent together, so that a server that fails now and then gets on.
+        """
+        pause, done = FIRST_PAUSE_SECONDS, 0
+        late: dict[tuple[str | None, str], Record] = {}
+        while done < len(records):
+            part = records[done : done + self._at_once]
             try:
-                late = self._sink.deliver(records) if records else []
+                left = self._sink.deliver(part)
             except Exception as error:
                 self._report(error)
-                with self._changed:
-                    # While closing, try more often: there is little time left.
-                    self._changed.wait_for(lambda: self._closing, pause)
-                    if self._closing:
-                        self._changed.wait(min(pause, FIRST_PAUSE_SECONDS))
-                    if time.monotonic() > self._deadline:
-                        return False
+                if not self._wait_to_repeat(pause):
+                    return False
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+                self._at_once = max(1, min(self._at_once, len(part)) // 2)
                 continue
-            if self._failing:
-                self._failing = False
-                log.warning("tracking works again")
-            with self._changed:
-                self._late = {(record.run, record.key): record for record in late}
-            return True
+            self._works()
+            pause, done = FIRST_PAUSE_SECONDS, done + len(part)
+            self._at_once = min(2 * self._at_once, RECORDS_PER_DELIVERY)
+            for record in part:
+                late.pop((record.run, record.key), None)  # an earlier version of what is sent now
+            late |= {(record.run, record.key): record for record in left}
+        with self._changed:
+            self._late = late
+        return True
+
+    def _wait_to_repeat(self, seconds: float) -> bool:
+        """Wait before a delivery is tried again; return False if it is time to stop."""
+        with self._changed:
+            # While closing, try more often: there is little time left.
+            self._changed.wait_for(lambda: self._closing, seconds)
+            if self._closing:
+                self._changed.wait(min(seconds, FIRST_PAUSE_SECONDS))
+            return time.monotonic() <= self._deadline
 
     def _report(self, error: Exception) -> None:
-        if not self._failing:
-            self._failing = True
+        now = time.monotonic()
+        self._failing_since = now if self._failing_since is None else self._failing_since
+        if not self._said and now - self._failing_since >= SAY_AFTER_SECONDS:
+            self._said = True
             log.warning("tracking does not answer; records wait in the journal (%s)", reason_of(error))
+
+    def _works(self) -> None:
+        self._failing_since = None
+        if self._said:
+            self._said = False
+            log.warning("tracking works again")

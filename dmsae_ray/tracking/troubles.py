@@ -8,6 +8,16 @@ from dmsae_ray.errors import one_line
 
 _MISMATCH = re.compile(r"database schema \(found version (\w+), but expected \w+\)")
 
+_KNOWN = {
+    "connection refused": "connection refused",
+    "name or service not known": "name or service not known",
+    "no route to host": "no route to host",
+    "timed out": "timed out",
+    "connection reset": "it breaks connections off",
+    "closed connection without response": "it breaks connections off",
+    "not a database": "not a database",
+}
+
 
 def schema_trouble(place: object, uri: str, error: BaseException) -> str | None:
     """Return a sentence with the command that mends it, if an error of MLflow is about its schema; else None.
@@ -36,10 +46,12 @@ def schema_trouble(place: object, uri: str, error: BaseException) -> str | None:
 def reason_of(error: BaseException) -> str:
     """Return the innermost message of an error, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    for known in ("Connection refused", "Name or service not known", "No route to host", "timed out", "not a database"):
-        if known.lower() in text.lower():
-            return known.lower()
-    status = re.search(r"failed with error code (\d{3})", text)
+    for known, said in _KNOWN.items():
+        if known in text.lower():
+            return said
+    status = re.search(r"failed with error code (\d{3})|too many (\d{3}) error responses", text)
+    if status and status[2]:
+        return f"it answers {status[2]}"
     if status:
         meaning = {"401": ", it wants MLFLOW_TRACKING_USERNAME and _PASSWORD", "403": ", it refuses this user"}
         return f"it answers {status[1]}{meaning.get(status[1], ', not as an MLflow server does')}"

@@ -134,12 +134,17 @@ def disturbed(
         took = time.monotonic() - since
         assert code == 0 and "Traceback" not in output, output
         assert faults.ended, f"the sweep had ended before the faults: {faults.counts}"
-        left = re.search(r"([\d,]+) records are not delivered.*?or: (dmsae sync .*)", output)
+        left = re.search(r"([\d,]+) records are not delivered.*?or: (.*dmsae sync .*)", output)
         assert left is not None, output
         server.start()
         code, said = ran(run, *shlex.split(left[2])[1:])
         assert code == 0, said
-    return took, left[1], [line for line in output.splitlines() if "tracking" in line or left[0] in line], faults.counts
+    return (
+        took,
+        left[1],
+        [line for line in output.splitlines() if line.startswith("tracking ") or left[0] in line],
+        faults.counts,
+    )
 
 
 def ran(folder: Path, *arguments: object) -> tuple[int, str]:

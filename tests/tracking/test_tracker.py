@@ -25,6 +25,7 @@ from dmsae_ray.errors import ConfigError
 from dmsae_ray.tracking.destination import Destination, destination_of
 from dmsae_ray.tracking.sink import MlflowSink
 from dmsae_ray.tracking.tracker import DELIVERED_FILE, SweepTracker
+from dmsae_ray.tracking.troubles import reason_of
 from tests.mlflow_stores import Server, free_port, history, runs
 from tests.proxy import proxy
 
@@ -285,7 +286,7 @@ def test_requests_that_fail_lose_and_double_nothing(
         return kind if time.monotonic() < until and next(count) % 2 else None
 
     with proxy(server.port, fault) as way:
-        tracker = SweepTracker(f"http://127.0.0.1:{way}", kind, tmp_path / "sweep", f"{kind}-1")
+        tracker = SweepTracker(f"http://127.0.0.1:{way}", f"fault {kind}", tmp_path / "sweep", f"{kind}-1")
         tracker.start({"k": "2, 4"})
         until = time.monotonic() + 6.0
         for n in range(2):
@@ -298,8 +299,43 @@ def test_requests_that_fail_lose_and_double_nothing(
             tracker.end(name)
         assert tracker.close() == 0
     assert next(count) > 2
-    check(server.uri, kind)
-    assert caplog.text.count("tracking does not answer") == caplog.text.count("tracking works again") > 0
+    check(server.uri, f"fault {kind}")
+    assert caplog.text.count("tracking does not answer") == caplog.text.count("tracking works again")
+
+
+@pytest.mark.slow
+def test_a_server_that_loses_every_fourth_answer_gets_all_that_waits(server: Server, tmp_path: Path) -> None:
+    """No delivery of many requests would ever succeed as a whole."""
+    count, begun = itertools.count(), threading.Event()
+    with proxy(server.port, lambda: "lost" if begun.is_set() and next(count) % 4 == 3 else None) as way:
+        tracker = SweepTracker(f"http://127.0.0.1:{way}", "fourth", tmp_path / "sweep", "fourth-1")
+        tracker.start()
+        begun.set()
+        for n in range(6):
+            tracker.run(f"k{n:02}-tau0.9-seed0", {"k": n})
+            tracker.metrics(f"k{n:02}-tau0.9-seed0", "final", {"fvu": n}, 0)
+        assert tracker.flush(60) == 0
+        tracker.close()
+    parents, children = runs(server.uri, "fourth")
+    assert len(parents) == 1 and [child.data.metrics["fvu"] for child in children] == list(range(6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("500", "it answers 500"),
+        ("reset", "it breaks connections off"),
+        ("hang", "timed out"),
+        ("429", "it answers 429"),
+    ],
+)
+def test_what_a_server_does_wrong_is_said_in_words(server: Server, monkeypatch: Any, kind: str, said: str) -> None:
+    for name, value in (("MAX_RETRIES", "0"), ("TIMEOUT", "1")):
+        monkeypatch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", value)
+    with proxy(server.port, lambda: kind) as way, pytest.raises(Exception, match="failed with") as caught:
+        MlflowClient(f"http://127.0.0.1:{way}").search_experiments()
+    assert reason_of(caught.value) == said
 
 
 @pytest.mark.slow
