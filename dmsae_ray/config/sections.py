@@ -86,15 +86,16 @@ class CorpusSettings(Section):
 
     later = frozenset({"special_tokens"})
 
-    source: Literal["stdlib", "huggingface", "parquet", "jsonl", "text"] = Field(
-        "huggingface", description="'stdlib' is the text every Python carries; others read `path`"
+    source: Literal["stdlib", "huggingface", "parquet", "arrow", "jsonl", "text"] = Field(
+        "huggingface",
+        description="'stdlib' is the text every Python carries; others read `path`; 'arrow': a folder of save_to_disk",
     )
     path: str | None = Field(
         "monology/pile-uncopyrighted",
         description="Hub id of a dataset, or a file or folder: local, s3://, gs://, hf://",
     )
     subset: str | None = Field(None, description="configuration name of a Hub dataset")
-    split: str = Field("train", description="split of a Hub dataset")
+    split: str = Field("train", description="split of a Hub dataset, or of a DatasetDict (source 'arrow')")
     revision: str | None = Field(None, description="Hub revision of the dataset")
     text_field: str = Field(
         "text", description="column or key that holds the text, or a list of messages {role, content}"

@@ -1,8 +1,9 @@
 """The text: documents of any source in one fixed order, and their packing into contexts of equal length.
 
-Input: `corpus` settings that name the standard library's text, a Hub dataset, or files (parquet, jsonl, text). Output:
-the documents of one unit at a time (`list_units`, `read_unit`; a `Conversation` where a column holds messages), and
-contexts of token ids with the starts of documents (`Packer`, `Contexts`). Tokenising is not done here but in `harvest`.
+Input: `corpus` settings that name the standard library's text, a Hub dataset, or files (parquet, arrow, jsonl, text).
+Output: the documents of one unit at a time (`list_units`, `read_unit`; a `Conversation` where a column holds messages),
+and contexts of token ids with the starts of documents (`Packer`, `Contexts`). Tokenising is not done here but in
+`harvest`.
 """
 
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from dmsae_ray.corpus.contexts import join as join
     from dmsae_ray.corpus.contexts import loss_mask as loss_mask
     from dmsae_ray.corpus.conversation import Conversation as Conversation
-    from dmsae_ray.corpus.formats import SUFFIXES as SUFFIXES
+    from dmsae_ray.corpus.formats import corpus_files as corpus_files
     from dmsae_ray.corpus.reading import check_corpus as check_corpus
     from dmsae_ray.corpus.reading import check_is_on_hub as check_is_on_hub
     from dmsae_ray.corpus.reading import first_document as first_document
@@ -32,7 +33,7 @@ __getattr__, __dir__, __all__ = face(
             "loss_mask",
         ),
         "conversation": ("Conversation",),
-        "formats": ("SUFFIXES",),
+        "formats": ("corpus_files",),
         "reading": (
             "check_corpus",
             "check_is_on_hub",

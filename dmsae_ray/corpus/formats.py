@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from dmsae_ray.config import CorpusSettings
 from dmsae_ray.corpus.compression import gzip_pieces, lines, zstd_pieces
+from dmsae_ray.corpus.saved_dataset import arrow_columns, saved_files
 from dmsae_ray.errors import DataError
-from dmsae_ray.files import filesystem
+from dmsae_ray.files import filesystem, list_files
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,20 @@ SUFFIXES = {
     "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst", ".ndjson"),
     "text": (".txt", ".md", ".rst"),
 }
-"""Suffixes of the files of each source that reads files."""
+"""Suffixes of the files of each source that reads all files of a folder."""
+
+
+def corpus_files(corpus: CorpusSettings) -> list[str]:
+    """Return the files of a corpus in their order, as paths within the filesystem of `corpus.path`.
+
+    Args:
+        corpus: settings with a source that reads files: one of `SUFFIXES`, or 'arrow'.
+
+    Raises:
+        OSError: the folder cannot be listed.
+        DataError: source 'arrow', and the folder is none that `save_to_disk` wrote.
+    """
+    return saved_files(corpus) if corpus.source == "arrow" else list_files(str(corpus.path), SUFFIXES[corpus.source])
 
 
 def _read_parquet(corpus: CorpusSettings, path: str) -> Iterator[Any]:
@@ -36,19 +50,34 @@ def _read_parquet(corpus: CorpusSettings, path: str) -> Iterator[Any]:
     system, _ = filesystem(str(corpus.path))
     with system.open_input_file(path) as source:
         file = pq.ParquetFile(source)
-        if corpus.text_field not in file.schema_arrow.names:
-            raise DataError(
-                f"corpus.text_field is '{corpus.text_field}'; '{path}' has the columns "
-                f"{', '.join(file.schema_arrow.names)}"
-            )
-        kind = file.schema_arrow.field(corpus.text_field).type
-        if not _is_text(kind) and not _is_messages(kind):
-            raise DataError(
-                f"corpus.text_field is '{corpus.text_field}', of type {kind} in '{path}'; it must be a string, "
-                "binary that is UTF-8, or a list of messages {role, content}"
-            )
+        _check_column(corpus, path, file.schema_arrow)
         for batch in file.iter_batches(batch_size=256, columns=[corpus.text_field]):
             yield from map(_decoded, _cells(batch.column(0)))
+
+
+def _read_arrow(corpus: CorpusSettings, path: str) -> Iterator[Any]:
+    system, _ = filesystem(str(corpus.path))
+    for column in arrow_columns(system, path, corpus.text_field, partial(_check_column, corpus, path)):
+        yield from map(_decoded, _cells(column))
+
+
+def _check_column(corpus: CorpusSettings, path: str, schema: pa.Schema) -> None:
+    """Check that the file has the column `corpus.text_field`, and that it holds text or messages.
+
+    Raises:
+        DataError: it does not; one line.
+    """
+    field = corpus.text_field
+    if field not in schema.names:
+        raise DataError(f"corpus.text_field is '{field}'; '{path}' has the columns {', '.join(schema.names)}")
+    if schema.names.count(field) > 1:
+        raise DataError(f"corpus.text_field is '{field}'; '{path}' has {schema.names.count(field)} columns of it")
+    kind = schema.field(field).type
+    if not _is_text(kind) and not _is_messages(kind):
+        raise DataError(
+            f"corpus.text_field is '{field}', of type {kind} in '{path}'; it must be a string, "
+            "binary that is UTF-8, or a list of messages {role, content}"
+        )
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -137,6 +166,7 @@ def _read_text(corpus: CorpusSettings, path: str) -> Iterator[str | None]:
 
 READERS: dict[str, Callable[[CorpusSettings, str], Iterator[Any]]] = {
     "parquet": _read_parquet,
+    "arrow": _read_arrow,
     "jsonl": _read_jsonl,
     "text": _read_text,
 }

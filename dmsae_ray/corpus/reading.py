@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from dmsae_ray.config import CorpusSettings
 from dmsae_ray.corpus.conversation import conversation
-from dmsae_ray.corpus.formats import READERS, SUFFIXES
+from dmsae_ray.corpus.formats import READERS, SUFFIXES, corpus_files
 from dmsae_ray.errors import ConfigError, DataError, DmsaeError
 from dmsae_ray.files import (
     HUB,
@@ -25,7 +25,6 @@ from dmsae_ray.files import (
     call_with_retries,
     is_server_error,
     iterate_with_retries,
-    list_files,
     root_message,
 )
 from dmsae_ray.lm import split_documents, stdlib_documents
@@ -60,7 +59,7 @@ def check_is_on_hub(corpus: CorpusSettings) -> None:
     if path.exists() or str(corpus.path).startswith(("/", "./", "../", "~", "file:")):
         raise ConfigError(
             f"corpus.path is '{corpus.path}', which is on this machine; source 'huggingface' reads the Hub: give "
-            "corpus.source=parquet, jsonl or text (write a dataset of `save_to_disk` with its `to_parquet`)"
+            "corpus.source=parquet, jsonl, text, or arrow for a folder that `save_to_disk` wrote"
         )
 
 
@@ -76,9 +75,9 @@ def list_units(corpus: CorpusSettings) -> list[dict[str, Any]]:
     if corpus.source == "huggingface":
         count = int(getattr(_asked(corpus, "opened", partial(_open_hub, corpus)), "num_shards", 1) or 1)
         return [{"shard": i, "of": count} for i in range(count)]
-    files = _asked(corpus, "listed", partial(list_files, corpus.path, SUFFIXES[corpus.source]))
+    files = _asked(corpus, "listed", partial(corpus_files, corpus))
     if not files:
-        wanted = ", ".join(SUFFIXES[corpus.source])
+        wanted = ", ".join(SUFFIXES.get(corpus.source, (".arrow",)))
         raise DataError(f"{_what(corpus)} has no file of source '{corpus.source}' ({wanted})")
     step = _FILES_PER_UNIT.get(corpus.source, 1)
     return [{"files": files[i : i + step]} for i in range(0, len(files), step)]

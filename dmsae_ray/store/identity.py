@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from dmsae_ray.config import CorpusSettings, Experiment
-from dmsae_ray.corpus import SUFFIXES, check_is_on_hub
-from dmsae_ray.files import file_sha256, filesystem, list_files
+from dmsae_ray.corpus import check_is_on_hub, corpus_files
+from dmsae_ray.errors import DataError
+from dmsae_ray.files import file_sha256, filesystem
 from dmsae_ray.store.layout import FORMAT
 
 _WEIGHTS = (".safetensors", ".bin")
@@ -100,14 +101,14 @@ def corpus_content(corpus: CorpusSettings) -> str | None:
     if corpus.source in ("stdlib", "huggingface") or corpus.path is None or "://" in corpus.path:
         return None
     try:
-        paths = list_files(corpus.path, SUFFIXES[corpus.source])
+        paths = corpus_files(corpus)
         root = filesystem(corpus.path)[1]
         entries = []
         for path in paths:
             stat = os.stat(path)
             name = os.path.relpath(path, root) if path != root else os.path.basename(path)
             entries.append((name, path, stat.st_size, stat.st_mtime_ns))
-    except OSError:
+    except (OSError, DataError):
         return None  # the error is reported when the corpus is read
     return _files_hash(tuple(entries)) if entries else None
 
