@@ -253,7 +253,10 @@ class DistillSettings(Section):
     min_cycles: int | None = Field(
         None, ge=1, description="distilled core: selected in the last so many cycles; default all"
     )
-    initial_sae: str | None = Field(None, description="folder of a trained Matryoshka SAE that serves as cycle 0")
+    initial_sae: str | None = Field(
+        None,
+        description="folder of a trained Matryoshka SAE (ours, dictionary_learning's, SAELens's) in place of cycle 0",
+    )
     controls: tuple[Control, ...] = Field(
         ("gaussian",), description="norm-matched cores trained in place of the core in the last cycle"
     )

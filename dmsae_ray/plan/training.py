@@ -7,7 +7,7 @@ from dmsae_ray.config import Experiment
 from dmsae_ray.distill import CycleSettings
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.plan.trials import Setting
-from dmsae_ray.sae import MatryoshkaSAE, Recipe, load_dictionary_learning, load_sae
+from dmsae_ray.sae import SAELENS_CONFIG, MatryoshkaSAE, Recipe, load_dictionary_learning, load_sae, load_saelens
 
 
 def cycle_settings(experiment: Experiment, setting: Setting, d_model: int) -> CycleSettings:
@@ -50,7 +50,7 @@ def cycle_settings(experiment: Experiment, setting: Setting, d_model: int) -> Cy
 
 
 def initial_sae(experiment: Experiment, d_model: int) -> MatryoshkaSAE | None:
-    """Load the SAE that serves as cycle 0, in our own format or that of dictionary_learning (SAEBench).
+    """Load the SAE that serves as cycle 0, in our own format, that of dictionary_learning (SAEBench) or of SAELens.
 
     Returns:
         The SAE, or None if `distill.initial_sae` is not given.
@@ -65,20 +65,23 @@ def initial_sae(experiment: Experiment, d_model: int) -> MatryoshkaSAE | None:
         return None
     folder = Path(place).expanduser()
     config = folder / "config.json"
-    if not config.is_file():
-        found = "a file of SAELens, which says nothing of groups, is there; " if (folder / "cfg.json").is_file() else ""
+    saelens = not config.is_file() and (folder / SAELENS_CONFIG).is_file()
+    if not saelens and not config.is_file():
         raise ConfigError(
-            f"distill.initial_sae is '{place}'; {found}it must be the folder of a trained SAE, with a config.json and "
-            "the weights of this package (cycles/<key>/sae) or of dictionary_learning"
+            f"distill.initial_sae is '{place}'; it must be the folder of a trained SAE, with the weights and the "
+            "config.json of this package (cycles/<key>/sae) or of dictionary_learning, or the cfg.json of SAELens"
         )
     try:
-        tree = json.loads(config.read_text(encoding="utf-8"))
+        tree = {} if saelens else json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         tree = None
     if not isinstance(tree, dict):
         raise ConfigError(f"distill.initial_sae is '{place}'; its config.json is not a readable JSON object")
     try:
-        sae = load_dictionary_learning(folder) if "trainer" in tree else load_sae(folder)
+        if saelens:
+            sae = load_saelens(folder, k=experiment.sae.k)
+        else:
+            sae = load_dictionary_learning(folder) if "trainer" in tree else load_sae(folder)
     except DmsaeError as error:
         raise type(error)(f"distill.initial_sae is '{place}'; {error}") from None
     if sae.d_model != d_model:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from dmsae_ray.sae.health import Trouble as Trouble
     from dmsae_ray.sae.ranks import RankGroup as RankGroup
     from dmsae_ray.sae.recipe import Recipe as Recipe
+    from dmsae_ray.sae.saelens import SAELENS_CONFIG as SAELENS_CONFIG
     from dmsae_ray.sae.saelens import export_saelens as export_saelens
+    from dmsae_ray.sae.saelens import load_saelens as load_saelens
     from dmsae_ray.sae.stats import StepStats as StepStats
     from dmsae_ray.sae.trainer import SAETrainer as SAETrainer
 
@@ -56,7 +58,11 @@ __getattr__, __dir__, __all__ = face(
         ),
         "ranks": ("RankGroup",),
         "recipe": ("Recipe",),
-        "saelens": ("export_saelens",),
+        "saelens": (
+            "SAELENS_CONFIG",
+            "export_saelens",
+            "load_saelens",
+        ),
         "stats": ("StepStats",),
         "trainer": ("SAETrainer",),
     },

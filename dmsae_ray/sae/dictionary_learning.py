@@ -15,7 +15,7 @@ from torch import Tensor
 from dmsae_ray.errors import DataError, one_line
 from dmsae_ray.files import replacing
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
-from dmsae_ray.sae.files import adopt, naming, read_json
+from dmsae_ray.sae.files import add_product, adopt, naming, read_json
 
 _KEYS = {"W_enc", "b_enc", "W_dec", "b_dec", "k", "threshold", "group_sizes"}
 _LINEAR_KEYS = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"}
@@ -79,7 +79,7 @@ def _weights(sae: MatryoshkaSAE, state: dict[str, Tensor], *, jump_relu: bool) -
     }
     fits = all(tensors[n].shape == w.shape for n, w in sae.state_dict().items() if n != "theta")
     if jump_relu and fits and tensors["theta"].shape == (sae.n_latents,):
-        tensors["b_enc"] = _add_product(tensors["b_enc"], tensors["W_enc"], tensors["b_dec"], 1)
+        tensors["b_enc"] = add_product(tensors["b_enc"], tensors["W_enc"], tensors["b_dec"], 1)
         theta = tensors["theta"][-1].clone()
         dense = tensors["theta"][: sae.n_dense]
         if not (bool((dense == 0).all()) and bool((tensors["theta"][sae.n_dense :] == theta).all())):
@@ -163,18 +163,12 @@ def _jump_relu(sae: MatryoshkaSAE) -> tuple[dict[str, Tensor], dict[str, Any]]:
     W_enc, b_dec = sae.W_enc.detach().cpu(), sae.b_dec.detach().cpu()
     state = {
         "W_enc": W_enc.T,
-        "b_enc": _add_product(sae.b_enc.detach().cpu(), W_enc, b_dec, -1),
+        "b_enc": add_product(sae.b_enc.detach().cpu(), W_enc, b_dec, -1),
         "W_dec": sae.W_dec.detach().cpu(),
         "b_dec": b_dec,
         "threshold": sae.threshold.clamp(min=0).cpu(),
     }
     return state, {"trainer_class": _JUMP_RELU, "dict_class": "JumpReluAutoEncoder"}
-
-
-def _add_product(bias: Tensor, rows: Tensor, vector: Tensor, sign: int) -> Tensor:
-    """Return bias [m] + sign * rows [m, d] @ vector [d], computed in float64 without a second matrix of that size."""
-    products = [part.double() @ vector.double() for part in torch.split(rows, 4096)]
-    return (bias.double() + sign * torch.cat(products)).float()
 
 
 def _read_state(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ def load_sae(folder: str | os.PathLike[str]) -> MatryoshkaSAE:
     config = read_json(path / CONFIG)
     if config.get("format") != FORMAT:
         raise DataError(f"{path / CONFIG}: format is {config.get('format')!r}, must be {FORMAT!r}")
-    tensors = _read_tensors(path / WEIGHTS)
+    tensors = read_tensors(path / WEIGHTS)
     with naming(path / CONFIG), torch.device("meta"):
         sae = MatryoshkaSAE(
             config["d_model"],
@@ -92,7 +92,12 @@ def about_sae(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return extra
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file.
+
+    Raises:
+        DataError: the file is missing, truncated or of another kind.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -128,6 +133,12 @@ def adopt(sae: MatryoshkaSAE, tensors: dict[str, Tensor], path: Path) -> None:
     }
     sae.load_state_dict(weights, assign=True)
     sae.requires_grad_(False)
+
+
+def add_product(bias: Tensor, rows: Tensor, vector: Tensor, sign: int) -> Tensor:
+    """Return bias [m] + sign * rows [m, d] @ vector [d], computed in float64 without a second matrix of that size."""
+    products = [part.double() @ vector.double() for part in torch.split(rows, 4096)]
+    return (bias.double() + sign * torch.cat(products)).float()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -95,11 +95,13 @@ def test_an_initial_sae_that_is_none(content: str, tmp_path: Path, refuse: Refus
     assert line.startswith("distill.initial_sae is ") and "config.json" in line
 
 
-def test_an_initial_sae_of_saelens_is_told_what_is_taken(tmp_path: Path, refuse: Refuse) -> None:
+def test_an_initial_sae_of_saelens_that_is_no_batchtopk(tmp_path: Path, refuse: Refuse) -> None:
     sae = MatryoshkaSAE(64, 64, [64], 4)
     export_saelens(sae, tmp_path / "sae", "tiny", "blocks.1.hook_resid_post")
+    config = tmp_path / "sae" / "cfg.json"
+    config.write_text(config.read_text().replace('"jumprelu"', '"standard"'))
     line = refuse("sweep", write_config(tmp_path), "--set", "distill.initial_sae=sae")
-    assert "SAELens" in line and "dictionary_learning" in line
+    assert line.startswith("distill.initial_sae is ") and "architecture is 'standard', must be 'jumprelu'" in line
 
 
 def test_an_initial_sae_with_fewer_groups_than_the_pool(tmp_path: Path, refuse: Refuse) -> None:

@@ -13,13 +13,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dmsae_ray.errors import DataError
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.dictionary_learning import export_dictionary_learning, load_dictionary_learning
 from dmsae_ray.sae.files import load_sae, save_sae
-from dmsae_ray.sae.saelens import export_saelens
+from dmsae_ray.sae.saelens import export_saelens, load_saelens
 from dmsae_ray.sae.trainer import SAETrainer
 from tests.benchmarks import peers
 from tests.optional import left_out
@@ -216,6 +216,108 @@ def test_saelens_itself_gives_the_same_latents(sae_lens: Any, options: dict[str,
     theirs = sae_lens.SAE.load_from_disk(str(tmp_path))
     assert torch.allclose(theirs.encode(X), sae.folded().encode(X), atol=1e-6)
     assert torch.allclose(theirs(X), sae.folded()(X), atol=1e-6)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_what_is_written_for_saelens_is_read_again(options: dict[str, Any], tmp_path: Path) -> None:
+    raw = trained(**options).folded()
+    export_saelens(raw, tmp_path, "gemma-2-2b", "blocks.12.hook_resid_post")
+    loaded = load_saelens(tmp_path, k=99)
+    assert (loaded.n_core, loaded.group_sizes, loaded.k) == (raw.n_core, raw.group_sizes, raw.k)
+    assert (loaded.core_sparsity, loaded.norm_factor) == (raw.core_sparsity, 1.0)
+    for name, tensor in raw.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def of_saelens(sae_lens: Any, folder: Path, how: str, **options: Any) -> Any:
+    """Have SAELens write a dictionary with random weights; return what it reads again for use."""
+    kind = "MatryoshkaBatchTopK" if "matryoshka_widths" in options else "BatchTopK"
+    saes = importlib.import_module("sae_lens.saes")
+    config = getattr(saes, f"{kind}TrainingSAEConfig")(d_in=12, d_sae=64, k=5.0, **options)
+    sae = getattr(saes, f"{kind}TrainingSAE")(config)
+    g = torch.Generator().manual_seed(3)
+    for weights in sae.parameters():
+        weights.data.copy_(torch.randn(weights.shape, generator=g) * 0.4)
+    sae.topk_threshold.fill_(0.6)
+    sae.save_inference_model(folder)
+    theirs = sae_lens.SAE.load_from_disk(str(folder))
+    if how == "of a training":
+        sae.save_model(folder)
+    elif how != "for use":  # as older versions of SAELens did
+        written = json.loads((folder / "cfg.json").read_text())
+        (folder / "cfg.json").write_text(json.dumps({**written, "metadata": {"sae_lens_version": "6.0.0"}}))
+        if how == "with its runner":
+            (folder / "runner_cfg.json").write_text(json.dumps({"sae": config.to_dict()}))
+    return theirs
+
+
+@pytest.mark.parametrize("how", ["for use", "with its runner", "of a training"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"matryoshka_widths": [8, 24, 64]},
+        {"matryoshka_widths": [8, 24], "apply_b_dec_to_input": False},
+        {"matryoshka_widths": [8, 24], "rescale_acts_by_decoder_norm": False},
+    ],
+    ids=str,
+)
+def test_a_dictionary_of_saelens_gives_its_latents(
+    sae_lens: Any, options: dict[str, Any], how: str, tmp_path: Path
+) -> None:
+    theirs = of_saelens(sae_lens, tmp_path, how, **options)
+    ours = load_saelens(tmp_path, k=99)
+    assert (ours.group_sizes, ours.n_core, ours.k) == ((8, 16, 40), 0, 5)
+    z = theirs.encode(X)
+    assert 0.1 < float((z > 0).float().mean()) < 0.9
+    near = ((X - ours.b_dec) @ ours.W_enc.T + ours.b_enc - ours.theta).abs() < 1e-4
+    assert torch.allclose(ours.encode(X).masked_fill(near, 0), z.masked_fill(near, 0), atol=1e-4)
+    assert torch.allclose(ours.decode(z), theirs.decode(z), atol=1e-3)
+
+
+def test_a_dictionary_of_saelens_without_groups_is_one_group(
+    sae_lens: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    theirs = of_saelens(sae_lens, tmp_path / "a", "alone", matryoshka_widths=[8, 64])
+    ours = load_saelens(tmp_path / "a", k=7)
+    assert (ours.group_sizes, ours.k) == ((64,), 7) and "does not say in which Matryoshka groups" in caplog.text
+    assert torch.allclose(ours.encode(X), theirs.encode(X), atol=1e-4)
+    caplog.clear()
+    for how in ("for use", "with its runner", "of a training"):
+        of_saelens(sae_lens, tmp_path / how, how)
+        assert (load_saelens(tmp_path / how, k=7).group_sizes, caplog.records) == ((64,), [])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"architecture": "gated"}, "cfg.json: architecture is 'gated', must be 'jumprelu' or 'batchtopk' or 'matr"),
+        ({"architecture": None}, "cfg.json: architecture is None, must be"),
+        ({"normalize_activations": "layer_norm"}, "cfg.json: normalize_activations is 'layer_norm', must be 'none'"),
+        ({"reshape_activations": "hook_z"}, "cfg.json: reshape_activations is 'hook_z', must be 'none'"),
+        ({"apply_b_dec_to_input": 1}, "cfg.json: apply_b_dec_to_input is 1, must be True or False"),
+        ({"architecture": "batchtopk"}, "sae_weights.safetensors: holds .*'threshold'.* must hold .*'topk_threshold'"),
+        ({"d_sae": 65}, "cfg.json: group_sizes.* add up to 64, not to 65"),
+        ({"d_in": 13}, r"W_enc has shape \[64, 12\] in our order, must have \[64, 13\]"),
+        ({"d_in": "13"}, "cfg.json: "),
+        ({"metadata": {}, "matryoshka_widths": [9, 8]}, r"cfg.json: matryoshka_widths is \[9, 8\]; it must rise"),
+        ({"thresholds": 0}, "safetensors: threshold is from 0.1 to 0.9, must be one number.*a JumpReLU"),
+        ({"thresholds": 3}, "safetensors: threshold has 3 numbers, must have 64"),
+    ],
+    ids=str,
+)
+def test_another_dictionary_of_saelens_is_refused_in_one_line(
+    changes: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    export_saelens(trained(), tmp_path, "gemma-2-2b", "blocks.12.hook_resid_post")
+    count = changes.pop("thresholds", None)
+    if count is not None:
+        tensors = load_file(tmp_path / "sae_weights.safetensors")
+        tensors["threshold"] = torch.linspace(0.1, 0.9, count or 64)
+        save_file(tensors, tmp_path / "sae_weights.safetensors")
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    (tmp_path / "cfg.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(DataError, match=f"^[^\n]*{says}[^\n]*$"):
+        load_saelens(tmp_path, k=5)
 
 
 def damage(folder: Path, what: str) -> None:
