@@ -29,7 +29,7 @@ from ray.data._internal.execution.operators.map_operator import MapOperator
 from dmsae_ray.config import ON_HEAD, Experiment, ResourceSettings, parse_experiment
 from dmsae_ray.errors import DataError, DmsaeError, TransientError
 from dmsae_ray.feed.stream import CONTENT, SHARD, SessionState
-from dmsae_ray.files import be_patient, encode_record
+from dmsae_ray.files import be_patient, encode_sealed
 from dmsae_ray.harvest import GROWING, HarvestActor, HarvestJob, first_error, map_shards, quiet_context, start_attempts
 from dmsae_ray.store import STREAMED, Split, decode_commit, open_store, read_commits, shard_name, shard_order
 
@@ -48,7 +48,7 @@ class StreamActor(HarvestActor):
         be_patient()
         (split,), (shard,) = batch["split"], batch["shard"]
         content, commit = self.compute(str(split), int(shard))
-        (self.job.folder / STREAMED).write(f"{shard_name(str(split), int(shard))}.json", [encode_record(commit)])
+        (self.job.folder / STREAMED).write(f"{shard_name(str(split), int(shard))}.json", [encode_sealed(commit)])
         offsets = pa.py_buffer(np.array([0, len(content)], np.int64))
         rows = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(content)])
         return pa.table({CONTENT: rows, SHARD: pa.array([int(shard)])})

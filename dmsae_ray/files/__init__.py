@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from dmsae_ray.files.heartbeat import is_beating as is_beating
     from dmsae_ray.files.here import on_this_machine as on_this_machine
     from dmsae_ray.files.json_records import decode_record as decode_record
+    from dmsae_ray.files.json_records import decode_sealed as decode_sealed
     from dmsae_ray.files.json_records import encode_record as encode_record
+    from dmsae_ray.files.json_records import encode_sealed as encode_sealed
     from dmsae_ray.files.json_records import nan_to_null as nan_to_null
     from dmsae_ray.files.listing import list_files as list_files
     from dmsae_ray.files.node_cache import NodeCache as NodeCache
@@ -67,7 +69,9 @@ __getattr__, __dir__, __all__ = face(
         ),
         "json_records": (
             "decode_record",
+            "decode_sealed",
             "encode_record",
+            "encode_sealed",
             "nan_to_null",
         ),
         "listing": ("list_files",),

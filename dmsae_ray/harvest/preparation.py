@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from dmsae_ray.config import ActivationSettings, Experiment
 from dmsae_ray.errors import DataError, TransientError
-from dmsae_ray.files import PATIENCE_SECONDS, Folder, encode_record, patience
+from dmsae_ray.files import PATIENCE_SECONDS, Folder, encode_record, encode_sealed, patience
 from dmsae_ray.harvest.harvesting import check_space, harvest
 from dmsae_ray.harvest.progress import HarvestProgress, Meter
 from dmsae_ray.harvest.tokenising import planned_layout, write_tokens
@@ -88,7 +88,7 @@ def prepare(
         if partial:
             commits = {item: commits[item] for item in layout.stored_shards(settings)}
         manifest = make_manifest(folder, request, layout, commits, settings.norm_tokens)
-        folder.write(PARTIAL if partial else MANIFEST, [encode_record(manifest)])
+        folder.write(PARTIAL if partial else MANIFEST, [encode_sealed(manifest)])
         if not partial:
             folder.delete(PARTIAL)
     return open_store(root, experiment)

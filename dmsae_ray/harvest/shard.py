@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dmsae_ray.config import ActivationSettings
 from dmsae_ray.errors import DataError
-from dmsae_ray.files import Folder, checksum, encode_record
+from dmsae_ray.files import Folder, checksum, encode_sealed
 from dmsae_ray.store import Commit, quantise, stored_order
 
 if TYPE_CHECKING:
@@ -144,5 +144,5 @@ def pack_shard(shard: ActivationShard, tokens: int) -> tuple[bytes, Commit]:
 def write_shard(folder: Folder, name: str, content: bytes, commit: Commit) -> Commit:
     """Write a shard and then its commit; return the commit."""
     folder.write(f"{name}.safetensors", [content])
-    folder.write(f"{name}.json", [encode_record(commit)])
+    folder.write(f"{name}.json", [encode_sealed(commit)])
     return commit

@@ -16,7 +16,7 @@ import pyarrow as pa
 from dmsae_ray.config import CorpusSettings, Experiment
 from dmsae_ray.corpus import Conversation, list_units
 from dmsae_ray.errors import DataError
-from dmsae_ray.files import Folder, encode_record
+from dmsae_ray.files import Folder, encode_sealed
 from dmsae_ray.harvest.corpus_dataset import documents
 from dmsae_ray.harvest.cursor import CorpusCursor, read_draft, text_digest
 from dmsae_ray.harvest.model import check_model, open_tokenizer
@@ -104,7 +104,7 @@ def write_tokens(
         log.warning("tokens: the text is not what it was; the activations of store %s are made again", folder)
         (folder / ACTIVATIONS).remove()
         (folder / STREAMED).remove()
-    place.write(LAYOUT, [encode_record(layout)])
+    place.write(LAYOUT, [encode_sealed(layout)])
     place.delete(DRAFT)
     return layout
 

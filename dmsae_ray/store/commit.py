@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dmsae_ray.errors import DataError
+from dmsae_ray.files import decode_sealed
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,11 @@ def decode_commit(content: bytes, where: object) -> Commit:
         where: the file, for the error message.
 
     Raises:
-        DataError: the content is not a commit.
+        DataError: the content is not a commit, or was edited.
     """
+    plain = decode_sealed(content, where)
     try:
-        return _COMMIT.validate_json(content, strict=True)
+        return _COMMIT.validate_json(plain, strict=True)
     except ValidationError:
         raise DataError(f"{where} is not a commit record; delete it to have the shard made again") from None
 

@@ -26,7 +26,7 @@ from dmsae_ray.store.layout import (
     decode_layout,
     shard_name,
 )
-from dmsae_ray.store.manifest import Commits, check_manifest, read_request
+from dmsae_ray.store.manifest import Commits, check_manifest, read_manifest, read_request
 from dmsae_ray.store.reader import Store, check_finite_shard
 from dmsae_ray.store.timing import TIMING, StoreTiming
 from dmsae_ray.store.token_shards import read_layout, read_tokens
@@ -130,11 +130,12 @@ def check_store(store: Folder) -> Iterator[CheckedFile]:
     yield found
     if found.error is not None:
         return
-    layout, commits = _layout(store), Commits()
+    layout, commits, asked = _layout(store), Commits(), set[tuple[Split, int]]()
     reader = Store(store, "", ActivationSettings())
 
     def read(split: Split, shard: int) -> None:
         name = shard_name(split, shard)
+        asked.add((split, shard))
         commits[split, shard] = _commit(activations, f"{name}.json")
         tensors = reader.read_committed(split, shard, commits[split, shard])
         check_finite_shard(tensors, activations / f"{name}.safetensors")
@@ -146,7 +147,11 @@ def check_store(store: Folder) -> Iterator[CheckedFile]:
         if MANIFEST in manifests or f"{name}.json" in shard_sizes:
             yield _checked(activations / file, shard_sizes.get(file), partial(read, split, shard))
     for name in manifests:
-        yield _checked(store / name, sizes.get(name), partial(check_manifest, store, name, layout, commits))
+        # A commit that is damaged was named above; that the manifest does not agree with it would blame the wrong file.
+        compare = partial(check_manifest, store, name, layout, commits)
+        yield _checked(
+            store / name, sizes.get(name), partial(read_manifest, store, name) if asked - set(commits) else compare
+        )
 
 
 def _layout(store: Folder) -> Layout:

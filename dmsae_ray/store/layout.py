@@ -16,7 +16,8 @@
         heartbeat.json, failed.json     while a harvest writes, or after it failed (`writer`)
         readers/<sweep>.json            which sweeps use the store (`usage`)
 
-All records are JSON without any time in them: the same request gives the same bytes.
+All records are JSON without any time in them: the same request gives the same bytes. Layout, commits and manifests hold
+a checksum of themselves (`files.encode_sealed`), so that an edited one is told from a true one.
 """
 
 import math
@@ -27,6 +28,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from dmsae_ray.config import ActivationSettings
 from dmsae_ray.errors import DataError
+from dmsae_ray.files import decode_sealed
 
 FORMAT = 2
 Split = Literal["eval", "attribution", "train"]
@@ -115,11 +117,12 @@ def decode_layout(content: bytes, where: object) -> Layout:
         where: the file, for the error message.
 
     Raises:
-        DataError: the content is not a layout, or holds impossible values.
+        DataError: the content is not a layout, was edited, or holds impossible values.
     """
+    plain = decode_sealed(content, where)
     wrong = DataError(f"{where} is not a layout; delete it to have the tokens made again")
     try:
-        layout = _LAYOUT.validate_json(content, strict=True)
+        layout = _LAYOUT.validate_json(plain, strict=True)
     except ValidationError:
         raise wrong from None
     if set(layout.contexts) != set(SPLITS) or min(layout.contexts.values()) < 0:

@@ -1,5 +1,6 @@
 """The manifest of a store: written when all that it lists is written, and compared with the store's other files."""
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
@@ -7,9 +8,11 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from dmsae_ray.errors import DataError
-from dmsae_ray.files import Folder, decode_record
+from dmsae_ray.files import Folder, decode_record, decode_sealed
 from dmsae_ray.store.commit import Commit, decode_commit, norm_factor
 from dmsae_ray.store.layout import ACTIVATIONS, MANIFEST, REQUEST, SPLITS, TOKENS, Layout, Split, shard_name
+
+log = logging.getLogger(__name__)
 
 _READS_AT_ONCE = 16
 """Small files read at the same time: there are thousands, and in a bucket each read waits for the network."""
@@ -116,12 +119,8 @@ def check_manifest(folder: Folder, name: str, layout: Layout, commits: Commits) 
     Raises:
         DataError: the file is not a manifest, or differs from the other files; the message says in what.
     """
-    where = folder / name
+    found, where = read_manifest(folder, name), folder / name
     again = f"delete {where} and harvest again to have it made"
-    try:
-        found = _MANIFEST.validate_json(folder.read(name) or b"", strict=True)
-    except ValidationError:
-        raise DataError(f"{where} is not a manifest that this version writes; {again}") from None
     if name == MANIFEST and found.listed != layout.all_shards():
         raise DataError(f"{where} lists {len(found.listed)} shards, the layout {len(layout.all_shards())}; {again}")
     for split, shard in found.listed:
@@ -136,6 +135,26 @@ def check_manifest(folder: Folder, name: str, layout: Layout, commits: Commits) 
     return found
 
 
+def read_manifest(folder: Folder, name: str) -> Manifest:
+    """Read a manifest without looking at the store's other files.
+
+    Args:
+        folder: the store's folder.
+        name: `MANIFEST` or `PARTIAL`.
+
+    Raises:
+        DataError: the file is not a manifest, or was edited.
+    """
+    where = folder / name
+    plain = decode_sealed(folder.read(name) or b"", where)
+    try:
+        return _MANIFEST.validate_json(plain, strict=True)
+    except ValidationError:
+        raise DataError(
+            f"{where} is not a manifest that this version writes; delete {where} and harvest again to have it made"
+        ) from None
+
+
 def decode_shards(content: bytes, where: object) -> dict[Split, list[Commit]]:
     """Return the commits that a manifest lists, by split.
 
@@ -144,10 +163,11 @@ def decode_shards(content: bytes, where: object) -> dict[Split, list[Commit]]:
         where: the file, for the error message.
 
     Raises:
-        DataError: the content is not a manifest.
+        DataError: the content is not a manifest, or was edited.
     """
+    plain = decode_sealed(content, where)
     try:
-        return _SHARDS.validate_json(content, strict=True).shards
+        return _SHARDS.validate_json(plain, strict=True).shards
     except ValidationError:
         raise DataError(f"{where} is not a manifest; delete it and harvest again to have it made") from None
 
@@ -176,9 +196,10 @@ def read_commits(folder: Folder, layout: Layout) -> Commits:
     found: Commits = {}
     for (item, name), content in zip(there.items(), contents, strict=True):
         try:
-            commit = decode_commit(content or b"", name)
-        except DataError:
-            continue  # a torn commit is no commit
+            commit = decode_commit(content or b"", place / f"{name}.json")
+        except DataError as error:
+            log.warning("%s", error)  # a torn or edited commit is no commit
+            continue
         if commit.bytes == sizes[f"{name}.safetensors"]:
             found[item] = commit
     return found

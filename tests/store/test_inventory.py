@@ -9,11 +9,13 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dmsae_ray.cli import stores as cli_stores
 from dmsae_ray.cli.commands import main
+from dmsae_ray.config import ActivationSettings
 from dmsae_ray.config.experiment import Experiment
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.files import patience
@@ -193,11 +195,55 @@ def test_verify_compares_the_manifest_with_the_other_files(one: Copy, how: str) 
     assert code == 2 and f"{folder}/manifest.json" in line and "1 damaged" in out
 
 
+def change(file: Path, **values: Any) -> None:
+    """Change a record; None takes a key out."""
+    tree = {**json.loads(file.read_text()), **values}
+    file.write_text(json.dumps({name: value for name, value in tree.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("activations/train-000001.json", {"rows": 7}),
+        ("activations/eval-000000.json", {"record_checksum": "0" * 64}),
+        ("tokens/layout.json", {"documents": 3}),
+        ("manifest.json", {"bytes": 1}),
+    ],
+)
+def test_verify_names_the_record_that_was_edited(one: Copy, store: Store, file: str, values: dict[str, Any]) -> None:
+    _, folder, tell = one
+    assert all("record_checksum" in json.loads((folder / name).read_text()) for name in (file, "manifest.json"))
+    change(folder / file, **values)
+    code, out, _ = tell("verify")
+    (line,) = complaints(out)
+    assert code == 2 and f"{folder}/{file} was edited or damaged after it was written" in line
+
+
+def test_opening_names_the_record_that_was_edited(one: Copy, store: Store) -> None:
+    _, folder, _ = one
+    change(folder / "manifest.json", bytes=1)
+    with pytest.raises(DataError, match=r"^\S+/manifest.json was edited or damaged[^\n]*$"):
+        Store(Folder(str(folder)), store.key, ActivationSettings()).commit("train", 1)
+    (folder / "manifest.json").unlink()
+    change(folder / "activations" / "train-000001.json", rows=7)
+    with pytest.raises(DataError, match=r"^\S+/train-000001.json was edited or damaged[^\n]*$"):
+        Store(Folder(str(folder)), store.key, ActivationSettings()).commit("train", 1)
+
+
+def test_a_store_of_a_version_without_these_checksums_is_sound(one: Copy, store: Store) -> None:
+    _, folder, tell = one
+    for file in (folder / "manifest.json", folder / "tokens" / "layout.json", *(folder / "activations").glob("*.json")):
+        change(file, record_checksum=None)
+    assert tell("verify")[0] == 0
+    old = Store(Folder(str(folder)), store.key, ActivationSettings())
+    assert old.commits("train") == store.commits("train") and old.layout == store.layout
+
+
 def test_verify_compares_the_manifest_with_the_commits(one: Copy) -> None:
     """The norm factor is taken from what the commits say."""
     _, folder, tell = one
     commit = folder / "activations" / "train-000001.json"
-    commit.write_text(json.dumps({**json.loads(commit.read_text()), "sum_squares": 1e9}))
+    change(commit, sum_squares=1e9, record_checksum=None)
     code, out, _ = tell("verify")
     (line,) = complaints(out)
     assert code == 2 and f"{folder}/manifest.json does not agree with the commit {commit};" in line
