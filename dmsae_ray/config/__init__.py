@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dmsae_ray.config.processors import usable_cpus as usable_cpus
     from dmsae_ray.config.secrets import redacted as redacted
     from dmsae_ray.config.secrets import refuse_secrets as refuse_secrets
+    from dmsae_ray.config.sections import UTF_8 as UTF_8
     from dmsae_ray.config.sections import ActivationSettings as ActivationSettings
     from dmsae_ray.config.sections import CoreSparsity as CoreSparsity
     from dmsae_ray.config.sections import CorpusSettings as CorpusSettings
@@ -54,6 +55,7 @@ __getattr__, __dir__, __all__ = face(
             "ActivationSettings",
             "CoreSparsity",
             "CorpusSettings",
+            "UTF_8",
             "ModelSettings",
             "ResourceSettings",
             "TransferSettings",

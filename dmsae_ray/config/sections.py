@@ -1,5 +1,6 @@
 """The sections of an experiment. Every field states its unit and its bounds."""
 
+import codecs
 import json
 import re
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -81,10 +82,13 @@ class ModelSettings(Section):
     )
 
 
+UTF_8 = "utf-8"
+
+
 class CorpusSettings(Section):
     """The text, how it is cut into contexts, and how many tokens of it are used for what."""
 
-    later = frozenset({"special_tokens"})
+    later = frozenset({"special_tokens", "encoding"})
 
     source: Literal["stdlib", "huggingface", "parquet", "arrow", "jsonl", "text"] = Field(
         "huggingface",
@@ -99,6 +103,10 @@ class CorpusSettings(Section):
     revision: str | None = Field(None, description="Hub revision of the dataset")
     text_field: str = Field(
         "text", description="column or key that holds the text, or a list of messages {role, content}"
+    )
+    encoding: str = Field(
+        "utf-8",
+        description="encoding of sources 'text' and 'jsonl', as Python names it: utf-8, latin-1, cp1252, utf-16",
     )
     special_tokens: Literal["text", "tokens"] = Field(
         "text",
@@ -118,6 +126,27 @@ class CorpusSettings(Section):
                 raise ValueError(f"corpus.path is {json.dumps(data['path'], default=str)}; source 'stdlib' reads none")
             return {**data, "path": None}
         return data
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str) -> str:
+        """Return Python's own name of an encoding of text, so that `UTF8` and `utf-8` are one."""
+        try:
+            "a".encode(encoding)  # refuses what is a codec and gives no text, as hex
+            return codecs.lookup(encoding).name
+        except (LookupError, ValueError):
+            raise ValueError(
+                f"is {json.dumps(encoding)}; it must be an encoding that Python knows: utf-8, latin-1, utf-16, ..."
+            ) from None
+
+    @model_validator(mode="after")
+    def _encoding_is_used(self) -> "CorpusSettings":
+        if self.encoding != UTF_8 and self.source not in ("text", "jsonl"):
+            raise ValueError(
+                f"corpus.encoding is '{self.encoding}'; source '{self.source}' is {UTF_8}: only 'text' and 'jsonl' are "
+                "read in another encoding"
+            )
+        return self
 
     @model_validator(mode="after")
     def _source_has_path(self) -> "CorpusSettings":

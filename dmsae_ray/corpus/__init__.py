@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dmsae_ray.corpus.reading import first_document as first_document
     from dmsae_ray.corpus.reading import list_units as list_units
     from dmsae_ray.corpus.reading import read_unit as read_unit
+    from dmsae_ray.corpus.skipped import Skipped as Skipped
+    from dmsae_ray.corpus.skipped import skipped_text as skipped_text
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -40,6 +42,10 @@ __getattr__, __dir__, __all__ = face(
             "first_document",
             "list_units",
             "read_unit",
+        ),
+        "skipped": (
+            "Skipped",
+            "skipped_text",
         ),
     },
 )

@@ -1,10 +1,11 @@
 """The file formats of text: one reader per format, an iterator over the documents of a file in order.
 
-A reader takes the corpus settings and a path within their filesystem. It yields None for a document that is empty or
-corrupt and can be skipped. To add a format, write its reader, add its suffixes to `SUFFIXES` and the reader to
+A reader takes the corpus settings and a path within their filesystem. It yields the reason (`Skipped`) in place of a
+document that cannot be used. To add a format, write its reader, add its suffixes to `SUFFIXES` and the reader to
 `READERS`, and add its name to `config.CorpusSettings.source`.
 """
 
+import codecs
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -13,9 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from dmsae_ray.config import CorpusSettings
+from dmsae_ray.config import UTF_8, CorpusSettings
 from dmsae_ray.corpus.compression import gzip_pieces, lines, zstd_pieces
 from dmsae_ray.corpus.saved_dataset import arrow_columns, saved_files
+from dmsae_ray.corpus.skipped import Skipped
 from dmsae_ray.errors import DataError
 from dmsae_ray.files import filesystem, list_files
 
@@ -109,11 +111,11 @@ def _decoded(value: Any) -> Any:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        return None
+        return Skipped.ENCODING
 
 
 def _cells(column: pa.Array) -> list[Any]:
-    """Return the values of a column; None for a value that is not UTF-8, which Parquet does not check."""
+    """Return the values of a column, or the reason of one that is not UTF-8, which Parquet does not check."""
     try:
         return list(column.to_pylist())
     except UnicodeDecodeError:
@@ -124,24 +126,36 @@ def _cell(scalar: pa.Scalar) -> Any:
     try:
         return scalar.as_py()
     except UnicodeDecodeError:
-        return None
+        return Skipped.ENCODING
 
 
 def _read_jsonl(corpus: CorpusSettings, path: str) -> Iterator[Any]:
-    found = False
-    for line in lines(_jsonl_pieces(corpus, path)):
+    found, pieces, encoding = False, _jsonl_pieces(corpus, path), corpus.encoding
+    if not _keeps_lines(encoding):
+        pieces = (text.encode(errors="surrogatepass") for text in codecs.iterdecode(pieces, encoding))
+        encoding = UTF_8
+    for line in lines(pieces):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            yield None
+            record = json.loads(line if encoding == UTF_8 else line.decode(encoding))
+        except UnicodeError:
+            yield Skipped.ENCODING
             continue
-        text = record.get(corpus.text_field) if isinstance(record, dict) else None
+        except (ValueError, RecursionError):
+            yield Skipped.NOT_JSON
+            continue
+        there = isinstance(record, dict) and corpus.text_field in record
+        text = record[corpus.text_field] if there else Skipped.NO_FIELD
         found = found or isinstance(text, str | list)
         yield text
     if not found:
         log.warning("corpus file %s has no text under corpus.text_field '%s'", path, corpus.text_field)
+
+
+def _keeps_lines(encoding: str) -> bool:
+    """Return whether a line can be found before it is decoded, so that one damaged line does not spoil the others."""
+    return "{\n}".encode(encoding) == b"{\n}"
 
 
 def _jsonl_pieces(corpus: CorpusSettings, path: str) -> Iterator[bytes]:
@@ -154,14 +168,14 @@ def _jsonl_pieces(corpus: CorpusSettings, path: str) -> Iterator[bytes]:
         yield from gzip_pieces(raw, path) if path.endswith(".gz") else iter(partial(raw.read, _PIECE), b"")
 
 
-def _read_text(corpus: CorpusSettings, path: str) -> Iterator[str | None]:
+def _read_text(corpus: CorpusSettings, path: str) -> Iterator[str | Skipped]:
     system, _ = filesystem(str(corpus.path))
     with system.open_input_stream(path) as stream:
         content = bytes(stream.read())
     try:
-        yield content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        yield None
+        yield content.decode("utf-8-sig" if corpus.encoding == UTF_8 else corpus.encoding)
+    except UnicodeError:
+        yield Skipped.ENCODING
 
 
 READERS: dict[str, Callable[[CorpusSettings, str], Iterator[Any]]] = {

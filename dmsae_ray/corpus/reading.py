@@ -1,7 +1,7 @@
 """Documents of any source in one fixed order, read lazily.
 
 `list_units` returns what can be read independently (files, or the shards of a Hub dataset); `read_unit` reads one unit.
-A document that is empty or cannot be decoded is yielded as None, so that it is counted together with the tokens. From a
+In place of a document that cannot be used stands its reason (`Skipped`), so that it is counted with the tokens. From a
 Hub dataset the library `datasets` reads whole pieces of a file, so one damaged document is an error there; the sources
 'parquet' and 'jsonl' skip it.
 """
@@ -18,6 +18,7 @@ import pyarrow as pa
 from dmsae_ray.config import CorpusSettings
 from dmsae_ray.corpus.conversation import conversation
 from dmsae_ray.corpus.formats import READERS, SUFFIXES, corpus_files
+from dmsae_ray.corpus.skipped import Skipped
 from dmsae_ray.errors import ConfigError, DataError, DmsaeError
 from dmsae_ray.files import (
     HUB,
@@ -83,8 +84,8 @@ def list_units(corpus: CorpusSettings) -> list[dict[str, Any]]:
     return [{"files": files[i : i + step]} for i in range(0, len(files), step)]
 
 
-def read_unit(corpus: CorpusSettings, unit: dict[str, Any]) -> Iterator[str | None]:
-    """Yield the documents of a unit in order; None for one that is empty or corrupt.
+def read_unit(corpus: CorpusSettings, unit: dict[str, Any]) -> Iterator[str | Skipped]:
+    """Yield the documents of a unit in order; the reason in place of one that is skipped.
 
     A document is its text, or a `Conversation` where `corpus.text_field` holds messages.
 
@@ -156,8 +157,8 @@ def _checked(values: Iterator[Any], what: str, damaged: str, errors: tuple[type[
         raise DataError(f"{what} {problem}, behind document {count}: {root_message(error)}") from None
 
 
-def first_document(corpus: CorpusSettings) -> str | None:
-    """Return the first document of files on this machine; None if it is none, or is elsewhere: nothing is fetched.
+def first_document(corpus: CorpusSettings) -> str | Skipped | None:
+    """Return the first document of files on this machine; None if there is none here: nothing is fetched.
 
     Raises:
         DataError: the corpus cannot be listed, or its first file is damaged or has another format.
@@ -167,19 +168,20 @@ def first_document(corpus: CorpusSettings) -> str | None:
     return next(read_unit(corpus, list_units(corpus)[0]), None)
 
 
-def _usable(value: Any) -> str | None:
-    """Return a document: its text, or a conversation.
-
-    None if it is neither, is empty, or has half a surrogate pair (not valid in UTF-8).
-    """
+def _usable(value: Any) -> str | Skipped:
+    """Return a document: its text, or a conversation; else why it is skipped. Half a surrogate pair is no UTF-8."""
+    if isinstance(value, Skipped):
+        return value
+    if value is None or value == "" or value == []:
+        return Skipped.EMPTY
     if isinstance(value, list):
         value = conversation(value)
-    if not isinstance(value, str) or not value:
-        return None
+    if not isinstance(value, str):
+        return Skipped.NOT_TEXT
     try:
         value.encode()
     except UnicodeEncodeError:
-        return None
+        return Skipped.ENCODING
     return value
 
 

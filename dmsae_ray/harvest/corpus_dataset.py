@@ -9,17 +9,17 @@ import pyarrow as pa
 import ray.data
 
 from dmsae_ray.config import CorpusSettings
-from dmsae_ray.corpus import Conversation, read_unit
+from dmsae_ray.corpus import Conversation, Skipped, read_unit
 
 _CONCURRENT_UNITS = 2  # units read at the same time: reading is far cheaper than tokenising
 _CHUNK_CHARACTERS = 1_000_000
 
 
 def documents(corpus: CorpusSettings, units: list[dict[str, Any]], first: int = 0, skip: int = 0) -> ray.data.Dataset:
-    """Return the corpus as a Ray Dataset with the columns `text`, `chat` and `unit`.
+    """Return the corpus as a Ray Dataset with the columns `text`, `chat`, `skipped` and `unit`.
 
-    `text` is null for a document to be skipped; `chat` is bool, whether it is a conversation as JSON; `unit` is int32,
-    the index of the document's unit.
+    `text` is null for a document to be skipped; `skipped` is int32, the reason (`corpus.Skipped`) or 0; `chat` is bool,
+    whether it is a conversation as JSON; `unit` is int32, the index of the document's unit.
 
     Args:
         corpus: what to read.
@@ -36,7 +36,10 @@ def documents(corpus: CorpusSettings, units: list[dict[str, Any]], first: int = 
             for chunk in _chunks(texts):
                 unit = pa.array([row["unit"]] * len(chunk), pa.int32())
                 chat = pa.array([isinstance(text, Conversation) for text in chunk], pa.bool_())
-                yield pa.table({"text": pa.array(chunk, pa.string()), "chat": chat, "unit": unit})
+                texts_or_null = [None if isinstance(text, Skipped) else text for text in chunk]
+                reasons = pa.array([int(text) if isinstance(text, Skipped) else 0 for text in chunk], pa.int32())
+                text_column = pa.array(texts_or_null, pa.string())
+                yield pa.table({"text": text_column, "chat": chat, "skipped": reasons, "unit": unit})
 
     # Half a CPU: Ray does not fuse operators with different resources. So reading is not fused with tokenising, and the
     # text of one large file is tokenised by many tasks.
@@ -44,13 +47,13 @@ def documents(corpus: CorpusSettings, units: list[dict[str, Any]], first: int = 
     return rows.map_batches(read, batch_size=1, batch_format="pyarrow", concurrency=readers, num_cpus=0.5)
 
 
-def _chunks(texts: Iterator[str | None]) -> Iterator[list[str | None]]:
+def _chunks(texts: Iterator[str | Skipped]) -> Iterator[list[str | Skipped]]:
     """Group documents into chunks of about a million characters."""
-    chunk: list[str | None] = []
+    chunk: list[str | Skipped] = []
     size = 0
     for text in texts:
         chunk.append(text)
-        size += len(text or "") + 1
+        size += 1 if isinstance(text, Skipped) else len(text) + 1
         if size >= _CHUNK_CHARACTERS:
             yield chunk
             chunk, size = [], 0

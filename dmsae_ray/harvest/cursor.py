@@ -12,9 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dmsae_ray.corpus import Skipped
 from dmsae_ray.errors import DataError
 from dmsae_ray.files import Folder, decode_record, encode_record
 from dmsae_ray.store import DRAFT, damaged_shards
+
+_NAMES = ("OTHER", *(reason.name for reason in Skipped))
+"""Names of the reasons for which documents are skipped; the place of a name is the reason's number."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +30,26 @@ class CorpusCursor:
         document: index in that unit of the first document that is not used up; empty documents count.
         offset: number of tokens of that document that are used, the EOS behind it included.
         documents: number of documents with text that begin before the cut.
-        skipped: number of documents without text before the last of those.
+        reasons: number of documents without text before the last of those, by the name of their reason
+            (`corpus.Skipped`, or OTHER).
     """
 
     unit: int = 0
     document: int = 0
     offset: int = 0
     documents: int = 0
-    skipped: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def skipped(self) -> int:
+        """Number of documents without text before the last document with text."""
+        return sum(self.reasons.values())
+
+
+def reasons_of(lengths: NDArray[np.int32]) -> dict[str, int]:
+    """Return the number of documents without text, by the name of their reason (see `token_writer.DocumentGroup`)."""
+    counts = np.bincount(-lengths[lengths <= 0], minlength=len(_NAMES))
+    return {name: int(count) for name, count in zip(_NAMES, counts, strict=True) if count}
 
 
 @dataclass(frozen=True)
@@ -62,19 +78,19 @@ class CursorTracker:
 
     def __init__(self, start: CorpusCursor, place: int, eos: bool):
         self._unit, self._number = start.unit, start.document
-        self._skipped = start.skipped
+        self._skipped = np.array([start.reasons.get(name, 0) for name in _NAMES], np.int64)
         self._eos = eos
         # For documents with text that no cut has passed: `_ends` holds where the first begins, and then where each ends
-        # (EOS included); `_where` holds for each its unit, its number in the unit, and the empty documents before it.
+        # (EOS included); `_where` holds for each its unit, its number in the unit, and the skipped documents before it.
         self._ends = np.array([place - start.offset], np.int64)
-        self._where = np.zeros((0, 3), np.int64)
+        self._where = np.zeros((0, 2 + len(_NAMES)), np.int64)
         self._documents = start.documents - (start.offset > 0)
 
     def add(self, lengths: NDArray[np.int32], units: NDArray[np.int32]) -> None:
         """Add documents.
 
         Args:
-            lengths: int32 [n], number of tokens of each; 0 for a document without text.
+            lengths: int32 [n], number of tokens of each; 0 or less for a document without text.
             units: int32 [n], index of the unit of each.
         """
         if not len(lengths):
@@ -83,21 +99,22 @@ class CursorTracker:
         fresh = units != np.concatenate([[self._unit], units[:-1]])
         begins = np.maximum.accumulate(np.where(fresh, index, -1))
         numbers = np.where(begins < 0, self._number + index, index - begins)
-        skipped = self._skipped + np.cumsum(lengths == 0)
+        skipped = self._skipped + np.cumsum(-lengths[:, None] == np.arange(len(_NAMES)), axis=0)
         good = lengths > 0
-        self._unit, self._number, self._skipped = int(units[-1]), int(numbers[-1]) + 1, int(skipped[-1])
+        self._unit, self._number, self._skipped = int(units[-1]), int(numbers[-1]) + 1, skipped[-1]
         ends = self._ends[-1] + np.cumsum(lengths[good].astype(np.int64) + self._eos)
         self._ends = np.concatenate([self._ends, ends])
-        self._where = np.concatenate([self._where, np.stack([units, numbers, skipped], axis=1)[good]])
+        self._where = np.concatenate([self._where, np.column_stack([units, numbers, skipped])[good]])
 
     def cut(self, place: int) -> CorpusCursor:
         """Return the cursor at a place of the stream; it must be after the last cut and within the added documents."""
         used = int(np.searchsorted(self._ends[1:], place, side="right"))
         offset = place - int(self._ends[used])
-        unit, number, skipped = (int(n) for n in self._where[used if offset else used - 1])
+        unit, number, *skipped = (int(n) for n in self._where[used if offset else used - 1])
+        reasons = {name: count for name, count in zip(_NAMES, skipped, strict=True) if count}
         self._ends, self._where = self._ends[used:], self._where[used:]
         self._documents += used
-        return CorpusCursor(unit, number + (offset == 0), offset, self._documents + (offset > 0), skipped)
+        return CorpusCursor(unit, number + (offset == 0), offset, self._documents + (offset > 0), reasons)
 
 
 def text_digest(units: list[dict[str, Any]], of_text: dict[str, Any]) -> str:
@@ -123,7 +140,10 @@ def read_draft(folder: Folder, units: str, names: list[str]) -> TokenDraft:
         return TokenDraft(units)
     try:
         tree = decode_record(content, folder / DRAFT)
-        draft = TokenDraft(tree["units"], CorpusCursor(**tree["position"]), dict(tree["token_checksums"]))
+        position = dict(tree["position"])
+        if "skipped" in position:  # of a version that noted no reasons
+            position["reasons"] = {_NAMES[0]: int(position.pop("skipped"))}
+        draft = TokenDraft(tree["units"], CorpusCursor(**position), dict(tree["token_checksums"]))
     except (DataError, KeyError, TypeError, ValueError):
         return TokenDraft(units)
     fits = draft.units == units and set(draft.token_checksums) == set(names[: len(draft.token_checksums)])

@@ -8,11 +8,13 @@ from numpy.typing import NDArray
 
 from dmsae_ray.corpus import Contexts, Packer, join
 from dmsae_ray.files import Folder, checksum
-from dmsae_ray.harvest.cursor import CursorTracker, TokenDraft, write_draft
+from dmsae_ray.harvest.cursor import CursorTracker, TokenDraft, reasons_of, write_draft
 from dmsae_ray.harvest.progress import HarvestProgress, Meter
 
 DocumentGroup = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]
-"""Documents: int32 tokens [sum(lengths)], lengths [documents] (0 for one without text), unit index [documents]."""
+"""Documents: int32 tokens [sum of positive lengths], lengths [documents], unit index [documents].
+
+The length of a document without text is minus its reason (`corpus.Skipped`), or 0 without a reason."""
 
 
 class TokenShardWriter:
@@ -28,7 +30,7 @@ class TokenShardWriter:
         progress: called with the tokens packed.
 
     Attributes:
-        skipped_seen: number of documents without text so far.
+        reasons_seen: number of documents without text so far, by the name of their reason.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class TokenShardWriter:
         self._meter = Meter("tokens", sum(plan.values()) * context, progress, done=written * context)
         # The document in which the last shard ends is read, and counted, a second time.
         self._documents_before = draft.cursor.documents - (draft.cursor.offset > 0)
-        self.skipped_seen = draft.cursor.skipped
+        self.reasons_seen = dict(draft.cursor.reasons)
 
     @property
     def documents_seen(self) -> int:
@@ -68,7 +70,8 @@ class TokenShardWriter:
         waiting: list[Contexts] = []
         have, wanted = 0, sum(self._plan.values())
         for tokens, lengths, units in groups:
-            self.skipped_seen += int((lengths == 0).sum())
+            for name, count in reasons_of(lengths).items():
+                self.reasons_seen[name] = self.reasons_seen.get(name, 0) + count
             self._tracker.add(lengths, units)
             full = self._packer.add(tokens, lengths[lengths > 0])
             waiting.append(full)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from dmsae_ray.config import CorpusSettings, Experiment
-from dmsae_ray.corpus import Conversation, list_units
+from dmsae_ray.corpus import Conversation, Skipped, list_units, skipped_text
 from dmsae_ray.errors import DataError
 from dmsae_ray.files import Folder, encode_sealed
 from dmsae_ray.harvest.corpus_dataset import documents
@@ -88,9 +88,9 @@ def write_tokens(
     draft = packing.run(groups)
     groups.close()
     if len(draft.token_checksums) < len(plan):
-        raise _too_short(corpus, packing.tokens_seen, packing.documents_seen, packing.skipped_seen)
+        raise _too_short(corpus, packing.tokens_seen, packing.documents_seen, packing.reasons_seen)
     if draft.cursor.skipped:
-        log.warning("corpus.path '%s': %s", corpus.path, _skipped(draft.cursor.skipped, draft.cursor.documents))
+        log.warning("corpus.path '%s': %s", corpus.path, _skipped(corpus, draft.cursor.reasons, draft.cursor.documents))
     layout = replace(
         planned,
         bos=tokenizer.bos_token_id,
@@ -134,15 +134,13 @@ def _contexts(tokens: int, corpus: CorpusSettings) -> int:
     return -(-tokens // corpus.context)
 
 
-def _skipped(skipped: int, used: int) -> str:
-    """Say which share of the documents is not used."""
-    share = skipped / max(1, skipped + used)
-    return f"{skipped:,} of {skipped + used:,} documents ({share:.1%}) were skipped: empty, no text, or not UTF-8"
+def _skipped(corpus: CorpusSettings, reasons: dict[str, int], used: int) -> str:
+    return skipped_text(reasons, used, field=corpus.text_field, encoding=corpus.encoding)
 
 
-def _too_short(corpus: CorpusSettings, tokens: int, documents: int, skipped: int) -> DataError:
+def _too_short(corpus: CorpusSettings, tokens: int, documents: int, reasons: dict[str, int]) -> DataError:
     place = "the standard library's text" if corpus.source == "stdlib" else f"'{corpus.path}'"
-    bad = f" ({_skipped(skipped, documents)})" if skipped else ""
+    bad = f" ({_skipped(corpus, reasons, documents)})" if sum(reasons.values()) else ""
     if documents == 0:
         return DataError(f"corpus.path {place} holds no text in '{corpus.text_field}'{bad}")
     asked = corpus.tokens + corpus.attribution_tokens + corpus.eval_tokens
@@ -164,7 +162,10 @@ def _tokenised(
         texts = [Conversation(text) if chat else text or "" for text, chat in cells]
         ids = token_ids(open_tokenizer(model, revision), texts, model, special_tokens=corpus.special_tokens)
         flat = np.fromiter((token for document in ids for token in document), np.int32)
+        reasons = batch["skipped"].to_numpy()
+        without = -np.where(reasons > 0, reasons, Skipped.NO_TOKENS)
         lengths = np.array([len(document) for document in ids], np.int32)
+        lengths = np.where(lengths > 0, lengths, without).astype(np.int32)
         unit = batch["unit"].to_numpy().astype(np.int32)
         return {"tokens": [flat.tobytes()], "lengths": [lengths.tobytes()], "units": [unit.tobytes()]}
 

@@ -28,6 +28,7 @@ OTHER: dict[str, Any] = {
     "corpus.split": "test",
     "corpus.revision": "main",
     "corpus.text_field": "body",
+    "corpus.encoding": None,  # of sources 'text' and 'jsonl' only: see below
     "corpus.special_tokens": "tokens",
     "corpus.context": 512,
     "corpus.tokens": 1_000_000,
@@ -126,6 +127,15 @@ def test_the_digest_says_what_results_depend_on(changed: set[str], elsewhere: di
 @pytest.mark.parametrize("name", DECIDING)
 def test_the_digest_changes_with_every_setting_that_results_depend_on(name: str) -> None:
     assert parse_experiment(_tree({name: OTHER[name]})).digest() != parse_experiment(_tree({})).digest()
+
+
+def test_the_digest_knows_an_encoding_and_not_how_it_is_written() -> None:
+    text = {"corpus.source": "text", "corpus.path": "somewhere"}
+    plain, other = parse_experiment(_tree(text)).digest(), set()
+    for name in ("latin-1", "ISO-8859-1", "latin_1"):
+        other.add(parse_experiment(_tree({**text, "corpus.encoding": name})).digest())
+    assert len(other) == 1 and plain not in other
+    assert parse_experiment(_tree({**text, "corpus.encoding": "UTF8"})).digest() == plain
 
 
 def test_the_digest_does_not_depend_on_how_a_number_is_written(tmp_path: Path) -> None:

@@ -168,6 +168,18 @@ REFUSED = {
     ),
     "batch": ({"corpus": {"tokens": 1024}}, "recipe.batch_size is 2048; corpus.tokens is only 1024"),
     "shard": ({"activations": {"shard_tokens": 512}}, "it must be at least one context, corpus.context = 1024"),
+    "encoding": (
+        {"corpus": {"source": "text", "path": "a", "encoding": "utf-9"}},
+        'corpus.encoding is "utf-9"; it must be an encoding that Python knows',
+    ),
+    "codec of no text": (
+        {"corpus": {"source": "text", "path": "a", "encoding": "hex"}},
+        'corpus.encoding is "hex"; it must be an encoding',
+    ),
+    "encoding of parquet": (
+        {"corpus": {"source": "parquet", "path": "a", "encoding": "latin-1"}},
+        "corpus.encoding is 'iso8859-1'; source 'parquet' is utf-8",
+    ),
     "no path": ({"corpus": {"path": ""}}, "corpus.path is empty; source 'huggingface' needs"),
     "stdlib path": (
         {"corpus": {"source": "stdlib", "path": "x.txt"}},

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dmsae_ray.config.sections import CorpusSettings
 from dmsae_ray.corpus.compression import gzip_pieces, lines, zstd_pieces
 from dmsae_ray.corpus.reading import list_units, read_unit
+from dmsae_ray.corpus.skipped import Skipped
 from dmsae_ray.errors import DataError
 
 TEXTS = [f"document {i} " + "word " * (i % 50) for i in range(2000)]
@@ -29,7 +30,7 @@ def zstd(content: bytes) -> bytes:
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "zst": zstd}
 
 
-def read(folder: Path, kind: str, content: bytes) -> Iterator[str | None]:
+def read(folder: Path, kind: str, content: bytes) -> Iterator[str | Skipped]:
     (folder / f"a.jsonl.{kind}").write_bytes(content)
     corpus = CorpusSettings(source="jsonl", path=str(folder))
     (unit,) = list_units(corpus)
@@ -57,7 +58,7 @@ def test_several_members_and_none(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 @pytest.mark.parametrize("kind", COMPRESS)
 def test_a_file_that_is_cut_off_gives_its_documents_first(tmp_path: Path, kind: str) -> None:
     whole = COMPRESS[kind](CONTENT)
-    found: list[str | None] = []
+    found: list[str | Skipped] = []
     with pytest.raises(DataError, match=rf"^corpus file '[^\n]*a.jsonl.{kind}' is truncated or of another format, b"):
         for text in read(tmp_path, kind, whole[:-9]):
             found.append(text)

@@ -11,6 +11,7 @@ import pytest
 from dmsae_ray.config.sections import CorpusSettings
 from dmsae_ray.corpus.conversation import Conversation, conversation
 from dmsae_ray.corpus.reading import first_document, list_units, read_unit
+from dmsae_ray.corpus.skipped import Skipped
 from dmsae_ray.errors import DataError
 
 CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
@@ -18,7 +19,7 @@ CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 def read(path: Path, source: str) -> list[str | None]:
     corpus = CorpusSettings.model_validate({"source": source, "path": str(path), "text_field": "messages"})
-    return [document for unit in list_units(corpus) for document in read_unit(corpus, unit)]
+    return [None if isinstance(text, Skipped) else text for u in list_units(corpus) for text in read_unit(corpus, u)]
 
 
 def test_messages_of_jsonl_are_read_and_what_is_none_is_skipped(tmp_path: Path) -> None:

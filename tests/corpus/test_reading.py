@@ -11,6 +11,7 @@ import pytest
 
 from dmsae_ray.config.sections import CorpusSettings
 from dmsae_ray.corpus.reading import list_units, read_unit
+from dmsae_ray.corpus.skipped import Skipped
 from dmsae_ray.errors import DataError
 from dmsae_ray.harvest.corpus_dataset import documents
 
@@ -18,7 +19,7 @@ TEXTS = [f"document {i} " + "word " * i for i in range(40)]
 
 
 def read_all(corpus: CorpusSettings) -> list[str | None]:
-    return [text for unit in list_units(corpus) for text in read_unit(corpus, unit)]
+    return [None if isinstance(text, Skipped) else text for u in list_units(corpus) for text in read_unit(corpus, u)]
 
 
 def corpus_at(source: str, path: Path, **more: Any) -> CorpusSettings:

@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict, disable_progress_bars
 from dmsae_ray.config.sections import CorpusSettings
 from dmsae_ray.corpus.conversation import Conversation
 from dmsae_ray.corpus.reading import first_document, list_units, read_unit
+from dmsae_ray.corpus.skipped import Skipped
 from dmsae_ray.errors import DataError
 from dmsae_ray.store.identity import corpus_content
 
@@ -24,7 +25,7 @@ def corpus_at(path: Path, **more: Any) -> CorpusSettings:
 
 
 def read_all(corpus: CorpusSettings) -> list[Any]:
-    return [text for unit in list_units(corpus) for text in read_unit(corpus, unit)]
+    return [None if isinstance(text, Skipped) else text for u in list_units(corpus) for text in read_unit(corpus, u)]
 
 
 def save(path: Path, texts: list[Any] = TEXTS, shards: int = 2) -> Path:

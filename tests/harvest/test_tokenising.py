@@ -82,10 +82,10 @@ def test_going_on_behind_any_shard_gives_the_same_shards(
         later, again = written(folder, plan, units, stopped, other_size, bos, eos)
         assert later == whole, name
         assert contents(folder) == undisturbed
-        assert (again.tokens_seen, again.documents_seen, again.skipped_seen) == (
+        assert (again.tokens_seen, again.documents_seen, again.reasons_seen) == (
             packing.tokens_seen,
             packing.documents_seen,
-            packing.skipped_seen,
+            packing.reasons_seen,
         )
         after = stopped
 
@@ -94,9 +94,17 @@ def test_counts_are_those_of_the_text_that_was_used(tmp_path: Path) -> None:
     units = [[3, 0, 4], [0, 0, 9], [0, 5]]
     # Without BOS and EOS, 10 tokens: documents 3, 4 and three tokens of the 9; three empty ones before that.
     draft, _ = written(tmp_path, {"a": 2}, units, TokenDraft("u"), 2, None, None)
-    assert draft.cursor == CorpusCursor(unit=1, document=2, offset=3, documents=3, skipped=3)
+    assert draft.cursor == CorpusCursor(unit=1, document=2, offset=3, documents=3, reasons={"OTHER": 3})
     draft, _ = written(tmp_path, {"a": 2, "b": 1}, units, draft, 2, None, None)
-    assert draft.cursor == CorpusCursor(unit=1, document=2, offset=8, documents=3, skipped=3)
+    assert draft.cursor == CorpusCursor(unit=1, document=2, offset=8, documents=3, reasons={"OTHER": 3})
+
+
+def test_a_draft_without_reasons_is_gone_on_with(tmp_path: Path) -> None:
+    draft, _ = written(tmp_path, {"a": 1}, [[3, 0, 0, 9]], TokenDraft("u"), 2, None, None)
+    tree = json.loads((tmp_path / DRAFT).read_text())
+    tree["position"].update(skipped=sum(tree["position"].pop("reasons").values()))
+    (tmp_path / DRAFT).write_text(json.dumps(tree))
+    assert tree["position"]["skipped"] == 2 and read_draft(Folder(str(tmp_path)), "u", ["a"]) == draft
 
 
 @pytest.mark.parametrize("change", ["missing shard", "truncated shard", "other text", "torn", "none"])
