@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -282,9 +283,18 @@ def _store(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     experiment = load_experiment(args.file, args.overrides)
-    from dmsae_ray.plan import check_fits, cluster_of_yaml, plan_experiment, plan_text, priced, trials_beside_harvest
+    from dmsae_ray.plan import (
+        check_fits,
+        check_text,
+        cluster_of_yaml,
+        plan_experiment,
+        plan_text,
+        priced,
+        trials_beside_harvest,
+    )
 
     plan = plan_experiment(experiment)
+    plan = replace(plan, notes=(*plan.notes, *check_text(experiment)))
     if not args.cluster:
         if args.price:
             raise ConfigError("--price is given without --cluster; prices are of the node types of a cluster file")

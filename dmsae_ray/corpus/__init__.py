@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from dmsae_ray.corpus.reading import first_document as first_document
     from dmsae_ray.corpus.reading import list_units as list_units
     from dmsae_ray.corpus.reading import read_unit as read_unit
+    from dmsae_ray.corpus.sample import CorpusSample as CorpusSample
+    from dmsae_ray.corpus.sample import sample_corpus as sample_corpus
     from dmsae_ray.corpus.skipped import Skipped as Skipped
     from dmsae_ray.corpus.skipped import skipped_text as skipped_text
 
@@ -42,6 +44,10 @@ __getattr__, __dir__, __all__ = face(
             "first_document",
             "list_units",
             "read_unit",
+        ),
+        "sample": (
+            "CorpusSample",
+            "sample_corpus",
         ),
         "skipped": (
             "Skipped",

@@ -153,6 +153,17 @@ def _read_jsonl(corpus: CorpusSettings, path: str) -> Iterator[Any]:
         log.warning("corpus file %s has no text under corpus.text_field '%s'", path, corpus.text_field)
 
 
+def first_keys(corpus: CorpusSettings, path: str) -> list[str]:
+    """Return the keys of the first document of a JSON lines file; none if it has none."""
+    for line in lines(_jsonl_pieces(corpus, path)):
+        try:
+            record = json.loads(line.decode(corpus.encoding))
+        except (ValueError, RecursionError):
+            return []
+        return list(record) if isinstance(record, dict) else []
+    return []
+
+
 def _keeps_lines(encoding: str) -> bool:
     """Return whether a line can be found before it is decoded, so that one damaged line does not spoil the others."""
     return "{\n}".encode(encoding) == b"{\n}"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 
 from dmsae_ray.config import Experiment
@@ -10,14 +11,17 @@ from dmsae_ray.distill import load_core
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.files import file_sha256
 from dmsae_ray.harvest import check_documents, check_model
-from dmsae_ray.plan import initial_sae
+from dmsae_ray.plan import check_text, initial_sae
 from dmsae_ray.results import STORE_INPUT
+
+log = logging.getLogger(__name__)
 
 
 def check_inputs(experiment: Experiment) -> None:
     """Check that the model, the layer, the corpus and a given SAE or core exist and fit together.
 
-    The message of an error is one line that names the field, its value and what is allowed.
+    That the text may be too little is a warning; where it certainly is, an error. The message of an error is one line
+    that names the field, its value and what is allowed.
 
     Raises:
         ConfigError: An input is not there, or does not fit.
@@ -26,6 +30,8 @@ def check_inputs(experiment: Experiment) -> None:
     d_model = check_model(experiment.model, experiment.corpus.context)
     initial_sae(experiment, d_model)
     check_corpus(experiment.corpus)
+    for note in check_text(experiment):
+        log.warning("%s", note)
     check_documents(experiment)
     transfer = experiment.transfer
     if transfer is not None and set(transfer.arms) != {"baseline"}:
