@@ -119,7 +119,9 @@ def test_only_a_sample_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert check_text(experiment("jsonl", tmp_path)) == () and len(read) == 256
 
 
-@pytest.mark.parametrize(("source", "path"), [("huggingface", "a/b"), ("text", "s3://bucket/x"), ("text", "/not/here")])
+@pytest.mark.parametrize(
+    ("source", "path"), [("huggingface", "a/b"), ("text", "s3://bucket/x"), ("text", "not-here/at")]
+)
 def test_what_is_not_on_this_machine_is_not_looked_at(source: str, path: str) -> None:
     assert check_text(experiment(source, path)) == ()
 
