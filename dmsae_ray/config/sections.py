@@ -190,8 +190,10 @@ class SAESettings(Section):
 class RecipeSettings(Section):
     """How one SAE is trained. The defaults are SAEBench's Matryoshka recipe."""
 
+    later = frozenset({"threshold"})
+
     name: Literal["default", "saebench"] = Field(
-        "default", description="'saebench' also trains on BOS and high-norm tokens, as SAEBench did"
+        "default", description="'saebench' trains on BOS and high-norm tokens too, and keeps the running threshold"
     )
     tokens: int = Field(500_000_000, ge=1, description="training tokens of one cycle")
     batch_size: int = Field(2048, ge=1, description="tokens of one step, over all workers")
@@ -207,6 +209,11 @@ class RecipeSettings(Section):
     dead_after_tokens: int = Field(10_000_000, ge=1, description="a latent silent for so many tokens is dead")
     threshold_beta: float = Field(0.999, ge=0, lt=1, description="decay of the running inference threshold")
     threshold_start_step: int = Field(1000, ge=0, description="the threshold is estimated after this step")
+    threshold: Literal["calibrated", "running_mean"] = Field(
+        "calibrated",
+        description="inference threshold: set after the last step so that L0 is the budget, or SAEBench's running mean "
+        "(as `recipe: saebench` has it)",
+    )
     group_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
         None, description="weights of the prefixes' losses; default: 1 / groups each"
     )

@@ -245,6 +245,7 @@ class CycleRunner:
             "l0_core": float(frequency[: sae.n_core].sum()),
             "l0_non_core": float(frequency[sae.n_core :].sum()),
             "dead_fraction": float((frequency == 0).double().mean()),
+            "l0_target": float(sae.topk_budget),
         }
         if self.evaluate is not None and health.collapsed is None:
             metrics.update(self.evaluate(sae))

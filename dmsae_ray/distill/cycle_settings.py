@@ -13,7 +13,7 @@ from dmsae_ray.distill.attribution import check_score
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.sae import MatryoshkaSAE, Recipe
 
-KEY_VERSION = 1
+KEY_VERSION = 2
 """Increased whenever the numerics of a cycle change, so that results of older versions are not taken for new ones."""
 
 

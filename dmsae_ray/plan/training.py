@@ -38,6 +38,7 @@ def cycle_settings(experiment: Experiment, setting: Setting, d_model: int) -> Cy
             dead_after_tokens=recipe.dead_after_tokens,
             threshold_beta=recipe.threshold_beta,
             threshold_start_step=recipe.threshold_start_step,
+            threshold=recipe.threshold,
             group_weights=recipe.group_weights,
             stop_on=recipe.stop_on,
         ),

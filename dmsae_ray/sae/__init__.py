@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.sae.calibration import calibrated_threshold as calibrated_threshold
     from dmsae_ray.sae.chosen_latents import LatentRows as LatentRows
     from dmsae_ray.sae.chosen_latents import latent_rows as latent_rows
     from dmsae_ray.sae.chosen_latents import together as together
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "calibration": ("calibrated_threshold",),
         "chosen_latents": (
             "LatentRows",
             "latent_rows",

@@ -59,6 +59,7 @@ OTHER: dict[str, Any] = {
     "recipe.dead_after_tokens": 1000,
     "recipe.threshold_beta": 0.9,
     "recipe.threshold_start_step": 10,
+    "recipe.threshold": "running_mean",
     "recipe.stop_on": ["spike"],
     "recipe.group_weights": [1, 1, 1, 1, 2],
     "distill.cycles": 7,

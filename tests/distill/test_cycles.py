@@ -141,7 +141,8 @@ def test_stopping_at_any_step_and_resuming_gives_the_same_cores(tmp_path, plain,
     same_cores(history, plain)
     assert torch.equal(history.sae.W_dec, plain.sae.W_dec)
     trained_again = 0 if stored else stop[0] * STEPS
-    assert source.served == trained_again + 3 * STEPS - stop[0] * STEPS - stop[1]
+    of_the_last_tenth = max(0, stop[1] - (STEPS - STEPS // 10))  # read again, to calibrate the threshold
+    assert source.served == trained_again + 3 * STEPS - stop[0] * STEPS - stop[1] + of_the_last_tenth
     whole = []
     run(on_window=whole.append, window_steps=9)
     told = {(w.cycle, w.step): w.stats for w in windows}
