@@ -13,6 +13,9 @@ from dmsae_ray.lazy import face
 if TYPE_CHECKING:
     from dmsae_ray.distill.attribution import attribution_scores as attribution_scores
     from dmsae_ray.distill.attribution import firing_frequency as firing_frequency
+    from dmsae_ray.distill.attribution import pool_scores as pool_scores
+    from dmsae_ray.distill.attribution_set import AttributionSet as AttributionSet
+    from dmsae_ray.distill.attribution_set import TensorPairs as TensorPairs
     from dmsae_ray.distill.controls import gaussian_core as gaussian_core
     from dmsae_ray.distill.core import Core as Core
     from dmsae_ray.distill.core import distilled_core as distilled_core
@@ -50,6 +53,11 @@ __getattr__, __dir__, __all__ = face(
         "attribution": (
             "attribution_scores",
             "firing_frequency",
+            "pool_scores",
+        ),
+        "attribution_set": (
+            "AttributionSet",
+            "TensorPairs",
         ),
         "controls": ("gaussian_core",),
         "core": (

@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dmsae_ray.distill.attribution import attribution_scores, firing_frequency
+from dmsae_ray.distill.attribution import firing_frequency, pool_scores
+from dmsae_ray.distill.attribution_set import AttributionSet, pairs_of
 from dmsae_ray.distill.core import Core
 from dmsae_ray.distill.cost import scoring_flops, training_flops
 from dmsae_ray.distill.cycle_settings import CycleSettings, DataSource, cycle_key, given_key
@@ -153,8 +154,8 @@ class CycleRunner:
         return CycleRun(key, 0, False, trained)
 
     @cached_property
-    def _attribution_set(self) -> tuple[Tensor, Tensor]:
-        return self.source.attribution()
+    def _attribution_set(self) -> AttributionSet:
+        return pairs_of(self.source.attribution())
 
     def _stored(self, key: str) -> CycleRun:
         """Return the stored cycle; scores and metrics that this run asks for and that it lacks are computed."""
@@ -238,7 +239,7 @@ class CycleRunner:
         began, health = time.monotonic(), health_of(training)
         sae, tokens = training.sae, training.steps * self.settings.batch_size
         scores, frequency = self._scored(sae, health)
-        sampled = len(self._attribution_set[0])
+        sampled = len(self._attribution_set)
         seconds = training.seconds + time.monotonic() - began
         metrics = {
             "l0": float(frequency.sum()),
@@ -271,17 +272,15 @@ class CycleRunner:
         if health.collapsed is not None:
             pool = sae.pool_size(settings.pool_groups)
             return torch.zeros(pool, dtype=torch.float64), torch.zeros(sae.n_latents, dtype=torch.float64)
-        x, g = self._attribution_set
         if self.scorer is not None:
             scores = self.scorer(sae).double().cpu()
         else:
-            scores = attribution_scores(
+            scores = pool_scores(
                 sae,
-                x,
-                g,
+                self._attribution_set,
                 settings.quantile,
                 score=settings.score,
                 groups=settings.pool_groups,
                 seed=derive_seed(sae.seed, "score"),
             )
-        return scores, firing_frequency(sae, x)
+        return scores, firing_frequency(sae, self._attribution_set)
