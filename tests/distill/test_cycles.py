@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from dmsae_ray.distill.controls import CONTROLS
 from dmsae_ray.distill.core import Core
 from dmsae_ray.distill.core_transfer import transfer
 from dmsae_ray.distill.cycle_runner import CycleCheckpoint, CycleRunner
@@ -17,8 +18,6 @@ from dmsae_ray.sae.dictionary import MatryoshkaSAE
 
 from . import reference
 from .synthetic import BATCH, STEPS, D, Synthetic, run, small_settings
-
-CONTROLS = ("gaussian", "random_latents", "lowest_score", "most_frequent")
 
 
 def same_cores(a, b):
@@ -170,11 +169,13 @@ def test_a_checkpoint_of_another_run_is_refused():
         run(seed=99, resume=taken[0])
 
 
-def test_controls_are_trained_in_place_of_the_core_and_matched_in_norm(tmp_path, plain):
+def test_controls_are_trained_in_place_of_the_core_and_matched_in_norm(tmp_path):
     source, records = Synthetic(), []
-    history = run(source, controls=CONTROLS, on_cycle=records.append, store=DirectoryCycleStore(tmp_path))
+    settings = small_settings(pool_groups=2)  # so that there are more other latents in the pool than in the core
+    plain = run(settings=settings)
+    history = run(source, settings, controls=CONTROLS, on_cycle=records.append, store=DirectoryCycleStore(tmp_path))
     same_cores(history, plain)
-    assert source.served == (3 + 4) * STEPS
+    assert source.served == (3 + len(CONTROLS)) * STEPS
     assert [(r.cycle, r.arm) for r in records[3:]] == [(2, name) for name in CONTROLS]
     for name in CONTROLS:
         control, record = history.control_cores[name], history.control_reports[name]
