@@ -36,8 +36,13 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.cycles import run_cycles as run_cycles
     from dmsae_ray.distill.lineage import Lineage as Lineage
     from dmsae_ray.distill.lineage import LineageId as LineageId
+    from dmsae_ray.distill.lineage import Origin as Origin
+    from dmsae_ray.distill.matching import chance_mcc as chance_mcc
     from dmsae_ray.distill.matching import cosines as cosines
+    from dmsae_ray.distill.matching import match_rows as match_rows
     from dmsae_ray.distill.matching import pw_mcc as pw_mcc
+    from dmsae_ray.distill.matching import same_rows as same_rows
+    from dmsae_ray.distill.matching import shared_rows as shared_rows
     from dmsae_ray.distill.reports import DISTILLED as DISTILLED
     from dmsae_ray.distill.reports import CycleReport as CycleReport
     from dmsae_ray.distill.reports import WindowReport as WindowReport
@@ -92,10 +97,15 @@ __getattr__, __dir__, __all__ = face(
         "lineage": (
             "Lineage",
             "LineageId",
+            "Origin",
         ),
         "matching": (
+            "chance_mcc",
             "cosines",
+            "match_rows",
             "pw_mcc",
+            "same_rows",
+            "shared_rows",
         ),
         "reports": (
             "DISTILLED",

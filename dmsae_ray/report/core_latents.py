@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from scipy.special import betaincinv
 
 from dmsae_ray.config import load_experiment
-from dmsae_ray.distill import Core, Lineage, LineageId, cosines, empty_core, load_core
+from dmsae_ray.distill import Core, Lineage, LineageId, cosines, empty_core, load_core, same_rows
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.files import Folder
 from dmsae_ray.plan import CycleSetting
@@ -264,13 +264,16 @@ def _score(core: _TrialCore, shares: dict[int, "Tensor"], cycle: int, latent: Li
 def _with_nearest(
     rows: list[LatentRow], own: "Tensor", others: Sequence[tuple[str, Lineage, "Tensor"]]
 ) -> list[LatentRow]:
+    """Add the nearest latents of other cores; a row that both have by construction is not compared with that core."""
     found: list[list[Nearest]] = [[] for _ in rows]
     for name, ids, encoder in others:
-        if not rows or not ids:
+        shared, theirs = same_rows(own, encoder)
+        if bool(shared.all()) or bool(theirs.all()):
             continue
-        best, place = cosines(own, encoder).max(dim=1)
-        for near, cosine, at in zip(found, best.tolist(), place.tolist(), strict=True):
-            near.append(Nearest(f"{name}-{ids[at]}", name, cosine))
+        best, place = cosines(own, encoder).masked_fill(theirs[None, :], -2.0).max(dim=1)
+        for near, cosine, at, same in zip(found, best.tolist(), place.tolist(), shared.tolist(), strict=True):
+            if not same:
+                near.append(Nearest(f"{name}-{ids[at]}", name, cosine))
     return [
         replace(row, nearest=tuple(sorted(near, key=lambda one: -one.cosine)))
         for row, near in zip(rows, found, strict=True)
@@ -313,9 +316,14 @@ def _about(cores: Sequence[_TrialCore], opened: _Opened, tokens: int) -> tuple[s
     sizes = sorted(len(core.ids) for core in cores)
     if len({core.result.trial.seed for core in cores}) > 1:
         middle, d = sizes[len(sizes) // 2], opened.encoder(cores[0])[1].shape[1]
-        chance = f" Of {middle} random directions in {d} dimensions the best has a cosine of " if d > 1 else ""
+        chance = ""
+        if d > 1:
+            by_chance = random_best_cosine(d, middle)
+            chance = (
+                f" Of {middle} random directions in {d} dimensions the best has a cosine of {by_chance:.2f} (median)."
+            )
         lines.append(
             "Nearest: largest cosine of its encoder row with one of the core of another seed, in the same setting and "
-            f"cycle.{chance}{f'{random_best_cosine(d, middle):.2f} (median).' if d > 1 else ''}"
+            f"cycle. What both have by construction (one given SAE or core) is not compared.{chance}"
         )
     return tuple(lines)

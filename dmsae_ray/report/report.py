@@ -42,8 +42,10 @@ every cycle. **L0** is measured, on held-out tokens: all latents that fire at a 
 of the **core** alone. **Core fires** is the share of tokens at which a latent of the core fires, the median and the
 most frequent one; **dead** is the share of latents that never fire. **FVU** is the fraction of variance unexplained,
 **loss rec.** the share of the language model's loss that the SAE keeps against zeroing the layer. **PW-MCC** is the
-mean |cosine| of the best one-to-one matching of two seeds' distilled cores, over all pairs [lowest, highest]; its
-**chance** is that of random directions.
+mean cosine of the best one-to-one matching of two seeds' distilled cores, over all pairs [lowest, highest]. Rows that
+both have by construction, from one given SAE or core, are left out and counted; where nothing is left the cores are not
+comparable. Its **chance** is that of random subsets of the same sizes of the candidate pools, with the middle 95% of
+the draws.
 """
 
 CAVEAT = (

@@ -8,8 +8,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
 from dmsae_ray.plan import CycleSetting, Setting, TransferSetting
-from dmsae_ray.report.aggregate import Aggregate, Consistency
+from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.estimates import NONE, Estimate
+from dmsae_ray.report.seed_similarity import Consistency
 from dmsae_ray.results import TrialResult
 
 
@@ -136,12 +137,14 @@ def margin_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
     controls = sorted({name for a in aggregates for name in a.margins})
     head: tuple[str, ...] = ("k", "τ", "n", *(f"carryover\nover {c.replace('_', ' ')}" for c in controls))
     head += ("core's share\nof the score", "PW-MCC\nof the seeds", "chance\nPW-MCC")
+    shared = any(a.consistency is not None and a.consistency.shared for a in aggregates)
+    head += ("shared rows\nleft out",) if shared else ()
     rows = [
         (
             *_setting(a),
             *(a.margins.get(c, NONE).text() for c in controls),
             a.core_share.text(),
-            *_consistency(a.consistency),
+            *_consistency(a.consistency)[: 3 if shared else 2],
         )
         for a in aggregates
     ]
@@ -253,11 +256,18 @@ def _setting(one: Aggregate[CycleSetting]) -> tuple[str, str, str]:
     return (str(one.setting.k), f"{one.setting.coverage:g}", str(len(one.seeds)))
 
 
-def _consistency(found: Consistency | None) -> tuple[str, str]:
+def _consistency(found: Consistency | None) -> tuple[str, str, str]:
+    """Return PW-MCC, its chance level, and the rows that are left out."""
     if found is None:
-        return ("-", "-")
-    spread = f" [{found.low:.2f}, {found.high:.2f}]" if found.pairs > 1 else ""
-    return (f"{found.mean:.2f}{spread}", f"{found.chance:.2f}")
+        return ("-", "-", "-")
+    left_out = f"{found.shared} of {found.shared + found.matched}" if found.shared else "0"
+    if found.mean is None:
+        return ("not comparable", "-", left_out)
+    value = f"{found.mean:.2f}" + (f" [{found.low:.2f}, {found.high:.2f}]" if found.pairs > 1 else "")
+    chance = "-"
+    if found.chance is not None:
+        chance = f"{found.chance:.2f} [{found.chance_low:.2f}, {found.chance_high:.2f}]"
+    return (value, chance, left_out)
 
 
 def _power(value: Estimate) -> str:

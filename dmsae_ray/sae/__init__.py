@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dmsae_ray.sae.dictionary_learning import export_dictionary_learning as export_dictionary_learning
     from dmsae_ray.sae.dictionary_learning import load_dictionary_learning as load_dictionary_learning
     from dmsae_ray.sae.files import about_sae as about_sae
+    from dmsae_ray.sae.files import encoder_rows as encoder_rows
     from dmsae_ray.sae.files import load_sae as load_sae
     from dmsae_ray.sae.files import save_sae as save_sae
     from dmsae_ray.sae.health import TROUBLES as TROUBLES
@@ -47,6 +48,7 @@ __getattr__, __dir__, __all__ = face(
         ),
         "files": (
             "about_sae",
+            "encoder_rows",
             "load_sae",
             "save_sae",
         ),

@@ -35,15 +35,22 @@ def check_inputs(experiment: Experiment) -> None:
                 "or transfer.arms=[baseline]"
             )
         try:
-            rows = len(load_core(transfer.core, d_model))
+            core = load_core(transfer.core, d_model)
         except DmsaeError as error:
             raise type(error)(f"transfer.core is '{transfer.core}'; {error}") from None
+        rows = len(core)
         most = experiment.sae.n_latents - max(len(experiment.sae.groups), *experiment.ks)
         if not 1 <= rows <= most:
             raise ConfigError(
                 f"transfer.core is '{transfer.core}', of {rows} rows; beside sae.n_latents = "
                 f"{experiment.sae.n_latents}, {len(experiment.sae.groups)} groups and k = {max(experiment.ks)} "
                 f"it must have 1 to {most}"
+            )
+        bore = [seed for seed in experiment.sweep.seeds if core.borne_by(seed)]
+        if bore:
+            raise ConfigError(
+                f"sweep.seeds is {list(experiment.sweep.seeds)}; {bore[0]} bore transfer.core '{transfer.core}', whose "
+                "own directions a fresh SAE of that seed begins with: give other seeds, as --set sweep.seeds=[10,11,12]"
             )
 
 

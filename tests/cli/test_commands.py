@@ -121,6 +121,10 @@ def test_a_core_that_is_missing_or_of_another_width(tmp_path: Path, refuse: Refu
         save_core(Core(torch.ones(rows, 64), lineage), tmp_path / "core.safetensors")
         line = refuse("transfer", config, "--core", tmp_path / "core.safetensors")
         assert "transfer.core" in line and f"{rows} rows" in line and "1 to 248" in line
+    borne = Core(torch.ones(2, 64), (LineageId(0, 0), LineageId(0, 1)), {"seed": 0})
+    save_core(borne, tmp_path / "core.safetensors")
+    line = refuse("transfer", config, "--core", tmp_path / "core.safetensors")
+    assert line.startswith("sweep.seeds is [0]; 0 bore transfer.core '") and "give other seeds" in line
     (tmp_path / "core.safetensors").write_bytes(b"\x80\x04not a core")
     assert "core.safetensors" in refuse("transfer", config, "--core", tmp_path / "core.safetensors")
 

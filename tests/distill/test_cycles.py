@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from dmsae_ray.distill.controls import CONTROLS
-from dmsae_ray.distill.core import Core
+from dmsae_ray.distill.core import Core, load_core, save_core
 from dmsae_ray.distill.core_transfer import transfer
 from dmsae_ray.distill.cycle_runner import CycleCheckpoint, CycleRunner
 from dmsae_ray.distill.cycle_settings import cycle_key
 from dmsae_ray.distill.cycle_store import DirectoryCycleStore
-from dmsae_ray.distill.lineage import LineageId
+from dmsae_ray.distill.lineage import LineageId, Origin
+from dmsae_ray.distill.matching import shared_rows
 from dmsae_ray.distill.seeds import derive_seed
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
@@ -233,6 +234,37 @@ def test_a_given_sae_is_cycle_0(tmp_path, plain):
     again = run(source, initial_sae=sae, store=DirectoryCycleStore(tmp_path), controls=("most_frequent",))
     assert again.reports[0].cached and source.served == 3 * STEPS
     assert history.cores[1].provenance["n_latents"] == settings.n_latents
+
+
+def test_origins_tell_trainings_apart_and_a_given_sae_is_one_origin_for_all_seeds(plain):
+    sae = MatryoshkaSAE(D, 64, [12, 20, 32], 4, seed=5)
+    one, two = (run(seed=seed, initial_sae=sae) for seed in (3, 4))
+    for history in (plain, one, two):
+        keys = [report.key for report in history.reports]
+        for core in history.cores:
+            assert core.origins == tuple(Origin(keys[i.cycle], i.latent) for i in core.lineage)
+        assert history.distilled.origins == tuple(Origin(keys[0], i.latent) for i in history.distilled.lineage)
+    assert len(one.distilled) and len(two.distilled)
+    assert all(bool(found.all()) for found in shared_rows(one.distilled, two.distilled)), "nothing is left to compare"
+    assert len(one.cores[2]) > len(one.distilled)
+    left = [~found for found in shared_rows(one.cores[2], two.cores[2])]
+    born = [[i.cycle > 0 for i in core.lineage] for core in (one.cores[2], two.cores[2])]
+    assert [found.tolist() for found in left] == born, "what each learned itself"
+    assert not shared_rows(plain.distilled, one.distilled)[0].any()
+    assert not any(plain.distilled.origins[0] in other.distilled.origins for other in (one, two))
+
+
+def test_a_transfer_with_a_seed_that_bore_the_core_is_refused(plain, tmp_path):
+    source = Synthetic()
+    save_core(plain.distilled, tmp_path / "core.safetensors")
+    with pytest.raises(ConfigError, match=r"^seed: 3 bore the core, whose own directions .* give another seed$"):
+        transfer(CycleRunner(small_settings(), source), load_core(tmp_path / "core.safetensors"), seed=3)
+    assert source.served == 0
+    assert not plain.distilled.borne_by(4)
+    given = run(seed=3, initial_sae=MatryoshkaSAE(D, 64, [12, 20, 32], 4, seed=5)).distilled
+    assert len(given) and not given.borne_by(3), "no trial bore what was given"
+    old = Core(plain.distilled.rows, plain.distilled.lineage, {"seed": 3})
+    assert old.borne_by(3) and not Core(old.rows, old.lineage, {"seed": 3, "control": "gaussian"}).borne_by(3)
 
 
 def test_a_given_core_stands_for_cycle_0(plain):
