@@ -59,6 +59,9 @@ class Aggregate(Generic[S_co]):
         seconds: Seconds of one cycle, averaged over the cycles of a trial. A cycle found in the store counts with the
             time that its training took.
         flops: FLOPs of one cycle, averaged in the same way.
+        trial_flops: FLOPs of all cycles of a trial, those found in the store included, without the controls: what a
+            rival of equal compute may cost. A given SAE counts with its scoring alone.
+        control_flops: FLOPs of the controls of a trial.
         consistency: How similar the cores of the seeds are; None with fewer than two cores.
     """
 
@@ -82,6 +85,8 @@ class Aggregate(Generic[S_co]):
     initial_metrics: dict[str, Estimate]
     seconds: Estimate
     flops: Estimate
+    trial_flops: Estimate
+    control_flops: Estimate
     consistency: Consistency | None
 
 
@@ -132,6 +137,8 @@ def aggregate(setting: S, finished: Sequence[TrialResult], running: Sequence[Tri
         initial_metrics=_metrics(first),
         seconds=estimate((_mean([c.seconds for c in reports]) for reports in trained), "amount"),
         flops=estimate((_mean([c.flops for c in reports]) for reports in trained), "amount"),
+        trial_flops=estimate((r.flops for r in results), "amount"),
+        control_flops=estimate((r.control_flops for r in results), "amount"),
         consistency=consistency(results),
     )
 

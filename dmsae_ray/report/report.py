@@ -124,12 +124,12 @@ class Report:
         """The tables, the most important first."""
         tables: list[Table] = []
         if self.cycles:
-            tables += [*self._main_tables()[:3], cycles_table(self.cycles)]
+            tables += [*self._main_tables()[:3], cycles_table(self.cycles, self.last_cycle)]
         if self.transfers:
             tables.append(transfer_table(self.transfers))
         if self.running:
             tables.append(running_table(self.running, self.last_cycle))
-        tables.append(cost_table((*self.cycles, *self.transfers)))
+        tables.append(cost_table((*self.cycles, *self.transfers), self.last_cycle))
         return tables
 
     @property
@@ -165,7 +165,7 @@ class Report:
         tables = []
         if self.cycles:
             tables += [cores_table(self.cycles, self.last_cycle), use_table(self.cycles, self.last_cycle)]
-            tables.append(margin_table(self.cycles))
+            tables.append(margin_table(self.cycles, self.last_cycle))
         return tables + ([transfer_table(self.transfers)] if self.transfers else [])
 
 

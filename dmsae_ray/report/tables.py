@@ -114,7 +114,7 @@ def use_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | N
     return _with_remarks(Table("Use and reconstruction, in the last cycle", head, tuple(rows)), aggregates, last_cycle)
 
 
-def cycles_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
+def cycles_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> Table:
     """Tabulate core sizes and carryover of every cycle, with intervals."""
     cycles = max(len(a.core_sizes) for a in aggregates)
     head: tuple[str, ...] = (
@@ -129,10 +129,10 @@ def cycles_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
         sizes = [size.text(1 if size.n > 1 else 0) for size in a.core_sizes]
         carried = [c.text() for c in a.carryovers]
         rows.append((*_setting(a), *_padded(sizes, cycles), *_padded(carried, cycles - 1)))
-    return Table("By cycle", head, tuple(rows))
+    return _with_remarks(Table("By cycle", head, tuple(rows)), aggregates, last_cycle)
 
 
-def margin_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
+def margin_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> Table:
     """Tabulate the evidence for a core: carryover minus each control's, share of the score, PW-MCC of the seeds."""
     controls = sorted({name for a in aggregates for name in a.margins})
     head: tuple[str, ...] = ("k", "τ", "n", *(f"carryover\nover {c.replace('_', ' ')}" for c in controls))
@@ -148,7 +148,8 @@ def margin_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
         )
         for a in aggregates
     ]
-    return Table("Cores against norm-matched controls, and between seeds", head, tuple(rows))
+    table = Table("Cores against norm-matched controls, and between seeds", head, tuple(rows))
+    return _with_remarks(table, aggregates, last_cycle)
 
 
 def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
@@ -181,11 +182,21 @@ def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
     return _with_remarks(Table("Transfer", head, tuple(rows)), aggregates, None, place=3)
 
 
-def cost_table(aggregates: Sequence[Aggregate[Setting]]) -> Table:
-    """Tabulate the cost of one cycle."""
-    head: tuple[str, ...] = ("setting", "n", "seconds a cycle", "FLOP a cycle")
-    rows = [(a.setting.label, str(len(a.seeds)), a.seconds.text(1), _power(a.flops)) for a in aggregates]
-    return Table("Time and FLOP", head, tuple(rows))
+def cost_table(aggregates: Sequence[Aggregate[Setting]], last_cycle: int | None) -> Table:
+    """Tabulate the cost of one cycle, of what the method itself trains, and of the controls beside it."""
+    head: tuple[str, ...] = ("setting", "n", "seconds a cycle", "FLOP a cycle", "FLOP of all\ncycles")
+    controls = any(a.control_flops.n and a.control_flops.mean > 0 for a in aggregates)
+    head += ("FLOP of the\ncontrols",) if controls else ()
+    rows = [
+        (
+            a.setting.label,
+            str(len(a.seeds)),
+            a.seconds.text(1),
+            *(_power(value) for value in (a.flops, a.trial_flops, a.control_flops)[: 3 if controls else 2]),
+        )
+        for a in aggregates
+    ]
+    return _with_remarks(Table("Time and FLOP", head, tuple(rows)), aggregates, last_cycle, place=2)
 
 
 def running_table(trials: Sequence[TrialResult], last_cycle: int | None) -> Table:
@@ -227,7 +238,10 @@ def differences_table(sweeps: Sequence[tuple[str, Mapping[str, object] | None]])
 
 
 def remark(one: Aggregate[Setting], last_cycle: int | None) -> str:
-    """Return which seeds of a setting are not behind its numbers, and how far these are if no trial is finished."""
+    """Return which seeds of a setting are not behind its numbers, and how far these are if no trial is finished.
+
+    It stands beside n in every table and comparison: n are the seeds behind a number, and no collapsed seed is one.
+    """
     parts = [f"{len(one.collapsed)} collapsed"] if one.collapsed else []
     if one.running and one.finished:
         parts.append(f"{len(one.running)} not done")
@@ -239,7 +253,7 @@ def remark(one: Aggregate[Setting], last_cycle: int | None) -> str:
 
 def _with_remarks(
     table: Table,
-    aggregates: Sequence[Aggregate[CycleSetting]] | Sequence[Aggregate[TransferSetting]],
+    aggregates: Sequence[Aggregate[CycleSetting]] | Sequence[Aggregate[TransferSetting]] | Sequence[Aggregate[Setting]],
     last_cycle: int | None,
     place: int = 3,
 ) -> Table:

@@ -302,6 +302,20 @@ def test_the_summary_is_json(plain):
     assert summary["tokens"] == 3 * STEPS * BATCH
 
 
+def test_what_the_controls_cost_is_counted_apart(plain):
+    """By hand: 12 d m FLOP a training token, and 2 d (m + 2 pool) a scored one."""
+    history = run(controls=("gaussian",))
+    training = 12 * D * 64 * STEPS * BATCH
+    scoring = [2 * D * (64 + 2 * report.pool) * 600 for report in history.reports]
+    assert history.flops == 3 * training + sum(scoring) == plain.flops
+    assert history.tokens == 3 * STEPS * BATCH == 3 * history.control_tokens
+    pool = history.control_reports["gaussian"].pool
+    assert history.control_flops == training + 2 * D * (64 + 2 * pool) * 600
+    summary = history.summary()
+    assert (summary["flops"], summary["control_flops"]) == (history.flops, history.control_flops)
+    assert plain.control_flops == 0
+
+
 def test_the_key_is_a_function_of_what_decides_the_training():
     settings, rows = small_settings(), torch.ones(2, D)
     base = cycle_key(settings, "f", rows, 1, 0)
