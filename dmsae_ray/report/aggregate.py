@@ -21,6 +21,7 @@ METRICS: dict[str, Scale] = {
     "fvu": "amount",
     "explained_variance": "real",
     "loss_recovered": "real",
+    "loss_recovered_from_mean": "real",
     "dead_fraction": "share",
     "core_dead_fraction": "share",
     "core_frequency_median": "share",
