@@ -194,7 +194,10 @@ class Experiment(Section):
         if self.model.name != "tiny" and Path(self.model.name).expanduser().is_dir():
             update["model"] = self.model.model_copy(update={"name": _located(self.model.name)})
         if self.distill.initial_sae:
-            initial_sae = _located(self.distill.initial_sae)
+            given = self.distill.initial_sae
+            initial_sae: str | dict[int, str] = (
+                _located(given) if isinstance(given, str) else {k: _located(place) for k, place in given.items()}
+            )
             update["distill"] = self.distill.model_copy(update={"initial_sae": initial_sae})
         if self.transfer and self.transfer.core:
             update["transfer"] = self.transfer.model_copy(update={"core": _located(self.transfer.core)})

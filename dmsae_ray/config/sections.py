@@ -251,6 +251,8 @@ class RecipeSettings(Section):
 class DistillSettings(Section):
     """The train-and-select cycles (Algorithm 1) and the selection (Algorithm 2)."""
 
+    later = frozenset({"initial_sae_any_k"})
+
     cycles: int = Field(4, ge=1, le=100, description="cycles with a core, after cycle 0")
     coverage: Coverage = Field(0.9, description="share of the attribution that the core must explain (tau, Eq. 7)")
     score: Score = Field("quantile", description="how |gradient x activation| of the tokens becomes one score (Eq. 6)")
@@ -259,10 +261,40 @@ class DistillSettings(Section):
     min_cycles: int | None = Field(
         None, ge=1, description="distilled core: selected in the last so many cycles; default all"
     )
-    initial_sae: str | None = Field(None, description="folder of a trained Matryoshka SAE that serves as cycle 0")
+    initial_sae: str | dict[int, str] | None = Field(
+        None,
+        description="cycle 0 from outside: the folder of a trained Matryoshka SAE or, for several k, a mapping from k "
+        "to folder; each is checked for width, n_latents, groups and k",
+    )
+    initial_sae_any_k: bool = Field(False, description="take an initial SAE for trials of another k than its own")
     controls: tuple[Control, ...] = Field(
         ("gaussian",), description="norm-matched cores trained in place of the core in the last cycle"
     )
+
+    @property
+    def initial_places(self) -> dict[str, str]:
+        """Where the SAEs for cycle 0 are, by the setting that says so: 'distill.initial_sae', or that with a k."""
+        given = self.initial_sae
+        if given is None or isinstance(given, str):
+            return {} if given is None else {"distill.initial_sae": given}
+        return {f"distill.initial_sae.{k}": place for k, place in given.items()}
+
+    @field_validator("initial_sae", mode="before")
+    @classmethod
+    def _by_k(cls, value: Any) -> Any:
+        """Read the keys of a mapping as whole numbers: in JSON they are text."""
+        if value is None or isinstance(value, str):
+            return value
+        found: dict[int, str] = {}
+        for k, place in value.items() if isinstance(value, dict) else ():
+            if isinstance(place, str) and place and re.fullmatch(r"[1-9]\d*", str(k)):
+                found[int(k)] = place
+        if not found or len(found) != len(value):
+            raise ValueError(
+                f"is {json.dumps(value, default=str)}; it must be a folder, or a mapping from k to folder, as "
+                "{20: saes/k20, 40: saes/k40}"
+            )
+        return found
 
     @field_validator("controls")
     @classmethod

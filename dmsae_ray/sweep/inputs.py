@@ -10,7 +10,7 @@ from dmsae_ray.distill import load_core
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.files import file_sha256
 from dmsae_ray.harvest import check_documents, check_model
-from dmsae_ray.plan import initial_sae
+from dmsae_ray.plan import check_initial_saes
 from dmsae_ray.results import STORE_INPUT
 
 
@@ -24,7 +24,7 @@ def check_inputs(experiment: Experiment) -> None:
         DataError: A file is damaged.
     """
     d_model = check_model(experiment.model, experiment.corpus.context)
-    initial_sae(experiment, d_model)
+    check_initial_saes(experiment, d_model)
     check_corpus(experiment.corpus)
     check_documents(experiment)
     transfer = experiment.transfer
@@ -67,8 +67,8 @@ def hash_inputs(experiment: Experiment, store_key: str) -> dict[str, str]:
     inputs = {STORE_INPUT: store_key}
     if experiment.transfer is not None and experiment.transfer.core is not None:
         inputs["transfer.core"] = file_sha256(Path(experiment.transfer.core))
-    if experiment.distill.initial_sae is not None:
-        files = sorted(path for path in Path(experiment.distill.initial_sae).iterdir() if path.is_file())
+    for field, place in experiment.distill.initial_places.items():
+        files = sorted(path for path in Path(place).expanduser().iterdir() if path.is_file())
         hashes = json.dumps([[path.name, file_sha256(path)] for path in files])
-        inputs["distill.initial_sae"] = hashlib.sha256(hashes.encode()).hexdigest()
+        inputs[field] = hashlib.sha256(hashes.encode()).hexdigest()
     return inputs

@@ -102,6 +102,34 @@ def test_an_initial_sae_of_saelens_is_told_what_is_taken(tmp_path: Path, refuse:
     assert "SAELens" in line and "dictionary_learning" in line
 
 
+@pytest.mark.parametrize(
+    ("saved", "given", "more", "said"),
+    [
+        ((256, [64, 64, 128], 4), "sae", [], ["is 'HERE/sae', of k = 4", "sae.k asks for 8", "initial_sae_any_k=true"]),
+        ((256, [64, 64, 128], 8), "sae", ["sweep.k=[8,16]"], ["of k = 8", "sweep.k asks for 16"]),
+        ((256, [64, 64, 128], 8), "{8: sae}", ["sweep.k=[8,16]"], ["SAEs for k = 8; sweep.k asks for 16"]),
+        ((256, [64, 64, 128], 8), "{8: sae, 16: sae}", ["sweep.k=[8,16]"], ["distill.initial_sae.16 is", "of k = 8"]),
+        ((128, [64, 64], 8), "{8: sae}", [], ["distill.initial_sae.8 is", "128 latents", "sae.n_latents = 256"]),
+        ((256, [64, 32, 160], 8), "sae", [], ["groups [64, 32, 160]", "[64, 64, 128]"]),
+        (
+            (256, [64, 64, 128], 8),
+            "{a: sae}",
+            [],
+            ['distill.initial_sae is {"a": "sae"}', "a mapping from k to folder"],
+        ),
+        ((256, [64, 64, 128], 8), "[sae]", [], ["distill.initial_sae is", "a mapping from k to folder"]),
+    ],
+)
+def test_an_initial_sae_is_checked_for_every_k(
+    saved: tuple[int, list[int], int], given: str, more: list[str], said: list[str], tmp_path: Path, refuse: Refuse
+) -> None:
+    save_sae(MatryoshkaSAE(64, *saved), tmp_path / "sae")
+    settings = [part for text in (f"distill.initial_sae={given}", *more) for part in ("--set", text)]
+    line = refuse("sweep", write_config(tmp_path), *settings)
+    for words in said:
+        assert words.replace("HERE", str(tmp_path)) in line, line
+
+
 def test_an_initial_sae_with_fewer_groups_than_the_pool(tmp_path: Path, refuse: Refuse) -> None:
     save_sae(MatryoshkaSAE(64, 64, [64], 4), tmp_path / "sae")
     settings = ("--set", "distill.initial_sae=sae", "--set", "distill.pool_groups=2")

@@ -43,6 +43,8 @@ def test_local_paths_come_out_absolute(tmp_path: Path, monkeypatch: pytest.Monke
     assert (loaded.output, loaded.model.name) == (f"{tmp_path}/runs", f"{tmp_path}/model")
     assert loaded.corpus.path == f"{tmp_path}/home/texts" and loaded.distill.initial_sae == f"{tmp_path}/sae"
     assert loaded.transfer and loaded.transfer.core == f"{tmp_path}/../core.safetensors"
+    text = "{name: test, distill: {initial_sae: {20: a, 40: 's3://b/c'}}}"
+    assert load_text(tmp_path, text).distill.initial_sae == {20: f"{tmp_path}/a", 40: "s3://b/c"}
     far = "{name: test, output: 's3://b/o', model: {name: google/gemma-2-2b}, corpus: {path: monology/pile}}"
     loaded = load_text(tmp_path, far)
     assert (loaded.output, loaded.model.name) == ("s3://b/o", "google/gemma-2-2b")
