@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.cycle_settings import cycle_key as cycle_key
     from dmsae_ray.distill.cycle_store import CycleStore as CycleStore
     from dmsae_ray.distill.cycle_store import DirectoryCycleStore as DirectoryCycleStore
+    from dmsae_ray.distill.cycle_store import scores_file as scores_file
+    from dmsae_ray.distill.cycle_store import scores_from_bytes as scores_from_bytes
+    from dmsae_ray.distill.cycle_store import scores_to_bytes as scores_to_bytes
     from dmsae_ray.distill.cycles import run_cycles as run_cycles
     from dmsae_ray.distill.lineage import Lineage as Lineage
     from dmsae_ray.distill.lineage import LineageId as LineageId
@@ -92,6 +95,9 @@ __getattr__, __dir__, __all__ = face(
         "cycle_store": (
             "CycleStore",
             "DirectoryCycleStore",
+            "scores_file",
+            "scores_from_bytes",
+            "scores_to_bytes",
         ),
         "cycles": ("run_cycles",),
         "lineage": (

@@ -172,14 +172,18 @@ class CycleRunner:
 
     def _completed(self, key: str, trained: TrainedCycle) -> TrainedCycle:
         trained.sae.to(self.device)
-        if trained.health.collapsed is None and trained.scoring != self.settings.scoring():
-            scores, _ = self._scored(trained.sae, trained.health)
-            trained = replace(trained, scores=scores, scoring=self.settings.scoring())
+        store, scoring = self.store, self.settings.scoring()
+        assert store is not None, "it was found there"
         if self.evaluate is not None and not trained.evaluated:
             metrics = {**trained.metrics, **self.evaluate(trained.sae)}
             trained = replace(trained, metrics=metrics, evaluated=True)
-            if self.store is not None:
-                self.store.save(key, trained)
+            store.save(key, trained)
+        if trained.health.collapsed is None and trained.scoring != scoring:
+            scores = store.load_scores(key, scoring)
+            if scores is None:
+                scores = self._scores(trained.sae)
+                store.save_scores(key, scoring, scores)
+            trained = replace(trained, scores=scores, scoring=scoring)
         return trained
 
     def _tell(self, found: CycleRun, cycle: int, arm: str, seed: int) -> CycleRun:
@@ -268,19 +272,21 @@ class CycleRunner:
 
     def _scored(self, sae: MatryoshkaSAE, health: Health) -> tuple[Tensor, Tensor]:
         """Return scores [pool] and firing frequency [m]; both are all zero if the training collapsed."""
-        settings = self.settings
         if health.collapsed is not None:
-            pool = sae.pool_size(settings.pool_groups)
+            pool = sae.pool_size(self.settings.pool_groups)
             return torch.zeros(pool, dtype=torch.float64), torch.zeros(sae.n_latents, dtype=torch.float64)
+        return self._scores(sae), firing_frequency(sae, self._attribution_set)
+
+    def _scores(self, sae: MatryoshkaSAE) -> Tensor:
+        """Return scores [pool]."""
+        settings = self.settings
         if self.scorer is not None:
-            scores = self.scorer(sae).double().cpu()
-        else:
-            scores = pool_scores(
-                sae,
-                self._attribution_set,
-                settings.quantile,
-                score=settings.score,
-                groups=settings.pool_groups,
-                seed=derive_seed(sae.seed, "score"),
-            )
-        return scores, firing_frequency(sae, self._attribution_set)
+            return self.scorer(sae).double().cpu()
+        return pool_scores(
+            sae,
+            self._attribution_set,
+            settings.quantile,
+            score=settings.score,
+            groups=settings.pool_groups,
+            seed=derive_seed(sae.seed, "score"),
+        )

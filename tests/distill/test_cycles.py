@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 
+from dmsae_ray.distill import cycle_runner
 from dmsae_ray.distill.controls import CONTROLS
 from dmsae_ray.distill.core import Core, load_core, save_core
 from dmsae_ray.distill.core_transfer import transfer
@@ -116,6 +117,27 @@ def test_a_stored_cycle_is_scored_again_when_only_the_scoring_differs(tmp_path):
     assert history.reports[0].cached
     assert history.reports[0].pool == 32
     same_cores(history, run(settings=changed, coverage=0.4))
+
+
+def test_a_stored_cycle_is_scored_once_by_each_scoring(tmp_path, monkeypatch):
+    """Two sweeps that differ in q alone share the trainings, and neither takes the other's scores from the store."""
+    scored = []
+    whole = cycle_runner.pool_scores
+    monkeypatch.setattr(cycle_runner, "pool_scores", lambda sae, *a, **o: scored.append(sae) or whole(sae, *a, **o))
+    store, settings = DirectoryCycleStore(tmp_path), {q: small_settings(quantile=q) for q in (0.9, 0.95)}
+    first = {q: run(settings=settings[q], store=store, cycles=1, coverage=1.0) for q in settings}
+    assert len(scored) == 2 * 2 and first[0.95].reports[0].cached
+    for q in settings:
+        same_cores(run(settings=settings[q], store=store, cycles=1, coverage=1.0), first[q])
+    assert len(scored) == 2 * 2, "all four are found"
+    key = first[0.9].reports[0].key
+    assert store.load(key).scoring["quantile"] == 0.9
+    other = store.load_scores(key, settings[0.95].scoring())
+    assert not torch.equal(other, store.load(key).scores)
+    (file,) = store.folder(key).glob("scores-*")
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(DataError, match=r"is damaged .* delete it to score again"):
+        run(settings=settings[0.95], store=store, cycles=1, coverage=1.0)
 
 
 @pytest.mark.parametrize("stop", [(0, 7), (0, 39), (1, 16), (2, 25)])
