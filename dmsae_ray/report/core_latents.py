@@ -14,7 +14,7 @@ from dmsae_ray.distill import Core, Lineage, LineageId, cosines, empty_core, loa
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.files import Folder
 from dmsae_ray.plan import CycleSetting
-from dmsae_ray.report.latent_source import CycleScores, find_store, opened_sae, read_scores
+from dmsae_ray.report.latent_source import find_store, opened_sae, read_scores
 from dmsae_ray.report.latent_study import Picked, Studied, Wanted, study
 from dmsae_ray.report.latent_table import LatentRow, LatentTable, Nearest, Progress, no_progress
 from dmsae_ray.results import CORE_FILE, TrialResult, load_results
@@ -200,8 +200,8 @@ def _opened(output: Folder, cores: Sequence[_TrialCore], progress: Progress, lac
             if cycle > core.cycle:
                 continue
             try:
-                scores = read_scores(output / "cycles" / key)
-                if scores is not None and _same_scoring(scores, kept.provenance):
+                scores = read_scores(output / "cycles" / key, kept.provenance)
+                if scores is not None:
                     shares[cycle] = scores.shares
                 if cycle == core.cycle:
                     with opened_sae(output / "cycles" / key / "sae") as (sae, about):
@@ -224,11 +224,6 @@ def _distilled(core: _TrialCore, lacks: list[str]) -> Core:
     except DataError as error:
         lacks.append(str(error))
         return empty_core(1)
-
-
-def _same_scoring(scores: CycleScores, provenance: dict[str, Any]) -> bool:
-    """Return whether the stored scores are those from which the core was selected: a stored SAE may be scored anew."""
-    return all(provenance.get(name, value) == value for name, value in scores.scoring.items())
 
 
 def _rows(core: _TrialCore, opened: _Opened, others: Sequence[tuple[str, Lineage, "Tensor"]]) -> list[LatentRow]:
