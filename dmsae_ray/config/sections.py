@@ -207,8 +207,8 @@ class RecipeSettings(Section):
     auxk_alpha: float = Field(1 / 32, ge=0, description="weight of the AuxK loss on dead latents")
     k_aux: int | None = Field(None, ge=1, description="dead latents used by AuxK; default d_model // 2")
     dead_after_tokens: int = Field(10_000_000, ge=1, description="a latent silent for so many tokens is dead")
-    threshold_beta: float = Field(0.999, ge=0, lt=1, description="decay of the running inference threshold")
-    threshold_start_step: int = Field(1000, ge=0, description="the threshold is estimated after this step")
+    threshold_beta: float = Field(0.999, ge=0, lt=1, description="decay of the running threshold")
+    threshold_start_step: int = Field(1000, ge=0, description="the running threshold is estimated after this step")
     threshold: Literal["calibrated", "running_mean"] = Field(
         "calibrated",
         description="inference threshold: set after the last step so that L0 is the budget, or SAEBench's running mean "
@@ -231,7 +231,7 @@ class RecipeSettings(Section):
     def _has_steps(self) -> "RecipeSettings":
         if self.steps < 2:
             raise ValueError(f"recipe.tokens is {self.tokens}; at least two batches of {self.batch_size} are needed")
-        if self.threshold_start_step > self.steps - 2:
+        if self.threshold == "running_mean" and self.threshold_start_step > self.steps - 2:
             raise ValueError(
                 f"recipe.threshold_start_step is {self.threshold_start_step}; with {self.steps} steps a cycle "
                 f"it must be at most {self.steps - 2}, or no inference threshold is ever estimated"

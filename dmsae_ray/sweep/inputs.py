@@ -46,7 +46,8 @@ def check_inputs(experiment: Experiment) -> None:
                 f"{experiment.sae.n_latents}, {len(experiment.sae.groups)} groups and k = {max(experiment.ks)} "
                 f"it must have 1 to {most}"
             )
-        bore = [seed for seed in experiment.sweep.seeds if core.borne_by(seed)]
+        trained_with_it = "distilled" in transfer.arms
+        bore = [seed for seed in experiment.sweep.seeds if trained_with_it and core.borne_by(seed)]
         if bore:
             raise ConfigError(
                 f"sweep.seeds is {list(experiment.sweep.seeds)}; {bore[0]} bore transfer.core '{transfer.core}', whose "

@@ -66,6 +66,11 @@ def test_saebench_recipe_by_its_name_turns_the_token_filters_off(tmp_path: Path)
     assert short.activations.drop_bos is False and short.activations.max_norm_multiple is None
     assert short.activations.drop_special is False
     assert short == parse_experiment({"name": "test", "recipe": {"name": "saebench"}})
+    assert short.recipe.threshold == "running_mean", "as the peer has it"
+    calibrated = parse_experiment({"name": "test", "recipe": {"name": "saebench", "threshold": "calibrated"}})
+    assert calibrated.recipe.threshold == "calibrated" and parse_experiment({"name": "test"}).recipe == (
+        calibrated.recipe.model_copy(update={"name": "default"})
+    )
     assert short.located() == load_text(tmp_path, short.to_yaml())
     assert parse_experiment({"name": "test"}).activations.drop_bos is True
 
@@ -159,7 +164,10 @@ REFUSED = {
     "trimmed mean": ({"distill": {"score": "trimmed_mean", "quantile": 0.5}}, "distill.quantile is 0.5"),
     "weights": ({"recipe": {"group_weights": [1, 1]}}, "recipe.group_weights has 2 values; there are 5 groups"),
     "no steps": ({"recipe": {"tokens": 4095}}, "recipe.tokens is 4095; at least two batches of 2048 are needed"),
-    "threshold": ({"recipe": {"tokens": 204_800}}, "recipe.threshold_start_step is 1000; with 100 steps"),
+    "threshold": (
+        {"recipe": {"tokens": 204_800, "threshold": "running_mean"}},
+        "recipe.threshold_start_step is 1000; with 100 steps",
+    ),
     "warm-up": (
         {"recipe": {"tokens": 204_800, "threshold_start_step": 9, "warmup_steps": 100}},
         "recipe.warmup_steps is 100; it must be below the 100 steps of a cycle",
