@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dmsae_ray.config.environment import ON_THIS_MACHINE as ON_THIS_MACHINE
     from dmsae_ray.config.environment import set_environment as set_environment
     from dmsae_ray.config.environment import shell_command as shell_command
+    from dmsae_ray.config.experiment import METHOD_VERSION as METHOD_VERSION
     from dmsae_ray.config.experiment import Experiment as Experiment
     from dmsae_ray.config.experiment import load_experiment as load_experiment
     from dmsae_ray.config.experiment import parse_experiment as parse_experiment
@@ -42,6 +43,7 @@ __getattr__, __dir__, __all__ = face(
             "shell_command",
         ),
         "experiment": (
+            "METHOD_VERSION",
             "Experiment",
             "load_experiment",
             "parse_experiment",

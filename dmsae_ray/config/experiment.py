@@ -46,6 +46,11 @@ _SECTIONS = (
     "tracking",
 )
 
+METHOD_VERSION = 2
+"""Raised where what a result means changes: a sweep of an older version is read, and does not go on.
+
+2: calibrated thresholds, losses that spare what training left out, matched controls.
+"""
 _SQLITE = "sqlite:///"
 _APART: dict[str, Any] = {"output": True, "resources": True, "tracking": True, "activations": {"mode"}}
 """What no result depends on."""
@@ -79,7 +84,7 @@ class Experiment(Section):
     @model_validator(mode="before")
     @classmethod
     def _recipe_by_name(cls, data: Any) -> Any:
-        """Read `recipe: saebench` as `recipe: {name: saebench}`, and turn the token filters off for it."""
+        """Read `recipe: saebench` as `recipe: {name: saebench}`: token filters off, threshold a running mean."""
         if not isinstance(data, dict):
             return data
         # A section whose lines are all commented out is null in YAML: take its defaults (a null `transfer` is none).
@@ -88,6 +93,7 @@ class Experiment(Section):
             data["recipe"] = {"name": data["recipe"]}
         recipe = data.get("recipe")
         if isinstance(recipe, dict) and recipe.get("name") == "saebench":
+            data["recipe"] = {"threshold": "running_mean", **recipe}
             filters = data.get("activations") or {}
             if isinstance(filters, dict):
                 for name, value in NO_FILTERS.items():
@@ -130,12 +136,17 @@ class Experiment(Section):
         """Values of the coverage in the grid."""
         return self.sweep.coverage or (self.distill.coverage,)
 
-    def digest(self) -> str:
-        """Return a hash of all settings that results depend on.
+    def digest(self, version: int = METHOD_VERSION) -> str:
+        """Return a hash of all settings that results depend on, and of the version of the method.
 
         It leaves out `output`, `resources`, `tracking` and `activations.mode`.
+
+        Args:
+            version: the version by which a sweep was begun; 1 is that of 0.1.0.
         """
-        tree = {**self.model_dump(mode="json", exclude=_APART), "corpus": self.corpus.identity()}
+        sections = {name: getattr(self, name).identity() for name in ("corpus", "recipe", "distill")}
+        tree = {**self.model_dump(mode="json", exclude=_APART), **sections}
+        tree |= {"method": version} if version > 1 else {}
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
     def shared_settings(self) -> dict[str, Any]:
@@ -183,7 +194,10 @@ class Experiment(Section):
         if self.model.name != "tiny" and Path(self.model.name).expanduser().is_dir():
             update["model"] = self.model.model_copy(update={"name": _located(self.model.name)})
         if self.distill.initial_sae:
-            initial_sae = _located(self.distill.initial_sae)
+            given = self.distill.initial_sae
+            initial_sae: str | dict[int, str] = (
+                _located(given) if isinstance(given, str) else {k: _located(place) for k, place in given.items()}
+            )
             update["distill"] = self.distill.model_copy(update={"initial_sae": initial_sae})
         if self.transfer and self.transfer.core:
             update["transfer"] = self.transfer.model_copy(update={"core": _located(self.transfer.core)})

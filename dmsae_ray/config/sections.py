@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from dmsae_ray.config.messages import allowed
 
 Score = Literal["quantile", "mean", "trimmed_mean", "max", "frequency", "random"]
-Control = Literal["gaussian", "random_latents", "lowest_score", "most_frequent"]
+Control = Literal["gaussian", "random_latents", "matched_frequency", "lowest_score", "most_frequent"]
 CoreSparsity = Literal["dense", "sparse"]
 Trouble = Literal["not_finite", "no_latent_fires", "all_dead", "spike"]
 Coverage = Annotated[float, Field(gt=0, le=1)]
@@ -220,8 +220,10 @@ class SAESettings(Section):
 class RecipeSettings(Section):
     """How one SAE is trained. The defaults are SAEBench's Matryoshka recipe."""
 
+    later = frozenset({"threshold"})
+
     name: Literal["default", "saebench"] = Field(
-        "default", description="'saebench' also trains on BOS and high-norm tokens, as SAEBench did"
+        "default", description="'saebench' trains on BOS and high-norm tokens too, and keeps the running threshold"
     )
     tokens: int = Field(500_000_000, ge=1, description="training tokens of one cycle")
     batch_size: int = Field(2048, ge=1, description="tokens of one step, over all workers")
@@ -235,8 +237,13 @@ class RecipeSettings(Section):
     auxk_alpha: float = Field(1 / 32, ge=0, description="weight of the AuxK loss on dead latents")
     k_aux: int | None = Field(None, ge=1, description="dead latents used by AuxK; default d_model // 2")
     dead_after_tokens: int = Field(10_000_000, ge=1, description="a latent silent for so many tokens is dead")
-    threshold_beta: float = Field(0.999, ge=0, lt=1, description="decay of the running inference threshold")
-    threshold_start_step: int = Field(1000, ge=0, description="the threshold is estimated after this step")
+    threshold_beta: float = Field(0.999, ge=0, lt=1, description="decay of the running threshold")
+    threshold_start_step: int = Field(1000, ge=0, description="the running threshold is estimated after this step")
+    threshold: Literal["calibrated", "running_mean"] = Field(
+        "calibrated",
+        description="inference threshold: set after the last step so that L0 is the budget, or SAEBench's running mean "
+        "(as `recipe: saebench` has it)",
+    )
     group_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
         None, description="weights of the prefixes' losses; default: 1 / groups each"
     )
@@ -254,7 +261,7 @@ class RecipeSettings(Section):
     def _has_steps(self) -> "RecipeSettings":
         if self.steps < 2:
             raise ValueError(f"recipe.tokens is {self.tokens}; at least two batches of {self.batch_size} are needed")
-        if self.threshold_start_step > self.steps - 2:
+        if self.threshold == "running_mean" and self.threshold_start_step > self.steps - 2:
             raise ValueError(
                 f"recipe.threshold_start_step is {self.threshold_start_step}; with {self.steps} steps a cycle "
                 f"it must be at most {self.steps - 2}, or no inference threshold is ever estimated"
@@ -274,6 +281,8 @@ class RecipeSettings(Section):
 class DistillSettings(Section):
     """The train-and-select cycles (Algorithm 1) and the selection (Algorithm 2)."""
 
+    later = frozenset({"initial_sae_any_k"})
+
     cycles: int = Field(4, ge=1, le=100, description="cycles with a core, after cycle 0")
     coverage: Coverage = Field(0.9, description="share of the attribution that the core must explain (tau, Eq. 7)")
     score: Score = Field("quantile", description="how |gradient x activation| of the tokens becomes one score (Eq. 6)")
@@ -282,13 +291,40 @@ class DistillSettings(Section):
     min_cycles: int | None = Field(
         None, ge=1, description="distilled core: selected in the last so many cycles; default all"
     )
-    initial_sae: str | None = Field(
+    initial_sae: str | dict[int, str] | None = Field(
         None,
-        description="folder of a trained Matryoshka SAE (ours, dictionary_learning's, SAELens's) in place of cycle 0",
+        description="cycle 0 from outside: the folder of a trained Matryoshka SAE (ours, dictionary_learning's, "
+        "SAELens's) or, for several k, a mapping from k to folder; each is checked for width, n_latents, groups and k",
     )
+    initial_sae_any_k: bool = Field(False, description="take an initial SAE for trials of another k than its own")
     controls: tuple[Control, ...] = Field(
         ("gaussian",), description="norm-matched cores trained in place of the core in the last cycle"
     )
+
+    @property
+    def initial_places(self) -> dict[str, str]:
+        """Where the SAEs for cycle 0 are, by the setting that says so: 'distill.initial_sae', or that with a k."""
+        given = self.initial_sae
+        if given is None or isinstance(given, str):
+            return {} if given is None else {"distill.initial_sae": given}
+        return {f"distill.initial_sae.{k}": place for k, place in given.items()}
+
+    @field_validator("initial_sae", mode="before")
+    @classmethod
+    def _by_k(cls, value: Any) -> Any:
+        """Read the keys of a mapping as whole numbers: in JSON they are text."""
+        if value is None or isinstance(value, str):
+            return value
+        found: dict[int, str] = {}
+        for k, place in value.items() if isinstance(value, dict) else ():
+            if isinstance(place, str) and place and re.fullmatch(r"[1-9]\d*", str(k)):
+                found[int(k)] = place
+        if not found or len(found) != len(value):
+            raise ValueError(
+                f"is {json.dumps(value, default=str)}; it must be a folder, or a mapping from k to folder, as "
+                "{20: saes/k20, 40: saes/k40}"
+            )
+        return found
 
     @field_validator("controls")
     @classmethod

@@ -13,6 +13,9 @@ from dmsae_ray.lazy import face
 if TYPE_CHECKING:
     from dmsae_ray.distill.attribution import attribution_scores as attribution_scores
     from dmsae_ray.distill.attribution import firing_frequency as firing_frequency
+    from dmsae_ray.distill.attribution import pool_scores as pool_scores
+    from dmsae_ray.distill.attribution_set import AttributionSet as AttributionSet
+    from dmsae_ray.distill.attribution_set import TensorPairs as TensorPairs
     from dmsae_ray.distill.controls import gaussian_core as gaussian_core
     from dmsae_ray.distill.core import Core as Core
     from dmsae_ray.distill.core import distilled_core as distilled_core
@@ -30,11 +33,19 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.cycle_settings import cycle_key as cycle_key
     from dmsae_ray.distill.cycle_store import CycleStore as CycleStore
     from dmsae_ray.distill.cycle_store import DirectoryCycleStore as DirectoryCycleStore
+    from dmsae_ray.distill.cycle_store import scores_file as scores_file
+    from dmsae_ray.distill.cycle_store import scores_from_bytes as scores_from_bytes
+    from dmsae_ray.distill.cycle_store import scores_to_bytes as scores_to_bytes
     from dmsae_ray.distill.cycles import run_cycles as run_cycles
     from dmsae_ray.distill.lineage import Lineage as Lineage
     from dmsae_ray.distill.lineage import LineageId as LineageId
+    from dmsae_ray.distill.lineage import Origin as Origin
+    from dmsae_ray.distill.matching import chance_mcc as chance_mcc
     from dmsae_ray.distill.matching import cosines as cosines
+    from dmsae_ray.distill.matching import match_rows as match_rows
     from dmsae_ray.distill.matching import pw_mcc as pw_mcc
+    from dmsae_ray.distill.matching import same_rows as same_rows
+    from dmsae_ray.distill.matching import shared_rows as shared_rows
     from dmsae_ray.distill.reports import DISTILLED as DISTILLED
     from dmsae_ray.distill.reports import CycleReport as CycleReport
     from dmsae_ray.distill.reports import WindowReport as WindowReport
@@ -50,6 +61,11 @@ __getattr__, __dir__, __all__ = face(
         "attribution": (
             "attribution_scores",
             "firing_frequency",
+            "pool_scores",
+        ),
+        "attribution_set": (
+            "AttributionSet",
+            "TensorPairs",
         ),
         "controls": ("gaussian_core",),
         "core": (
@@ -79,15 +95,23 @@ __getattr__, __dir__, __all__ = face(
         "cycle_store": (
             "CycleStore",
             "DirectoryCycleStore",
+            "scores_file",
+            "scores_from_bytes",
+            "scores_to_bytes",
         ),
         "cycles": ("run_cycles",),
         "lineage": (
             "Lineage",
             "LineageId",
+            "Origin",
         ),
         "matching": (
+            "chance_mcc",
             "cosines",
+            "match_rows",
             "pw_mcc",
+            "same_rows",
+            "shared_rows",
         ),
         "reports": (
             "DISTILLED",

@@ -4,6 +4,8 @@
 
 x and g come from the unmodified model, so one attribution set of (x, g) pairs serves every SAE of a sweep. The
 candidate pool is the core and the first `groups` non-core groups; z is their activation under the inference mask.
+The set is read block by block (`AttributionSet`); where the values that decide exact quantiles do not fit, it is read
+once for each stretch of the pool, and of each stretch only its own columns are computed.
 
 A score that needs the language model itself (exact latent ablation) does not belong in this room: `CycleRunner` takes
 it as its `scorer`.
@@ -16,6 +18,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from dmsae_ray.distill.attribution_set import AttributionSet, TensorPairs, blocks
 from dmsae_ray.distill.quantile import UpperTail, tail_quantile, tail_size
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.sae import MatryoshkaSAE
@@ -26,7 +29,7 @@ SCORES: tuple[str, ...] = get_args(Score)
 CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
 """Elements of one [tokens, latents] block of a pass: 4 MiB (a CPU's cache) and 256 MiB in float32."""
 TAIL_ELEMENTS = 1 << 27
-"""Elements kept for exact quantiles (512 MiB in float32); a larger pool takes several passes over the tokens."""
+"""Elements kept for exact quantiles (512 MiB in float32); a larger pool is scored stretch by stretch."""
 
 
 def check_score(score: str, q: float) -> None:
@@ -43,11 +46,43 @@ def check_score(score: str, q: float) -> None:
         raise ConfigError(f"quantile: {q!r} trims everything; score trimmed_mean needs a quantile above 0.5")
 
 
-@torch.no_grad()
 def attribution_scores(
     sae: MatryoshkaSAE,
     x: Tensor,
     g: Tensor,
+    q: float = 0.99,
+    *,
+    score: str = "quantile",
+    groups: int = 1,
+    chunk: int | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Return the scores of the candidate pool (Eq. 6 with score="quantile") from an attribution set in memory.
+
+    Args:
+        sae: as in `pool_scores`, like all but the next two.
+        x: [n, d] raw activations of any float dtype, possibly memory-mapped; computed in float32 on the SAE's device.
+        g: [n, d] gradients dCE/dx at these activations; as x.
+        q: the quantile, in [0, 1].
+        score: one of SCORES.
+        groups: number of non-core groups in the pool.
+        chunk: tokens that are read at a time.
+        seed: seed of the score "random".
+
+    Returns:
+        float64 [pool] on the CPU.
+
+    Raises:
+        ConfigError: as `pool_scores`.
+        DataError: as `pool_scores`.
+    """
+    return pool_scores(sae, TensorPairs(x, g), q, score=score, groups=groups, chunk=chunk, seed=seed)
+
+
+@torch.no_grad()
+def pool_scores(
+    sae: MatryoshkaSAE,
+    pairs: AttributionSet,
     q: float = 0.99,
     *,
     score: str = "quantile",
@@ -65,10 +100,12 @@ def attribution_scores(
     - frequency: the share of the tokens at which the latent fires.
     - random: uniform random numbers from `seed`.
 
+    Memory does not grow with the number of tokens, but for the share 1-q of the values that decides a quantile, which
+    is bounded by TAIL_ELEMENTS.
+
     Args:
         sae: takes raw activations (folded).
-        x: [n, d] raw activations of any float dtype, possibly memory-mapped; computed in float32 on the SAE's device.
-        g: [n, d] gradients dCE/dx at these activations; as x.
+        pairs: the attribution set; however it is cut into parts, the scores are the same.
         q: the quantile, in [0, 1].
         score: one of SCORES.
         groups: number of non-core groups in the pool.
@@ -84,22 +121,22 @@ def attribution_scores(
             finite.
     """
     check_score(score, q)
-    _check_shapes(sae, x, g)
-    pool, n = sae.pool_size(groups), len(x)
-    if score in ("random", "frequency"):
-        check_finite(x, "x")
-        check_finite(g, "g")
-    if score == "random":
-        return torch.rand(pool, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    pool, n = sae.pool_size(groups), len(pairs)
+    if n == 0:
+        raise DataError("attribution set: it is empty; x and g must be [n > 0, d_model]")
     chunk = chunk or _chunk(sae, pool)
+    if score == "random":
+        for first, x, g in blocks(pairs, chunk, sae.d_model):
+            _check_pairs(x, g, first)
+        return torch.rand(pool, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     if score == "frequency":
-        return firing_frequency(sae, x, groups=groups, chunk=chunk)
+        return firing_frequency(sae, pairs, groups=groups, chunk=chunk)
     if score == "quantile":
-        return _quantile(sae, x, g, q, groups, chunk)
+        return _quantile(sae, pairs, q, pool, chunk)
     if score == "trimmed_mean":
-        return _trimmed_mean(sae, x, g, q, groups, chunk)
+        return _trimmed_mean(sae, pairs, q, pool, chunk)
     total = torch.zeros(pool, dtype=torch.float64)
-    for a in _attributions(sae, x, g, groups, chunk):
+    for a in _attributions(sae, pairs, 0, pool, chunk):
         if score == "mean":
             total += a.sum(dim=0, dtype=torch.float64).cpu()
         else:
@@ -108,44 +145,49 @@ def attribution_scores(
 
 
 @torch.no_grad()
-def firing_frequency(sae: MatryoshkaSAE, x: Tensor, *, groups: int | None = None, chunk: int | None = None) -> Tensor:
+def firing_frequency(
+    sae: MatryoshkaSAE, x: Tensor | AttributionSet, *, groups: int | None = None, chunk: int | None = None
+) -> Tensor:
     """Return the share of the tokens at which each latent fires.
 
     Args:
         sae: takes raw activations.
-        x: [n, d] raw activations of any float dtype.
+        x: [n, d] raw activations of any float dtype; or an attribution set.
         groups: number of non-core groups in the pool; None for all latents.
         chunk: tokens that are read at a time; None: as CHUNK_ELEMENTS allows.
 
     Returns:
         float64 on the CPU: [pool], or [m] if `groups` is None.
+
+    Raises:
+        DataError: the tokens have another width than the SAE, or hold a value that is not finite.
     """
     width = sae.n_latents if groups is None else sae.pool_size(groups)
     chunk = chunk or _chunk(sae, width)
+    pairs = TensorPairs(x, x) if isinstance(x, Tensor) else x
     count = torch.zeros(width, dtype=torch.float64)
-    for start in range(0, len(x), chunk):
-        part = x[start : start + chunk].to(sae.W_enc.device, torch.float32)
-        z = sae.encode(part) if groups is None else sae.encode_pool(part, groups)
+    for first, part_x, part_g in blocks(pairs, chunk, sae.d_model):
+        _check_pairs(part_x, part_g, first)
+        z = sae.encode_range(part_x.to(sae.W_enc.device, torch.float32), 0, width)
         count += (z > 0).sum(dim=0).double().cpu()
-    return count / max(1, len(x))
+    return count / max(1, len(pairs))
 
 
-def check_finite(values: Tensor, name: str, chunk: int = 8192, first: int = 0) -> None:
+def _check_pairs(x: Tensor, g: Tensor, first: int) -> None:
     """Check that all values are finite.
 
     Args:
-        values: [n, d].
-        name: name of the values in the message.
-        chunk: rows that are checked at a time.
-        first: number of the first row in the attribution set.
+        x: [n, d].
+        g: [n, d].
+        first: number of the first pair in the attribution set.
 
     Raises:
         DataError: a value is not finite; the message has the number of its token.
     """
-    for start in range(0, len(values), chunk):
-        good = torch.isfinite(values[start : start + chunk]).all(dim=1)
+    for name, values in (("x", x), ("g", g)):
+        good = torch.isfinite(values).all(dim=1)
         if not bool(good.all()):
-            row = first + start + int((~good).nonzero()[0])
+            row = first + int((~good).nonzero()[0])
             raise DataError(f"{name}: token {row} of the attribution set holds a value that is not finite")
 
 
@@ -154,49 +196,41 @@ def _chunk(sae: MatryoshkaSAE, width: int) -> int:
     return max(16, elements // max(width, sae.d_model))
 
 
-def _check_shapes(sae: MatryoshkaSAE, x: Tensor, g: Tensor) -> None:
-    if x.shape != g.shape or x.ndim != 2 or len(x) == 0:
-        raise DataError(f"attribution set: x {tuple(x.shape)} and g {tuple(g.shape)} must be equal, [n > 0, d_model]")
-    if x.shape[1] != sae.d_model:
-        raise DataError(f"attribution set: width {x.shape[1]} is not the SAE's d_model {sae.d_model}")
+def _attributions(sae: MatryoshkaSAE, pairs: AttributionSet, start: int, stop: int, chunk: int) -> Iterator[Tensor]:
+    """Yield a (see Eq. 6) of the latents start..stop-1, of one chunk of tokens after the other: float32 [chunk, n]."""
+    device = sae.W_enc.device
+    directions = torch.nn.functional.normalize(sae.W_dec[start:stop].detach().float(), dim=1)
+    for first, x, g in blocks(pairs, chunk, sae.d_model):
+        part_x, part_g = (t.to(device, torch.float32) for t in (x, g))
+        _check_pairs(part_x, part_g, first)
+        yield (part_g @ directions.T).abs_() * sae.encode_range(part_x, start, stop)
 
 
-def _attributions(sae: MatryoshkaSAE, x: Tensor, g: Tensor, groups: int, chunk: int) -> Iterator[Tensor]:
-    """Yield a (see Eq. 6) of one chunk of tokens after the other: float32 [chunk, pool]."""
-    pool, device = sae.pool_size(groups), sae.W_enc.device
-    directions = torch.nn.functional.normalize(sae.W_dec[:pool].detach().float(), dim=1)
-    for start in range(0, len(x), chunk):
-        part_x, part_g = (t[start : start + chunk].to(device, torch.float32) for t in (x, g))
-        check_finite(part_x, "x", chunk, start)
-        check_finite(part_g, "g", chunk, start)
-        yield (part_g @ directions.T).abs_() * sae.encode_pool(part_x, groups)
-
-
-def _quantile(sae: MatryoshkaSAE, x: Tensor, g: Tensor, q: float, groups: int, chunk: int) -> Tensor:
-    pool, n = sae.pool_size(groups), len(x)
+def _quantile(sae: MatryoshkaSAE, pairs: AttributionSet, q: float, pool: int, chunk: int) -> Tensor:
+    n = len(pairs)
     keep = tail_size(n, q)
-    block = max(1, min(pool, TAIL_ELEMENTS // (2 * keep + chunk)))
+    width = max(1, min(pool, TAIL_ELEMENTS // (2 * keep + chunk)))
     parts = []
-    for first in range(0, pool, block):
-        tail = UpperTail(keep, min(block, pool - first))
-        for a in _attributions(sae, x, g, groups, chunk):
-            tail.add(a[:, first : first + block])
+    for first in range(0, pool, width):
+        stop = min(first + width, pool)
+        tail = UpperTail(keep, stop - first)
+        for a in _attributions(sae, pairs, first, stop, chunk):
+            tail.add(a)
         parts.append(tail_quantile(tail.largest(), n, q).cpu())
     return torch.cat(parts)
 
 
-def _trimmed_mean(sae: MatryoshkaSAE, x: Tensor, g: Tensor, q: float, groups: int, chunk: int) -> Tensor:
-    pool, n = sae.pool_size(groups), len(x)
+def _trimmed_mean(sae: MatryoshkaSAE, pairs: AttributionSet, q: float, pool: int, chunk: int) -> Tensor:
+    n = len(pairs)
     cut = min(math.floor(round((1 - q) * n, 6)), (n - 1) // 2)
-    block = max(1, min(pool, TAIL_ELEMENTS // (4 * max(cut, 1) + chunk)))
+    width = max(1, min(pool, TAIL_ELEMENTS // (4 * max(cut, 1) + chunk)))
     parts = []
-    for first in range(0, pool, block):
-        width = min(block, pool - first)
-        high, low = UpperTail(max(cut, 1), width), UpperTail(max(cut, 1), width)
-        total = torch.zeros(width, dtype=torch.float64)
-        fired = torch.zeros(width, dtype=torch.int64)
-        for a in _attributions(sae, x, g, groups, chunk):
-            a = a[:, first : first + block]
+    for first in range(0, pool, width):
+        stop = min(first + width, pool)
+        high, low = UpperTail(max(cut, 1), stop - first), UpperTail(max(cut, 1), stop - first)
+        total = torch.zeros(stop - first, dtype=torch.float64)
+        fired = torch.zeros(stop - first, dtype=torch.int64)
+        for a in _attributions(sae, pairs, first, stop, chunk):
             high.add(a)
             low.add(-a)
             total += a.sum(dim=0, dtype=torch.float64).cpu()

@@ -8,6 +8,7 @@ import logging
 from typing import Literal, get_args
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from dmsae_ray.distill.core import Core
@@ -16,9 +17,9 @@ from dmsae_ray.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-Control = Literal["gaussian", "random_latents", "lowest_score", "most_frequent"]
+Control = Literal["gaussian", "random_latents", "matched_frequency", "lowest_score", "most_frequent"]
 CONTROLS: tuple[str, ...] = get_args(Control)
-NEEDS_SAE: tuple[str, ...] = ("random_latents", "lowest_score", "most_frequent")
+NEEDS_SAE: tuple[str, ...] = ("random_latents", "matched_frequency", "lowest_score", "most_frequent")
 
 
 def check_controls(names: tuple[str, ...]) -> None:
@@ -67,12 +68,14 @@ def latent_core(
 ) -> Core | None:
     """Return a core of other latents of the SAE that `core` was selected from, with the norms of `core`'s rows.
 
-    "lowest_score" and "most_frequent" may overlap with `core`, because they are other rules on the same candidates.
-    Ties go to the lower index.
+    All come from the pool, in which `core` was selected: most of the other latents are rare, and no rival to it.
+    "lowest_score" and "most_frequent" may overlap with `core`, because they are other rules on the same candidates;
+    ties go to the lower index.
 
     Args:
-        name: "random_latents" (drawn at random from the whole dictionary without `core`), "lowest_score" (the lowest
-            scores of the pool) or "most_frequent" (those of the pool that fire most often).
+        name: "random_latents" (drawn at random from the pool without `core`), "matched_frequency" (of the pool without
+            `core`, one for each latent of `core`, so that the frequencies are as near as can be, as ratios),
+            "lowest_score" (the lowest scores of the pool) or "most_frequent" (those of the pool that fire most often).
         core: the core that the control is compared with.
         w_enc: [m, d], encoder rows of the SAE.
         scores: [pool], scores of the SAE.
@@ -87,14 +90,16 @@ def latent_core(
         ConfigError: the control is unknown.
     """
     pool = len(scores)
-    usable = (w_enc.norm(dim=1) > 0).cpu()
-    if name == "random_latents":
+    usable = (w_enc[:pool].norm(dim=1) > 0).cpu()
+    if name in ("random_latents", "matched_frequency"):
         usable[selected] = False
         candidates = usable.nonzero().flatten()
         generator = torch.Generator().manual_seed(seed)
         order = candidates[torch.randperm(len(candidates), generator=generator)]
+        if name == "matched_frequency" and len(order) >= len(core):
+            order = order[_nearest(frequency[selected], frequency[order])]
     elif name in ("lowest_score", "most_frequent"):
-        candidates = usable[:pool].nonzero().flatten()
+        candidates = usable.nonzero().flatten()
         value = scores.double().cpu() if name == "lowest_score" else -frequency.double().cpu()
         order = candidates[torch.argsort(value[candidates], stable=True)]
     else:
@@ -104,6 +109,19 @@ def latent_core(
         return None
     order = order[: len(core)]
     return _control(name, w_enc.detach().cpu()[order], core, seed, order.tolist())
+
+
+def _nearest(wanted: Tensor, offered: Tensor) -> Tensor:
+    """Return which of the frequencies `offered` [n] stand for those `wanted` [c <= n], one to one: int64 [c].
+
+    The sum of |log(wanted / offered)| is the least that there is. Latents that never fire count as ten times rarer than
+    the rarest that does.
+    """
+    known = torch.cat([wanted, offered]).double()
+    floor = float(known[known > 0].min()) / 10 if bool((known > 0).any()) else 1.0
+    a, b = (t.double().cpu().clamp_min(floor).log() for t in (wanted, offered))
+    _, columns = linear_sum_assignment((a[:, None] - b[None, :]).abs().numpy())
+    return torch.from_numpy(columns)
 
 
 def _control(name: str, rows: Tensor, core: Core, seed: int, indices: list[int] | None) -> Core:

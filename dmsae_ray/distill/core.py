@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from dmsae_ray.distill.lineage import Lineage, LineageId, persistent
+from dmsae_ray.distill.lineage import Lineage, LineageId, Origin, Origins, persistent
 from dmsae_ray.errors import ConfigError, DataError, one_line
 from dmsae_ray.files import replacing
 
@@ -29,14 +29,16 @@ class Core:
         rows: [c, d] float32 on the CPU, the encoder rows, by descending score.
         lineage: the lineage id of each row.
         provenance: where the core comes from, JSON-serialisable.
+        origins: the training that learned each row; None where it is not known, and () where none is known.
 
     Raises:
-        DataError: the number of ids is not the number of rows, or two rows have the same id.
+        DataError: the number of ids or origins is not the number of rows, or two rows have the same id.
     """
 
     rows: Tensor
     lineage: Lineage
     provenance: dict[str, Any] = field(default_factory=dict)
+    origins: Origins = ()
 
     def __post_init__(self) -> None:
         rows = self.rows.detach().to(device="cpu", dtype=torch.float32).contiguous()
@@ -44,7 +46,10 @@ class Core:
             raise DataError(f"core: rows {tuple(rows.shape)} and {len(self.lineage)} ids do not belong together")
         if len(set(self.lineage)) != len(self.lineage):
             raise DataError("core: two rows have the same lineage id")
+        if self.origins and len(self.origins) != len(rows):
+            raise DataError(f"core: {len(self.origins)} origins of {len(rows)} rows")
         object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "origins", self.origins or (None,) * len(rows))
         object.__setattr__(self, "lineage", tuple(LineageId(*i) for i in self.lineage))
 
     def __len__(self) -> int:
@@ -61,14 +66,28 @@ class Core:
             "format": FORMAT,
             "lineage": json.dumps([list(i) for i in self.lineage]),
             "provenance": json.dumps(self.provenance, sort_keys=True),
+            "origins": json.dumps([None if o is None else list(o) for o in self.origins]),
         }
         return to_safetensors({"rows": self.rows}, metadata=header)
 
     def subset(self, ids: Lineage, **provenance: Any) -> "Core":
         """Return a core of the rows of `ids`, in that order; `provenance` is added to its provenance."""
         place = {i: n for n, i in enumerate(self.lineage)}
-        index = torch.tensor([place[i] for i in ids], dtype=torch.int64)
-        return Core(self.rows[index], ids, {**self.provenance, **provenance})
+        places = [place[i] for i in ids]
+        index = torch.tensor(places, dtype=torch.int64)
+        origins = tuple(self.origins[n] for n in places)
+        return Core(self.rows[index], ids, {**self.provenance, **provenance}, origins)
+
+    def borne_by(self, seed: int) -> bool:
+        """Return whether a trial of this seed learned a row of the core.
+
+        A fresh SAE of that seed begins with the directions from which the row was learned.
+        """
+        bearing = self.provenance.get("bearing_seeds")
+        if bearing is not None:
+            return any(o is not None and bearing.get(o.key) == seed for o in self.origins)
+        # A file of version 0.1.0 says the seed of its trial alone; a control's seed is another thing.
+        return len(self) > 0 and "control" not in self.provenance and self.provenance.get("seed") == seed
 
     def as_origin(self) -> "Core":
         """Return the same rows as the core of cycle 0 of a new run: ids are (0, row), old ids are in the provenance.
@@ -78,7 +97,7 @@ class Core:
         """
         old = [list(i) for i in self.lineage]
         ids = tuple(LineageId(0, row) for row in range(len(self)))
-        return Core(self.rows, ids, {**self.provenance, "origin_lineage": old})
+        return Core(self.rows, ids, {**self.provenance, "origin_lineage": old}, self.origins)
 
 
 def empty_core(d_model: int) -> Core:
@@ -132,10 +151,11 @@ def load_core(path: str | os.PathLike[str], d_model: int | None = None) -> Core:
             rows = file.get_tensor("rows")
         lineage = tuple(LineageId(*map(int, i)) for i in json.loads(header["lineage"]))
         provenance = json.loads(header["provenance"])
+        origins = tuple(None if o is None else Origin(*o) for o in json.loads(header.get("origins", "[]")))
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise DataError(f"core: {path} is truncated or not a core file ({one_line(error)})") from None
     if d_model is not None and rows.ndim == 2 and rows.shape[1] != d_model:
         raise DataError(f"core: {path} has rows of width {rows.shape[1]}, the model needs {d_model}")
     if not torch.isfinite(rows).all():
         raise DataError(f"core: {path} holds values that are not finite")
-    return Core(rows, lineage, provenance)
+    return Core(rows, lineage, provenance, origins)

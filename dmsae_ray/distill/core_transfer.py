@@ -11,6 +11,7 @@ from dmsae_ray.distill.reports import CycleReport
 from dmsae_ray.distill.seeds import derive_seed
 from dmsae_ray.distill.selection import check_coverage
 from dmsae_ray.distill.trained_cycle import TrainedCycle
+from dmsae_ray.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ def transfer(
     """Train one fresh SAE around a fixed core (Algorithm 3); the runner's settings say whether it is dense or sparse.
 
     Carryover and core_share, from what is selected in the SAE, say how much of the core stays in use. With the seed of
-    the trial that made the core, the fresh rows begin as those of its cycle 0, and the rows that the core comes from
-    are among them. So use other seeds to compare arms.
+    the trial that bore the core, the fresh rows would begin as those of its cycle 0, and the rows that the core was
+    learned from would be among them: such a seed is refused.
 
     Args:
         runner: trains, scores and stores the cycle.
@@ -55,11 +56,15 @@ def transfer(
         on_cycle: called with the report, on every rank.
 
     Raises:
-        ConfigError: the coverage or the width of the core cannot work.
+        ConfigError: the coverage or the width of the core cannot work, or the seed bore the core.
         DataError: the feed or the attribution set holds values that are not finite.
     """
     check_coverage(coverage)
     check_width("core", core.d_model, runner.source)
+    if core.borne_by(seed):
+        raise ConfigError(
+            f"seed: {seed} bore the core, whose own directions a fresh SAE of this seed begins with; give another seed"
+        )
     origin, cycle = core.as_origin(), 1 if len(core) else 0
     run = runner.cycle(cycle, arm, origin, derive_seed(seed, "cycle", 0), start_step)
     done = select_next_core(runner, run, cycle, arm, origin, coverage=coverage, seed=seed)

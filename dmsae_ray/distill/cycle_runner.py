@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dmsae_ray.distill.attribution import attribution_scores, firing_frequency
+from dmsae_ray.distill.attribution import firing_frequency, pool_scores
+from dmsae_ray.distill.attribution_set import AttributionSet, pairs_of
 from dmsae_ray.distill.core import Core
 from dmsae_ray.distill.cost import scoring_flops, training_flops
 from dmsae_ray.distill.cycle_settings import CycleSettings, DataSource, cycle_key, given_key
@@ -153,8 +154,8 @@ class CycleRunner:
         return CycleRun(key, 0, False, trained)
 
     @cached_property
-    def _attribution_set(self) -> tuple[Tensor, Tensor]:
-        return self.source.attribution()
+    def _attribution_set(self) -> AttributionSet:
+        return pairs_of(self.source.attribution())
 
     def _stored(self, key: str) -> CycleRun:
         """Return the stored cycle; scores and metrics that this run asks for and that it lacks are computed."""
@@ -171,14 +172,18 @@ class CycleRunner:
 
     def _completed(self, key: str, trained: TrainedCycle) -> TrainedCycle:
         trained.sae.to(self.device)
-        if trained.health.collapsed is None and trained.scoring != self.settings.scoring():
-            scores, _ = self._scored(trained.sae, trained.health)
-            trained = replace(trained, scores=scores, scoring=self.settings.scoring())
+        store, scoring = self.store, self.settings.scoring()
+        assert store is not None, "it was found there"
         if self.evaluate is not None and not trained.evaluated:
             metrics = {**trained.metrics, **self.evaluate(trained.sae)}
             trained = replace(trained, metrics=metrics, evaluated=True)
-            if self.store is not None:
-                self.store.save(key, trained)
+            store.save(key, trained)
+        if trained.health.collapsed is None and trained.scoring != scoring:
+            scores = store.load_scores(key, scoring)
+            if scores is None:
+                scores = self._scores(trained.sae)
+                store.save_scores(key, scoring, scores)
+            trained = replace(trained, scores=scores, scoring=scoring)
         return trained
 
     def _tell(self, found: CycleRun, cycle: int, arm: str, seed: int) -> CycleRun:
@@ -238,13 +243,14 @@ class CycleRunner:
         began, health = time.monotonic(), health_of(training)
         sae, tokens = training.sae, training.steps * self.settings.batch_size
         scores, frequency = self._scored(sae, health)
-        sampled = len(self._attribution_set[0])
+        sampled = len(self._attribution_set)
         seconds = training.seconds + time.monotonic() - began
         metrics = {
             "l0": float(frequency.sum()),
             "l0_core": float(frequency[: sae.n_core].sum()),
             "l0_non_core": float(frequency[sae.n_core :].sum()),
             "dead_fraction": float((frequency == 0).double().mean()),
+            "l0_target": float(sae.topk_budget),
         }
         if self.evaluate is not None and health.collapsed is None:
             metrics.update(self.evaluate(sae))
@@ -266,21 +272,21 @@ class CycleRunner:
 
     def _scored(self, sae: MatryoshkaSAE, health: Health) -> tuple[Tensor, Tensor]:
         """Return scores [pool] and firing frequency [m]; both are all zero if the training collapsed."""
-        settings = self.settings
         if health.collapsed is not None:
-            pool = sae.pool_size(settings.pool_groups)
+            pool = sae.pool_size(self.settings.pool_groups)
             return torch.zeros(pool, dtype=torch.float64), torch.zeros(sae.n_latents, dtype=torch.float64)
-        x, g = self._attribution_set
+        return self._scores(sae), firing_frequency(sae, self._attribution_set)
+
+    def _scores(self, sae: MatryoshkaSAE) -> Tensor:
+        """Return scores [pool]."""
+        settings = self.settings
         if self.scorer is not None:
-            scores = self.scorer(sae).double().cpu()
-        else:
-            scores = attribution_scores(
-                sae,
-                x,
-                g,
-                settings.quantile,
-                score=settings.score,
-                groups=settings.pool_groups,
-                seed=derive_seed(sae.seed, "score"),
-            )
-        return scores, firing_frequency(sae, x)
+            return self.scorer(sae).double().cpu()
+        return pool_scores(
+            sae,
+            self._attribution_set,
+            settings.quantile,
+            score=settings.score,
+            groups=settings.pool_groups,
+            seed=derive_seed(sae.seed, "score"),
+        )

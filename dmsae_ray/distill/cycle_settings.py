@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from dmsae_ray.distill.attribution import check_score
+from dmsae_ray.distill.attribution_set import AttributionSet
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.sae import MatryoshkaSAE, Recipe
 
-KEY_VERSION = 1
+KEY_VERSION = 2
 """Increased whenever the numerics of a cycle change, so that results of older versions are not taken for new ones."""
 
 
@@ -41,8 +42,8 @@ class DataSource(Protocol):
         Any float dtype is allowed: to widen a stored bfloat16 to float32 is exact, and half the bytes go to the device.
         """
 
-    def attribution(self) -> tuple[Tensor, Tensor]:
-        """Return the attribution set (x, g), each [n, d_model], raw, of any float dtype, possibly memory-mapped."""
+    def attribution(self) -> AttributionSet | tuple[Tensor, Tensor]:
+        """Return the attribution set, to be read in parts; or (x, g), each [n, d_model], raw, of any float dtype."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Finished cycles on disk, found by key: what is trained once is not trained again."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,11 +12,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from safetensors import SafetensorError
+from safetensors.torch import load as from_safetensors
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
 
 from dmsae_ray.distill.reports import WindowReport
 from dmsae_ray.distill.trained_cycle import Health, TrainedCycle
 from dmsae_ray.errors import DataError, one_line
+from dmsae_ray.files import replacing
 from dmsae_ray.sae import load_sae, save_sae
 
 ABANDONED_SECONDS = 24 * 3600.0
@@ -31,12 +36,40 @@ class CycleStore(Protocol):
     def save(self, key: str, cycle: TrainedCycle) -> None:
         """Keep `cycle` under `key`; afterwards it is there in full or not at all."""
 
+    def load_scores(self, key: str, scoring: dict[str, Any]) -> Tensor | None:
+        """Return the scores of the cycle of `key` by another scoring than its first; None if it was not made."""
+
+    def save_scores(self, key: str, scoring: dict[str, Any], scores: Tensor) -> None:
+        """Keep scores of the cycle of `key`, which is there, by another scoring."""
+
+
+def scores_file(scoring: dict[str, Any]) -> str:
+    """Return the name of the file, in the folder of a cycle, with its scores by another scoring than its first."""
+    return f"scores-{hashlib.sha256(json.dumps(scoring, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
+
+
+def scores_to_bytes(scoring: dict[str, Any], scores: Tensor) -> bytes:
+    """Return the content of such a file."""
+    return to_safetensors({"scores": scores.contiguous()}, metadata={"scoring": json.dumps(scoring, sort_keys=True)})
+
+
+def scores_from_bytes(content: bytes, where: object) -> Tensor:
+    """Return the scores in such a file.
+
+    Raises:
+        DataError: it is damaged; the message names it.
+    """
+    try:
+        return from_safetensors(content)["scores"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DataError(f"scores: {where} is damaged ({one_line(error)}); delete it to score again") from None
+
 
 class DirectoryCycleStore:
     """A folder with one folder per key: sae/ (format of sae.save_sae), tensors.safetensors and outcome.json.
 
-    Each is written under another name and then renamed. Two trials that want the same key at the same time both train
-    it, and the first result is kept.
+    Scores by another scoring than the first are in files of their own beside them. Each is written under another name
+    and then renamed. Two trials that want the same key at the same time both train it, and the first result is kept.
 
     Attributes:
         root: the folder.
@@ -93,6 +126,20 @@ class DirectoryCycleStore:
             self._publish(aside, self.folder(key), evaluated=cycle.evaluated)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+    def load_scores(self, key: str, scoring: dict[str, Any]) -> Tensor | None:
+        """See `CycleStore`.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        path = self.folder(key) / scores_file(scoring)
+        return scores_from_bytes(path.read_bytes(), path) if path.is_file() else None
+
+    def save_scores(self, key: str, scoring: dict[str, Any], scores: Tensor) -> None:
+        """See `CycleStore`."""
+        with replacing(self.folder(key) / scores_file(scoring)) as temporary:
+            temporary.write_bytes(scores_to_bytes(scoring, scores))
 
     def _publish(self, aside: Path, final: Path, *, evaluated: bool) -> None:
         replaced = aside / "replaced"

@@ -23,7 +23,20 @@ class LineageId(NamedTuple):
         return f"{self.cycle}.{self.latent}"
 
 
+class Origin(NamedTuple):
+    """Where an encoder row was learned, told apart from all other trainings: replicas may share a cycle.
+
+    Attributes:
+        key: key of the cycle that learned it (`cycle_settings.cycle_key`), or of the given SAE it was taken from.
+        latent: its row number in that SAE.
+    """
+
+    key: str
+    latent: int
+
+
 Lineage = tuple[LineageId, ...]
+Origins = tuple[Origin | None, ...]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """How similar two cores are if their latents have no common identity: other seeds, other data, other layers.
 
 Song et al. 2025 (arXiv 2505.20254): the pairwise dictionary mean correlation coefficient, PW-MCC, is the mean cosine
-over the best one-to-one matching of the directions of two dictionaries.
+over the best one-to-one matching of the directions of two dictionaries. Two replicas may share rows by construction:
+both were trained around the same core, or begin from the same given SAE. Such rows say nothing of their similarity, and
+`shared_rows` finds them, so that they can be left out.
 """
 
 from collections.abc import Sequence
@@ -12,6 +14,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from dmsae_ray.distill.core import Core
 from dmsae_ray.errors import DataError
 
 
@@ -33,10 +36,6 @@ class Match:
     def mean(self) -> float:
         """Mean cosine of the matched pairs, the MCC; NaN without pairs."""
         return float(self.cosine.mean()) if len(self.cosine) else float("nan")
-
-    def share_above(self, cosine: float) -> float:
-        """Return the share of the matched pairs whose cosine is at least `cosine`; NaN without pairs."""
-        return float((self.cosine >= cosine).double().mean()) if len(self.cosine) else float("nan")
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
@@ -70,7 +69,7 @@ def match_rows(a: Tensor, b: Tensor, *, absolute: bool = False) -> Match:
     return Match(rows, columns, cosine[rows, columns])
 
 
-def pw_mcc(dictionaries: Sequence[Tensor], *, absolute: bool = True) -> float:
+def pw_mcc(dictionaries: Sequence[Tensor], *, absolute: bool = False) -> float:
     """Return the PW-MCC (Song et al. 2025), the MCC averaged over all pairs of dictionaries.
 
     Args:
@@ -89,10 +88,51 @@ def pw_mcc(dictionaries: Sequence[Tensor], *, absolute: bool = True) -> float:
     return float(np.mean(pairs)) if pairs else float("nan")
 
 
-def mean_best_cosine(a: Tensor, b: Tensor) -> float:
-    """Return the mean, over the rows of a [n, d], of the best cosine with any row of b [p, d]; NaN without rows.
+def same_rows(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which rows of a [n, d] are bit for bit in b [p, d], and which rows of b are in a: bool [n] and [p]."""
+    bits = [[row.tobytes() for row in t.detach().to("cpu", torch.float32).contiguous().numpy()] for t in (a, b)]
+    both = set(bits[0]) & set(bits[1])
+    of_a, of_b = (torch.tensor([row in both for row in rows], dtype=torch.bool) for rows in bits)
+    return of_a, of_b
 
-    It is not symmetric. Rows of b may be used more than once, so it is an upper bound of the matched mean if n <= p.
+
+def shared_rows(a: Core, b: Core) -> tuple[Tensor, Tensor]:
+    """Return which rows two cores share by construction: bool [n] of the rows of a, bool [p] of those of b.
+
+    A row is shared if the other core has one that is bit for bit the same (frozen rows are copied, and the origin is
+    not known of every file), or rows that the same training learned: two choices from one SAE say nothing of what
+    another training finds.
     """
-    cosine = cosines(a, b)
-    return float(cosine.max(dim=1).values.mean()) if cosine.numel() else float("nan")
+    of_a, of_b = same_rows(a.rows, b.rows)
+    keys = [{origin.key for origin in core.origins if origin is not None} for core in (a, b)]
+    both = keys[0] & keys[1]
+    for core, found in ((a, of_a), (b, of_b)):
+        found |= torch.tensor([origin is not None and origin.key in both for origin in core.origins], dtype=torch.bool)
+    return of_a, of_b
+
+
+def chance_mcc(pool_a: Tensor, pool_b: Tensor, sizes: tuple[int, int], draws: int, seed: int = 0) -> Tensor | None:
+    """Return what the MCC is for random subsets of the pools from which two cores were selected.
+
+    Args:
+        pool_a: [n, d], rows of the pool of the first core.
+        pool_b: [p, d], those of the second.
+        sizes: how many rows are drawn of each, without replacement.
+        draws: number of draws.
+        seed: seed of the draws.
+
+    Returns:
+        float64 [draws]; None if a pool is smaller than what is to be drawn of it.
+    """
+    if sizes[0] > len(pool_a) or sizes[1] > len(pool_b):
+        return None
+    cosine, generator = cosines(pool_a, pool_b).numpy(), torch.Generator().manual_seed(seed)
+    found = torch.zeros(draws, dtype=torch.float64)
+    for draw in range(draws):
+        rows, columns = (
+            torch.randperm(len(pool), generator=generator)[:size].numpy()
+            for pool, size in zip((pool_a, pool_b), sizes, strict=True)
+        )
+        part = cosine[np.ix_(rows, columns)]
+        found[draw] = float(part[linear_sum_assignment(-part)].mean())
+    return found

@@ -7,7 +7,7 @@ import torch
 from dmsae_ray.distill.controls import NEEDS_SAE, gaussian_core, latent_core
 from dmsae_ray.distill.core import Core
 from dmsae_ray.distill.cycle_runner import CycleRun, CycleRunner
-from dmsae_ray.distill.lineage import descend, overlap
+from dmsae_ray.distill.lineage import Origin, descend, overlap
 from dmsae_ray.distill.reports import CycleReport
 from dmsae_ray.distill.seeds import derive_seed
 from dmsae_ray.distill.selection import select_core
@@ -75,9 +75,17 @@ def select_next_core(
             **runner.settings.scoring(),
             "data": runner.source.fingerprint,
             "key": run.key,
+            # A given SAE (seed 0) was borne by no trial.
+            "bearing_seeds": {
+                **trained_with.provenance.get("bearing_seeds", {}),
+                **({run.key: seed} if run.seed else {}),
+            },
         }
         w_enc = trained.sae.W_enc.detach()
-        core = Core(w_enc[selected.to(w_enc.device)], lineage, provenance)
+        origins = tuple(
+            trained_with.origins[i] if i < len(trained_with) else Origin(run.key, i) for i in selected.tolist()
+        )
+        core = Core(w_enc[selected.to(w_enc.device)], lineage, provenance, origins)
         made: dict[str, Core] = {}
         for name in controls if trained.collapsed is None else ():
             draw = control_seed(seed, name)

@@ -53,7 +53,8 @@ class CycleReport:
             `seconds`.
         seconds: time of training and scoring.
         cached: whether the cycle was found in the store.
-        metrics: l0, l0_core, l0_non_core and dead_fraction on the attribution set, and the metrics of `evaluate`.
+        metrics: l0, l0_core, l0_non_core and dead_fraction on the attribution set, l0_target (what BatchTopK keeps a
+            token: the target of l0_non_core beside a dense core, of l0 with a sparse one), and those of `evaluate`.
         troubles: what went wrong in training, whether it ended it or not: the first step in which it was seen, by name.
     """
 

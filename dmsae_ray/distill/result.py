@@ -46,13 +46,23 @@ class DistillationResult:
 
     @property
     def tokens(self) -> int:
-        """Tokens trained on, over all cycles and controls, cached ones included."""
-        return sum(r.tokens for r in self._all())
+        """Tokens trained on over all cycles of the distilled arm, cached ones included; without the controls."""
+        return sum(r.tokens for r in self.reports)
 
     @property
     def flops(self) -> float:
-        """FLOPs over all cycles and controls, cached ones included: what the trial would cost alone."""
-        return sum(r.flops for r in self._all())
+        """FLOPs over all cycles of the distilled arm, cached ones included: what a rival of equal compute may cost."""
+        return sum(r.flops for r in self.reports)
+
+    @property
+    def control_tokens(self) -> int:
+        """Tokens trained on over all controls, cached ones included."""
+        return sum(r.tokens for r in self.control_reports.values())
+
+    @property
+    def control_flops(self) -> float:
+        """FLOPs over all controls, cached ones included."""
+        return sum(r.flops for r in self.control_reports.values())
 
     def survival(self) -> dict[int, list[int]]:
         """Return the survivors of every birth cohort, see lineage.survival."""
@@ -76,8 +86,7 @@ class DistillationResult:
             "controls": {name: r.as_dict() for name, r in self.control_reports.items()},
             "tokens": self.tokens,
             "flops": self.flops,
-            "flops_cached": sum(r.flops for r in self._all() if r.cached),
+            "flops_cached": sum(r.flops for r in self.reports if r.cached),
+            "control_tokens": self.control_tokens,
+            "control_flops": self.control_flops,
         }
-
-    def _all(self) -> list[CycleReport]:
-        return [*self.reports, *self.control_reports.values()]

@@ -1,6 +1,8 @@
 """Trains one SAE over its steps of the feed, with windows, checkpoints, and checks of health and of the feed."""
 
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,8 +14,10 @@ from torch import Tensor
 from dmsae_ray.distill.cycle_settings import CycleSettings, DataSource
 from dmsae_ray.distill.ranks import Ranks
 from dmsae_ray.errors import ConfigError, DataError
-from dmsae_ray.sae import Diagnosis, HealthMonitor, MatryoshkaSAE, SAETrainer, StepStats
+from dmsae_ray.sae import Diagnosis, HealthMonitor, MatryoshkaSAE, SAETrainer, StepStats, calibrated_threshold
 
+CALIBRATION_TOKENS = 16_384
+"""Tokens of the last batches from which the inference threshold is set; at most a tenth of the training."""
 HEALTH_EVERY_STEPS = 100
 """The host looks at the training's health this often, and at least ten times per training."""
 
@@ -161,7 +165,8 @@ def train_sae(
     """Train an SAE around `job.core_rows` for settings.steps steps.
 
     It is deterministic: the result is a function of settings, source and job. On one device, to stop and resume does
-    not change a bit of it. The training ends early on a trouble of recipe.stop_on.
+    not change a bit of it. The training ends early on a trouble of recipe.stop_on. After the last step the inference
+    threshold is calibrated on the last batches, which are kept for it (recipe.threshold); no step depends on that.
 
     Args:
         settings: what determines the training, apart from core, seed and data.
@@ -203,10 +208,18 @@ def train_sae(
         windows = [(int(step), dict(stats)) for step, stats in state["windows"]]
         done, before = int(state["step"]), float(state["seconds"])
     began, checked = time.monotonic(), False
-    for x in _steps(source, job, done, settings.steps, device):
+    stretch = _calibration_steps(settings)
+    last_batches: deque[Tensor] = deque(maxlen=stretch)
+    # A training that is resumed in its last stretch reads again what is kept of it.
+    first = min(done, settings.steps - stretch)
+    for step, x in enumerate(_steps(source, job, first, settings.steps, device), start=first):
         if ranks.size == 1 or not checked:
-            _check_rows(x, settings.batch_size, job.start_step + done, ranks, device)
+            _check_rows(x, settings.batch_size, job.start_step + step, ranks, device)
             checked = True
+        if step >= settings.steps - stretch:
+            last_batches.append(x)
+        if step < done:
+            continue
         feed.check(x, job.start_step + done)
         stats = trainer.step(x / source.norm_factor, global_rows=settings.batch_size)
         means.add(stats)
@@ -230,8 +243,19 @@ def train_sae(
             spent = before + time.monotonic() - began
             hooks.on_checkpoint(done, _state(trainer, means, health, windows, done, spent))
     health.look()
+    if health.stopped is None and last_batches:
+        theta = calibrated_threshold(sae, (x / source.norm_factor for x in last_batches), process_group)
+        if theta is not None:
+            sae.theta.fill_(theta)
     seconds = before + time.monotonic() - began
     return TrainingResult(sae.folded(), windows, done, seconds, tuple(health.diagnoses), health.stopped)
+
+
+def _calibration_steps(settings: CycleSettings) -> int:
+    """Return how many of the last batches the inference threshold is calibrated on."""
+    if settings.recipe.threshold == "running_mean":
+        return 0
+    return min(math.ceil(CALIBRATION_TOKENS / settings.batch_size), max(1, settings.steps // 10))
 
 
 def _steps(source: DataSource, job: TrainingJob, done: int, steps: int, device: torch.device) -> Iterator[Tensor]:

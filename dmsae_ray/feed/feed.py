@@ -104,19 +104,16 @@ class Feed:
         ):
             yield from batches
 
-    def attribution(self) -> tuple[Tensor, Tensor]:
-        """Return all held-out pairs (x, g), each [N, d_model] in its stored dtype; memory-mapped if they are one shard.
+    def attribution(self) -> "StoredPairs":
+        """Return the held-out pairs (x, g): memory-mapped, in their stored dtype, one shard at a time.
 
         Raises:
-            DataError: a shard has no gradients, is damaged, or there are no pairs.
+            DataError: there are no pairs.
         """
-        parts = list(self._held_out("attribution"))
-        if any("g" not in part for part in parts):
-            raise DataError(f"store {self.store.folder}: an attribution shard has no gradients 'g'; delete the store")
-        x, g = [part["x"] for part in parts], [part["g"] for part in parts]
-        if not any(len(part) for part in x):
+        pairs = StoredPairs(self.store)
+        if len(pairs) == 0:
             raise DataError("the attribution set is empty: every token was dropped by the filters")
-        return (x[0], g[0]) if len(parts) == 1 else (torch.cat(x), torch.cat(g))
+        return pairs
 
     def evaluation(self) -> Iterator[Tensor]:
         """Yield held-out activations in batches: raw float32 [at most batch_size, d_model].
@@ -124,7 +121,7 @@ class Feed:
         Raises:
             DataError: a shard is damaged.
         """
-        for part in self._held_out("eval"):
+        for part in _held_out(self.store, "eval"):
             for start in range(0, len(part["x"]), self.batch_size):
                 yield part["x"][start : start + self.batch_size].to(torch.float32, copy=True)
 
@@ -169,8 +166,39 @@ class Feed:
                 return
             del opened
 
-    def _held_out(self, split: Split) -> Iterator[dict[str, Tensor]]:
-        for shard in range(self.store.layout.shards(split)):
-            tensors = self.store.read(split, shard)
-            check_finite_shard(tensors, f"{self.store.folder / ACTIVATIONS / shard_name(split, shard)}.safetensors")
-            yield tensors
+
+class StoredPairs:
+    """The attribution set of a store (a `distill.AttributionSet`): one shard is mapped at a time.
+
+    Args:
+        store: the store.
+    """
+
+    def __init__(self, store: Store):
+        self._store, self._checked = store, False
+
+    def __len__(self) -> int:
+        return self._store.rows("attribution")
+
+    def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (x, g) of one shard after the other, each [rows, d_model].
+
+        Raises:
+            DataError: a shard has no gradients, is damaged, or (at the first pass) holds a value that is not finite.
+        """
+        for tensors in _held_out(self._store, "attribution", check=not self._checked):
+            if "g" not in tensors:
+                raise DataError(
+                    f"store {self._store.folder}: an attribution shard has no gradients 'g'; delete the store"
+                )
+            yield tensors["x"], tensors["g"]
+        self._checked = True
+
+
+def _held_out(store: Store, split: Split, *, check: bool = True) -> Iterator[dict[str, Tensor]]:
+    for shard in range(store.layout.shards(split)):
+        tensors = store.read(split, shard)
+        if check:
+            check_finite_shard(tensors, f"{store.folder / ACTIVATIONS / shard_name(split, shard)}.safetensors")
+        yield tensors
+        del tensors

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dmsae_ray.plan.queue import TrialQueue as TrialQueue
     from dmsae_ray.plan.rendering import plan_text as plan_text
     from dmsae_ray.plan.text import check_text as check_text
+    from dmsae_ray.plan.training import check_initial_saes as check_initial_saes
     from dmsae_ray.plan.training import cycle_settings as cycle_settings
     from dmsae_ray.plan.training import initial_sae as initial_sae
     from dmsae_ray.plan.trials import Arm as Arm
@@ -78,6 +79,7 @@ __getattr__, __dir__, __all__ = face(
         "text": ("check_text",),
         "training": (
             "cycle_settings",
+            "check_initial_saes",
             "initial_sae",
         ),
         "trials": (

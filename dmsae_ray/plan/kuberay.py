@@ -109,7 +109,7 @@ def _check(experiment: Experiment, pods: Pods) -> None:
     files = {
         "model.name": experiment.model.name,
         "corpus.path": experiment.corpus.path,
-        "distill.initial_sae": experiment.distill.initial_sae,
+        **experiment.distill.initial_places,
         "transfer.core": None if transfer is None else transfer.core,
     }
     for field, place in files.items():

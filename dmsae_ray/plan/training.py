@@ -38,6 +38,7 @@ def cycle_settings(experiment: Experiment, setting: Setting, d_model: int) -> Cy
             dead_after_tokens=recipe.dead_after_tokens,
             threshold_beta=recipe.threshold_beta,
             threshold_start_step=recipe.threshold_start_step,
+            threshold=recipe.threshold,
             group_weights=recipe.group_weights,
             stop_on=recipe.stop_on,
         ),
@@ -49,26 +50,66 @@ def cycle_settings(experiment: Experiment, setting: Setting, d_model: int) -> Cy
     )
 
 
-def initial_sae(experiment: Experiment, d_model: int) -> MatryoshkaSAE | None:
-    """Load the SAE that serves as cycle 0, in our own format, that of dictionary_learning (SAEBench) or of SAELens.
+def check_initial_saes(experiment: Experiment, d_model: int) -> None:
+    """Check that there is an SAE for cycle 0 for every k of the grid, where SAEs are given at all.
+
+    Raises:
+        ConfigError: As `initial_sae`.
+        DataError: As `initial_sae`.
+    """
+    if isinstance(experiment.distill.initial_sae, str):
+        sae = _loaded("distill.initial_sae", experiment.distill.initial_sae, experiment, d_model, experiment.ks[0])
+        for k in experiment.ks:
+            _check_k("distill.initial_sae", experiment.distill.initial_sae, sae, k, experiment)
+        return
+    for k in experiment.ks:
+        initial_sae(experiment, d_model, k)
+
+
+def initial_sae(experiment: Experiment, d_model: int, k: int) -> MatryoshkaSAE | None:
+    """Load the SAE that serves as cycle 0 of trials of `k`: ours, dictionary_learning's (SAEBench) or SAELens's.
 
     Returns:
         The SAE, or None if `distill.initial_sae` is not given.
 
     Raises:
-        ConfigError: There is no SAE at that place, it has another width, or it has fewer groups than
-            `distill.pool_groups`.
+        ConfigError: There is no SAE for this k, or none at its place, or it has another width, number of latents,
+            groups or k (unless `distill.initial_sae_any_k`), or fewer groups than `distill.pool_groups`.
         DataError: Its files are truncated or wrong.
     """
-    place = experiment.distill.initial_sae
-    if place is None:
+    given = experiment.distill.initial_sae
+    if given is None:
         return None
+    field, place = "distill.initial_sae", given
+    if isinstance(place, dict):
+        if k not in place:
+            known = ", ".join(str(other) for other in sorted(place))
+            raise ConfigError(f"distill.initial_sae has SAEs for k = {known}; {_asks(experiment)} {k}: give one for it")
+        field, place = f"distill.initial_sae.{k}", place[k]
+    sae = _loaded(field, place, experiment, d_model, k)
+    _check_k(field, place, sae, k, experiment)
+    return sae
+
+
+def _asks(experiment: Experiment) -> str:
+    return f"{'sweep.k' if experiment.sweep.k else 'sae.k'} asks for"
+
+
+def _check_k(field: str, place: str, sae: MatryoshkaSAE, k: int, experiment: Experiment) -> None:
+    if sae.k != k and not experiment.distill.initial_sae_any_k:
+        raise ConfigError(
+            f"{field} is '{place}', of k = {sae.k}; {_asks(experiment)} {k}: give an SAE for each k, as "
+            f"distill.initial_sae={{{sae.k}: …, {k}: …}}, or distill.initial_sae_any_k=true"
+        )
+
+
+def _loaded(field: str, place: str, experiment: Experiment, d_model: int, k: int) -> MatryoshkaSAE:
     folder = Path(place).expanduser()
     config = folder / "config.json"
     saelens = not config.is_file() and (folder / SAELENS_CONFIG).is_file()
     if not saelens and not config.is_file():
         raise ConfigError(
-            f"distill.initial_sae is '{place}'; it must be the folder of a trained SAE, with the weights and the "
+            f"{field} is '{place}'; it must be the folder of a trained SAE, with the weights and the "
             "config.json of this package (cycles/<key>/sae) or of dictionary_learning, or the cfg.json of SAELens"
         )
     try:
@@ -76,22 +117,31 @@ def initial_sae(experiment: Experiment, d_model: int) -> MatryoshkaSAE | None:
     except (OSError, ValueError):
         tree = None
     if not isinstance(tree, dict):
-        raise ConfigError(f"distill.initial_sae is '{place}'; its config.json is not a readable JSON object")
+        raise ConfigError(f"{field} is '{place}'; its config.json is not a readable JSON object")
     try:
         if saelens:
-            sae = load_saelens(folder, k=experiment.sae.k)
+            sae = load_saelens(folder, k=k)
         else:
             sae = load_dictionary_learning(folder) if "trainer" in tree else load_sae(folder)
     except DmsaeError as error:
-        raise type(error)(f"distill.initial_sae is '{place}'; {error}") from None
+        raise type(error)(f"{field} is '{place}'; {error}") from None
     if sae.d_model != d_model:
         raise ConfigError(
-            f"distill.initial_sae is '{place}', of width {sae.d_model}; "
+            f"{field} is '{place}', of width {sae.d_model}; "
             f"the residual stream of model.name '{experiment.model.name}' has width {d_model}"
         )
     if experiment.distill.pool_groups > len(sae.group_sizes):
         raise ConfigError(
             f"distill.pool_groups is {experiment.distill.pool_groups}; "
-            f"distill.initial_sae '{place}' has {len(sae.group_sizes)} groups"
+            f"{field} '{place}' has {len(sae.group_sizes)} groups"
+        )
+    if sae.n_latents != experiment.sae.n_latents:
+        raise ConfigError(
+            f"{field} is '{place}', of {sae.n_latents} latents; it must have sae.n_latents = {experiment.sae.n_latents}"
+        )
+    if not sae.n_core and sae.group_sizes != tuple(experiment.sae.groups):
+        raise ConfigError(
+            f"{field} is '{place}', with the groups {list(sae.group_sizes)}; it must have those of the experiment, "
+            f"{list(experiment.sae.groups)}"
         )
     return sae

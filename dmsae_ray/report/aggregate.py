@@ -2,15 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, zip_longest
+from itertools import zip_longest
 from typing import Generic, TypeVar
 
-import torch
-
-from dmsae_ray.distill import CycleReport, load_core, pw_mcc
+from dmsae_ray.distill import CycleReport
 from dmsae_ray.plan import Setting
 from dmsae_ray.report.estimates import Estimate, Scale, estimate
-from dmsae_ray.results import CORE_FILE, TrialResult
+from dmsae_ray.report.seed_similarity import Consistency, consistency
+from dmsae_ray.results import TrialResult
 
 S = TypeVar("S", bound=Setting)
 S_co = TypeVar("S_co", bound=Setting, covariant=True)
@@ -22,31 +21,13 @@ METRICS: dict[str, Scale] = {
     "fvu": "amount",
     "explained_variance": "real",
     "loss_recovered": "real",
+    "loss_recovered_from_mean": "real",
     "dead_fraction": "share",
     "core_dead_fraction": "share",
     "core_frequency_median": "share",
     "core_frequency_max": "share",
 }
 """What is reported of the SAE of a cycle, and what values each can have."""
-
-
-@dataclass(frozen=True)
-class Consistency:
-    """How similar the distilled cores of the seeds are: PW-MCC over all pairs of seeds.
-
-    Attributes:
-        mean: Mean over the pairs.
-        low: Lowest value of a pair.
-        high: Highest value of a pair.
-        chance: Mean for cores of random directions, of the same sizes and width.
-        pairs: Number of pairs.
-    """
-
-    mean: float
-    low: float
-    high: float
-    chance: float
-    pairs: int
 
 
 @dataclass(frozen=True)
@@ -79,6 +60,9 @@ class Aggregate(Generic[S_co]):
         seconds: Seconds of one cycle, averaged over the cycles of a trial. A cycle found in the store counts with the
             time that its training took.
         flops: FLOPs of one cycle, averaged in the same way.
+        trial_flops: FLOPs of all cycles of a trial, those found in the store included, without the controls: what a
+            rival of equal compute may cost. A given SAE counts with its scoring alone.
+        control_flops: FLOPs of the controls of a trial.
         consistency: How similar the cores of the seeds are; None with fewer than two cores.
     """
 
@@ -102,6 +86,8 @@ class Aggregate(Generic[S_co]):
     initial_metrics: dict[str, Estimate]
     seconds: Estimate
     flops: Estimate
+    trial_flops: Estimate
+    control_flops: Estimate
     consistency: Consistency | None
 
 
@@ -152,20 +138,10 @@ def aggregate(setting: S, finished: Sequence[TrialResult], running: Sequence[Tri
         initial_metrics=_metrics(first),
         seconds=estimate((_mean([c.seconds for c in reports]) for reports in trained), "amount"),
         flops=estimate((_mean([c.flops for c in reports]) for reports in trained), "amount"),
+        trial_flops=estimate((r.flops for r in results), "amount"),
+        control_flops=estimate((r.control_flops for r in results), "amount"),
         consistency=consistency(results),
     )
-
-
-def consistency(results: Sequence[TrialResult]) -> Consistency | None:
-    """Return the PW-MCC of the distilled cores of the replicas; None with fewer than two cores that are not empty."""
-    paths = [r.folder / CORE_FILE for r in results if r.folder is not None]
-    rows = [core.rows for core in (load_core(path) for path in paths if path.is_file()) if len(core)]
-    if len(rows) < 2:
-        return None
-    of_pairs = [pw_mcc(pair) for pair in combinations(rows, 2)]
-    generator = torch.Generator().manual_seed(0)
-    drawn = [torch.randn(r.shape, generator=generator) for r in rows]
-    return Consistency(sum(of_pairs) / len(of_pairs), min(of_pairs), max(of_pairs), pw_mcc(drawn), len(of_pairs))
 
 
 def _metrics(measured: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:

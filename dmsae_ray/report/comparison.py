@@ -14,7 +14,7 @@ from dmsae_ray.report.panels import seeds_text
 from dmsae_ray.report.picture import ESTIMATE_HEAD, Picture, estimate_cells
 from dmsae_ray.report.plots import bars, colour, dots, few_ticks, known_value, legend_below, marker, panels
 from dmsae_ray.report.report import Report
-from dmsae_ray.report.tables import Table, differences_table
+from dmsae_ray.report.tables import Table, differences_table, remark
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +60,8 @@ def comparison_table(reports: Labelled) -> Table:
     for label, name, one in _rows(reports):
         values = dict(zip(QUANTITIES, _values(one), strict=True))
         digits = (("carryover", 2), ("core size", 1), ("L0", 1), ("FVU", 3), ("loss recovered", 3))
-        n = f"{len(one.seeds)}{'' if one.finished else ' (not done)'}"
+        said = remark(one, None)
+        n = f"{len(one.seeds)} ({said})" if said else str(len(one.seeds))
         rows.append((label, name, n, *(values[quantity].text(d) for quantity, d in digits)))
     return Table("Settings side by side, in their last cycle", ("setting", "sweep", "n", *QUANTITIES), tuple(rows))
 
@@ -119,7 +120,7 @@ def _rows(reports: Labelled) -> list[tuple[str, str, Aggregate[Setting]]]:
     found: list[tuple[str, Aggregate[Setting]]] = []
     for name, report in reports:
         every: list[Aggregate[Setting]] = [*report.cycles, *report.transfers]
-        found += [(name, one) for one in every if one.seeds]
+        found += [(name, one) for one in every if one.seeds or one.collapsed]
     order = sorted({one.setting for _, one in found}, key=lambda setting: setting.order)
     return [(setting.label, name, one) for setting in order for name, one in found if one.setting == setting]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dmsae_ray.distill import DISTILLED
 from dmsae_ray.report.curves import Band, final_cycle_bands
 from dmsae_ray.report.estimates import FEWEST, estimate
-from dmsae_ray.report.panels import left_out, seeds_text, with_numbers
+from dmsae_ray.report.panels import collapsed_text, left_out, seeds_text, with_numbers
 from dmsae_ray.report.picture import ESTIMATE_HEAD, Picture, estimate_cells
 from dmsae_ray.report.plots import (
     MOST_PANELS,
@@ -62,10 +62,11 @@ def core_l0(report: Report, sweep_dir: Path) -> Picture | str | None:
 
     n = sorted({v.n for found in bands.values() for band in found.values() for v in band.values})
     seeds = f"n = {n[0]}" if len(n) == 1 else f"n = {n[0]} to {n[-1]}"
+    rest = collapsed_text([*report.cycles, *report.transfers])
     if n[-1] >= FEWEST:
-        spread = f"{seeds} seeds; shaded: 95% interval over the seeds"
+        spread = f"{seeds} seeds{rest}; shaded: 95% interval over the seeds"
     else:
-        spread = f"{seeds} seeds: too few for an interval" + (", thin lines are the seeds" if n[-1] > 1 else "")
+        spread = f"{seeds} seeds{rest}: too few for an interval" + (", thin lines are the seeds" if n[-1] > 1 else "")
     return Picture(
         "core_l0",
         "Figure 3: L0 of the core while the last cycle trains",

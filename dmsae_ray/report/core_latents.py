@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from scipy.special import betaincinv
 
 from dmsae_ray.config import load_experiment
-from dmsae_ray.distill import Core, Lineage, LineageId, cosines, empty_core, load_core
+from dmsae_ray.distill import Core, Lineage, LineageId, cosines, empty_core, load_core, same_rows
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.files import Folder
 from dmsae_ray.plan import CycleSetting
-from dmsae_ray.report.latent_source import CycleScores, find_store, opened_sae, read_scores
+from dmsae_ray.report.latent_source import find_store, opened_sae, read_scores
 from dmsae_ray.report.latent_study import Picked, Studied, Wanted, study
 from dmsae_ray.report.latent_table import LatentRow, LatentTable, Nearest, Progress, no_progress
 from dmsae_ray.results import CORE_FILE, TrialResult, load_results
@@ -200,8 +200,8 @@ def _opened(output: Folder, cores: Sequence[_TrialCore], progress: Progress, lac
             if cycle > core.cycle:
                 continue
             try:
-                scores = read_scores(output / "cycles" / key)
-                if scores is not None and _same_scoring(scores, kept.provenance):
+                scores = read_scores(output / "cycles" / key, kept.provenance)
+                if scores is not None:
                     shares[cycle] = scores.shares
                 if cycle == core.cycle:
                     with opened_sae(output / "cycles" / key / "sae") as (sae, about):
@@ -224,11 +224,6 @@ def _distilled(core: _TrialCore, lacks: list[str]) -> Core:
     except DataError as error:
         lacks.append(str(error))
         return empty_core(1)
-
-
-def _same_scoring(scores: CycleScores, provenance: dict[str, Any]) -> bool:
-    """Return whether the stored scores are those from which the core was selected: a stored SAE may be scored anew."""
-    return all(provenance.get(name, value) == value for name, value in scores.scoring.items())
 
 
 def _rows(core: _TrialCore, opened: _Opened, others: Sequence[tuple[str, Lineage, "Tensor"]]) -> list[LatentRow]:
@@ -264,13 +259,16 @@ def _score(core: _TrialCore, shares: dict[int, "Tensor"], cycle: int, latent: Li
 def _with_nearest(
     rows: list[LatentRow], own: "Tensor", others: Sequence[tuple[str, Lineage, "Tensor"]]
 ) -> list[LatentRow]:
+    """Add the nearest latents of other cores; a row that both have by construction is not compared with that core."""
     found: list[list[Nearest]] = [[] for _ in rows]
     for name, ids, encoder in others:
-        if not rows or not ids:
+        shared, theirs = same_rows(own, encoder)
+        if bool(shared.all()) or bool(theirs.all()):
             continue
-        best, place = cosines(own, encoder).max(dim=1)
-        for near, cosine, at in zip(found, best.tolist(), place.tolist(), strict=True):
-            near.append(Nearest(f"{name}-{ids[at]}", name, cosine))
+        best, place = cosines(own, encoder).masked_fill(theirs[None, :], -2.0).max(dim=1)
+        for near, cosine, at, same in zip(found, best.tolist(), place.tolist(), shared.tolist(), strict=True):
+            if not same:
+                near.append(Nearest(f"{name}-{ids[at]}", name, cosine))
     return [
         replace(row, nearest=tuple(sorted(near, key=lambda one: -one.cosine)))
         for row, near in zip(rows, found, strict=True)
@@ -313,9 +311,14 @@ def _about(cores: Sequence[_TrialCore], opened: _Opened, tokens: int) -> tuple[s
     sizes = sorted(len(core.ids) for core in cores)
     if len({core.result.trial.seed for core in cores}) > 1:
         middle, d = sizes[len(sizes) // 2], opened.encoder(cores[0])[1].shape[1]
-        chance = f" Of {middle} random directions in {d} dimensions the best has a cosine of " if d > 1 else ""
+        chance = ""
+        if d > 1:
+            by_chance = random_best_cosine(d, middle)
+            chance = (
+                f" Of {middle} random directions in {d} dimensions the best has a cosine of {by_chance:.2f} (median)."
+            )
         lines.append(
             "Nearest: largest cosine of its encoder row with one of the core of another seed, in the same setting and "
-            f"cycle.{chance}{f'{random_best_cosine(d, middle):.2f} (median).' if d > 1 else ''}"
+            f"cycle. What both have by construction (one given SAE or core) is not compared.{chance}"
         )
     return tuple(lines)

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from dmsae_ray.config import ActivationSettings
+from dmsae_ray.distill import scores_file, scores_from_bytes
 from dmsae_ray.errors import DataError, one_line
 from dmsae_ray.files import Folder, decode_record, on_this_machine
 from dmsae_ray.sae import MatryoshkaSAE, about_sae, load_sae
@@ -51,8 +52,13 @@ def opened_sae(folder: Folder) -> Iterator[tuple[MatryoshkaSAE, dict[str, Any]]]
         yield load_sae(here), about_sae(here)
 
 
-def read_scores(cycle: Folder) -> CycleScores | None:
+def read_scores(cycle: Folder, provenance: dict[str, Any] | None = None) -> CycleScores | None:
     """Return the scores in the folder of a cycle; None if there are none.
+
+    Args:
+        cycle: the folder.
+        provenance: that of a core that was selected by the scores: a stored cycle may be scored in several ways, and
+            these are the ones asked for. None: the first.
 
     Raises:
         DataError: a file is damaged.
@@ -67,8 +73,15 @@ def read_scores(cycle: Folder) -> CycleScores | None:
         except (OSError, SafetensorError, KeyError) as error:
             raise DataError(f"{cycle / SCORES} is damaged: {one_line(error)}") from None
     scoring = decode_record(outcome, cycle / OUTCOME).get("scoring")
+    scoring = scoring if isinstance(scoring, dict) else {}
+    asked = {name: (provenance or {}).get(name, value) for name, value in scoring.items()}
+    if asked != scoring:
+        content = cycle.read(scores_file(asked))
+        if content is None:
+            return None
+        scores, scoring = scores_from_bytes(content, cycle / scores_file(asked)), asked
     shares = scores / scores.sum().clamp(min=1e-300)
-    return CycleScores(shares, frequency, scoring if isinstance(scoring, dict) else {})
+    return CycleScores(shares, frequency, scoring)
 
 
 def cycle_of(sae: Folder) -> Folder:

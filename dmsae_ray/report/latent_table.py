@@ -49,7 +49,8 @@ class LatentRow:
         scores: its share of the summed score of the pool, by cycle from 0 on; None where it was not in the pool or not
             scored. Of one SAE: that of its cycle alone.
         sampled_frequency: share of the attribution set's tokens at which it fires; None if unknown.
-        nearest: one for each other seed of the same setting, highest cosine first.
+        nearest: one for each other seed of the same setting, highest cosine first; without the seeds whose cores have
+            this very row by construction.
         firing: where it fires on held-out tokens; None if it was not looked at.
         promoted: (token, change of its logit), largest first.
         suppressed: the same for the lowered ones, lowest first.

@@ -47,8 +47,11 @@ def setting_panels(
 
 
 def panel_title(one: Aggregate[CycleSetting]) -> str:
-    """Return the title of a setting's panel, with its n."""
-    return f"{one.setting.label}, n = {len(one.seeds)}{'' if one.finished else ' (unfinished)'}"
+    """Return the title of a setting's panel, with its n and what is not in it."""
+    parts = [f"{len(one.collapsed)} collapsed"] if one.collapsed else []
+    parts += [] if one.finished else ["unfinished"]
+    rest = f" ({', '.join(parts)})" if parts else ""
+    return f"{one.setting.label}, n = {len(one.seeds)}{rest}"
 
 
 def left_out(count: int) -> str:
@@ -59,9 +62,19 @@ def left_out(count: int) -> str:
 
 
 def n_text(aggregates: Sequence[Aggregate[Setting]] | Sequence[Aggregate[CycleSetting]]) -> str:
-    """Return how many seeds are behind the points of a figure, as 'n = 2 to 3'."""
-    counts = sorted({len(a.seeds) for a in aggregates})
-    return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    """Return how many seeds are behind the points of a figure, as 'n = 2 to 3 (1 collapsed, in no number)'."""
+    return f"{_n([len(a.seeds) for a in aggregates])}{collapsed_text(aggregates)}"
+
+
+def collapsed_text(aggregates: Sequence[Aggregate[Setting]] | Sequence[Aggregate[CycleSetting]]) -> str:
+    """Return what a caption says behind n of the seeds that collapsed; empty if none did."""
+    collapsed = sum(len(a.collapsed) for a in aggregates)
+    return f" ({collapsed} collapsed, in no number)" if collapsed else ""
+
+
+def _n(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"n = {low}" if low == high else f"n = {low} to {high}"
 
 
 def seeds_text(aggregates: Sequence[Aggregate[Setting]] | Sequence[Aggregate[CycleSetting]]) -> str:
@@ -69,10 +82,8 @@ def seeds_text(aggregates: Sequence[Aggregate[Setting]] | Sequence[Aggregate[Cyc
     counts = sorted({len(a.seeds) for a in aggregates})
     if not counts:
         return ""
-    n = n_text(aggregates)
+    n, rest = _n(counts), collapsed_text(aggregates)
     noun = "seed" if counts == [1] else "seeds"
-    collapsed = sum(len(a.collapsed) for a in aggregates)
-    rest = f" ({collapsed} collapsed, in no number)" if collapsed else ""
     if counts[-1] >= FEWEST:
         some = "" if counts[0] >= FEWEST else f" where there are at least {FEWEST} of them"
         return f"{n} {noun}{rest}; bars are 95% intervals over the seeds{some}, small dots the seeds."

@@ -42,8 +42,10 @@ every cycle. **L0** is measured, on held-out tokens: all latents that fire at a 
 of the **core** alone. **Core fires** is the share of tokens at which a latent of the core fires, the median and the
 most frequent one; **dead** is the share of latents that never fire. **FVU** is the fraction of variance unexplained,
 **loss rec.** the share of the language model's loss that the SAE keeps against zeroing the layer. **PW-MCC** is the
-mean |cosine| of the best one-to-one matching of two seeds' distilled cores, over all pairs [lowest, highest]; its
-**chance** is that of random directions.
+mean cosine of the best one-to-one matching of two seeds' distilled cores, over all pairs [lowest, highest]. Rows that
+both have by construction, from one given SAE or core, are left out and counted; where nothing is left the cores are not
+comparable. Its **chance** is that of random subsets of the same sizes of the candidate pools, with the middle 95% of
+the draws.
 """
 
 CAVEAT = (
@@ -122,12 +124,12 @@ class Report:
         """The tables, the most important first."""
         tables: list[Table] = []
         if self.cycles:
-            tables += [*self._main_tables()[:3], cycles_table(self.cycles)]
+            tables += [*self._main_tables()[:3], cycles_table(self.cycles, self.last_cycle)]
         if self.transfers:
             tables.append(transfer_table(self.transfers))
         if self.running:
             tables.append(running_table(self.running, self.last_cycle))
-        tables.append(cost_table((*self.cycles, *self.transfers)))
+        tables.append(cost_table((*self.cycles, *self.transfers), self.last_cycle))
         return tables
 
     @property
@@ -163,7 +165,7 @@ class Report:
         tables = []
         if self.cycles:
             tables += [cores_table(self.cycles, self.last_cycle), use_table(self.cycles, self.last_cycle)]
-            tables.append(margin_table(self.cycles))
+            tables.append(margin_table(self.cycles, self.last_cycle))
         return tables + ([transfer_table(self.transfers)] if self.transfers else [])
 
 

@@ -89,8 +89,6 @@ def _result(trial: Trial, cycles: Mapping[int, Mapping[str, float]]) -> TrialRes
         reports=tuple(reports),
         core_sizes=tuple(sizes),
         collapse=None if collapsed is None else f"{_COLLAPSED} in cycle {collapsed}",
-        tokens=sum(r.tokens for r in reports),
-        flops=sum(r.flops for r in reports),
     )
 
 

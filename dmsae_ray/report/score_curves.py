@@ -5,19 +5,18 @@ The scores are in the cycle store, beside the sweeps of the same output.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
-from dmsae_ray.distill import CycleReport
+from dmsae_ray.distill import CycleReport, load_core
 from dmsae_ray.errors import DmsaeError
 from dmsae_ray.files import Folder
 from dmsae_ray.report.estimates import Estimate, estimate
-from dmsae_ray.results import TrialResult
+from dmsae_ray.report.latent_source import read_scores
+from dmsae_ray.results import CORE_FILE, TrialResult
 
-TENSORS_FILE = "tensors.safetensors"
 POINTS = 48
 """Counts of latents at which a curve is kept, evenly spaced on a logarithmic scale."""
 
@@ -31,26 +30,47 @@ def cycle_store(sweep_dir: Path, output: object) -> Folder:
     return Folder(str(output)) / "cycles" if remote and not beside.is_dir() else Folder(str(beside))
 
 
-def cumulative_shares(store: Folder, report: CycleReport) -> Curve | None:
-    """Return the share of the summed score that the n best latents hold, for n = 1..pool; None without scores."""
+def cumulative_shares(store: Folder, report: CycleReport, provenance: dict[str, Any] | None = None) -> Curve | None:
+    """Return the share of the summed score that the n best latents hold, for n = 1..pool; None without scores.
+
+    Args:
+        store: the cycle store.
+        report: the cycle.
+        provenance: that of the trial's core, see `latent_source.read_scores`.
+    """
     if not report.key:
         return None
     try:
-        content = (store / report.key).read(TENSORS_FILE)
-        scores = None if content is None else np.sort(load(content)["scores"].astype(np.float64))[::-1]
-    except (DmsaeError, SafetensorError, KeyError, ValueError):
+        found = read_scores(store / report.key, provenance)
+    except DmsaeError:
         return None
-    if scores is None or not len(scores) or scores.sum() <= 0:
+    if found is None or not len(found.shares) or float(found.shares.sum()) <= 0:
         return None
+    scores = np.sort(found.shares.numpy().astype(np.float64))[::-1]
     shares: Curve = np.cumsum(scores) / scores.sum()
     return shares
+
+
+def _provenance(result: TrialResult) -> dict[str, Any] | None:
+    """Return the provenance of a trial's core; None where it has no core file that can be read."""
+    path = None if result.folder is None else result.folder / CORE_FILE
+    try:
+        return load_core(path).provenance if path is not None and path.is_file() else None
+    except DmsaeError:
+        return None
 
 
 def coverage_curves(replicas: Sequence[TrialResult], store: Folder) -> Mapping[int, tuple[list[int], list[Estimate]]]:
     """Return the curves over the replicas: {cycle: (counts of latents, shares)}, without cycles that have no scores."""
     curves: dict[int, tuple[list[int], list[Estimate]]] = {}
+    asked = [_provenance(r) for r in replicas]
     for cycle in sorted({c.cycle for r in replicas for c in r.reports}):
-        own = [cumulative_shares(store, c) for r in replicas for c in r.reports if c.cycle == cycle]
+        own = [
+            cumulative_shares(store, c, provenance)
+            for r, provenance in zip(replicas, asked, strict=True)
+            for c in r.reports
+            if c.cycle == cycle
+        ]
         known = [curve for curve in own if curve is not None]
         if known:
             pool = max(len(curve) for curve in known)

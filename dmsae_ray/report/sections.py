@@ -42,15 +42,15 @@ def report_sections(report: Report, figures: Figures, prefix: str = "") -> list[
 
     cycles, transfers, last = report.cycles, report.transfers, report.last_cycle
     if cycles:
-        tables = [cores_table(cycles, last), margin_table(cycles)]
+        tables = [cores_table(cycles, last), margin_table(cycles, last)]
         add("cores", "What came back", tables, ("carryover", "heat_maps"))
         add("use", "Use and reconstruction", [use_table(cycles, last)], ("core_l0", "coverage", "score_coverage"))
-        add("cycles", "From cycle to cycle", [cycles_table(cycles)], ("selected_sets", "lineage", "survival"))
+        add("cycles", "From cycle to cycle", [cycles_table(cycles, last)], ("selected_sets", "lineage", "survival"))
     if transfers:
         add("transfer", "Transfer", [transfer_table(transfers)], ("transfer", *(() if cycles else ("core_l0",))))
     if report.running:
         add("running", "Unfinished trials", [running_table(report.running, last)])
-    add("cost", "Cost", [cost_table((*cycles, *transfers))], ("cost",))
+    add("cost", "Cost", [cost_table((*cycles, *transfers), last)], ("cost",))
     lines = [*report.health, *figures.left_out]
     if lines:
         items = "".join(f"<li>{escape(line)}</li>" for line in lines)

@@ -8,8 +8,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
 from dmsae_ray.plan import CycleSetting, Setting, TransferSetting
-from dmsae_ray.report.aggregate import Aggregate, Consistency
+from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.estimates import NONE, Estimate
+from dmsae_ray.report.seed_similarity import Consistency
 from dmsae_ray.results import TrialResult
 
 
@@ -113,7 +114,7 @@ def use_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | N
     return _with_remarks(Table("Use and reconstruction, in the last cycle", head, tuple(rows)), aggregates, last_cycle)
 
 
-def cycles_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
+def cycles_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> Table:
     """Tabulate core sizes and carryover of every cycle, with intervals."""
     cycles = max(len(a.core_sizes) for a in aggregates)
     head: tuple[str, ...] = (
@@ -128,24 +129,27 @@ def cycles_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
         sizes = [size.text(1 if size.n > 1 else 0) for size in a.core_sizes]
         carried = [c.text() for c in a.carryovers]
         rows.append((*_setting(a), *_padded(sizes, cycles), *_padded(carried, cycles - 1)))
-    return Table("By cycle", head, tuple(rows))
+    return _with_remarks(Table("By cycle", head, tuple(rows)), aggregates, last_cycle)
 
 
-def margin_table(aggregates: Sequence[Aggregate[CycleSetting]]) -> Table:
+def margin_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> Table:
     """Tabulate the evidence for a core: carryover minus each control's, share of the score, PW-MCC of the seeds."""
     controls = sorted({name for a in aggregates for name in a.margins})
     head: tuple[str, ...] = ("k", "τ", "n", *(f"carryover\nover {c.replace('_', ' ')}" for c in controls))
     head += ("core's share\nof the score", "PW-MCC\nof the seeds", "chance\nPW-MCC")
+    shared = any(a.consistency is not None and a.consistency.shared for a in aggregates)
+    head += ("shared rows\nleft out",) if shared else ()
     rows = [
         (
             *_setting(a),
             *(a.margins.get(c, NONE).text() for c in controls),
             a.core_share.text(),
-            *_consistency(a.consistency),
+            *_consistency(a.consistency)[: 3 if shared else 2],
         )
         for a in aggregates
     ]
-    return Table("Cores against norm-matched controls, and between seeds", head, tuple(rows))
+    table = Table("Cores against norm-matched controls, and between seeds", head, tuple(rows))
+    return _with_remarks(table, aggregates, last_cycle)
 
 
 def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
@@ -178,11 +182,21 @@ def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
     return _with_remarks(Table("Transfer", head, tuple(rows)), aggregates, None, place=3)
 
 
-def cost_table(aggregates: Sequence[Aggregate[Setting]]) -> Table:
-    """Tabulate the cost of one cycle."""
-    head: tuple[str, ...] = ("setting", "n", "seconds a cycle", "FLOP a cycle")
-    rows = [(a.setting.label, str(len(a.seeds)), a.seconds.text(1), _power(a.flops)) for a in aggregates]
-    return Table("Time and FLOP", head, tuple(rows))
+def cost_table(aggregates: Sequence[Aggregate[Setting]], last_cycle: int | None) -> Table:
+    """Tabulate the cost of one cycle, of what the method itself trains, and of the controls beside it."""
+    head: tuple[str, ...] = ("setting", "n", "seconds a cycle", "FLOP a cycle", "FLOP of all\ncycles")
+    controls = any(a.control_flops.n and a.control_flops.mean > 0 for a in aggregates)
+    head += ("FLOP of the\ncontrols",) if controls else ()
+    rows = [
+        (
+            a.setting.label,
+            str(len(a.seeds)),
+            a.seconds.text(1),
+            *(_power(value) for value in (a.flops, a.trial_flops, a.control_flops)[: 3 if controls else 2]),
+        )
+        for a in aggregates
+    ]
+    return _with_remarks(Table("Time and FLOP", head, tuple(rows)), aggregates, last_cycle, place=2)
 
 
 def running_table(trials: Sequence[TrialResult], last_cycle: int | None) -> Table:
@@ -224,7 +238,10 @@ def differences_table(sweeps: Sequence[tuple[str, Mapping[str, object] | None]])
 
 
 def remark(one: Aggregate[Setting], last_cycle: int | None) -> str:
-    """Return which seeds of a setting are not behind its numbers, and how far these are if no trial is finished."""
+    """Return which seeds of a setting are not behind its numbers, and how far these are if no trial is finished.
+
+    It stands beside n in every table and comparison: n are the seeds behind a number, and no collapsed seed is one.
+    """
     parts = [f"{len(one.collapsed)} collapsed"] if one.collapsed else []
     if one.running and one.finished:
         parts.append(f"{len(one.running)} not done")
@@ -236,7 +253,7 @@ def remark(one: Aggregate[Setting], last_cycle: int | None) -> str:
 
 def _with_remarks(
     table: Table,
-    aggregates: Sequence[Aggregate[CycleSetting]] | Sequence[Aggregate[TransferSetting]],
+    aggregates: Sequence[Aggregate[CycleSetting]] | Sequence[Aggregate[TransferSetting]] | Sequence[Aggregate[Setting]],
     last_cycle: int | None,
     place: int = 3,
 ) -> Table:
@@ -253,11 +270,18 @@ def _setting(one: Aggregate[CycleSetting]) -> tuple[str, str, str]:
     return (str(one.setting.k), f"{one.setting.coverage:g}", str(len(one.seeds)))
 
 
-def _consistency(found: Consistency | None) -> tuple[str, str]:
+def _consistency(found: Consistency | None) -> tuple[str, str, str]:
+    """Return PW-MCC, its chance level, and the rows that are left out."""
     if found is None:
-        return ("-", "-")
-    spread = f" [{found.low:.2f}, {found.high:.2f}]" if found.pairs > 1 else ""
-    return (f"{found.mean:.2f}{spread}", f"{found.chance:.2f}")
+        return ("-", "-", "-")
+    left_out = f"{found.shared} of {found.shared + found.matched}" if found.shared else "0"
+    if found.mean is None:
+        return ("not comparable", "-", left_out)
+    value = f"{found.mean:.2f}" + (f" [{found.low:.2f}, {found.high:.2f}]" if found.pairs > 1 else "")
+    chance = "-"
+    if found.chance is not None:
+        chance = f"{found.chance:.2f} [{found.chance_low:.2f}, {found.chance_high:.2f}]"
+    return (value, chance, left_out)
 
 
 def _power(value: Estimate) -> str:

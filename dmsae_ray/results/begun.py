@@ -1,14 +1,15 @@
 """The sweeps that were begun in an output: an experiment goes on with one of them, or begins another one.
 
 A sweep's folder holds trials that differ in nothing but k, coverage and seed, so that values of the grid can be added
-later. A change of any other setting begins another sweep.
+later. A change of any other setting begins another sweep, and so does a version of this package whose results mean
+something else (`config.METHOD_VERSION`).
 """
 
 import re
 
 import yaml
 
-from dmsae_ray.config import Experiment, parse_experiment
+from dmsae_ray.config import METHOD_VERSION, Experiment, parse_experiment
 from dmsae_ray.errors import DmsaeError
 from dmsae_ray.files import Folder
 
@@ -37,10 +38,24 @@ def begun_sweeps(output: Folder, name: str) -> dict[str, Experiment]:
     return found
 
 
+def folder_name(experiment: Experiment, version: int = METHOD_VERSION) -> str:
+    """Return the name of the folder of a sweep that an experiment begins, by a version of the method."""
+    return f"{experiment.name}-{experiment.digest(version)[:8]}"
+
+
+def version_of(name: str, begun: Experiment) -> int | None:
+    """Return the version of the method by which the sweep in folder `name` was begun; None if by none that is known."""
+    return next((v for v in range(METHOD_VERSION, 0, -1) if folder_name(begun, v) == name), None)
+
+
 def sweep_of(experiment: Experiment, begun: dict[str, Experiment]) -> str | None:
     """Return the name of the sweep to which an experiment's trials belong; None if it is not among those begun."""
-    own = f"{experiment.name}-{experiment.digest()[:8]}"
-    fitting = [name for name, other in begun.items() if not differences(experiment, other)]
+    own = folder_name(experiment)
+    fitting = [
+        name
+        for name, other in begun.items()
+        if not differences(experiment, other) and version_of(name, other) == METHOD_VERSION
+    ]
     return own if own in fitting else next(iter(fitting), None)
 
 
@@ -57,5 +72,7 @@ def told_difference(experiment: Experiment, begun: dict[str, Experiment]) -> str
         return None
     name = min(begun, key=lambda name: len(differences(experiment, begun[name])))
     changed = differences(experiment, begun[name])
+    if not changed:
+        return f"a sweep of its own, not '{name}': results of the version that began that one mean something else"
     more = [f"and {len(changed) - _MOST_TOLD} more"] if len(changed) > _MOST_TOLD else []
     return f"a sweep of its own, not '{name}': {', '.join([*changed[:_MOST_TOLD], *more])}"

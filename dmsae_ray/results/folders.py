@@ -20,7 +20,16 @@ from dmsae_ray.config import Experiment, load_experiment, parse_experiment
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.files import Folder, decode_record, nan_to_null
 from dmsae_ray.plan import Trial
-from dmsae_ray.results.begun import BEGUN_FILE, CONFIG_FILE, begun_sweeps, differences, sweep_of, told_difference
+from dmsae_ray.results.begun import (
+    BEGUN_FILE,
+    CONFIG_FILE,
+    begun_sweeps,
+    differences,
+    folder_name,
+    sweep_of,
+    told_difference,
+    version_of,
+)
 
 if TYPE_CHECKING:
     from dmsae_ray.distill import Core
@@ -153,7 +162,7 @@ def folders_of(experiment: Experiment, name: str | None = None) -> Folders:
     local = output.local
     output = output if local is None else Folder(str(local))
     home = local or Path(HOME).absolute()
-    return Folders(output, home, name or f"{experiment.name}-{experiment.digest()[:8]}")
+    return Folders(output, home, name or folder_name(experiment))
 
 
 def recorded_store(sweep: Folder) -> str | None:
@@ -226,7 +235,8 @@ def experiment_of(sweep_folder: str | Path) -> Experiment:
             f"'{sweep_folder}': its {CONFIG_FILE} was changed since the sweep was begun: {', '.join(changed)}; to run "
             "other settings, give a file of your own to `dmsae sweep`"
         )
-    expected = folders_of(experiment, folders_of(begun).name).sweep
+    known = version_of(folder.name, begun) is not None
+    expected = folders_of(experiment, folder.name if known else folder_name(begun)).sweep
     if expected.resolve() != folder.resolve():
         raise ConfigError(
             f"'{sweep_folder}' is not where its {CONFIG_FILE} belongs, which is '{expected}' as seen from here: the "

@@ -25,8 +25,9 @@ class TrialResult:
         distilled_size: Size of C*; None for a transfer.
         collapse: None, or the name of the collapse and its cycle.
         survival: {birth cycle: survivors at that and each later cycle}.
-        tokens: Tokens of all its trainings, controls and cached cycles included.
+        tokens: Tokens of its cycles, cached ones included, without the controls.
         flops: FLOPs of the same trainings.
+        control_flops: FLOPs of its controls.
         folder: Where its files are.
     """
 
@@ -37,8 +38,6 @@ class TrialResult:
     distilled_size: int | None = None
     collapse: str | None = None
     survival: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    tokens: int = 0
-    flops: float = 0.0
     folder: Path | None = None
 
     @property
@@ -55,6 +54,21 @@ class TrialResult:
     def last(self) -> CycleReport:
         """Report of the last cycle."""
         return self.reports[-1]
+
+    @property
+    def tokens(self) -> int:
+        """See the class; from the reports, since summaries of version 0.1.0 hold sums with the controls."""
+        return sum(report.tokens for report in self.reports)
+
+    @property
+    def flops(self) -> float:
+        """See the class."""
+        return sum(report.flops for report in self.reports)
+
+    @property
+    def control_flops(self) -> float:
+        """See the class."""
+        return sum(report.flops for report in self.controls.values())
 
     def metric(self, name: str) -> float:
         """Return a metric of the last cycle; NaN if it was not measured."""
@@ -84,8 +98,6 @@ def parse_result(summary: Mapping[str, Any], folder: Path | None = None) -> Tria
             distilled_size=summary.get("distilled_size"),
             collapse=f"{collapse} in cycle {summary['collapsed_at']}" if collapse else None,
             survival={int(birth): tuple(alive) for birth, alive in summary.get("survival", {}).items()},
-            tokens=int(summary.get("tokens", 0)),
-            flops=float(summary.get("flops", 0.0)),
             folder=folder,
         )
     except (KeyError, TypeError, ValueError) as error:

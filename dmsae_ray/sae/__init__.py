@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.sae.calibration import calibrated_threshold as calibrated_threshold
     from dmsae_ray.sae.chosen_latents import LatentRows as LatentRows
     from dmsae_ray.sae.chosen_latents import latent_rows as latent_rows
     from dmsae_ray.sae.chosen_latents import together as together
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from dmsae_ray.sae.dictionary_learning import export_dictionary_learning as export_dictionary_learning
     from dmsae_ray.sae.dictionary_learning import load_dictionary_learning as load_dictionary_learning
     from dmsae_ray.sae.files import about_sae as about_sae
+    from dmsae_ray.sae.files import encoder_rows as encoder_rows
     from dmsae_ray.sae.files import load_sae as load_sae
     from dmsae_ray.sae.files import save_sae as save_sae
     from dmsae_ray.sae.health import TROUBLES as TROUBLES
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "calibration": ("calibrated_threshold",),
         "chosen_latents": (
             "LatentRows",
             "latent_rows",
@@ -47,6 +50,7 @@ __getattr__, __dir__, __all__ = face(
         ),
         "files": (
             "about_sae",
+            "encoder_rows",
             "load_sae",
             "save_sae",
         ),

@@ -133,11 +133,21 @@ class MatryoshkaSAE(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Return z [n, m] of x [n, d] (Eq. 1, 2), with the inference mask u > threshold."""
-        return self._encode_first(x, self.n_latents)
+        return self.encode_range(x, 0, self.n_latents)
 
     def encode_pool(self, x: Tensor, groups: int = 1) -> Tensor:
         """Return z [n, pool_size(groups)]: the numbers of `encode`, but only these columns are computed."""
-        return self._encode_first(x, self.pool_size(groups))
+        return self.encode_range(x, 0, self.pool_size(groups))
+
+    def encode_range(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Return z [n, stop - start] of the latents start..stop-1: nothing else is computed."""
+        u = self.pre_activations(x, start, stop)
+        return u * (u > self.threshold[start:stop])
+
+    def pre_activations(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Return u [n, stop - start] of x [n, d] (Eq. 1) for the latents start..stop-1: before any mask."""
+        centred = x.to(self.W_enc.dtype) - self.b_dec
+        return torch.relu(centred @ self.W_enc[start:stop].T + self.b_enc[start:stop])
 
     def decode(self, z: Tensor) -> Tensor:
         """Return xhat [n, d] of z [n, m]."""
@@ -168,11 +178,6 @@ class MatryoshkaSAE(nn.Module):
             sae.theta.mul_(self.norm_factor)
         sae.norm_factor = 1.0
         return sae
-
-    def _encode_first(self, x: Tensor, n: int) -> Tensor:
-        centred = x.to(self.W_enc.dtype) - self.b_dec
-        u = torch.relu(centred @ self.W_enc[:n].T + self.b_enc[:n])
-        return u * (u > self.threshold[:n])
 
 
 def _is_whole(value: object) -> bool:

@@ -92,6 +92,23 @@ def about_sae(folder: str | os.PathLike[str]) -> dict[str, Any]:
     return extra
 
 
+def encoder_rows(folder: str | os.PathLike[str], stop: int) -> Tensor:
+    """Return the first `stop` encoder rows of the SAE that `save_sae` wrote, [stop, d]; the others are not read.
+
+    Raises:
+        DataError: the file is missing or truncated.
+    """
+    path = Path(folder) / WEIGHTS
+    try:
+        with safe_open(path, framework="pt") as file:
+            rows: Tensor = file.get_slice("W_enc")[:stop]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: not a whole safetensors file ({one_line(error)})") from error
+    return rows
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file.
 

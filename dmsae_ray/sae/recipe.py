@@ -3,9 +3,12 @@
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Literal, get_args
 
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.sae.health import TROUBLES, Trouble
+
+Threshold = Literal["calibrated", "running_mean"]
 
 _COUNTS = {
     "steps": 1, "warmup_steps": 0, "decay_start": 0, "k_aux": 1, "dead_after_tokens": 1, "threshold_start_step": 0,
@@ -16,7 +19,8 @@ _COUNTS = {
 class Recipe:
     """The settings of one training; the defaults are SAEBench's (vintage A in RECIPE.md).
 
-    That holds for lr, schedule, AuxK, threshold and clipping.
+    That holds for lr, schedule, AuxK, running threshold and clipping; SAEBench's inference threshold is
+    `threshold="running_mean"`.
 
     Raises:
         ConfigError: a value is outside its range.
@@ -46,6 +50,13 @@ class Recipe:
     """Decay of the running mean that estimates the inference threshold."""
     threshold_start_step: int = 1000
     """The threshold is estimated in steps after this one."""
+    threshold: Threshold = "calibrated"
+    """The inference threshold of the trained SAE.
+
+    'calibrated': set after the last step, from the last batches, so that as many latents fire as BatchTopK keeps
+    (`calibrated_threshold`). 'running_mean': the estimate of the steps, as SAEBench has it; it lags the decay of lr.
+    No step depends on it.
+    """
     group_weights: tuple[float, ...] | None = None
     """Weight of each prefix's loss; the loss is the *mean* of weight * loss.
 
@@ -59,6 +70,8 @@ class Recipe:
         object.__setattr__(self, "stop_on", tuple(self.stop_on))
         if not set(self.stop_on) <= set(TROUBLES):
             raise ConfigError(f"recipe.stop_on: {list(self.stop_on)} must be names of {list(TROUBLES)}")
+        if self.threshold not in get_args(Threshold):
+            raise ConfigError(f"recipe.threshold: {self.threshold!r} must be one of {list(get_args(Threshold))}")
         for name in ("betas", "group_weights"):
             values = getattr(self, name)
             if values is not None:

@@ -67,11 +67,6 @@ class SAETrainer:
         """Number of steps taken, those before a resumption included."""
         return self._adam.steps
 
-    @property
-    def tokens_since_fired(self) -> Tensor:
-        """[m] int64, tokens since each latent last fired."""
-        return self._silence.tokens
-
     @torch.no_grad()
     def step(self, x: Tensor, *, global_rows: int | None = None) -> StepStats:
         """Make one update, and return the figures of this step.

@@ -23,6 +23,7 @@ from dmsae_ray.store.writer import WriterWatch
 
 T = TypeVar("T")
 _POLL_SECONDS = (0.05, 2.0)
+_ROWS_AT_ONCE = 8192
 
 
 class Store:
@@ -149,6 +150,27 @@ class Store:
         False before the first token of another document and at the end of a context (see `corpus.loss_mask`).
         """
         return torch.from_numpy(loss_mask(self._eval_contexts(), self.layout.bos is not None))
+
+    def eval_kept(self) -> Tensor:
+        """Return the positions of `eval_tokens` that the filters kept, as bool [n, context]; wait for their shards.
+
+        These are the positions whose like training sees: the others are BOS, special tokens and high norms, as the
+        store's settings say.
+        """
+        kept = []
+        for shard in range(self.layout.shards("eval")):
+            of_shard = torch.zeros(self.commit("eval", shard).tokens, dtype=torch.bool)
+            of_shard[self.read("eval", shard)["position"].long()] = True
+            kept.append(of_shard)
+        return torch.cat(kept).view(-1, self.layout.context)
+
+    def eval_mean(self) -> Tensor:
+        """Return the mean of the eval split's activations, float64 [d_model]; wait for their shards."""
+        total = torch.zeros(self.d_model, dtype=torch.float64)
+        for shard in range(self.layout.shards("eval")):
+            for rows in torch.split(self.read("eval", shard)["x"], _ROWS_AT_ONCE):
+                total += rows.double().sum(dim=0)
+        return total / max(1, self.rows("eval"))
 
     def _eval_contexts(self) -> Contexts:
         names = [shard_name("eval", shard) for shard in range(self.layout.shards("eval"))]

@@ -11,7 +11,7 @@ from dmsae_ray.distill import load_core
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.files import file_sha256
 from dmsae_ray.harvest import check_documents, check_model
-from dmsae_ray.plan import check_text, initial_sae
+from dmsae_ray.plan import check_initial_saes, check_text
 from dmsae_ray.results import STORE_INPUT
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def check_inputs(experiment: Experiment) -> None:
         DataError: A file is damaged.
     """
     d_model = check_model(experiment.model, experiment.corpus.context)
-    initial_sae(experiment, d_model)
+    check_initial_saes(experiment, d_model)
     check_corpus(experiment.corpus)
     for note in check_text(experiment):
         log.warning("%s", note)
@@ -41,15 +41,23 @@ def check_inputs(experiment: Experiment) -> None:
                 "or transfer.arms=[baseline]"
             )
         try:
-            rows = len(load_core(transfer.core, d_model))
+            core = load_core(transfer.core, d_model)
         except DmsaeError as error:
             raise type(error)(f"transfer.core is '{transfer.core}'; {error}") from None
+        rows = len(core)
         most = experiment.sae.n_latents - max(len(experiment.sae.groups), *experiment.ks)
         if not 1 <= rows <= most:
             raise ConfigError(
                 f"transfer.core is '{transfer.core}', of {rows} rows; beside sae.n_latents = "
                 f"{experiment.sae.n_latents}, {len(experiment.sae.groups)} groups and k = {max(experiment.ks)} "
                 f"it must have 1 to {most}"
+            )
+        trained_with_it = "distilled" in transfer.arms
+        bore = [seed for seed in experiment.sweep.seeds if trained_with_it and core.borne_by(seed)]
+        if bore:
+            raise ConfigError(
+                f"sweep.seeds is {list(experiment.sweep.seeds)}; {bore[0]} bore transfer.core '{transfer.core}', whose "
+                "own directions a fresh SAE of that seed begins with: give other seeds, as --set sweep.seeds=[10,11,12]"
             )
 
 
@@ -66,8 +74,8 @@ def hash_inputs(experiment: Experiment, store_key: str) -> dict[str, str]:
     inputs = {STORE_INPUT: store_key}
     if experiment.transfer is not None and experiment.transfer.core is not None:
         inputs["transfer.core"] = file_sha256(Path(experiment.transfer.core))
-    if experiment.distill.initial_sae is not None:
-        files = sorted(path for path in Path(experiment.distill.initial_sae).iterdir() if path.is_file())
+    for field, place in experiment.distill.initial_places.items():
+        files = sorted(path for path in Path(place).expanduser().iterdir() if path.is_file())
         hashes = json.dumps([[path.name, file_sha256(path)] for path in files])
-        inputs["distill.initial_sae"] = hashlib.sha256(hashes.encode()).hexdigest()
+        inputs[field] = hashlib.sha256(hashes.encode()).hexdigest()
     return inputs

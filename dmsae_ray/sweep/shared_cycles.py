@@ -5,8 +5,16 @@ from functools import partial
 from typing import Any
 
 from pyarrow import fs
+from torch import Tensor
 
-from dmsae_ray.distill import CycleStore, DirectoryCycleStore, TrainedCycle
+from dmsae_ray.distill import (
+    CycleStore,
+    DirectoryCycleStore,
+    TrainedCycle,
+    scores_file,
+    scores_from_bytes,
+    scores_to_bytes,
+)
 from dmsae_ray.errors import DataError
 from dmsae_ray.files import Folder, filesystem, retry_outages
 
@@ -60,6 +68,20 @@ class BucketCycleStore:
                 return here.load(key)
             except DataError as error:
                 raise DataError(str(error).replace(str(here.folder(key)), str(self._folder / key))) from None
+
+    def load_scores(self, key: str, scoring: dict[str, Any]) -> Tensor | None:
+        """See `distill.CycleStore`.
+
+        Raises:
+            DataError: The file is damaged.
+        """
+        folder, name = self._folder / key, scores_file(scoring)
+        content = folder.read(name)
+        return None if content is None else scores_from_bytes(content, folder / name)
+
+    def save_scores(self, key: str, scoring: dict[str, Any], scores: Tensor) -> None:
+        """See `distill.CycleStore`."""
+        (self._folder / key).write(scores_file(scoring), [scores_to_bytes(scoring, scores)])
 
     def save(self, key: str, cycle: TrainedCycle) -> None:
         """Save `cycle`; a reader finds it when all of it is there."""

@@ -296,7 +296,7 @@ def _run_cycles(
         coverage=setting.coverage,
         seed=trial.seed,
         min_cycles=experiment.distill.min_cycles,
-        initial_sae=initial_sae(experiment, runner.source.d_model),
+        initial_sae=initial_sae(experiment, runner.source.d_model, setting.k),
         controls=experiment.distill.controls,
         on_cycle=reporter.cycle,
     )

@@ -23,7 +23,9 @@ _OF_CYCLE = ("carryover", "chance", "core_share", "new")
 _OF_METRICS = {
     "fvu": "fvu",
     "loss_recovered": "loss_recovered",
+    "loss_recovered_from_mean": "loss_recovered_from_mean",
     "l0": "l0",
+    "l0_target": "l0_target",
     "l0_core": "l0_core",
     "l0_non_core": "l0_non_core",
     "dead_fraction": "dead_share",

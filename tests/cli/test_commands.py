@@ -104,6 +104,34 @@ def test_an_initial_sae_of_saelens_that_is_no_batchtopk(tmp_path: Path, refuse: 
     assert line.startswith("distill.initial_sae is ") and "architecture is 'standard', must be 'jumprelu'" in line
 
 
+@pytest.mark.parametrize(
+    ("saved", "given", "more", "said"),
+    [
+        ((256, [64, 64, 128], 4), "sae", [], ["is 'HERE/sae', of k = 4", "sae.k asks for 8", "initial_sae_any_k=true"]),
+        ((256, [64, 64, 128], 8), "sae", ["sweep.k=[8,16]"], ["of k = 8", "sweep.k asks for 16"]),
+        ((256, [64, 64, 128], 8), "{8: sae}", ["sweep.k=[8,16]"], ["SAEs for k = 8; sweep.k asks for 16"]),
+        ((256, [64, 64, 128], 8), "{8: sae, 16: sae}", ["sweep.k=[8,16]"], ["distill.initial_sae.16 is", "of k = 8"]),
+        ((128, [64, 64], 8), "{8: sae}", [], ["distill.initial_sae.8 is", "128 latents", "sae.n_latents = 256"]),
+        ((256, [64, 32, 160], 8), "sae", [], ["groups [64, 32, 160]", "[64, 64, 128]"]),
+        (
+            (256, [64, 64, 128], 8),
+            "{a: sae}",
+            [],
+            ['distill.initial_sae is {"a": "sae"}', "a mapping from k to folder"],
+        ),
+        ((256, [64, 64, 128], 8), "[sae]", [], ["distill.initial_sae is", "a mapping from k to folder"]),
+    ],
+)
+def test_an_initial_sae_is_checked_for_every_k(
+    saved: tuple[int, list[int], int], given: str, more: list[str], said: list[str], tmp_path: Path, refuse: Refuse
+) -> None:
+    save_sae(MatryoshkaSAE(64, *saved), tmp_path / "sae")
+    settings = [part for text in (f"distill.initial_sae={given}", *more) for part in ("--set", text)]
+    line = refuse("sweep", write_config(tmp_path), *settings)
+    for words in said:
+        assert words.replace("HERE", str(tmp_path)) in line, line
+
+
 def test_an_initial_sae_with_fewer_groups_than_the_pool(tmp_path: Path, refuse: Refuse) -> None:
     save_sae(MatryoshkaSAE(64, 64, [64], 4), tmp_path / "sae")
     settings = ("--set", "distill.initial_sae=sae", "--set", "distill.pool_groups=2")
@@ -123,6 +151,10 @@ def test_a_core_that_is_missing_or_of_another_width(tmp_path: Path, refuse: Refu
         save_core(Core(torch.ones(rows, 64), lineage), tmp_path / "core.safetensors")
         line = refuse("transfer", config, "--core", tmp_path / "core.safetensors")
         assert "transfer.core" in line and f"{rows} rows" in line and "1 to 248" in line
+    borne = Core(torch.ones(2, 64), (LineageId(0, 0), LineageId(0, 1)), {"seed": 0})
+    save_core(borne, tmp_path / "core.safetensors")
+    line = refuse("transfer", config, "--core", tmp_path / "core.safetensors")
+    assert line.startswith("sweep.seeds is [0]; 0 bore transfer.core '") and "give other seeds" in line
     (tmp_path / "core.safetensors").write_bytes(b"\x80\x04not a core")
     assert "core.safetensors" in refuse("transfer", config, "--core", tmp_path / "core.safetensors")
 

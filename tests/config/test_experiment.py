@@ -43,6 +43,8 @@ def test_local_paths_come_out_absolute(tmp_path: Path, monkeypatch: pytest.Monke
     assert (loaded.output, loaded.model.name) == (f"{tmp_path}/runs", f"{tmp_path}/model")
     assert loaded.corpus.path == f"{tmp_path}/home/texts" and loaded.distill.initial_sae == f"{tmp_path}/sae"
     assert loaded.transfer and loaded.transfer.core == f"{tmp_path}/../core.safetensors"
+    text = "{name: test, distill: {initial_sae: {20: a, 40: 's3://b/c'}}}"
+    assert load_text(tmp_path, text).distill.initial_sae == {20: f"{tmp_path}/a", 40: "s3://b/c"}
     far = "{name: test, output: 's3://b/o', model: {name: google/gemma-2-2b}, corpus: {path: monology/pile}}"
     loaded = load_text(tmp_path, far)
     assert (loaded.output, loaded.model.name) == ("s3://b/o", "google/gemma-2-2b")
@@ -64,6 +66,11 @@ def test_saebench_recipe_by_its_name_turns_the_token_filters_off(tmp_path: Path)
     assert short.activations.drop_bos is False and short.activations.max_norm_multiple is None
     assert short.activations.drop_special is False
     assert short == parse_experiment({"name": "test", "recipe": {"name": "saebench"}})
+    assert short.recipe.threshold == "running_mean", "as the peer has it"
+    calibrated = parse_experiment({"name": "test", "recipe": {"name": "saebench", "threshold": "calibrated"}})
+    assert calibrated.recipe.threshold == "calibrated" and parse_experiment({"name": "test"}).recipe == (
+        calibrated.recipe.model_copy(update={"name": "default"})
+    )
     assert short.located() == load_text(tmp_path, short.to_yaml())
     assert parse_experiment({"name": "test"}).activations.drop_bos is True
 
@@ -157,7 +164,10 @@ REFUSED = {
     "trimmed mean": ({"distill": {"score": "trimmed_mean", "quantile": 0.5}}, "distill.quantile is 0.5"),
     "weights": ({"recipe": {"group_weights": [1, 1]}}, "recipe.group_weights has 2 values; there are 5 groups"),
     "no steps": ({"recipe": {"tokens": 4095}}, "recipe.tokens is 4095; at least two batches of 2048 are needed"),
-    "threshold": ({"recipe": {"tokens": 204_800}}, "recipe.threshold_start_step is 1000; with 100 steps"),
+    "threshold": (
+        {"recipe": {"tokens": 204_800, "threshold": "running_mean"}},
+        "recipe.threshold_start_step is 1000; with 100 steps",
+    ),
     "warm-up": (
         {"recipe": {"tokens": 204_800, "threshold_start_step": 9, "warmup_steps": 100}},
         "recipe.warmup_steps is 100; it must be below the 100 steps of a cycle",

@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmsae_ray.distill import attribution
-from dmsae_ray.distill.attribution import attribution_scores, firing_frequency
+from dmsae_ray.distill.attribution import attribution_scores, firing_frequency, pool_scores
 from dmsae_ray.distill.quantile import UpperTail, tail_quantile, tail_size
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
@@ -91,7 +93,54 @@ def test_a_pool_too_large_for_the_memory_takes_several_passes(monkeypatch):
     whole = [attribution_scores(sae, x, g, 0.9, score=s, groups=3, chunk=10) for s in ("quantile", "trimmed_mean")]
     monkeypatch.setattr(attribution, "TAIL_ELEMENTS", 100)
     parts = [attribution_scores(sae, x, g, 0.9, score=s, groups=3, chunk=10) for s in ("quantile", "trimmed_mean")]
-    assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_stretches_of_a_large_pool_compute_only_their_own_columns(monkeypatch):
+    """What is computed of a pool does not grow with the number of its stretches."""
+    sae, (x, g) = some_sae(2, 0), some_pairs(50, 0)
+    computed = []
+    whole = sae.pre_activations
+
+    def counting(part, start, stop):
+        computed.append(len(part) * (stop - start))
+        return whole(part, start, stop)
+
+    sae.pre_activations = counting
+    monkeypatch.setattr(attribution, "TAIL_ELEMENTS", 100)
+    attribution_scores(sae, x, g, 0.9, groups=3, chunk=10)
+    assert len(computed) > 5 * 5 and sum(computed) == len(x) * sae.pool_size(3)
+
+
+class Parts:
+    """An attribution set in parts; `alive` counts how many of them are held at a time."""
+
+    def __init__(self, x, g, sizes):
+        self.whole, self.sizes, self.held, self.most = (x, g), sizes, weakref.WeakSet(), 0
+
+    def __len__(self):
+        return len(self.whole[0])
+
+    def parts(self):
+        start = 0
+        for size in self.sizes:
+            part = tuple(t[start : start + size].clone() for t in self.whole)
+            self.held.add(part[0])
+            self.most = max(self.most, len(self.held))
+            yield part
+            del part
+            start += size
+
+
+@pytest.mark.parametrize("score", attribution.SCORES)
+def test_a_set_in_parts_gives_the_same_bits_and_at_most_two_parts_are_held(score):
+    sae, (x, g) = some_sae(2, 7), some_pairs(120, 7)
+    pairs = Parts(x, g, (30, 0, 20, 3, 30, 1, 36))
+    streamed = pool_scores(sae, pairs, 0.9, score=score, groups=2, chunk=16, seed=1)
+    assert torch.equal(streamed, attribution_scores(sae, x, g, 0.9, score=score, groups=2, chunk=16, seed=1))
+    assert torch.equal(firing_frequency(sae, pairs, chunk=16), firing_frequency(sae, x, chunk=16))
+    assert pairs.most <= 2
 
 
 def test_the_other_scores():

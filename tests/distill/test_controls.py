@@ -1,7 +1,10 @@
+import itertools
+import math
+
 import pytest
 import torch
 
-from dmsae_ray.distill.controls import gaussian_core, latent_core
+from dmsae_ray.distill.controls import CONTROLS, gaussian_core, latent_core
 from dmsae_ray.distill.core import Core
 from dmsae_ray.distill.lineage import LineageId
 from dmsae_ray.distill.seeds import derive_seed
@@ -20,7 +23,7 @@ def setting():
     return w_enc, scores, frequency, selected, core
 
 
-@pytest.mark.parametrize("name", ["gaussian", "random_latents", "lowest_score", "most_frequent"])
+@pytest.mark.parametrize("name", CONTROLS)
 def test_controls_have_the_norms_of_their_core_row_for_row(setting, name):
     w_enc, scores, frequency, selected, core = setting
 
@@ -54,7 +57,44 @@ def test_controls_are_the_latents_they_say(setting):
         latents = latent_core("random_latents", core, w_enc, scores, frequency, selected, seed).provenance["latents"]
         assert len(set(latents)) == 3 and not set(latents) & set(selected.tolist())
         drawn |= set(latents)
-    assert drawn == set(range(M)) - set(selected.tolist())
+    assert drawn == set(range(POOL)) - set(selected.tolist()), "of the pool, in which the core was selected"
+
+
+def test_matched_latents_fire_as_often_as_those_of_the_core(setting):
+    """Against all ways to choose, by hand: three of nine in order."""
+    w_enc, scores, frequency, selected, core = setting
+    made = [
+        latent_core("matched_frequency", core, w_enc, scores, frequency, selected, seed).provenance["latents"]
+        for seed in (0, 1)
+    ]
+    assert made[0] == made[1], "without ties nothing is left to the seed"
+    others = sorted(set(range(POOL)) - set(selected.tolist()))
+
+    def distance(latents):
+        return sum(abs(math.log(frequency[i] / frequency[j])) for i, j in zip(selected.tolist(), latents, strict=True))
+
+    assert distance(made[0]) == pytest.approx(min(map(distance, itertools.permutations(others, 3))))
+    frequency[others] = 0.25
+    drawn = {
+        tuple(latent_core("matched_frequency", core, w_enc, scores, frequency, selected, s).provenance["latents"])
+        for s in range(20)
+    }
+    assert len(drawn) > 5, "ties are drawn"
+
+
+def test_random_latents_are_not_the_rare_ones():
+    """A dictionary of 20,000, as most are: rare outside the first group. The core's rivals are not among these."""
+    generator = torch.Generator().manual_seed(1)
+    m, pool = 20_000, 200
+    frequency = torch.full((m,), 1e-4, dtype=torch.float64)
+    frequency[:pool] = 0.1 + 0.2 * torch.rand(pool, generator=generator)
+    w_enc = torch.randn(m, 4, generator=generator)
+    selected = torch.arange(0, 60, 2)
+    core = Core(w_enc[selected], tuple(LineageId(0, int(i)) for i in selected))
+    for name in ("random_latents", "matched_frequency"):
+        chosen = latent_core(name, core, w_enc, torch.rand(pool), frequency, selected, 3).provenance["latents"]
+        ratio = float(frequency[chosen].mean() / frequency[selected].mean())
+        assert 0.8 < ratio < 1.25, name
 
 
 def test_a_zero_row_is_no_candidate_and_too_few_candidates_are_no_control(setting):

@@ -1,5 +1,6 @@
 import threading
 
+import pytest
 import torch
 
 from dmsae_ray.distill import ranks as parallel
@@ -66,11 +67,12 @@ def cycles(rank, group, folder, nan_at):
         records = []
         runner = CycleRunner(small_settings(), source, store=DirectoryCycleStore(folder), process_group=group)
         history = run_cycles(
-            runner, cycles=2, coverage=0.9, seed=3, controls=("random_latents",), on_cycle=records.append
+            runner, cycles=2, coverage=0.9, seed=3, controls=("most_frequent",), on_cycle=records.append
         )
         cores = [(c.rows, c.lineage) for c in history.cores]
         arms = [(r.cycle, r.arm, r.cached) for r in records]
-        told.append((cores, arms, source.served, history.sae is not None))
+        theta = None if history.sae is None else float(history.sae.theta)
+        told.append((cores, arms, source.served, history.sae is not None, theta))
     return told
 
 
@@ -80,6 +82,7 @@ def test_two_ranks_select_the_cores_of_one(tmp_path):
     assert first[1] == second[1]
     assert (first[2], second[2]) == (4 * STEPS, 4 * STEPS)
     assert (first[3], second[3]) == (True, False)
+    assert first[4] == pytest.approx(float(alone.sae.theta), rel=1e-3), "calibrated on the rows of all ranks"
     for one, other, reference in zip(first[0], second[0], alone.cores, strict=True):
         assert torch.equal(one[0], other[0]) and one[1] == other[1]
         assert one[1] == reference.lineage

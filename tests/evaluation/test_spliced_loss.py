@@ -88,6 +88,27 @@ def test_kept_positions_are_left_alone_by_both_edits(tokens):
     assert math.isnan(everything.recovered) and everything.spliced == pytest.approx(everything.clean)
 
 
+def test_a_mask_of_the_positions_is_cut_into_batches_with_the_tokens(tokens):
+    """One sink in each context: its own activation stays in the splice and in both ablations."""
+    model, mean = Bigram(), torch.linspace(-1, 1, D)
+    sink = torch.zeros_like(tokens, dtype=torch.bool)
+    sink[torch.arange(10), torch.arange(10) % (T - 1)] = True
+    found = loss_recovered(model, sae_of("silent"), tokens, keep_mask=sink, mean=mean, batch_contexts=3)
+
+    def plain(replacement):
+        edited = torch.where(sink[..., None], model.embed[tokens], replacement)
+        return float(model.loss(tokens, lambda x: edited)[0]) / (10 * (T - 1))
+
+    assert found.spliced == pytest.approx(plain(torch.zeros(D))) and found.zero == pytest.approx(found.spliced)
+    assert found.mean == pytest.approx(plain(mean))
+    assert found.recovered_from_mean == pytest.approx((found.mean - found.spliced) / (found.mean - found.clean))
+    assert loss_recovered(model, sae_of("silent"), tokens, keep_mask=sink, like=found) == found
+    with pytest.raises(ConfigError, match="keep_mask: shape"):
+        loss_recovered(model, sae_of("silent"), tokens, keep_mask=sink[:, 1:])
+    with pytest.raises(ConfigError, match="keep_mask: a tensor goes with tokens as one tensor"):
+        loss_recovered(model, sae_of("silent"), [tokens], keep_mask=sink)
+
+
 def test_nothing_to_predict_is_an_error():
     with pytest.raises(DataError, match="no targets"):
         loss_recovered(Bigram(), sae_of("perfect"), [])

@@ -130,7 +130,10 @@ def test_an_error_comes_after_the_batches_before_it(
 
 def test_source_gives_pairs_and_held_out_rows(store: Store) -> None:
     source = Feed(store, BATCH, seed=1)
-    x, g = source.attribution()
+    pairs = source.attribution()
+    parts = list(pairs.parts())
+    assert len(pairs) == store.rows("attribution") and len(parts) == store.layout.shards("attribution")
+    x, g = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     assert x.shape == g.shape == (store.rows("attribution"), store.d_model)
     assert bool((g != 0).any(1).float().mean() > 0.99)
     held_out = torch.cat(list(source.evaluation()))

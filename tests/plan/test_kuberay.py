@@ -193,6 +193,7 @@ def test_what_pods_cannot_see_is_refused(tmp_path: Path) -> None:
         ("output=runs", "pods share no disk, give a bucket"),
         (f"model.name={tmp_path}", "model.name is"),
         (f"distill.initial_sae={tmp_path}", "distill.initial_sae is"),
+        (f"distill.initial_sae={{20: 's3://bucket/a', 40: {tmp_path}}}", r"distill\.initial_sae\.40 is"),
         (f"transfer.core={core}", "transfer.core is"),
     ):
         with pytest.raises(ConfigError, match=said):

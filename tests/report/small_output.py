@@ -51,7 +51,7 @@ SAE = CycleSettings(
 ABOUT: dict[str, Any] = {"model": "tiny", "revision": None, "layer": 1, "context": CONTEXT, "corpus": "hostile"}
 
 
-def make_store(stores: Path, key: str = "a" * 24) -> Store:
+def make_store(stores: Path, key: str = "a" * 24, **filters: Any) -> Store:
     """A store as a harvest writes it, of texts that a page must not take for markup."""
     tap = load_tap("tiny", 1, "cpu", "float32")
     random = np.random.default_rng(0)
@@ -60,7 +60,7 @@ def make_store(stores: Path, key: str = "a" * 24) -> Store:
     ids = [np.array(tap.tokenizer.encode(text, add_special_tokens=False), np.int32) for text in texts]
     contexts = packer.add(np.concatenate(ids), np.array([len(i) for i in ids], np.int32))
     folder, sums, first = Folder(str(stores)) / key, {}, 0
-    settings = ActivationSettings(dtype="float32")
+    settings = ActivationSettings(dtype="float32", **filters)
     for split, n in SPLITS.items():
         for shard in range(-(-n // PER_SHARD)):
             own = contexts[slice(first, first := first + min(PER_SHARD, n - shard * PER_SHARD))]

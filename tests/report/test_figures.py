@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
-from dmsae_ray.distill import CycleReport
+from dmsae_ray.distill import CycleReport, DirectoryCycleStore, LineageId
+from dmsae_ray.distill.core import Core, save_core
 from dmsae_ray.files import Folder
 from dmsae_ray.report.core_figures import which_fires_more
 from dmsae_ray.report.curves import Band
@@ -120,11 +122,15 @@ def test_costs_that_are_equal_by_construction_are_a_sentence(grid: Path) -> None
     assert len([axis for axis in picture.draw().axes if axis.get_xlabel()]) == 1
 
 
+FIRST = {"quantile": 0.99, "score": "quantile", "pool_groups": 1}
+
+
 def test_coverage_curves_are_those_of_the_stored_scores(tmp_path: Path) -> None:
     scores = {"0distilled": np.array([1.0, 5.0, 0.0, 4.0]), "1distilled": np.array([2.0, 2.0, 4.0])}
     for key, values in scores.items():
         (tmp_path / key).mkdir()
         save_file({"scores": values, "frequency": values}, tmp_path / key / "tensors.safetensors")
+        (tmp_path / key / "outcome.json").write_text(json.dumps({"scoring": FIRST}))
     write_trial(tmp_path / "s", 4, 0.5, 0, cycles=1)
     (result,) = load_results(tmp_path / "s")
     store = Folder(str(tmp_path))
@@ -132,6 +138,13 @@ def test_coverage_curves_are_those_of_the_stored_scores(tmp_path: Path) -> None:
     assert shares[0] is not None and shares[0].tolist() == pytest.approx([0.5, 0.9, 1.0, 1.0])
     curves = coverage_curves([result], store)
     assert curves[1][0] == [1, 2, 3] and [e.mean for e in curves[1][1]] == pytest.approx([0.5, 0.75, 1.0])
+    # A sweep by another quantile is shown by its own scores; those that it has not are left out.
+    path = tmp_path / "s" / "trials" / result.trial_id / "core.safetensors"
+    save_core(Core(torch.ones(1, 4), (LineageId(0, 0),), {"quantile": 0.5, "score": "quantile"}), path)
+    DirectoryCycleStore(tmp_path).save_scores("1distilled", {**FIRST, "quantile": 0.5}, torch.tensor([6.0, 2.0, 2.0]))
+    other = coverage_curves([result], store)
+    assert list(other) == [1] and [e.mean for e in other[1][1]] == pytest.approx([0.6, 0.8, 1.0])
+    path.unlink()
     (tmp_path / "1distilled" / "tensors.safetensors").write_bytes(b"damaged")
     assert list(coverage_curves([result], store)) == [0]
 

@@ -1,11 +1,15 @@
 """The sentence that says what a sweep found: with its figures, and no more than they show."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
+from dmsae_ray.report.comparison import comparison_table
+from dmsae_ray.report.panels import n_text, panel_title, seeds_text
 from dmsae_ray.report.report import make_report
 from tests.report.summaries import make_summary, write_transfer, write_trial
 
@@ -75,10 +79,35 @@ def test_collapsed_seeds_are_counted_once_and_are_in_no_number(tmp_path: Path) -
         before.carryovers,
         before.distilled_size,
     )
-    for table in report.tables:
-        if "n" in table.names:
-            assert table.rows[0][table.names.index("n")] == "2", table.title
-    assert "1 collapsed" in report.tables[0].rows[0] and "1 collapsed" in report.tables[1].rows[0]
+    with_n = [table for table in report.tables if "n" in table.names]
+    assert len(with_n) == 5
+    for table in (*with_n, comparison_table([("here", report), ("there", report)])):
+        n = table.rows[0][table.names.index("n")]
+        row = dict(zip(table.names, table.rows[0], strict=True))
+        assert n == "2 (1 collapsed)" or (n, row["not in n, or so far"]) == ("2", "1 collapsed"), table.title
+    assert panel_title(one).endswith("n = 2 (1 collapsed)")
+    for text in (seeds_text([one]), n_text([one])):
+        assert text.startswith("n = 2") and "(1 collapsed, in no number)" in text
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(report.rich())
+    assert max(len(line.rstrip()) for line in console.export_text().splitlines()) <= 80
+
+
+def test_a_setting_whose_seeds_all_collapsed_is_a_row_of_a_comparison(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / name, make_summary(8, 0.9, 0) if name == "a" else collapsed(0))
+    table = comparison_table([(name, make_report(tmp_path / name)) for name in ("a", "b")])
+    assert [row[table.names.index("n")] for row in table.rows] == ["1", "0 (1 collapsed)"]
+
+
+def test_the_cost_of_the_method_is_told_apart_from_that_of_its_controls(tmp_path: Path) -> None:
+    """Four cycles and one control of 3e12 FLOP each."""
+    write(tmp_path, make_summary(8, 0.9, 0), 0.8, 0.3)
+    (one,) = make_report(tmp_path).cycles
+    assert (one.flops.mean, one.trial_flops.mean, one.control_flops.mean) == (3e12, 12e12, 3e12)
+    table = next(t for t in make_report(tmp_path).tables if t.title == "Time and FLOP")
+    row = dict(zip(table.names, table.rows[0], strict=True))
+    assert (row["FLOP of all cycles"], row["FLOP of the controls"]) == ("1.20e+13", "3.00e+12")
 
 
 def test_only_collapses(tmp_path: Path) -> None:

@@ -60,8 +60,9 @@ def test_report_holds_the_summaries_numbers(published: tuple[Path, Report, list[
     assert found["metrics"]["fvu"]["mean"] == pytest.approx(
         np.mean([s["records"][-1]["metrics"]["fvu"] for s in summaries])
     )
-    # Cores that share directions but for noise are far more alike than random ones.
-    assert found["consistency"]["mean"] > 2 * found["consistency"]["chance"] and found["consistency"]["pairs"] == 3
+    # Cores that share directions but for noise; their SAEs, which chance is drawn from, are not there.
+    alike = found["consistency"]
+    assert alike["mean"] > 0.5 and alike["pairs"] == 3 and alike["chance"] is None and alike["shared"] == 0
 
 
 def test_report_text_fits_a_terminal_and_links_its_figures(published: tuple[Path, Report, list[Path]]) -> None:

@@ -51,7 +51,7 @@ def train(rank: int | None, size: int, options: dict[str, Any], rows: int, group
             x = x.split(shares(rows, size))[rank]
         stats.append(trainer.step(x).floats())
     state = {name: tensor.clone() for name, tensor in trainer.sae.state_dict().items()}
-    return {"state": state, "stats": stats, "silent": trainer.tokens_since_fired.clone()}
+    return {"state": state, "stats": stats, "silent": trainer.state_dict()["silence"]["tokens"]}
 
 
 def selected(rank: int | None, size: int, group: Any = None) -> list[set[tuple[int, int, float]]]:

@@ -89,7 +89,7 @@ def test_fifty_steps_follow_dictionary_learning(peer: Any, case: dict[str, Any])
         error = (getattr(sae, name) - (weights.T if name == "W_enc" else weights)).abs().max()
         assert error < 1e-4, f"{name} differs by {float(error)}"
     assert float(sae.theta) == pytest.approx(float(theirs.ae.threshold), rel=1e-4, abs=1e-6)
-    assert torch.equal(ours.tokens_since_fired, theirs.num_tokens_since_fired)
+    assert torch.equal(ours.state_dict()["silence"]["tokens"], theirs.num_tokens_since_fired)
 
 
 def test_the_peer_reads_what_we_write_and_we_read_what_it_writes(peer: Any, tmp_path: Path) -> None:

@@ -194,25 +194,27 @@ def test_transfer_trains_around_a_core_with_its_controls(
     core = tmp_path / "core.safetensors"
     shutil.copy(sweep_folder(finished_sweep) / "trials" / TRIALS[1] / "core.safetensors", core)
     config = copy_of(finished_sweep, tmp_path)
-    done = dmsae_here("transfer", config, "--core", core, "--set", "name=moved", "--set", "sweep.coverage=null")
+    moving = ("transfer", config, "--core", core, "--set", "name=moved", "--set", "sweep.coverage=null")
+    done = dmsae_here(*moving)
+    assert done.returncode == 2 and "sweep.seeds is [0]; 0 bore transfer.core" in done.stderr, done.stdout + done.stderr
+    moving = (*moving, "--set", "sweep.seeds=[1]")
+    done = dmsae_here(*moving)
     assert done.returncode == 0, done.stdout + done.stderr
     (moved,) = (tmp_path / "runs" / "sweeps").glob("moved-*")
     trials = {p.parent.name: json.loads(p.read_text())["records"][0] for p in moved.glob("trials/*/summary.json")}
     assert set(trials) == {
-        "k8-dense-distilled-seed0",
-        "k8-sparse-distilled-seed0",
-        "k8-dense-gaussian-seed0",
-        "k8-sparse-gaussian-seed0",
-        "k8-dense-baseline-seed0",
+        "k8-dense-distilled-seed1",
+        "k8-sparse-distilled-seed1",
+        "k8-dense-gaussian-seed1",
+        "k8-sparse-gaussian-seed1",
+        "k8-dense-baseline-seed1",
     }
     size = len(load_core(core))
-    assert trials["k8-dense-distilled-seed0"]["n_core_in"] == size == trials["k8-sparse-gaussian-seed0"]["n_core_in"]
-    assert trials["k8-dense-baseline-seed0"]["n_core_in"] == 0
-    # The baseline is cycle 0 of the sweep, and is found.
-    assert trials["k8-dense-baseline-seed0"]["cached"]
-    sparse = trials["k8-sparse-distilled-seed0"]["metrics"]
-    assert sparse["l0"] < trials["k8-dense-distilled-seed0"]["metrics"]["l0"]
+    assert trials["k8-dense-distilled-seed1"]["n_core_in"] == size == trials["k8-sparse-gaussian-seed1"]["n_core_in"]
+    assert trials["k8-dense-baseline-seed1"]["n_core_in"] == 0
+    sparse = trials["k8-sparse-distilled-seed1"]["metrics"]
+    assert sparse["l0"] < trials["k8-dense-distilled-seed1"]["metrics"]["l0"]
     # Another core under the same name does not get the first one's results.
     shutil.copy(sweep_folder(finished_sweep) / "trials" / TRIALS[0] / "core.safetensors", core)
-    done = dmsae_here("transfer", config, "--core", core, "--set", "name=moved", "--set", "sweep.coverage=null")
+    done = dmsae_here(*moving)
     assert done.returncode == 2 and "transfer.core has changed" in done.stderr, done.stdout + done.stderr

@@ -1,0 +1,48 @@
+"""The SAE that serves as cycle 0 of a trial: one for each k, or one for all where that is said."""
+
+from pathlib import Path
+
+import pytest
+
+from dmsae_ray.config.experiment import Experiment, load_experiment, parse_experiment
+from dmsae_ray.plan.training import check_initial_saes, initial_sae
+from dmsae_ray.sae.dictionary import MatryoshkaSAE
+from dmsae_ray.sae.files import save_sae
+from dmsae_ray.sweep.inputs import hash_inputs
+
+KS = (4, 8)
+
+
+@pytest.fixture
+def saes(tmp_path: Path) -> dict[int, str]:
+    for k in KS:
+        save_sae(MatryoshkaSAE(64, 64, [32, 32], k, seed=k), tmp_path / f"k{k}")
+    return {k: str(tmp_path / f"k{k}") for k in KS}
+
+
+def experiment(given: object, **more: object) -> Experiment:
+    tree = {"name": "given", "model": {"name": "tiny"}, "sae": {"n_latents": 64, "group_sizes": [32, 32], "k": 4}}
+    return parse_experiment({**tree, "distill": {"initial_sae": given, **more}, "sweep": {"k": list(KS)}})
+
+
+def test_each_k_has_its_own(saes: dict[int, str], tmp_path: Path) -> None:
+    given = experiment(saes)
+    check_initial_saes(given, 64)
+    for k in KS:
+        found = initial_sae(given, 64, k)
+        assert found is not None and (found.k, found.seed) == (k, k)
+    (tmp_path / "e.yaml").write_text(given.to_yaml())
+    again = load_experiment(tmp_path / "e.yaml")
+    assert again.distill == given.distill and again.digest() == given.digest(), "keys are numbers again"
+    assert set(hash_inputs(given, "store")) - set(hash_inputs(experiment(None), "store")) == {
+        "distill.initial_sae.4",
+        "distill.initial_sae.8",
+    }
+
+
+def test_one_for_all_must_be_said(saes: dict[int, str]) -> None:
+    said = experiment(saes[4], initial_sae_any_k=True)
+    check_initial_saes(said, 64)
+    found = initial_sae(said, 64, 8)
+    assert found is not None and found.k == 4
+    assert said.digest() != experiment(saes[4]).digest()
