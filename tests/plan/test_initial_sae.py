@@ -8,6 +8,7 @@ from dmsae_ray.config.experiment import Experiment, load_experiment, parse_exper
 from dmsae_ray.plan.training import check_initial_saes, initial_sae
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.files import save_sae
+from dmsae_ray.sae.saelens import export_saelens
 from dmsae_ray.sweep.inputs import hash_inputs
 
 KS = (4, 8)
@@ -46,3 +47,12 @@ def test_one_for_all_must_be_said(saes: dict[int, str]) -> None:
     found = initial_sae(said, 64, 8)
     assert found is not None and found.k == 4
     assert said.digest() != experiment(saes[4]).digest()
+
+
+def test_saelens_s_are_read(tmp_path: Path) -> None:
+    for k in KS:
+        export_saelens(MatryoshkaSAE(64, 64, [32, 32], k), tmp_path / f"k{k}", "tiny", "blocks.1.hook_resid_post")
+    given = experiment({k: str(tmp_path / f"k{k}") for k in KS})
+    check_initial_saes(given, 64)
+    found = initial_sae(given, 64, 8)
+    assert found is not None and (found.group_sizes, found.k) == ((32, 32), 8)

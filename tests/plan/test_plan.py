@@ -260,12 +260,3 @@ def test_hours_follow_the_stated_rate() -> None:
     assert plan.unit_hours == pytest.approx(plan.flops.total / 3.6e18)
     assert "of one dream" in plan_text(plan) and "made up" in plan_text(plan)
     assert plan_experiment(experiment()).rate.unit == "CPU core"
-
-
-def test_an_initial_sae_of_saelens_is_read(tmp_path: Path) -> None:
-    from dmsae_ray.plan import initial_sae
-    from dmsae_ray.sae import MatryoshkaSAE, export_saelens
-
-    export_saelens(MatryoshkaSAE(64, 96, [32, 64], 4), tmp_path, "tiny", "blocks.1.hook_resid_post")
-    found = initial_sae(experiment(distill={"initial_sae": str(tmp_path)}), 64)
-    assert found is not None and (found.group_sizes, found.k) == ((32, 64), 4)
