@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from dmsae_ray.config import Experiment, redacted
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.results import folders_of
 from dmsae_ray.tracking.moved import ARTIFACTS, let_artifacts_follow
-from dmsae_ray.tracking.troubles import reason_of, schema_trouble
+from dmsae_ray.tracking.troubles import is_blip, reason_of, schema_trouble
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +26,9 @@ _QUOTED = set("%?#")
 
 _SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 _ALLOWED = "a running server (http://host:port) or sqlite:////path/mlflow.db; leave it out to use a file in `output`"
+
+_BLIP_SECONDS = 0.5
+"""Pause before a server is asked again that is there and failed."""
 
 _ENVIRONMENT = {
     # Our own sender repeats requests and can be stopped; MLflow's default goes on for minutes.
@@ -127,11 +131,20 @@ def connect(destination: Destination, open_: "Callable[[MlflowClient], T]", time
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
+    deadline = time.monotonic() + timeout - _BLIP_SECONDS
+
     def work() -> T:
         with _database(destination):
             if destination.origin == "output" and destination.sqlite_file is not None:
                 let_artifacts_follow(destination.sqlite_file)
-            opened = open_(_client(destination))
+            while True:
+                try:
+                    opened = open_(_client(destination))
+                    break
+                except Exception as error:
+                    if not is_blip(error) or time.monotonic() > deadline:
+                        raise
+                    time.sleep(_BLIP_SECONDS)
         _remove_folder_of_quoted_name(destination)
         return opened
 

@@ -19,6 +19,14 @@ _KNOWN = {
 }
 
 
+_BLIP = re.compile(r"connection reset|closed connection without response|too many (?:5\d\d|429) error", re.I)
+
+
+def is_blip(error: BaseException) -> bool:
+    """Return whether a server is there, but failed at this request: the next one may succeed."""
+    return _BLIP.search(str(error)) is not None
+
+
 def schema_trouble(place: object, uri: str, error: BaseException) -> str | None:
     """Return a sentence with the command that mends it, if an error of MLflow is about its schema; else None.
 
