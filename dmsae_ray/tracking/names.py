@@ -25,7 +25,6 @@ _OF_METRICS = {
     "loss_recovered": "loss_recovered",
     "loss_recovered_from_mean": "loss_recovered_from_mean",
     "l0": "l0",
-    "l0_target": "l0_target",
     "l0_core": "l0_core",
     "l0_non_core": "l0_non_core",
     "dead_fraction": "dead_share",
