@@ -122,7 +122,8 @@ def finished_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(f"{folder}.lock"):
         if not (folder / "stdout.txt").exists():
             (folder / "counts").mkdir(parents=True, exist_ok=True)
-            more = {"PYTHONPATH": str(COUNTING), "DMSAE_TEST_COUNTS": str(folder / "counts")}
+            path = os.pathsep.join(filter(None, [str(COUNTING), os.environ.get("PYTHONPATH")]))
+            more = {"PYTHONPATH": path, "DMSAE_TEST_COUNTS": str(folder / "counts")}
             done = dmsae("sweep", write_config(folder), **more)
             assert done.returncode == 0, done.stdout + done.stderr
             (folder / "stdout.txt").write_text(done.stdout)

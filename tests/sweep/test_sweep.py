@@ -57,9 +57,10 @@ def test_the_language_model_runs_once_over_each_context(finished_sweep: Path) ->
     # Cycle 0 of both trials is one SAE; the cycles and the control are theirs.
     saes = len([p for p in (finished_sweep / "runs" / "cycles").iterdir() if not p.name.startswith(".")])
     assert saes == 1 + 2 * 3
-    for split, often in (("train", 1), ("attribution", 1), ("eval", 1 + 2 + saes)):  # harvest; clean, ablated; spliced
+    # Of the eval split: harvest; clean and two ablations; spliced.
+    for split, often in (("train", 1), ("attribution", 1), ("eval", 1 + 3 + saes)):
         assert {seen[context] for context in expected[split]} == {often}, split
-    assert sum(seen.values()) == sum(len(expected[s]) for s in SPLITS) + (2 + saes) * len(expected["eval"])
+    assert sum(seen.values()) == sum(len(expected[s]) for s in SPLITS) + (3 + saes) * len(expected["eval"])
 
 
 def contexts(store: Path) -> dict[str, list[str]]:
