@@ -27,11 +27,13 @@ class TrialLines(Callback):
         self._progress.begin(trial.config["trial_id"], time.time())
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        """Print where a training was taken up again, and finished cycles."""
+        """Print where a training was taken up again, what is waited for, and finished cycles."""
         report = TrialReport.from_metrics(result)
         self._progress.report(trial.config["trial_id"], report, time.time())
         if report.resumed:
             self._screen.say(f"  {trial.config['trial_id']}: goes on at {report.resumed}")
+        if report.waits:
+            self._screen.say(f"  {trial.config['trial_id']}: waits for {report.waits}, which another sweep trains")
         for cycle in report.cycles:
             self._screen.say("  " + cycle_line(trial.config["trial_id"], cycle))
 

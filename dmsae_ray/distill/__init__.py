@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.cycle_settings import cycle_key as cycle_key
     from dmsae_ray.distill.cycle_store import CycleStore as CycleStore
     from dmsae_ray.distill.cycle_store import DirectoryCycleStore as DirectoryCycleStore
+    from dmsae_ray.distill.cycle_store import OtherTrainings as OtherTrainings
     from dmsae_ray.distill.cycle_store import scores_file as scores_file
     from dmsae_ray.distill.cycle_store import scores_from_bytes as scores_from_bytes
     from dmsae_ray.distill.cycle_store import scores_to_bytes as scores_to_bytes
@@ -95,6 +96,7 @@ __getattr__, __dir__, __all__ = face(
         "cycle_store": (
             "CycleStore",
             "DirectoryCycleStore",
+            "OtherTrainings",
             "scores_file",
             "scores_from_bytes",
             "scores_to_bytes",

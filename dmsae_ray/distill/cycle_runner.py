@@ -15,7 +15,7 @@ from dmsae_ray.distill.attribution_set import AttributionSet, pairs_of
 from dmsae_ray.distill.core import Core
 from dmsae_ray.distill.cost import scoring_flops, training_flops
 from dmsae_ray.distill.cycle_settings import CycleSettings, DataSource, cycle_key, given_key
-from dmsae_ray.distill.cycle_store import CycleStore
+from dmsae_ray.distill.cycle_store import CycleStore, OtherTrainings
 from dmsae_ray.distill.ranks import Ranks
 from dmsae_ray.distill.reports import WindowReport
 from dmsae_ray.distill.seeds import derive_seed
@@ -78,6 +78,8 @@ class CycleRunner:
         settings: what determines a cycle, apart from core, seed and data.
         source: where activations and the attribution set come from.
         store: keeps finished cycles; None: nothing is kept.
+        others: who else trains cycles of the store; None: nobody is waited for.
+        on_wait: called once, with cycle and arm, before another's training of that cycle is waited for.
         evaluate: measures an SAE on held-out data; None: no such metrics.
         scorer: scores an SAE, instead of the score that `settings` names.
         on_window: called with the training curve, every `window_steps` steps.
@@ -100,6 +102,8 @@ class CycleRunner:
         source: DataSource,
         *,
         store: CycleStore | None = None,
+        others: OtherTrainings | None = None,
+        on_wait: Callable[[int, str], None] | None = None,
         evaluate: Evaluate | None = None,
         scorer: Scorer | None = None,
         on_window: Callable[[WindowReport], None] | None = None,
@@ -117,6 +121,7 @@ class CycleRunner:
                 raise ConfigError(f"{name}: {value!r} must be at least 1")
         self.settings, self.source = settings, source
         self.store, self.evaluate, self.scorer = store, evaluate, scorer
+        self.others, self.on_wait = others, on_wait
         self.on_window, self.window_steps = on_window, window_steps
         self.save_checkpoint, self.checkpoint_every_steps = save_checkpoint, checkpoint_every_steps
         self.checkpoint_wanted = checkpoint_wanted
@@ -142,7 +147,25 @@ class CycleRunner:
         stored = self._stored(key)
         if stored.cached:
             return self._tell(stored, cycle, arm, seed)
-        return CycleRun(key, seed, False, self._train(cycle, arm, core, seed, start_step, key))
+        try:
+            if self.others is not None:
+                self._begin(self.others, cycle, arm, key)
+                stored = self._stored(key)  # another may have finished it since
+                if stored.cached:
+                    return self._tell(stored, cycle, arm, seed)
+            return CycleRun(key, seed, False, self._train(cycle, arm, core, seed, start_step, key))
+        finally:
+            if self.others is not None and self.ranks.first:
+                self.others.end()
+
+    def _begin(self, others: OtherTrainings, cycle: int, arm: str, key: str) -> None:
+        """Wait while another process trains the cycle, then tell the others that it is trained here."""
+        goes_on = self.resume is not None and self.resume.key == key
+        waits = False
+        while not self.ranks.share(lambda: others.begin(key, wait=not goes_on)):
+            if not waits and self.on_wait is not None:
+                self.on_wait(cycle, arm)
+            waits = True
 
     def given(self, sae: MatryoshkaSAE) -> CycleRun:
         """Return cycle 0 for a given SAE, which takes raw activations: it is scored and evaluated, not trained."""
@@ -207,6 +230,8 @@ class CycleRunner:
             return WindowReport(cycle, arm, step, (start_step + step) * settings.batch_size, stats)
 
         def on_window(step: int, stats: dict[str, float]) -> None:
+            if self.others is not None and self.ranks.first:
+                self.others.progress()
             if self.on_window is not None:
                 self.on_window(window(step, stats))
 
@@ -214,12 +239,17 @@ class CycleRunner:
             if self.save_checkpoint is not None:
                 self.save_checkpoint(CycleCheckpoint(cycle, arm, step, trainer_state, key))
 
+        def wanted() -> bool:
+            if self.others is not None and self.ranks.first:
+                self.others.progress()
+            return self.checkpoint_wanted is not None and self.checkpoint_wanted()
+
         hooks = TrainingHooks(
             self.window_steps,
             on_window,
             self.checkpoint_every_steps if self.save_checkpoint is not None else None,
             on_checkpoint,
-            self.checkpoint_wanted if self.save_checkpoint is not None else None,
+            wanted if self.save_checkpoint is not None else None,
         )
         job = TrainingJob(core.rows, seed, start_step, f"cycle {cycle}, {arm}")
         training = train_sae(

@@ -43,6 +43,24 @@ class CycleStore(Protocol):
         """Keep scores of the cycle of `key`, which is there, by another scoring."""
 
 
+class OtherTrainings(Protocol):
+    """What other processes that share the store train now; used by the first rank, for one cycle at a time."""
+
+    def begin(self, key: str, *, wait: bool) -> bool:
+        """Tell them that the cycle of `key` is trained here; return False, within seconds, if one of them trains it.
+
+        Args:
+            key: key of the cycle.
+            wait: False tells them whatever they do: a training that goes on from a checkpoint waits for nobody.
+        """
+
+    def progress(self) -> None:
+        """Tell them that the training gets on."""
+
+    def end(self) -> None:
+        """Tell them that the training has ended, well or not; nothing if none had begun."""
+
+
 def scores_file(scoring: dict[str, Any]) -> str:
     """Return the name of the file, in the folder of a cycle, with its scores by another scoring than its first."""
     return f"scores-{hashlib.sha256(json.dumps(scoring, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"

@@ -9,7 +9,9 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from dmsae_ray.errors import DataError, DmsaeError
 from dmsae_ray.files.folder import Folder
@@ -28,10 +30,13 @@ class Heartbeat:
         folder: folder of the file.
         name: name of the file.
         seconds: time between two beats.
+        about: asked at each beat for what else stands in the file.
     """
 
-    def __init__(self, folder: Folder, name: str, seconds: float) -> None:
-        self._folder, self._name, self._seconds = folder, name, seconds
+    def __init__(
+        self, folder: Folder, name: str, seconds: float, about: Callable[[], Mapping[str, Any]] = dict
+    ) -> None:
+        self._folder, self._name, self._seconds, self._about = folder, name, seconds, about
         self._owner = uuid.uuid4().hex
         self._beat = 0
         self._began = int(time.time())  # for people; nothing is decided by it
@@ -78,7 +83,7 @@ class Heartbeat:
 
     def _write(self, number: int) -> None:
         who = {"owner": self._owner, "host": socket.gethostname(), "pid": os.getpid(), "began": self._began}
-        beat = {**who, "beat": number}
+        beat = {**self._about(), **who, "beat": number}
         self._folder.write(self._name, [encode_record(beat)])
 
 

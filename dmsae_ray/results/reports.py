@@ -22,16 +22,18 @@ class TrialReport:
         windows: Points of the training curves, in order.
         cycles: Cycles that have ended, in order.
         resumed: Where an interrupted training was taken up again, in words; empty where none was.
+        waits: The training that is waited for since another sweep does it, in words; empty where none is.
     """
 
     windows: tuple[WindowReport, ...] = ()
     cycles: tuple[CycleReport, ...] = ()
     resumed: str = ""
+    waits: str = ""
 
     def to_metrics(self) -> dict[str, Any]:
         """Return the metrics that `ray.train.report` takes: plain values only."""
         lists = {name: [asdict(item) for item in getattr(self, name)] for name in ("windows", "cycles")}
-        return {_KEY: {**lists, "resumed": self.resumed}}
+        return {_KEY: {**lists, "resumed": self.resumed, "waits": self.waits}}
 
     @classmethod
     def from_metrics(cls, metrics: Mapping[str, Any]) -> "TrialReport":
@@ -41,12 +43,13 @@ class TrialReport:
             tuple(WindowReport(**fields) for fields in tree.get("windows", ())),
             tuple(CycleReport(**fields) for fields in tree.get("cycles", ())),
             str(tree.get("resumed", "")),
+            str(tree.get("waits", "")),
         )
 
     @classmethod
     def from_flat_metrics(cls, metrics: Mapping[str, Any]) -> "TrialReport":
         """Return the report in a flattened result, with keys such as 'a/b', as Tune's search algorithms get it."""
-        fields = ("windows", "cycles", "resumed")
+        fields = ("windows", "cycles", "resumed", "waits")
         tree = {name: metrics[f"{_KEY}/{name}"] for name in fields if f"{_KEY}/{name}" in metrics}
         return cls.from_metrics({_KEY: tree})
 

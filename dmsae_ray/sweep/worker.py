@@ -44,6 +44,7 @@ from dmsae_ray.sweep.attempts import AttemptLog
 from dmsae_ray.sweep.checkpoint import load_checkpoint, save_checkpoint
 from dmsae_ray.sweep.model_service import ModelServiceLost, await_metrics
 from dmsae_ray.sweep.shared_cycles import cycle_store
+from dmsae_ray.sweep.training_marks import TrainingMarks
 
 T = TypeVar("T")
 
@@ -114,6 +115,10 @@ class Reporter:
         if full or self._agree(time.monotonic() - self._sent >= REPORT_SECONDS):
             self.send()
 
+    def wait(self, cycle: int, arm: str) -> None:
+        """Say at once that another sweep's training is waited for."""
+        self.send(waits=cycle_name(arm, cycle))
+
     def cycle(self, report: CycleReport) -> None:
         """Add a finished cycle and send the report at once."""
         self._cycles.append(report)
@@ -132,9 +137,9 @@ class Reporter:
         save_checkpoint(state, self._uploading)
         self.send(ray.train.Checkpoint.from_directory(self._uploading))
 
-    def send(self, checkpoint: ray.train.Checkpoint | None = None) -> None:
-        """Send what has been collected, with a checkpoint if one is given."""
-        report = TrialReport(tuple(self._windows), tuple(self._cycles), self._resumed)
+    def send(self, checkpoint: ray.train.Checkpoint | None = None, *, waits: str = "") -> None:
+        """Send what has been collected, with a checkpoint if one is given, and what is waited for."""
+        report = TrialReport(tuple(self._windows), tuple(self._cycles), self._resumed, waits)
         self._windows, self._cycles, self._resumed = [], [], ""
         self._sent = time.monotonic()
         ray.train.report(
@@ -269,6 +274,8 @@ def _run(task: TrialTask, experiment: Experiment, folders: Folders, trial: Trial
         settings,
         feed,
         store=cycle_store(folders.cycles, _about(experiment, store)),
+        others=TrainingMarks(Folder(folders.cycles), folders.name),
+        on_wait=reporter.wait,
         evaluate=_evaluation(feed, task.model),
         on_window=reporter.window,
         window_steps=window,

@@ -86,7 +86,9 @@ def same_files(bucket: FailingBucket, undisturbed: Path) -> None:
 
 def _is_content(path: str) -> bool:
     """Whether a file is of a store or a cycle, and not a note of who is at work."""
-    return path.startswith(("stores/", "cycles/")) and not path.endswith("heartbeat.json") and "/readers/" not in path
+    return path.startswith(("stores/", "cycles/")) and not any(
+        note in path for note in ("heartbeat.json", "/readers/", "/.training/")
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
