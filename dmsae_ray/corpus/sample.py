@@ -13,7 +13,7 @@ from dmsae_ray.corpus.reading import list_units, read_unit
 from dmsae_ray.corpus.skipped import Skipped, skipped_text
 from dmsae_ray.errors import DataError
 
-_DOCUMENTS, _BYTES = 256, 4 << 20
+_DOCUMENTS, _MOST_DOCUMENTS, _BYTES = 256, 10_000, 4 << 20
 _STDLIB_TOKENS = 10_000_000
 """More than the text of any Python's standard library has: it is about 1.7 MB."""
 _WIDEST = 4  # bytes of UTF-8 that one byte of another encoding becomes at most
@@ -51,11 +51,13 @@ def sample_corpus(corpus: CorpusSettings) -> CorpusSample | None:
     path = str(corpus.path)
     if corpus.source == "huggingface" or "://" in path or not os.path.exists(os.path.expanduser(path)):
         return None
-    found, size = list[str | Skipped](), 0
-    for document in islice(_documents(corpus), _DOCUMENTS):
+    found, size, used = list[str | Skipped](), 0, 0
+    for document in islice(_documents(corpus), _MOST_DOCUMENTS):
         found.append(document)
-        size += 0 if isinstance(document, Skipped) else len(document.encode())
-        if size >= _BYTES:
+        if not isinstance(document, Skipped):
+            size, used = size + len(document.encode()), used + 1
+        # Where the first are no text, later ones may be.
+        if size >= _BYTES or (len(found) >= _DOCUMENTS and used):
             break
     texts = [document for document in found if not isinstance(document, Skipped)]
     reasons = dict(Counter(document.name for document in found if isinstance(document, Skipped)))

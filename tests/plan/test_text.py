@@ -103,6 +103,12 @@ def test_documents_that_are_skipped_are_a_note_and_no_text_is_refused(tmp_path: 
         check_text(experiment("text", tmp_path))
 
 
+def test_text_behind_many_documents_without_any_is_found(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": ""})] * 300 + [json.dumps({"text": "word " * 40})] * 2000
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    assert any("300 empty" in note for note in check_text(experiment("jsonl", tmp_path)))
+
+
 def test_only_a_sample_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, "jsonl", ["word " * 100] * 5000)
     with open(tmp_path / "a.jsonl", "a") as file:
