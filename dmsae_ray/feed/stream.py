@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError
 from torch import Tensor
 
 from dmsae_ray.errors import DataError
@@ -26,6 +27,7 @@ from dmsae_ray.store import Store, Window, tensors_in
 T = TypeVar("T")
 CONTENT, SHARD = "content", "shard"
 """Columns of a block, which has one row: the bytes that the shard's file would have, and the shard's number."""
+_GET_SECONDS = 20.0
 _POLL_SECONDS = 0.5  # time within which a reader notices that it is closed
 
 
@@ -130,4 +132,8 @@ class _StreamPass:
 
 def _answer(reference: Any) -> Any:
     with first_error("streaming"):
-        return ray.get(reference)
+        while True:
+            try:
+                return ray.get(reference, timeout=_GET_SECONDS)
+            except GetTimeoutError:  # seen for an object that was there: several threads of this process get others
+                continue
