@@ -1,6 +1,7 @@
 """Give MLflow a trained SAE as a registered model."""
 
 import logging
+import os
 import warnings
 from pathlib import Path
 
@@ -41,9 +42,10 @@ def register_sae(destination: Destination, experiment: str, name: str, folder: P
 
     for noisy in ("mlflow", "mlflow.store.model_registry.abstract_store"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    before = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(destination.uri)
-    mlflow.set_experiment(experiment)
     try:
+        mlflow.set_experiment(experiment)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it asks for an example of the input; the signature says what it is
             made = mlflow.pyfunc.log_model(
@@ -56,4 +58,6 @@ def register_sae(destination: Destination, experiment: str, name: str, folder: P
             )
     except Exception as error:  # whatever the store raises: a taken name, a disk that is full, no permission
         raise ConfigError(f"NAME is '{name}'; MLflow does not take it ({reason_of(error)})") from None
+    finally:
+        mlflow.set_tracking_uri(before)  # it is the process's, its environment included
     return f"models:/{name}/{made.registered_model_version}"

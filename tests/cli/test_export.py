@@ -1,6 +1,7 @@
 """`dmsae export` of a trial: the right SAE for its cycle and arm, and one line where there is none."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,6 +99,7 @@ def test_a_registered_sae_encodes_as_the_sae_itself(
     for version in (1, 2):
         assert main(["register", str(sweep.sweep), "core-sae", "--trial", TRIAL, "--cycle", "2"]) == 0
         assert f"mlflow.pyfunc.load_model('models:/core-sae/{version}')" in capsys.readouterr().out
+    assert "MLFLOW_TRACKING_URI" not in os.environ
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
     try:
         loaded = mlflow.pyfunc.load_model("models:/core-sae/2")
@@ -108,3 +110,4 @@ def test_a_registered_sae_encodes_as_the_sae_itself(
         mlflow.set_tracking_uri(None)
     assert main(["register", str(sweep.sweep), "a/b", "--trial", TRIAL]) == 2
     assert "NAME is 'a/b'" in capsys.readouterr().err
+    assert "MLFLOW_TRACKING_URI" not in os.environ
