@@ -21,6 +21,7 @@ from dmsae_ray.plan import DRIVER_BYTES
 from dmsae_ray.results import failure_in, failure_metrics
 from dmsae_ray.store import open_store
 from dmsae_ray.sweep.callbacks import FetchSummaries, StayingCallbacks
+from dmsae_ray.sweep.driver_end import ends_in_time
 from dmsae_ray.sweep.model_service import IDLE_SECONDS, start_model_service
 from dmsae_ray.sweep.prepared import PreparedSweep
 from dmsae_ray.sweep.trial_search import TrialSearch
@@ -76,6 +77,10 @@ def run_trials(
     resources, storage, session = experiment.resources, folders.train, uuid.uuid4().hex
 
     def run_trial(config: dict[str, Any]) -> None:
+        with ends_in_time():
+            run_once(config)
+
+    def run_once(config: dict[str, Any]) -> None:
         from ray.tune.integration.ray_train import TuneReportCallback
 
         be_patient()

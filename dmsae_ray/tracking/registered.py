@@ -59,5 +59,5 @@ def register_sae(destination: Destination, experiment: str, name: str, folder: P
     except Exception as error:  # whatever the store raises: a taken name, a disk that is full, no permission
         raise ConfigError(f"NAME is '{name}'; MLflow does not take it ({reason_of(error)})") from None
     finally:
-        mlflow.set_tracking_uri(before)  # it is the process's, its environment included
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # it takes None, and is of the whole process
     return f"models:/{name}/{made.registered_model_version}"
