@@ -1,6 +1,7 @@
 """Real MLflow stores: a SQLite file, and a server on loopback that tests can kill and start again."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -8,11 +9,15 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+
+from tests.small_sweep import environment
 
 
 def free_port() -> int:
@@ -71,6 +76,24 @@ def runs(uri: str, experiment: str) -> tuple[list[Run], list[Run]]:
 def history(uri: str, run: Run, key: str) -> list[tuple[int, float]]:
     """All rows of a metric, by step."""
     return sorted((m.step, m.value) for m in MlflowClient(uri).get_metric_history(run.info.run_id, key))
+
+
+@contextmanager
+def views_of(sweep: Path) -> Iterator[dict[str, str]]:
+    """The views that `dmsae ui` names for a sweep's folder, with their addresses, while it serves them."""
+    command = [sys.executable, "-m", "dmsae_ray.cli", "ui", str(sweep), "--port", str(free_port()), "--no-browser"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), start_new_session=True
+    )
+    assert process.stdout is not None
+    text = ""
+    while "Ctrl-C ends it" not in text:
+        line = process.stdout.readline()
+        assert line, text
+        text += line
+    yield dict(re.findall(r"^(\S[^\n]*) - [^\n]*:\n  (http\S+)$", text, re.MULTILINE))
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(30) == 0, process.stdout.read()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ of this training as the step, so that cycles lie over each other. A control or a
 are in its own run.
 """
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -139,7 +138,7 @@ def cycle_numbers(report: CycleReport, before: Sequence[CycleReport] = ()) -> di
     known |= {name: report.metrics.get(measured) for measured, name in _OF_METRICS.items()}
     for name in ("tokens", "flops", "seconds"):
         known[name] = float(sum(getattr(r, name) for r in (*before, report)))
-    return {name: _meant(float(value)) for name, value in known.items() if value is not None}
+    return {name: float(value) for name, value in known.items() if value is not None}
 
 
 def window_numbers(window: WindowReport) -> dict[str, float]:
@@ -159,9 +158,4 @@ def final_numbers(result: TrialResult) -> dict[str, float]:
     for arm, report in result.controls.items():
         if last is not None and report.carryover is not None:
             values[f"margin_{arm}"] = last - report.carryover
-    return {name: _meant(float(value)) for name, value in values.items() if value is not None}
-
-
-def _meant(value: float) -> float:
-    """Return a value with the digits that mean something: a person reads these. Counts stay as they are."""
-    return value if value.is_integer() or not math.isfinite(value) else float(f"{value:.4g}")
+    return {name: float(value) for name, value in values.items() if value is not None}

@@ -1,6 +1,7 @@
 """The tracker of a sweep, for the controller. Every record goes to the journal first, then to MLflow."""
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -173,10 +174,10 @@ class SweepTracker:
         Args:
             run: The run.
             group: Name of what they are about; what is recorded of a run, a group and a step stays as it is.
-            values: Numbers by name; None values are left out, NaN is kept.
+            values: Numbers by name, of which four digits are logged; None values are left out, NaN is kept.
             step: The step.
         """
-        self.curve(run, group, [(step, values)])
+        self.curve(run, group, [(step, {name: _readable(value) for name, value in values.items()})])
 
     def curve(self, run: str | None, group: str, points: Iterable[tuple[int, Mapping[str, float | None]]]) -> None:
         """Log numbers of several steps, each a step and its numbers by name; see `metrics`."""
@@ -298,3 +299,10 @@ def _cut(value: Scalar, longest: int) -> str:
         return text
     note = f"... (cut, {len(text)} characters)"
     return text[: longest - len(note)] + note
+
+
+def _readable(value: float | None) -> float | None:
+    """Return a number with the digits that mean something: a person reads it. Counts stay as they are."""
+    if value is None or not math.isfinite(value) or float(value).is_integer():
+        return value
+    return float(f"{value:.4g}")

@@ -26,8 +26,8 @@ from dmsae_ray.tracking.tracker import NOTE_TAG, SweepTracker
 COLOUR_TAG = "mlflow.runColor"
 FAILURE_TAG = "dmsae.failure"
 ADDRESS_TAG = "dmsae.sae"
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""The colours of Okabe and Ito, which colour-blind readers can distinguish too."""
+_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+"""The colours of Okabe and Ito, which colour-blind readers can distinguish too, with grey in place of black."""
 
 
 class TrialRecords:
@@ -133,7 +133,16 @@ class TrialRecords:
     def _colour(self, params: Params) -> str:
         setting = Trial.from_params(params).setting
         place = self._order.index(setting) if setting in self._order else 0
-        return _PALETTE[place % len(_PALETTE)]
+        return _shade(_PALETTE[place % len(_PALETTE)], place // len(_PALETTE))
+
+
+def _shade(colour: str, turn: int) -> str:
+    """Return a colour of the palette as it is, and lighter or darker where the palette is used again."""
+    if turn == 0:
+        return colour
+    towards, part = (255, 0)[turn % 2 == 0], 1 - 0.6 ** ((turn + 1) // 2)
+    channels = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(value + (towards - value) * part):02X}" for value in channels)
 
 
 def record_finished(records: TrialRecords, sweep_dir: str | Path) -> None:

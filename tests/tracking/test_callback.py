@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from dmsae_ray.distill.reports import CycleReport
-from dmsae_ray.plan.trials import Trial
+from dmsae_ray.plan.trials import CycleSetting, Trial
 from dmsae_ray.results.reports import TrialReport, failure_metrics
 from dmsae_ray.results.trial import parse_result
 from dmsae_ray.sweep.callbacks import StayingCallbacks
@@ -148,6 +149,15 @@ def test_numbers_of_a_cycle_are_sums_where_they_are_costs_and_absent_where_unkno
     result = parse_result(make_summary(4, 0.9, 0))
     first, last = cycle_numbers(result.reports[0]), cycle_numbers(result.last, result.reports[:-1])
     assert "carryover" not in first and "margin_chance" not in first
-    assert last["flops"] == pytest.approx(sum(r.flops for r in result.reports), rel=1e-3)
+    assert last["flops"] == pytest.approx(sum(r.flops for r in result.reports))
     assert all(math.isfinite(value) for value in last.values())
-    assert last["fvu"] == float(f"{result.last.metrics['fvu']:.4g}")
+    assert last["fvu"] == result.last.metrics["fvu"]
+
+
+def test_each_setting_has_a_colour_of_its_own(tmp_path: Path) -> None:
+    trials = [Trial(CycleSetting(k, coverage, "dense"), 0, 0) for k in range(1, 8) for coverage in (0.5, 0.7, 0.9)]
+    tracker = SweepTracker("sqlite:///unused.db", "demo", tmp_path / "sweep", "demo-1")
+    records = TrialRecords(tracker, trials, BATCH, "cycles")
+    colours = {records._colour(trial.params()) for trial in trials}
+    assert len(colours) == len(trials)
+    assert all(re.fullmatch("#[0-9A-F]{6}", colour) for colour in colours)

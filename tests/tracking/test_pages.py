@@ -1,9 +1,7 @@
 """MLflow's pages of a sweep, served by `dmsae ui` and opened in a real browser."""
 
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,15 +10,17 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
+from dmsae_ray.cli.live_report import attach
 from dmsae_ray.config.experiment import parse_experiment
 from dmsae_ray.distill.reports import CycleReport
+from dmsae_ray.report.publishing import publish
 from dmsae_ray.results.folders import create_folders
 from dmsae_ray.results.reports import TrialReport
 from dmsae_ray.tracking.sweep_records import describe_sweep, save_views
 from dmsae_ray.tracking.tracker import SweepTracker
 from dmsae_ray.tracking.trial_records import TrialRecords, record_finished
 from tests.browser import Tab, browser_tab
-from tests.mlflow_stores import free_port, runs
+from tests.mlflow_stores import runs, views_of
 from tests.report.summaries import BATCH, make_summary, make_windows, write_trial
 from tests.small_sweep import SMALL, environment
 
@@ -47,6 +47,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 report = TrialReport(windows, (CycleReport(**cycle),))
                 records.report(name, summary["params"], report)
     record_finished(records, folder)
+    attach(tracker, *publish(folder))
     assert tracker.close() == 0
     return folder
 
@@ -54,19 +55,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def views(recorded: Path) -> Iterator[dict[str, str]]:
     """The views that `dmsae ui` names, with their addresses, while it serves them."""
-    command = [sys.executable, "-m", "dmsae_ray.cli", "ui", str(recorded), "--port", str(free_port()), "--no-browser"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), start_new_session=True
-    )
-    assert process.stdout is not None
-    text = ""
-    while "Ctrl-C ends it" not in text:
-        line = process.stdout.readline()
-        assert line, text
-        text += line
-    yield dict(re.findall(r"^(\S[^\n]*) - [^\n]*:\n  (http\S+)$", text, re.MULTILINE))
-    os.kill(process.pid, signal.SIGINT)
-    assert process.wait(30) == 0, process.stdout.read()
+    with views_of(recorded) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +109,21 @@ def test_trainings_lie_over_each_other(tab: Tab, views: dict[str, str]) -> None:
     assert tab.page.get_by_text(f"{len(KS) * len(SEEDS) * 4} matching runs").count() == 1
 
 
+@pytest.mark.slow
+def test_the_report_is_shown_among_the_artifacts(tab: Tab, views: dict[str, str], recorded: Path) -> None:
+    server, _, place = views["Stability"].partition("/#/")
+    parents, _ = runs(f"sqlite:///{recorded.parents[1] / 'mlflow.db'}", "small")
+    run = f"{server}/#/experiments/{place.split('/')[1]}/runs/{parents[0].info.run_id}"
+    tab.errors.clear()
+    tab.page.goto(f"{run}/artifacts/report.html")
+    report = tab.page.frame_locator("iframe")
+    report.get_by_role("heading", name=recorded.name).wait_for()
+    assert report.get_by_text("What came back").count() >= 1
+    pictures = report.locator("img, svg").all()
+    assert pictures and all(box["width"] > 100 for picture in pictures if (box := picture.bounding_box()))
+    assert not [error for error in tab.errors if "report" in error or "data:" in error], tab.errors
+
+
 def test_an_output_folder_that_moved_takes_its_files_along(recorded: Path, tmp_path: Path) -> None:
     before, copy = recorded.parent.parent, tmp_path / "moved ü"
     shutil.copytree(before, copy)
@@ -138,7 +143,8 @@ def test_an_output_folder_that_moved_takes_its_files_along(recorded: Path, tmp_p
     def files(run: Run) -> set[str]:
         return {path.name for path in (copy / "mlartifacts" / run.info.run_id / "artifacts").iterdir()}
 
-    assert files(parents[0]) == {"config.yaml", "report.html"}
+    assert files(parents[0]) == {"config.yaml", "report.html", "report.md", "report.json", "figures"}
+    assert (copy / "mlartifacts" / parents[0].info.run_id / "artifacts" / "report.html").read_text() == "<p>"
     trial = next(run for run in below if run.data.tags["dmsae.kind"] == "trial")
     assert files(trial) == {"summary.json", "core.safetensors"}
     assert {path: path.stat().st_mtime_ns for path in before.rglob("*")} == kept, "the old place is left alone"

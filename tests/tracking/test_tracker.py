@@ -148,9 +148,12 @@ def test_limits_of_mlflow_are_kept(sqlite: str, tmp_path: Path) -> None:
     tracker = SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1")
     tracker.start({"long": "x" * 7000, **{f"p{n}": n for n in range(230)}})
     tracker.metrics(None, "many", {f"m{n}": n for n in range(2300)} | {"odd name: é": 1.0, "inf": math.inf}, 3)
+    tracker.metrics(None, "read", {"third": 1 / 3, "small": 2e-9 / 3, "count": 1363472167424}, 3)
     assert tracker.close() == 0
     run = runs(sqlite, "demo")[0][0]
-    assert len(run.data.metrics) == 2302 and len(run.data.params) == 231
+    read = {name: run.data.metrics[name] for name in ("third", "small", "count")}
+    assert read == {"third": 0.3333, "small": 6.667e-10, "count": 1363472167424}, "four digits, counts whole"
+    assert len(run.data.metrics) == 2305 and len(run.data.params) == 231
     assert len(run.data.params["long"]) == 6000 and run.data.params["long"].endswith("... (cut, 7000 characters)")
 
 
