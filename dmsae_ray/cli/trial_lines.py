@@ -62,7 +62,8 @@ def cycle_line(trial_id: str, cycle: CycleReport) -> str:
         parts.append(f"collapsed: {cycle.collapsed}")
     parts += [f"{trouble} at step {step}" for trouble, step in cycle.troubles.items()]
     if cycle.carryover is not None:
-        parts.append(f"carryover {cycle.carryover:.2f} (chance {cycle.chance:.2f})")
+        retest = "" if cycle.retest is None else f", retest {cycle.retest:.2f}"
+        parts.append(f"carryover {cycle.carryover:.2f} (chance {cycle.chance:.2f}{retest})")
     parts.append(f"L0 {metrics.get('l0_core', 0):.1f}+{metrics.get('l0_non_core', 0):.1f}")
     if "fvu" in metrics:
         parts.append(f"FVU {metrics['fvu']:.3f}")

@@ -40,6 +40,41 @@ class TensorPairs:
         yield self.x, self.g
 
 
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """A stretch of an attribution set, as an attribution set of its own.
+
+    Attributes:
+        pairs: the whole set.
+        first: its first pair.
+        stop: the pair behind its last.
+    """
+
+    pairs: AttributionSet
+    first: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+    def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """See `AttributionSet`."""
+        at = 0
+        for x, g in self.pairs.parts():
+            first, stop = max(self.first - at, 0), min(self.stop - at, len(x))
+            if first < stop:
+                yield x[first:stop], g[first:stop]
+            at += len(x)
+            if at >= self.stop:
+                return
+
+
+def halves(pairs: AttributionSet) -> tuple[Stretch, Stretch]:
+    """Return the first and the second half of the pairs: other tokens, and but for one, other texts."""
+    middle = len(pairs) // 2
+    return Stretch(pairs, 0, middle), Stretch(pairs, middle, len(pairs))
+
+
 def pairs_of(found: "AttributionSet | tuple[Tensor, Tensor]") -> AttributionSet:
     """Return what a `DataSource` gives as an attribution set; it may give the two tensors themselves."""
     return TensorPairs(*found) if isinstance(found, tuple) else found

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dmsae_ray.distill.attribution import firing_frequency, pool_scores
-from dmsae_ray.distill.attribution_set import AttributionSet, pairs_of
+from dmsae_ray.distill.attribution_set import AttributionSet, halves, pairs_of
 from dmsae_ray.distill.core import Core
 from dmsae_ray.distill.cost import scoring_flops, training_flops
 from dmsae_ray.distill.cycle_settings import CycleSettings, DataSource, cycle_key, given_key
@@ -207,7 +207,23 @@ class CycleRunner:
                 scores = self._scores(trained.sae)
                 store.save_scores(key, scoring, scores)
             trained = replace(trained, scores=scores, scoring=scoring)
-        return trained
+        return self._with_halves(key, trained)
+
+    def _with_halves(self, key: str, trained: TrainedCycle) -> TrainedCycle:
+        """Add the scores by each half of the attribution set, from the store or computed."""
+        pairs = self._attribution_set
+        if trained.health.collapsed is not None or self.scorer is not None or len(pairs) < 2:
+            return trained
+        found = []
+        for number, half in enumerate(halves(pairs)):
+            scoring = {**self.settings.scoring(), "half": number}
+            scores = self.store.load_scores(key, scoring) if self.store is not None else None
+            if scores is None:
+                scores = self._scores_by(trained.sae, half, "score", "half", number)
+                if self.store is not None:
+                    self.store.save_scores(key, scoring, scores)
+            found.append(scores)
+        return replace(trained, half_scores=(found[0], found[1]))
 
     def _tell(self, found: CycleRun, cycle: int, arm: str, seed: int) -> CycleRun:
         """Report the training curve of a stored cycle again, on every rank."""
@@ -265,7 +281,7 @@ class CycleRunner:
             trained = measure()
             if self.store is not None:
                 self.store.save(key, trained)
-            return trained
+            return self._with_halves(key, trained)
 
         return self.ranks.wait_for(measure_and_store)
 
@@ -309,14 +325,18 @@ class CycleRunner:
 
     def _scores(self, sae: MatryoshkaSAE) -> Tensor:
         """Return scores [pool]."""
-        settings = self.settings
         if self.scorer is not None:
             return self.scorer(sae).double().cpu()
+        return self._scores_by(sae, self._attribution_set, "score")
+
+    def _scores_by(self, sae: MatryoshkaSAE, pairs: AttributionSet, *draw: str | int) -> Tensor:
+        """Return scores [pool] by some pairs; `draw` names the seed of the score 'random'."""
+        settings = self.settings
         return pool_scores(
             sae,
-            self._attribution_set,
+            pairs,
             settings.quantile,
             score=settings.score,
             groups=settings.pool_groups,
-            seed=derive_seed(sae.seed, "score"),
+            seed=derive_seed(sae.seed, *draw),
         )

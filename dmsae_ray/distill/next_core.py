@@ -1,6 +1,6 @@
 """From a trained cycle to the next core (Eq. 7, Algorithm 2), its report, and the controls for comparison."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,7 +10,7 @@ from dmsae_ray.distill.cycle_runner import CycleRun, CycleRunner
 from dmsae_ray.distill.lineage import Origin, descend, overlap
 from dmsae_ray.distill.reports import CycleReport
 from dmsae_ray.distill.seeds import derive_seed
-from dmsae_ray.distill.selection import select_core
+from dmsae_ray.distill.selection import agreement, select_core
 from dmsae_ray.distill.trained_cycle import TrainedCycle
 
 
@@ -94,7 +94,11 @@ def select_next_core(
                 control = latent_core(name, core, w_enc, trained.scores, trained.frequency, selected, draw)
             if control is not None:
                 made[name] = control
-        return NextCore(_report(run, trained, cycle, arm, trained_with, core), core, made)
+        report = _report(run, trained, cycle, arm, trained_with, core)
+        if trained.half_scores is not None:
+            first, second = (select_core(scores, coverage) for scores in trained.half_scores)
+            report = replace(report, retest=agreement(first, second))
+        return NextCore(report, core, made)
 
     return runner.ranks.share(select)
 

@@ -45,6 +45,9 @@ class CycleReport:
         chance: carryover of a core drawn from the pool at random.
         new: |C_l| - carried.
         jaccard: carried / |C_l ∪ C_{l-1}|.
+        retest: how far the score agrees with itself: the overlap of what the first and the second half of the
+            attribution set select, at the same coverage (selection.agreement); None if there is none. No carryover can
+            be understood without it: where it is low, other tokens alone change the selection.
         core_share: share of the summed score that the core's latents hold; None without a core or if all scores are 0.
         collapsed: None, or why nothing was selected: "all_scores_zero", or the trouble of the training (sae.TROUBLES)
             that ended it.
@@ -78,6 +81,7 @@ class CycleReport:
     cached: bool
     metrics: dict[str, float] = field(default_factory=dict)
     troubles: dict[str, int] = field(default_factory=dict)
+    retest: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields, JSON-serialisable."""

@@ -52,3 +52,17 @@ def select_core(scores: Tensor, coverage: float) -> Tensor:
     reached = np.cumsum(values[order])
     stop = int(np.searchsorted(reached, coverage * reached[-1], side="left")) + 1
     return torch.from_numpy(order[:stop].astype(np.int64))
+
+
+def agreement(a: Tensor, b: Tensor) -> float | None:
+    """Return how far two selections agree: |A and B| over the mean of |A| and |B| (Dice), as a carryover at equal size.
+
+    Args:
+        a: int64 [n_a], distinct latents.
+        b: int64 [n_b], distinct latents of the same SAE.
+
+    Returns:
+        A number in [0, 1]; None if both are empty.
+    """
+    size = len(a) + len(b)
+    return 2 * len(set(a.tolist()) & set(b.tolist())) / size if size else None

@@ -35,8 +35,8 @@ class Aggregate(Generic[S_co]):
     """One setting over its seeds. Every number is over the same seeds: those that did not collapse.
 
     They are the finished ones. Of a setting without any, they are those that run, up to the last cycle that all of them
-    have finished. Carryover, chance, controls, margins, core_share, metrics and control_metrics are of the last cycle,
-    in which the controls are trained too.
+    have finished. Carryover, chance, retest, controls, margins, core_share, metrics and control_metrics are of the last
+    cycle, in which the controls are trained too.
 
     Attributes:
         setting: The setting.
@@ -50,6 +50,8 @@ class Aggregate(Generic[S_co]):
         carryover: Carryover in the last cycle.
         carried: How many latents came back in the last cycle, and of how many, summed over the seeds.
         chance: |C_L| / |pool|: the carryover of a core drawn at random.
+        retest: How far the score agrees with itself: the overlap of what the two halves of the attribution set select
+            from the SAE of the last cycle, see CycleReport.retest.
         controls: Carryover of the norm-matched control cores, by the control's name.
         margins: Carryover minus that of the control, seed by seed.
         distilled_size: Size of the distilled core.
@@ -77,6 +79,7 @@ class Aggregate(Generic[S_co]):
     carryover: Estimate
     carried: tuple[int, int]
     chance: Estimate
+    retest: Estimate
     controls: dict[str, Estimate]
     margins: dict[str, Estimate]
     distilled_size: Estimate
@@ -127,6 +130,7 @@ def aggregate(setting: S, finished: Sequence[TrialResult], running: Sequence[Tri
         carryover=estimate((r.last.carryover for r in results), "share"),
         carried=(sum(c.carried or 0 for c in carried), sum(c.n_core_in for c in carried)),
         chance=estimate((r.last.chance for r in results), "share"),
+        retest=estimate((r.last.retest for r in results), "share"),
         controls={name: estimate((_carryover(r.controls.get(name)) for r in results), "share") for name in controls},
         margins={name: estimate((_margin(r, name) for r in results), "difference") for name in controls},
         distilled_size=estimate((r.distilled_size for r in results), "amount"),

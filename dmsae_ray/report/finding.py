@@ -46,7 +46,8 @@ def _one(found: Aggregate[CycleSetting]) -> str:
     came, of = found.carried
     share = f"{_with_interval(found.carryover, Estimate.percent)} of the core"
     over = f"{came} of {of} latents" + (f" over {_seeds([found])}" if len(found.seeds) > 1 else "; one seed")
-    text = f"With {_name(found)}, {share} came back in {_cycle([found])} ({over}); chance is {found.chance.mean:.0%}"
+    text = f"With {_name(found)}, {share} came back in {_cycle([found])} ({over}); {_retest([found])}"
+    text += f"chance is {found.chance.mean:.0%}"
     control = _best_control(found)
     if control is None:
         return f"{text}; there is no control."
@@ -72,8 +73,8 @@ def _several(found: Sequence[Aggregate[CycleSetting]]) -> str:
     least, most = min(found, key=lambda a: a.carryover.mean), max(found, key=lambda a: a.carryover.mean)
     text = (
         f"In {len(found)} settings ({_seeds(found)} each), {least.carryover.mean:.0%} ({_name(least)}) to "
-        f"{most.carryover.mean:.0%} ({_name(most)}) of the core came back in {_cycle(found)}; chance is "
-        f"{_between([a.chance.mean for a in found])}"
+        f"{most.carryover.mean:.0%} ({_name(most)}) of the core came back in {_cycle(found)}; {_retest(found)}"
+        f"chance is {_between([a.chance.mean for a in found])}"
     )
     with_control = [(a, name) for a in found if (name := _best_control(a)) is not None]
     if not with_control:
@@ -90,6 +91,11 @@ def _several(found: Sequence[Aggregate[CycleSetting]]) -> str:
     above, below = sum(low > 0 for low, _ in sure), sum(high < 0 for _, high in sure)
     behind = f"; in {below} the control is ahead in the same sense" if below else ""
     return f"{text}, in {above} with a 95% interval of the paired difference above 0{behind}."
+
+
+def _retest(found: Sequence[Aggregate[CycleSetting]]) -> str:
+    known = [a.retest.mean for a in found if a.retest.n]
+    return f"two halves of the attribution tokens agree on {_between(known)} of a selection; " if known else ""
 
 
 def _nothing_came_back(settings: Sequence[Aggregate[CycleSetting]]) -> str:

@@ -19,6 +19,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 CHANCE = "#7F7F7F"
+RETEST = "#3F3F3F"
 
 _STYLE: Any = {
     "font.size": 9,
@@ -156,16 +157,21 @@ def no_data(axes: "Axes", reason: str = "no data") -> None:
 
 
 def legend_below(figure: "Figure", axes: "Sequence[Axes]", columns: int = 4, *, by_name: bool = False) -> None:
-    """Put one legend for all panels below them, in the order in which things were drawn or of their names."""
+    """Put one legend for all panels below them, in the order in which things were drawn or of their names.
+
+    It has as many columns as the figure is wide enough for, `columns` at most.
+    """
     found: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     if by_name:
         found = {label: found[label] for label in sorted(found)}
-    if found:
-        style: Any = {"loc": "outside lower center", "ncols": min(columns, len(found)), "frameon": False}
-        figure.legend(list(found.values()), list(found), **style)
+    for n in range(min(columns, len(found)), 0, -1):
+        legend = figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=n, frameon=False)
+        if n == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 TICKS = (1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0), tuple(n / 4 for n in range(4, 40))

@@ -35,17 +35,20 @@ NOTES = """\
 **n** is the number of seeds behind the numbers of a row: those that are finished and did not collapse. A number is
 their mean, with its 95% interval in brackets from three seeds on (Student's t; of a share on the logit scale). Two
 seeds are given in parentheses, one alone. **Carryover** is the share of the core that was selected again in the last
-cycle; **came back** counts these latents over the seeds. **Chance** is the carryover of a core drawn at random from
-the candidate pool; a **control**'s column is the carryover of a core of as many rows with the same norms, trained in
-its place, and **carryover over** it is the difference, seed by seed. **Distilled** counts the latents selected in
-every cycle. **L0** is measured, on held-out tokens: all latents that fire at a token, those of the core included, and
-of the **core** alone. **Core fires** is the share of tokens at which a latent of the core fires, the median and the
-most frequent one; **dead** is the share of latents that never fire. **FVU** is the fraction of variance unexplained,
-**loss rec.** the share of the language model's loss that the SAE keeps against zeroing the layer. **PW-MCC** is the
-mean cosine of the best one-to-one matching of two seeds' distilled cores, over all pairs [lowest, highest]. Rows that
-both have by construction, from one given SAE or core, are left out and counted; where nothing is left the cores are not
-comparable. Its **chance** is that of random subsets of the same sizes of the candidate pools, with the middle 95% of
-the draws.
+cycle; **came back** counts these latents over the seeds. **Retest** is the noise of the score: the overlap of what the
+two halves of the attribution tokens select from one and the same SAE, at the same coverage (shared latents over the
+mean size). Where carryover is no lower, other tokens alone may change as much of a selection as another cycle does;
+each half has half of the tokens, so two whole sets would agree better than that. **Chance** is the carryover of a core
+drawn at random from the candidate pool; a **control**'s column is the carryover of a core of as many rows with the same
+norms, trained in its place, and **carryover over** it is the difference, seed by seed. **Distilled** counts the latents
+selected in every cycle. **L0** is measured, on held-out tokens: all latents that fire at a token, those of the core
+included, and of the **core** alone. **Core fires** is the share of tokens at which a latent of the core fires, the
+median and the most frequent one; **dead** is the share of latents that never fire. **FVU** is the fraction of variance
+unexplained, **loss rec.** the share of the language model's loss that the SAE keeps against zeroing the layer.
+**PW-MCC** is the mean cosine of the best one-to-one matching of two seeds' distilled cores, over all pairs [lowest,
+highest]. Rows that both have by construction, from one given SAE or core, are left out and counted; where nothing is
+left the cores are not comparable. Its **chance** is that of random subsets of the same sizes of the candidate pools,
+with the middle 95% of the draws.
 """
 
 CAVEAT = (
@@ -146,7 +149,7 @@ class Report:
         """Return the finding, the main tables and what went wrong, for the terminal."""
         tables = self._main_tables()
         tables += [running_table(self.running, self.last_cycle)] if self.running else []
-        note = "n seeds; in brackets 95% intervals, or two seeds; chance and control are carryovers to compare with"
+        note = "n seeds; in brackets 95% intervals, or two seeds; compare carryover with retest, chance and control"
         lines = [*(Text(line) for line in self.health), Text(self.finding())]
         return Group(*(t.rich() for t in tables), Text(note, style="dim"), *lines)
 

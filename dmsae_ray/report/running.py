@@ -17,7 +17,7 @@ CONFIG_FILE = "config.yaml"
 _CYCLE = "cycle"
 _COLLAPSED = "nothing was selected"
 _SUMS = ("tokens", "flops", "seconds")
-_OF_CYCLE = ("core_size", "carryover", "chance", "core_share", "new", "collapsed", "margin_chance", *_SUMS)
+_OF_CYCLE = ("core_size", "carryover", "chance", "retest", "core_share", "new", "collapsed", "margin_chance", *_SUMS)
 _METRICS = {"dead_share": "dead_fraction", "core_dead_share": "core_dead_fraction"}
 """Names of the journal for what `CycleReport.metrics` calls otherwise."""
 
@@ -118,5 +118,6 @@ def _report(cycle: int, arm: str, logged: Mapping[str, float], before: Sequence[
         flops=own["flops"],
         seconds=own["seconds"],
         cached=False,
+        retest=numbers.get("retest"),
         metrics={_METRICS.get(name, name): value for name, value in numbers.items() if name not in _OF_CYCLE},
     )

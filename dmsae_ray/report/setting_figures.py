@@ -11,6 +11,7 @@ from dmsae_ray.report.picture import ESTIMATE_HEAD, Picture, estimate_cells
 from dmsae_ray.report.plots import (
     CHANCE,
     MOST_PANELS,
+    RETEST,
     bars,
     colour,
     dots,
@@ -59,6 +60,11 @@ def carryover(report: Report, sweep_dir: Path) -> Picture | None:
                 style: Any = {"color": colour(n), "marker": marker(n), "markerfacecolor": "white", "linestyle": "-."}
                 label = f"{name.replace('_', ' ')} control, norm-matched"
                 points(axis, at_control, [a.controls.get(name, NONE) for a in line], label=label, **style)
+            known = [a for a in line if a.retest.n]
+            again = [known_value(a.retest.mean) for a in known]
+            label = "test-retest of the score"
+            style = {"color": RETEST, "linestyle": ":", "marker": "_", "label": label, "seeds": False}
+            points(axis, [known_value(a.metrics["l0"].mean) for a in known], again, **style)
             chance = [known_value(a.chance.mean) for a in line if a.chance.n]
             at_chance = [known_value(a.metrics["l0"].mean) for a in line if a.chance.n]
             label = "chance, |C| / |pool|"
@@ -73,6 +79,7 @@ def carryover(report: Report, sweep_dir: Path) -> Picture | None:
 
     series: list[tuple[str, list[tuple[Aggregate[CycleSetting], Estimate, Estimate]]]] = [
         ("distilled", [(a, a.metrics["l0"], a.carryover) for a in shown]),
+        ("test-retest", [(a, a.metrics["l0"], a.retest) for a in shown if a.retest.n]),
         ("chance", [(a, a.metrics["l0"], a.chance) for a in shown]),
     ]
     series += [
@@ -95,7 +102,8 @@ def carryover(report: Report, sweep_dir: Path) -> Picture | None:
         "Figure 6: carryover against measured L0",
         "Share of the core that was selected again in the last cycle, against the L0 that its SAE has (log axis); "
         f"labels give k. {seeds_text(shown)} Only what lies above the controls speaks for the choice of latents: what "
-        f"lies between chance and a control, any frozen rows of these norms achieve.{sure}{most}",
+        "lies between chance and a control, any frozen rows of these norms achieve. Test-retest is what two halves of "
+        f"the attribution tokens select alike from one SAE: the noise of the score alone.{sure}{most}",
         (*HEAD, "core", *(f"L0 {name}" for name in ESTIMATE_HEAD), *(f"carryover {name}" for name in ESTIMATE_HEAD)),
         [
             (a.setting.k, a.setting.coverage, name, *estimate_cells(x), *estimate_cells(y))

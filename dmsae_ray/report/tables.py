@@ -65,9 +65,9 @@ class Table:
 
 
 def cores_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> Table:
-    """Tabulate core sizes, and carryover beside chance and controls."""
+    """Tabulate core sizes, and carryover beside test-retest, chance and controls."""
     controls = sorted({name for a in aggregates for name in a.controls})
-    head: tuple[str, ...] = ("k", "τ", "n", "core size\nby cycle", "carry-\nover", "came\nback", "chance")
+    head: tuple[str, ...] = ("k", "τ", "n", "core size\nby cycle", "carry-\nover", "came\nback", "re-\ntest", "chance")
     head += (*(f"{_word(c)}\ncontrol" for c in controls), "dis-\ntilled")
     rows = [
         (
@@ -75,6 +75,7 @@ def cores_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int |
             " ".join(f"{size.mean:.0f}" for size in a.core_sizes) or "-",
             a.carryover.text(),
             f"{a.carried[0]} of {a.carried[1]}" if a.carried[1] else "-",
+            a.retest.text(),
             a.chance.text(),
             *(a.controls.get(c, NONE).text() for c in controls),
             a.distilled_size.text(1 if a.distilled_size.n > 1 else 0),

@@ -18,7 +18,7 @@ SETTING, CYCLE, CURVE = "setting", "cycle", "train"
 
 _CYCLE_WORD = "cycle "
 
-_OF_CYCLE = ("carryover", "chance", "core_share", "new")
+_OF_CYCLE = ("carryover", "chance", "retest", "core_share", "new")
 _OF_METRICS = {
     "fvu": "fvu",
     "loss_recovered": "loss_recovered",

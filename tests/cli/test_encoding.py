@@ -52,7 +52,7 @@ def test_a_sweep_is_shown_in_any_encoding(sweep: Path, setting: dict[str, str]) 
 def test_a_report_in_ascii_is_in_shape(sweep: Path) -> None:
     """The Markdown file is UTF-8 all the same; a notebook's backend of matplotlib hinders nothing either."""
     said = said_by("report", sweep, PYTHONIOENCODING="ascii")
-    rows = [line for line in said.splitlines() if line.count("|") == 10]
+    rows = [line for line in said.splitlines() if line.count("|") == 11]
     assert len(rows) >= 4 and len({len(row) for row in rows}) == 1 and any("|  t|" in row for row in rows)
     assert "| τ |" in (sweep / "report.md").read_text(encoding="utf-8")
     assert len(list((sweep / "figures").glob("*.png"))) >= 3

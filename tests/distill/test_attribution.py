@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dmsae_ray.distill import attribution
 from dmsae_ray.distill.attribution import attribution_scores, firing_frequency, pool_scores
+from dmsae_ray.distill.attribution_set import halves
 from dmsae_ray.distill.quantile import UpperTail, tail_quantile, tail_size
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
@@ -207,3 +208,23 @@ def test_wrong_shapes_and_names_are_refused():
         attribution_scores(sae, x, g, 1.5)
     with pytest.raises(ConfigError, match="trims everything"):
         attribution_scores(sae, x, g, 0.5, score="trimmed_mean")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6))
+def test_halves_hold_every_pair_once_however_the_set_is_cut(sizes):
+    x = torch.arange(sum(sizes) * 2.0).reshape(-1, 2)
+
+    class Cut:
+        def __len__(self):
+            return len(x)
+
+        def parts(self):
+            return ((part, -part) for part in x.split(sizes))
+
+    found = halves(Cut())
+    assert [len(half) for half in found] == [len(x) // 2, len(x) - len(x) // 2]
+    for half in found:
+        parts = list(half.parts())
+        assert sum(len(p) for p, _ in parts) == len(half) and all(torch.equal(g, -p) for p, g in parts)
+    assert torch.equal(torch.cat([x[:0], *(p for half in found for p, _ in half.parts())]), x)

@@ -11,7 +11,7 @@ from dmsae_ray.distill.core import Core, load_core, save_core
 from dmsae_ray.distill.core_transfer import transfer
 from dmsae_ray.distill.cycle_runner import CycleCheckpoint, CycleRunner
 from dmsae_ray.distill.cycle_settings import cycle_key
-from dmsae_ray.distill.cycle_store import DirectoryCycleStore
+from dmsae_ray.distill.cycle_store import DirectoryCycleStore, scores_file
 from dmsae_ray.distill.lineage import LineageId, Origin
 from dmsae_ray.distill.matching import shared_rows
 from dmsae_ray.distill.seeds import derive_seed
@@ -27,6 +27,10 @@ def same_cores(a, b):
     for one, other in zip(a.cores, b.cores, strict=True):
         assert torch.equal(one.rows, other.rows)
         assert one.lineage == other.lineage
+
+
+def weights_of(sae):
+    return [t.detach().double().numpy() for t in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.threshold)]
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +67,15 @@ def test_the_run_agrees_with_the_reference_on_scores_selection_and_lineage(tmp_p
     for record, core in zip(history.reports, history.cores, strict=True):
         outcome = store.load(record.key)
         sae = outcome.sae
-        weights = (t.detach().double().numpy() for t in (sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec, sae.threshold))
-        scores = reference.attribution(*weights, x, g, record.pool, 0.9)
+        scores = reference.attribution(*weights_of(sae), x, g, record.pool, 0.9)
         torch.testing.assert_close(outcome.scores, torch.tensor(scores, dtype=torch.float64), rtol=1e-4, atol=1e-6)
+        middle, sets = len(x) // 2, []
+        for number, rows in enumerate((slice(0, middle), slice(middle, None))):
+            half = store.load_scores(record.key, {**outcome.scoring, "half": number})
+            scores = reference.attribution(*weights_of(sae), x[rows], g[rows], record.pool, 0.9)
+            torch.testing.assert_close(half, torch.tensor(scores, dtype=torch.float64), rtol=1e-4, atol=1e-6)
+            sets.append(set(reference.select(half.tolist(), 0.9)))
+        assert record.retest == 2 * len(sets[0] & sets[1]) / (len(sets[0]) + len(sets[1]))
         chosen = reference.select(outcome.scores.tolist(), 0.9)
         assert torch.equal(core.rows, sae.W_enc.detach()[chosen])
         by_bytes.add(core.rows.numpy())
@@ -126,15 +136,17 @@ def test_a_stored_cycle_is_scored_once_by_each_scoring(tmp_path, monkeypatch):
     monkeypatch.setattr(cycle_runner, "pool_scores", lambda sae, *a, **o: scored.append(sae) or whole(sae, *a, **o))
     store, settings = DirectoryCycleStore(tmp_path), {q: small_settings(quantile=q) for q in (0.9, 0.95)}
     first = {q: run(settings=settings[q], store=store, cycles=1, coverage=1.0) for q in settings}
-    assert len(scored) == 2 * 2 and first[0.95].reports[0].cached
+    once = 3  # by all tokens, and by each half of them
+    assert len(scored) == 2 * 2 * once and first[0.95].reports[0].cached
     for q in settings:
         same_cores(run(settings=settings[q], store=store, cycles=1, coverage=1.0), first[q])
-    assert len(scored) == 2 * 2, "all four are found"
+    assert len(scored) == 2 * 2 * once, "all are found"
     key = first[0.9].reports[0].key
     assert store.load(key).scoring["quantile"] == 0.9
     other = store.load_scores(key, settings[0.95].scoring())
     assert not torch.equal(other, store.load(key).scores)
-    (file,) = store.folder(key).glob("scores-*")
+    assert len(list(store.folder(key).glob("scores-*"))) == 2 * once - 1
+    file = store.folder(key) / scores_file(settings[0.95].scoring())
     file.write_bytes(file.read_bytes()[:20])
     with pytest.raises(DataError, match=r"is damaged .* delete it to score again"):
         run(settings=settings[0.95], store=store, cycles=1, coverage=1.0)

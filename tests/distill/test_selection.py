@@ -5,7 +5,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dmsae_ray.distill.selection import select_core
+from dmsae_ray.distill.selection import agreement, select_core
 from dmsae_ray.errors import ConfigError, DataError
 
 from . import reference
@@ -61,3 +61,10 @@ def test_coverage_outside_its_range_is_refused_in_one_line(coverage):
 def test_impossible_scores_are_refused(bad):
     with pytest.raises(DataError, match="latent 1 has score"):
         select_core(torch.tensor([1.0, bad]), 0.9)
+
+
+def test_agreement_is_carryover_at_equal_size_and_the_same_both_ways():
+    three, other, none = torch.tensor([4, 1, 2]), torch.tensor([2, 9, 4, 7, 8]), torch.tensor([], dtype=torch.int64)
+    assert agreement(three, three.flip(0)) == 1.0
+    assert agreement(three, other) == agreement(other, three) == 2 / 4
+    assert agreement(three, none) == 0.0 and agreement(none, none) is None

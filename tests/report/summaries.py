@@ -46,6 +46,7 @@ def make_cycle(cycle: int, arm: str, before: Core, after: Core, fvu: float, l0: 
             "dead_fraction": 0.25,
             **({"core_frequency_median": 0.4, "core_frequency_max": 0.8} if len(before) else {}),
         },
+        retest=0.75 + 0.01 * cycle,
     )
 
 

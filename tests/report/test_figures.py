@@ -56,6 +56,10 @@ def test_numbers_of_figures_are_those_of_the_summaries(grid: Path) -> None:
         own = np.array([s["records"][-1]["carryover"] for s in of(row)])
         assert float(row["carryover mean"]) == pytest.approx(own.mean(), rel=1e-5)
         assert [float(v) for v in row["carryover seeds"].split()] == pytest.approx(own.tolist(), rel=1e-5)
+    again = [row for row in rows_of(carryover(report, grid)) if row["core"] == "test-retest"]
+    assert [float(row["carryover mean"]) for row in again] == pytest.approx(
+        [s[0]["records"][-1]["retest"] for s in map(of, again)]
+    )
     for row in rows_of(selected_sets(report, grid)):
         name = {"core size": "n_core", "selected again": "carried"}[row["quantity"]]
         own = np.array([s["records"][int(row["cycle"])][name] or 0 for s in of(row)])
@@ -88,6 +92,18 @@ def test_every_figure_has_a_caption_that_says_n(grid: Path) -> None:
         assert (
             picture.rows and len({len(row) for row in picture.rows}) == 1 and len(picture.head) == len(picture.rows[0])
         )
+
+
+def test_every_legend_lies_within_its_figure(grid: Path) -> None:
+    report, legends = make_report(grid), 0
+    for picture in (made for make in MAKERS if isinstance(made := make(report, grid), Picture)):
+        figure = picture.draw()
+        figure.canvas.draw()
+        for legend in (*figure.legends, *(axis.get_legend() for axis in figure.axes if axis.get_legend())):
+            box = legend.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.width, f"{picture.name}: {box}"
+            legends += 1
+    assert legends >= 5
 
 
 def test_a_figure_is_drawn_again_only_where_its_numbers_changed(grid: Path, tmp_path: Path) -> None:
