@@ -221,14 +221,14 @@ def load_experiment(path: str | Path, overrides: tuple[str, ...] | list[str] = (
 
     Args:
         path: the YAML file.
-        overrides: texts `dotted.path=value`, with the value in YAML.
+        overrides: texts `dotted.path=value`; see `text.apply_override`.
 
     Raises:
         ConfigError: a setting is wrong; one line that names the field, its value and what is allowed.
     """
     tree = read_yaml(path)
     for override in overrides:
-        apply_override(tree, override)
+        apply_override(tree, override, Experiment)
     return parse_experiment(tree).located()
 
 

@@ -1,7 +1,9 @@
 """The text form of a config: YAML input, `--set` overrides, YAML output with comments. It knows no single setting."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -55,12 +57,14 @@ def _where(error: Exception) -> str:
     return " ".join(f"{problem}{place}".split()) if problem else redacted(one_line(error))
 
 
-def apply_override(tree: dict[str, Any], text: str) -> None:
+def apply_override(tree: dict[str, Any], text: str, settings: type[BaseModel] | None = None) -> None:
     """Set one value of a mapping, in place.
 
     Args:
         tree: the mapping.
-        text: `dotted.path=value`, with the value in YAML; it has no comments.
+        text: `dotted.path=value`, with the value in YAML; it has no comments. Where the setting is a text, the value is
+            taken as it stands: `yes`, `007` and `/a: b` are texts too.
+        settings: the settings that the mapping is for; None: nothing is known of them.
 
     Raises:
         ConfigError: `text` does not have that form, or its path treats a plain value as a section.
@@ -71,7 +75,8 @@ def apply_override(tree: dict[str, Any], text: str) -> None:
     if not equals or not all(keys):
         raise ConfigError(f"--set '{text}' is not of the form path=value, as in --set sweep.seeds=[0,1,2]")
     try:
-        parsed = _value(value)
+        is_text = settings is not None and takes_text(settings, keys)
+        parsed = _text(value) if is_text else _value(value)
     except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--set '{text}': the value is not YAML") from None
     node = tree
@@ -84,6 +89,35 @@ def apply_override(tree: dict[str, Any], text: str) -> None:
         node[key] = child = dict(child or {})
         node = child
     node[keys[-1]] = parsed
+
+
+def takes_text(settings: type[BaseModel], keys: Sequence[str]) -> bool:
+    """Return whether a setting is a text, or a text or nothing; `keys` are its path."""
+    field = settings.model_fields.get(keys[0])
+    if field is None:
+        return False
+    kinds = _kinds(field.annotation)
+    if len(keys) > 1:
+        return any(
+            isinstance(kind, type) and issubclass(kind, BaseModel) and takes_text(kind, keys[1:]) for kind in kinds
+        )
+    return all(
+        kind is str or (get_origin(kind) is Literal and all(isinstance(a, str) for a in get_args(kind)))
+        for kind in kinds
+    )
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    """Return the members of a union, without None; anything else alone."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return (annotation,)
+    return tuple(kind for kind in get_args(annotation) if kind is not NoneType)
+
+
+def _text(value: str) -> Any:
+    """Return a text as it stands; what is in quotes, and nothing at all, are as in YAML."""
+    value = value.strip()
+    return _value(value) if value in ("", "null") or value[0] in "'\"" else value
 
 
 def _value(text: str) -> Any:

@@ -153,13 +153,15 @@ def _read_jsonl(corpus: CorpusSettings, path: str) -> Iterator[Any]:
         log.warning("corpus file %s has no text under corpus.text_field '%s'", path, corpus.text_field)
 
 
-def first_keys(corpus: CorpusSettings, path: str) -> list[str]:
-    """Return the keys of the first document of a JSON lines file; none if it has none."""
+def first_keys(corpus: CorpusSettings, path: str) -> list[str] | None:
+    """Return the keys of the first document of a JSON lines file; none if it has none; None if it is an array."""
     for line in lines(_jsonl_pieces(corpus, path)):
         try:
             record = json.loads(line.decode(corpus.encoding))
         except (ValueError, RecursionError):
             return []
+        if isinstance(record, list):
+            return None
         return list(record) if isinstance(record, dict) else []
     return []
 

@@ -76,7 +76,10 @@ def _no_text(corpus: CorpusSettings, reasons: dict[str, int]) -> str:
     if not reasons:
         return f"corpus.path '{corpus.path}' holds no documents"
     if set(reasons) == {Skipped.NO_FIELD.name}:
-        keys = first_keys(corpus, corpus_files(corpus)[0])
+        path = corpus_files(corpus)[0]
+        keys = first_keys(corpus, path)
+        if keys is None:
+            return f"corpus file '{path}' begins with a JSON array; one object a line is read (JSON lines)"
         return (
             f"corpus.text_field is '{corpus.text_field}', which none of the first {sum(reasons.values())} documents of "
             f"'{corpus.path}' has; the first has {', '.join(keys) or 'no keys'}"

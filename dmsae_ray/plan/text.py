@@ -3,7 +3,7 @@
 import json
 
 from dmsae_ray.config import Experiment, ModelSettings
-from dmsae_ray.corpus import sample_corpus, skipped_text
+from dmsae_ray.corpus import check_is_on_hub, sample_corpus, skipped_text
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.plan.model_size import config_file
 from dmsae_ray.plan.words import count_text
@@ -20,12 +20,17 @@ def check_text(experiment: Experiment) -> tuple[str, ...]:
 
     Raises:
         DataError: there is no text in `corpus.text_field`, or certainly less than the tokens that are asked.
-        ConfigError: the text is conversations, and the tokenizer has no chat template.
+        ConfigError: the text is conversations, and the tokenizer has no chat template; or source 'huggingface' names
+            something on this machine.
     """
     corpus = experiment.corpus
+    if corpus.source == "huggingface":
+        check_is_on_hub(corpus)
+        return ()
     sample = sample_corpus(corpus)
     if sample is None:
-        return ()
+        here = "://" not in str(corpus.path)
+        return (f"corpus.path '{corpus.path}' is not on this machine: nothing of it was looked at",) if here else ()
     if sample.chat and _has_template(experiment.model) is False:
         raise ConfigError(
             f"corpus.text_field holds messages, and the tokenizer of model.name '{experiment.model.name}' has no chat "

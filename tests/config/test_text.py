@@ -1,6 +1,7 @@
 """Config files as text: YAML that is none, and overrides (--set)."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,6 +105,35 @@ def test_an_override_has_a_value_and_no_comment(text: str, value: object) -> Non
     tree: dict[str, object] = {}
     apply_override(tree, f"output={text}")
     assert tree == {"output": value}
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("output", "/a: b", "/a: b"),
+        ("output", "[x", "[x"),
+        ("output", "&a", "&a"),
+        ("output", "*a/{b}", "*a/{b}"),
+        ("output", "'/a #1'", "/a #1"),
+        ("name", "yes", "yes"),
+        ("name", "007", "007"),
+        ("name", '"1e3"', "1e3"),
+        ("model.name", "1.5", "1.5"),
+        ("model.revision", "012345", "012345"),
+        ("model.revision", "null", None),
+        ("corpus.text_field", "a: b", "a: b"),
+        ("sae.core_sparsity", "sparse", "sparse"),
+        ("sae.k", "8", 8),
+        ("sweep.k", "[4, 8]", [4, 8]),
+    ],
+)
+def test_an_override_of_a_text_is_taken_as_it_stands(tmp_path: Path, path: str, text: str, value: object) -> None:
+    (tmp_path / "a.yaml").write_text("name: a\nmodel: {name: tiny}\n")
+    experiment: Any = load_experiment(tmp_path / "a.yaml", [f"{path}={text}"])
+    for name in path.split("."):
+        experiment = getattr(experiment, name)
+    located = str(Path(str(value)).absolute()) if path == "output" else value
+    assert (list(experiment) if isinstance(value, list) else experiment) == located
 
 
 @pytest.mark.parametrize("text", ["[1, 2] # two", "'a' # b", "[1, 2"])

@@ -125,11 +125,29 @@ def test_only_a_sample_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert check_text(experiment("jsonl", tmp_path)) == () and len(read) == 256
 
 
-@pytest.mark.parametrize(
-    ("source", "path"), [("huggingface", "a/b"), ("text", "s3://bucket/x"), ("text", "not-here/at")]
-)
+@pytest.mark.parametrize(("source", "path"), [("huggingface", "a/b"), ("text", "s3://bucket/x")])
 def test_what_is_not_on_this_machine_is_not_looked_at(source: str, path: str) -> None:
     assert check_text(experiment(source, path)) == ()
+
+
+def test_a_path_that_is_not_on_this_machine_is_a_note() -> None:
+    """A plan may be made elsewhere than the sweep."""
+    (note,) = check_text(experiment("text", "not-here/at"))
+    assert note == "corpus.path 'not-here/at' is not on this machine: nothing of it was looked at"
+
+
+@pytest.mark.parametrize("kind", ["{}", "file://{}", "{}/"])
+def test_what_source_huggingface_would_read_from_this_machine_is_refused_by_the_plan(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ConfigError, match=r"which is on this machine; source 'huggingface' reads the Hub"):
+        check_text(experiment("huggingface", kind.format(write(tmp_path / "data", "jsonl", ["x" * 4000]))))
+
+
+def test_a_json_array_is_called_so(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps([{"text": "x" * 400}] * 100))
+    with pytest.raises(
+        DataError, match=r"a\.jsonl' begins with a JSON array; one object a line is read \(JSON lines\)"
+    ):
+        check_text(experiment("jsonl", tmp_path))
 
 
 def test_the_commands_say_it_in_one_line_before_anything_starts(
