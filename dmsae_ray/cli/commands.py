@@ -1,6 +1,7 @@
 """The command line: `dmsae COMMAND`. Errors that a user can fix are printed as one line, with exit code 2."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from dmsae_ray.cli.encoding import degrade_output
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
 from dmsae_ray.config import Experiment, TransferSettings, load_experiment, set_environment
 from dmsae_ray.errors import ConfigError, DmsaeError
+from dmsae_ray.files import is_full_disk, root_message
 
 if TYPE_CHECKING:
     from dmsae_ray.plan import Cluster
@@ -34,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     command: Callable[[argparse.Namespace], int] = args.run
     set_environment(verbose=getattr(args, "verbose", False))
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is not worth a traceback
     # A plain `kill` works like Ctrl-C: workers are stopped and records are delivered.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
@@ -47,6 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `dmsae config FILE | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        said = "the disk is full, and stayed so; make room, and the same command goes on where it stopped"
+        print(f"dmsae: error: {said} ({root_message(error)})", file=sys.stderr)
+        return EXIT_USAGE
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -31,11 +31,18 @@ class Heartbeat:
         name: name of the file.
         seconds: time between two beats.
         about: asked at each beat for what else stands in the file.
+        on_failure: called in the thread with the error of a beat that could not be written.
     """
 
     def __init__(
-        self, folder: Folder, name: str, seconds: float, about: Callable[[], Mapping[str, Any]] = dict
+        self,
+        folder: Folder,
+        name: str,
+        seconds: float,
+        about: Callable[[], Mapping[str, Any]] = dict,
+        on_failure: Callable[[Exception], None] = lambda error: None,
     ) -> None:
+        self._on_failure = on_failure
         self._folder, self._name, self._seconds, self._about = folder, name, seconds, about
         self._owner = uuid.uuid4().hex
         self._beat = 0
@@ -78,8 +85,10 @@ class Heartbeat:
 
     def _run(self) -> None:
         while not self._stop.wait(self._seconds):
-            with suppress(DmsaeError, OSError):
+            try:
                 self.beat()
+            except (DmsaeError, OSError) as error:
+                self._on_failure(error)
 
     def _write(self, number: int) -> None:
         who = {"owner": self._owner, "host": socket.gethostname(), "pid": os.getpid(), "began": self._began}

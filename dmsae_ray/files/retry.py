@@ -1,6 +1,7 @@
 """How work is repeated until what hinders it has passed; `faults` decides what may pass."""
 
 import logging
+import math
 import random
 import sys
 import time
@@ -20,7 +21,9 @@ RETRY_DELAYS = (2.0, 10.0, 30.0, 60.0, 120.0)
 PATIENCE_SECONDS = 6 * 3600.0
 """How long a storage that does not answer is waited for by long work."""
 FULL_DISK_SECONDS = 120.0
-"""How long a full disk is waited for; who must delete something needs to be told soon."""
+"""How long a full disk is waited for, by all of a process together: who must delete something needs to be told soon."""
+FULL_DISK_WORD_SECONDS = 30.0
+"""How often a process says that a disk is full: all that writes on it meets it."""
 START_SECONDS = 5.0
 """How long a storage is waited for elsewhere: by short commands, and at the start, when it has never been reached."""
 _PAUSES = (1.0, 60.0)  # seconds before the first new try, and at most
@@ -31,6 +34,8 @@ HUB = "the Hub"
 Item = TypeVar("Item")
 
 _patience = START_SECONDS
+_full_since: float | None = None  # since when this process has met a full disk and written nothing
+_full_said = -math.inf
 
 
 def retry_outages(call: Callable[[], Item], what: str) -> Item:
@@ -43,22 +48,42 @@ def retry_outages(call: Callable[[], Item], what: str) -> Item:
     Raises:
         OSError: an error that does not pass, or did not pass within this process's `patience`.
     """
+    global _full_since
     began: float | None = None
     pause, longest = _PAUSES
     while True:
         try:
-            return call()
+            done = call()
+            _full_since = None
+            return done
         except OSError as error:
             if not passes(error):
                 raise
-            now = time.monotonic()
+            now, full = time.monotonic(), is_full_disk(error)
             began = now if began is None else began
-            if now + pause - began > (min(FULL_DISK_SECONDS, _patience) if is_full_disk(error) else _patience):
+            since, most = began, _patience
+            if full:
+                _full_since = since = now if _full_since is None else _full_since
+                most = min(FULL_DISK_SECONDS, _patience)
+            if now + pause - since > most:
+                if full and error.filename is None:
+                    error.filename = what
                 raise
-            log.warning("%s: %s; next try in %.0f s", what, root_message(error), pause)
+            if not (full and _said_lately()):
+                log.warning("%s: %s; next try in %.0f s", what, root_message(error), pause)
             # Not all at the same moment: many workers wait for one server.
             time.sleep(pause * random.uniform(0.75, 1.25))
             pause = min(2 * pause, longest)
+
+
+def _said_lately() -> bool:
+    """Return whether this process has just said that a disk is full; if not, it says so now."""
+    global _full_said
+    now = time.monotonic()
+    if now - _full_said < FULL_DISK_WORD_SECONDS:
+        return True
+    _full_said = now
+    return False
 
 
 def be_patient() -> None:

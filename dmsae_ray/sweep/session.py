@@ -239,5 +239,5 @@ def _quiet_loggers(verbose: bool) -> None:
     if verbose:
         return
     for name in list(logging.root.manager.loggerDict):
-        if name.split(".")[0] in ("ray", "transformers", "mlflow", "alembic", "datasets"):
+        if name.split(".")[0] in ("ray", "transformers", "datasets"):  # of MLflow, `tracking` sees to it
             logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,6 +1,8 @@
 """One controller at a time runs a sweep, whichever machine it is on."""
 
 import logging
+import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 
 from dmsae_ray.errors import ConfigError, DataError
-from dmsae_ray.files import Folder, Heartbeat, decode_record, has_ended, is_beating
+from dmsae_ray.files import Folder, Heartbeat, decode_record, has_ended, is_beating, is_full_disk
 from dmsae_ray.results import Folders
 
 log = logging.getLogger(__name__)
@@ -88,7 +90,8 @@ class SoleController:
         self, folders: Folders, say: Callable[[str], None] = log.warning, beat_seconds: float = BEAT_SECONDS
     ) -> None:
         self._folder, self._say, self._seconds = folders.output / "sweeps" / folders.name, say, beat_seconds
-        self._mark = Heartbeat(self._folder, CONTROLLER_FILE, beat_seconds)
+        self._mark = Heartbeat(self._folder, CONTROLLER_FILE, beat_seconds, on_failure=self._stop_where_full)
+        self._stopped = False
 
     def __enter__(self) -> "SoleController":
         mark = self._folder.read(CONTROLLER_FILE)
@@ -108,6 +111,13 @@ class SoleController:
     ) -> None:
         self._mark.stop()
         self._mark.say_goodbye()
+
+    def _stop_where_full(self, error: Exception) -> None:
+        """Stop this process as by Ctrl-C where the disk stays full: its workers cannot write either, and would wait."""
+        if not self._stopped and is_full_disk(error.__cause__ or error):
+            self._stopped = True
+            self._say(f"the disk of {self._folder} stays full: this sweep stops")
+            os.kill(os.getpid(), signal.SIGINT)
 
     def _who(self) -> str:
         with suppress(DataError, KeyError, TypeError):

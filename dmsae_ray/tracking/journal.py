@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from dmsae_ray.errors import ConfigError, DataError
-from dmsae_ray.files import replacing
+from dmsae_ray.files import replacing, retry_outages
 
 try:
     import fcntl
@@ -113,7 +113,7 @@ class Journal:
         self._last: dict[tuple[str | None, str, str], Value] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "ab+")  # noqa: SIM115 - it stays open as long as the journal
+            self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115 - it stays open as long as the journal
         except OSError as error:
             raise ConfigError(
                 f"output holds '{self.path}'; it must be a file that can be written ({error.strerror})"
@@ -180,14 +180,11 @@ class Journal:
             if self._note(record):
                 noted.append(record)
         if noted:
-            end = self.path.stat().st_size
             try:
                 self._write("".join(record.to_line() for record in noted))
             except OSError:
                 for record in noted:
                     self._steps[record.run, record.kind, record.key].remove(record.step)
-                with contextlib.suppress(OSError):
-                    self._file.truncate(end)
                 raise
             for record in noted:
                 if record.kind in _CHANGES:
@@ -207,9 +204,21 @@ class Journal:
         return True
 
     def _write(self, text: str) -> None:
-        self._file.write(text.encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write at the end, whole or not at all; a disk that is full is waited for."""
+        content, end = text.encode(), os.fstat(self._file.fileno()).st_size
+
+        def write() -> None:
+            left = memoryview(content)
+            try:
+                while left:
+                    left = left[self._file.write(left) or 0 :]
+                os.fsync(self._file.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(end)
+                raise
+
+        retry_outages(write, str(self.path))
 
     def _lock_file(self) -> None:
         if fcntl is None:

@@ -238,10 +238,10 @@ class SweepTracker:
         if self._journal is None or self._sender is None or self._sink is None:
             return 0
         if status is not None:
-            for run in sorted(self._journal.runs(), reverse=True):  # what is below a run before it
-                if self._journal.last(run, "status", "status") in (None, "RUNNING"):
-                    self.end(run, "KILLED" if status == "FINISHED" else status)
-            self._change(None, "status", "status", status)
+            try:
+                self._end_all(self._journal, status)
+            except OSError as error:  # a disk that stays full has ended the sweep, and says so
+                log.debug("the status of the runs is not recorded: %s", error)
         left = self._sender.close(self._timeouts[1])
         self._journal.close()
         self._journal = self._sender = None
@@ -255,6 +255,12 @@ class SweepTracker:
         if self._sink.refused:
             log.warning("%d records were refused by %s", self._sink.refused, self.destination.shown)
         return left
+
+    def _end_all(self, journal: Journal, status: Status) -> None:
+        for run in sorted(journal.runs(), reverse=True):  # what is below a run before it
+            if journal.last(run, "status", "status") in (None, "RUNNING"):
+                self.end(run, "KILLED" if status == "FINISHED" else status)
+        self._change(None, "status", "status", status)
 
     @property
     def _opened(self) -> MlflowSink:

@@ -151,6 +151,24 @@ def test_a_full_disk_is_waited_for_minutes_only(clock: list[float]) -> None:
     assert 30 < clock[0] < 1.25 * retry.FULL_DISK_SECONDS
 
 
+def test_a_full_disk_is_waited_for_by_a_process_once_and_said_now_and_then(clock: list[float], caplog: Any) -> None:
+    def write() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    retry_outages(lambda: None, "something that can be written")
+    with patience(retry.PATIENCE_SECONDS):
+        for name in ("x", "y", "z"):
+            with pytest.raises(OSError, match=f"No space left on device: '{name}'"):
+                retry_outages(write, name)
+        assert 30 < clock[0] < 1.25 * retry.FULL_DISK_SECONDS
+        assert 2 <= caplog.text.count("No space left") <= 1 + clock[0] / retry.FULL_DISK_WORD_SECONDS
+        retry_outages(lambda: None, "x")
+        before = clock[0]
+        with pytest.raises(OSError, match="No space left"):
+            retry_outages(write, "x")
+    assert clock[0] > before + 30
+
+
 def test_what_does_not_pass_is_raised_at_once(clock: list[float], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):

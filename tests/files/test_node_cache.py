@@ -1,6 +1,5 @@
 """Copies that several processes of a machine share: made once, bounded, and safe from whoever dies or deletes."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from typing import IO
 import pytest
 
 from dmsae_ray.files.node_cache import NodeCache
-from tests.optional import left_out
+from tests.small_disk import small_disk
 
 READER = """
 import os, sys, time
@@ -133,13 +132,8 @@ def test_a_folder_that_cannot_be_written_or_is_deleted_costs_only_the_copies(tmp
     assert made == [b"a", b"a", b"b"] and list(held(tmp_path / "cache")) == ["b"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a disk of its own is mounted")
 def test_a_full_disk_drops_older_copies_and_then_the_cache(tmp_path: Path) -> None:
-    place = tmp_path / "disk"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True).returncode:
-        left_out("no disk can be mounted here")
-    try:
+    with small_disk(tmp_path / "disk", "1m") as place:
         cache, made = NodeCache(place / "cache", 10**9), list[bytes]()
         read(cache, b"a", made, 400_000)
         read(cache, b"b", made, 400_000)
@@ -149,8 +143,6 @@ def test_a_full_disk_drops_older_copies_and_then_the_cache(tmp_path: Path) -> No
         read(cache, b"d", made, 900_000)
         assert held(place / "cache") == {}
         assert made == [b"a", b"b", b"c", b"d"]
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def test_threads_of_one_process_share_a_copy(tmp_path: Path) -> None:

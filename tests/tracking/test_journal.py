@@ -1,6 +1,7 @@
 import json
 import math
 import multiprocessing
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.files.retry import patience
 from dmsae_ray.tracking.journal import DeliveryMarks, Journal, JournalEntry, Mark, Record, read_journal
+from tests.small_disk import fill, small_disk
 
 ENTRIES = [JournalEntry("a", "metric", "loss", 0.5, step) for step in range(5)]
 
@@ -112,3 +115,20 @@ def test_positions_are_kept_per_destination_and_survive_rubbish(tmp_path: Path) 
         assert positions.get("x") == Mark()
     (tmp_path / "p.json").write_text('{"x": 5}')  # as 0.1.0 wrote it
     assert positions.get("x") == Mark(5)
+
+
+def test_a_full_disk_is_waited_for_and_no_record_is_torn_or_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    many = [JournalEntry("a", "metric", "loss", 0.5, step) for step in range(1000)]
+    with small_disk(tmp_path / "disk", "1m") as disk, Journal(disk / "j.jsonl") as journal:
+        journal.append(many[:100], 1)
+        ballast = fill(disk)
+        with pytest.raises(OSError, match="No space left"), patience(0.5):
+            journal.append(many, 1)
+        assert journal.count == 100
+        threading.Timer(2.0, ballast.unlink).start()
+        with patience(60):
+            assert journal.append(many, 1) == 900
+        assert [record.step for record in read_journal(journal.path)] == list(range(1000))
+    assert "No space left on device; next try in 1 s" in caplog.text
