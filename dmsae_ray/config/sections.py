@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from dmsae_ray.config.messages import allowed
 
-Score = Literal["quantile", "mean", "trimmed_mean", "max", "frequency", "random"]
+Score = Literal["quantile", "mean", "mean_square", "trimmed_mean", "max", "frequency", "random"]
 Control = Literal["gaussian", "random_latents", "matched_frequency", "lowest_score", "most_frequent"]
 CoreSparsity = Literal["dense", "sparse"]
 Trouble = Literal["not_finite", "no_latent_fires", "all_dead", "spike"]

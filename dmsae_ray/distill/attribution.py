@@ -23,7 +23,7 @@ from dmsae_ray.distill.quantile import UpperTail, tail_quantile, tail_size
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.sae import MatryoshkaSAE
 
-Score = Literal["quantile", "mean", "trimmed_mean", "max", "frequency", "random"]
+Score = Literal["quantile", "mean", "mean_square", "trimmed_mean", "max", "frequency", "random"]
 SCORES: tuple[str, ...] = get_args(Score)
 
 CHUNK_ELEMENTS = {"cpu": 1 << 20, "cuda": 1 << 26}
@@ -96,6 +96,9 @@ def pool_scores(
 
     - quantile: Quantile_q of a over all tokens, zeros included, exact, with linear interpolation.
     - mean, max: the mean or the maximum of a over all tokens.
+    - mean_square: the mean of a². Where labels are drawn from the model's own softmax it is, but for a factor, the
+      change of the loss to second order when the latent is taken away (E[g gᵀ] is then the curvature). It counts how
+      often a latent matters and how much; a quantile gives 0 to each that fires at less than 1-q of the tokens.
     - trimmed_mean: the mean of a without the share 1-q of the tokens at either end.
     - frequency: the share of the tokens at which the latent fires.
     - random: uniform random numbers from `seed`.
@@ -137,11 +140,11 @@ def pool_scores(
         return _trimmed_mean(sae, pairs, q, pool, chunk)
     total = torch.zeros(pool, dtype=torch.float64)
     for a in _attributions(sae, pairs, 0, pool, chunk):
-        if score == "mean":
-            total += a.sum(dim=0, dtype=torch.float64).cpu()
-        else:
+        if score == "max":
             total = torch.maximum(total, a.amax(dim=0).double().cpu())
-    return total / n if score == "mean" else total
+        else:
+            total += (a if score == "mean" else a.square_()).sum(dim=0, dtype=torch.float64).cpu()
+    return total if score == "max" else total / n
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ The pages are those that `dmsae ui SWEEP_FOLDER` serves, in Chromium. FILE holds
 import argparse
 import io
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -116,6 +117,8 @@ def main() -> None:
     if args.terminal is not None:
         record_terminal(args.terminal, args.to)
     began = time.monotonic()
+    for name in ("carryover.png", "selected_sets.png"):
+        shutil.copy(folder / "figures" / name, args.to / name)
     with views_of(folder) as views, browser_tab(1600, 1000) as tab:
         print(f"dmsae ui answered after {time.monotonic() - began:.1f} s")
         tab.page.set_default_timeout(90_000)

@@ -152,6 +152,7 @@ def test_the_other_scores():
         return attribution_scores(sae, x, g, q, score=name, chunk=33, **options).numpy()
 
     np.testing.assert_allclose(score("mean"), a.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(score("mean_square"), (a**2).mean(0), rtol=1e-5)
     np.testing.assert_allclose(score("max"), a.max(0), rtol=1e-5)
     np.testing.assert_allclose(score("trimmed_mean"), scipy.stats.trim_mean(a, 0.1), rtol=1e-5, atol=1e-9)
     np.testing.assert_allclose(score("frequency"), (a > 0).mean(0), atol=1e-12)

@@ -430,7 +430,7 @@ def test_a_score_that_needs_more_than_the_attribution_set_is_brought_along(plain
     assert [i.latent for i in history.cores[0].lineage] == [11, 10]
 
 
-@pytest.mark.parametrize("score", ["mean", "trimmed_mean", "max", "frequency", "random"])
+@pytest.mark.parametrize("score", ["mean", "mean_square", "trimmed_mean", "max", "frequency", "random"])
 def test_every_score_runs_and_repeats(score):
     settings = small_settings(score=score)
     same_cores(run(settings=settings, cycles=1), run(settings=settings, cycles=1))
