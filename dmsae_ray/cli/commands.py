@@ -33,7 +33,10 @@ interruption, `dmsae ui FOLDER` shows its runs.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     degrade_output()
-    args = _parser().parse_args(argv)
+    args, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        print(f"dmsae: error: {_unknown_option(args, unknown[0])}", file=sys.stderr)
+        return EXIT_USAGE
     command: Callable[[argparse.Namespace], int] = args.run
     set_environment(verbose=getattr(args, "verbose", False))
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, is not worth a traceback
@@ -58,12 +61,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
 
 
+def _unknown_option(args: argparse.Namespace, text: str) -> str:
+    """Say that a command has no such option; a setting is not given as an option of its own."""
+    command = f"dmsae {args.command}"
+    said = f"'{text}' is not an option of {command}; `{command} --help` lists them"
+    path = text.lstrip("-").partition("=")[0]
+    if text.startswith("--") and hasattr(args, "overrides") and path.split(".")[0] in Experiment.model_fields:
+        said += f"; a setting is given as --set {path}=VALUE"
+    return said
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "dmsae", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"dmsae_ray {__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)

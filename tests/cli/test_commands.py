@@ -48,6 +48,14 @@ def refuse(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, t
     return run
 
 
+def test_an_option_that_is_none_is_named_and_a_setting_is_told_how_to_be_given(tmp_path: Path, refuse: Refuse) -> None:
+    config = write_config(tmp_path)
+    said = "'--output' is not an option of dmsae sweep; `dmsae sweep --help` lists them"
+    assert refuse("sweep", config, "--output", "/x") == f"{said}; a setting is given as --set output=VALUE"
+    assert refuse("sweep", config, "--sae.k=3").endswith("; a setting is given as --set sae.k=VALUE")
+    assert refuse("ui", tmp_path, "--fast") == "'--fast' is not an option of dmsae ui; `dmsae ui --help` lists them"
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
