@@ -95,6 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trials", type=int, default=8, help="seeds of one setting")
     parser.add_argument("--seconds", type=float, default=60.0, help="of each phase")
     parser.add_argument("--seed", type=int, default=0, help="of the lost answers")
+    parser.add_argument("--record", type=Path, help="file for what was counted and said, as JSON")
     options = parser.parse_args(arguments)
 
     folder: Path = options.folder.absolute()
@@ -115,6 +116,11 @@ def main(arguments: list[str] | None = None) -> int:
         f"{left} records delivered by `dmsae sync`; said:"
     )
     print(*words, sep="\n")
+    if options.record is not None:
+        said = [word.replace(str(folder), "FOLDER") for word in words]
+        found = {"trials": options.trials, "seconds": round(took), "requests_that_failed": counts}
+        found |= {"each_value_once": True, "secrets_found": 0, "records_delivered_by_sync": left, "said": said}
+        options.record.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 
