@@ -9,6 +9,7 @@ Hub dataset the library `datasets` reads whole pieces of a file, so one damaged 
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from dmsae_ray.files import (
     call_with_retries,
     is_server_error,
     iterate_with_retries,
+    local_path,
     root_message,
 )
 from dmsae_ray.lm import split_documents, stdlib_documents
@@ -54,14 +56,39 @@ def check_is_on_hub(corpus: CorpusSettings) -> None:
     """Refuse what `load_dataset` would read from this machine: a store's key says nothing of such files' content.
 
     Raises:
-        ConfigError: source 'huggingface' names something on this machine.
+        ConfigError: source 'huggingface' names something on this machine, or no dataset of the Hub.
     """
-    path = Path(str(corpus.path)).expanduser()
-    if path.exists() or str(corpus.path).startswith(("/", "./", "../", "~", "file:")):
-        raise ConfigError(
-            f"corpus.path is '{corpus.path}', which is on this machine; source 'huggingface' reads the Hub: give "
-            "corpus.source=parquet, jsonl, text, or arrow for a folder that `save_to_disk` wrote"
-        )
+    name = str(corpus.path)
+    if Path(name).expanduser().exists() or name.startswith(("/", "./", "../", "~", "file:")):
+        problem = "which is on this machine"
+    elif _is_builder(name):
+        problem = "by which `load_dataset` reads files of this machine"
+    elif not _is_hub_id(name):
+        problem = "which is no id of a dataset on the Hub, as 'monology/pile-uncopyrighted' is"
+    else:
+        return
+    raise ConfigError(
+        f"corpus.path is '{corpus.path}', {problem}; source 'huggingface' reads the Hub: give corpus.source=parquet, "
+        "jsonl, text, or arrow for a folder that `save_to_disk` wrote"
+    )
+
+
+def _is_builder(name: str) -> bool:
+    """Return whether `datasets` has a reader of this name, as 'json': it takes files of the folder where it runs."""
+    found = find_spec("datasets")
+    places = found.submodule_search_locations if found is not None else None
+    return name.isidentifier() and any((Path(place) / "packaged_modules" / name).is_dir() for place in places or ())
+
+
+def _is_hub_id(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in its __all__
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def list_units(corpus: CorpusSettings) -> list[dict[str, Any]]:
@@ -163,7 +190,7 @@ def first_document(corpus: CorpusSettings) -> str | Skipped | None:
     Raises:
         DataError: the corpus cannot be listed, or its first file is damaged or has another format.
     """
-    if corpus.source in ("stdlib", "huggingface") or "://" in str(corpus.path):
+    if corpus.source in ("stdlib", "huggingface") or local_path(str(corpus.path)) is None:
         return None
     return next(read_unit(corpus, list_units(corpus)[0]), None)
 

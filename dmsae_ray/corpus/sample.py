@@ -12,6 +12,7 @@ from dmsae_ray.corpus.formats import corpus_files, first_keys
 from dmsae_ray.corpus.reading import list_units, read_unit
 from dmsae_ray.corpus.skipped import Skipped, skipped_text
 from dmsae_ray.errors import DataError
+from dmsae_ray.files import local_path
 
 _DOCUMENTS, _MOST_DOCUMENTS, _BYTES = 256, 10_000, 4 << 20
 _STDLIB_TOKENS = 10_000_000
@@ -48,8 +49,8 @@ def sample_corpus(corpus: CorpusSettings) -> CorpusSample | None:
     """
     if corpus.source == "stdlib":
         return CorpusSample(0, {}, False, _STDLIB_TOKENS, None)
-    path = str(corpus.path)
-    if corpus.source == "huggingface" or "://" in path or not os.path.exists(os.path.expanduser(path)):
+    path = None if corpus.source == "huggingface" else local_path(str(corpus.path))
+    if path is None or not os.path.exists(path):
         return None
     found, size, used = list[str | Skipped](), 0, 0
     for document in islice(_documents(corpus), _MOST_DOCUMENTS):

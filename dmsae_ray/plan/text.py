@@ -5,6 +5,7 @@ import json
 from dmsae_ray.config import Experiment, ModelSettings
 from dmsae_ray.corpus import check_is_on_hub, sample_corpus, skipped_text
 from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.files import local_path
 from dmsae_ray.plan.model_size import config_file
 from dmsae_ray.plan.words import count_text
 
@@ -29,7 +30,7 @@ def check_text(experiment: Experiment) -> tuple[str, ...]:
         return ()
     sample = sample_corpus(corpus)
     if sample is None:
-        here = "://" not in str(corpus.path)
+        here = local_path(str(corpus.path)) is not None
         return (f"corpus.path '{corpus.path}' is not on this machine: nothing of it was looked at",) if here else ()
     if sample.chat and _has_template(experiment.model) is False:
         raise ConfigError(

@@ -142,6 +142,12 @@ def test_what_source_huggingface_would_read_from_this_machine_is_refused_by_the_
         check_text(experiment("huggingface", kind.format(write(tmp_path / "data", "jsonl", ["x" * 4000]))))
 
 
+def test_a_file_uri_is_on_this_machine(tmp_path: Path) -> None:
+    write(tmp_path, "jsonl", ["x"])
+    with pytest.raises(DataError, match=r"tokens were asked of corpus\.path 'file:///"):
+        check_text(experiment("jsonl", tmp_path.as_uri()))
+
+
 def test_a_json_array_is_called_so(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps([{"text": "x" * 400}] * 100))
     with pytest.raises(
