@@ -126,7 +126,7 @@ def test_an_override_has_a_value_and_no_comment(text: str, value: object) -> Non
         ("output", "'a' b", "'a' b"),
         ("output", "it's", "it's"),
         ("distill.initial_sae", "/a: b", "/a: b"),
-        ("distill.initial_sae", "/x/007 #1", "/x/007 #1"),
+        ("distill.initial_sae", "/007 #1", "/007 #1"),
         ("distill.initial_sae", "{4: /a, 8: '/b: c'}", {4: "/a", 8: "/b: c"}),
         ("sae.k", "8", 8),
         ("sweep.k", "[4, 8]", [4, 8]),
