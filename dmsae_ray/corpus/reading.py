@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -190,9 +191,18 @@ def first_document(corpus: CorpusSettings) -> str | Skipped | None:
     Raises:
         DataError: the corpus cannot be listed, or its first file is damaged or has another format.
     """
+    return next(iter(first_documents(corpus, 1)), None)
+
+
+def first_documents(corpus: CorpusSettings, count: int) -> list[str | Skipped]:
+    """Return at most `count` documents of the first file on this machine; none if it is not here.
+
+    Raises:
+        DataError: the corpus cannot be listed, or its first file is damaged or has another format.
+    """
     if corpus.source in ("stdlib", "huggingface") or local_path(str(corpus.path)) is None:
-        return None
-    return next(read_unit(corpus, list_units(corpus)[0]), None)
+        return []
+    return list(islice(read_unit(corpus, list_units(corpus)[0]), count))
 
 
 def _usable(value: Any) -> str | Skipped:
