@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from dmsae_ray.config import CorpusSettings
 from dmsae_ray.corpus.conversation import conversation
-from dmsae_ray.corpus.formats import READERS, SUFFIXES, corpus_files
+from dmsae_ray.corpus.formats import READERS, SUFFIXES, check_schema, corpus_files
 from dmsae_ray.corpus.skipped import Skipped
 from dmsae_ray.errors import ConfigError, DataError, DmsaeError
 from dmsae_ray.files import (
@@ -34,6 +34,7 @@ from dmsae_ray.files import (
 from dmsae_ray.lm import split_documents, stdlib_documents
 
 _FILES_PER_UNIT = {"text": 64}
+_MOST_SCHEMAS = 1000
 _STDLIB_ORDER = 0x57D11B
 _DAMAGE = (OSError, EOFError, zlib.error, pa.ArrowException, ValueError)
 
@@ -203,6 +204,21 @@ def first_documents(corpus: CorpusSettings, count: int) -> list[str | Skipped]:
     if corpus.source in ("stdlib", "huggingface") or local_path(str(corpus.path)) is None:
         return []
     return list(islice(read_unit(corpus, list_units(corpus)[0]), count))
+
+
+def check_schemas(corpus: CorpusSettings) -> None:
+    """Check the schemas of the files of a corpus, of at most a thousand; see `check_schema`.
+
+    Raises:
+        DataError: a file is damaged, or has no column of text under `corpus.text_field`; one line.
+    """
+    paths = corpus_files(corpus)
+    for path in paths[:: -(-len(paths) // _MOST_SCHEMAS) or 1]:
+        try:
+            check_schema(corpus, path)
+        except _DAMAGE as error:
+            problem = "cannot be read" if is_server_error(error) else "is truncated or of another format"
+            raise DataError(f"corpus file '{path}' {problem}: {root_message(error)}") from None
 
 
 def _usable(value: Any) -> str | Skipped:

@@ -52,6 +52,11 @@ def check_text(experiment: Experiment) -> tuple[str, ...]:
     if sample.about_bytes is not None and sample.about_bytes < _BYTES_A_TOKEN * sum(parts):
         about = count_text(int(sample.about_bytes / _BYTES_A_TOKEN))
         notes.append(f"{place} has about {about} tokens of {_BYTES_A_TOKEN} bytes; {count_text(sum(parts))} are asked")
+    if sample.with_nul:
+        notes.append(
+            f"{sample.with_nul} of the first {sample.documents} documents of {place} hold the character NUL, as text "
+            f"in UTF-16 does where it is read as {corpus.encoding}: see corpus.encoding"
+        )
     skipped = skipped_text(sample.reasons, sample.documents, field=corpus.text_field, encoding=corpus.encoding)
     if skipped:
         notes.append(f"of the first documents of {place}, {skipped}")
