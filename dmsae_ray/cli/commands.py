@@ -305,8 +305,11 @@ def _store(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     experiment = load_experiment(args.file, args.overrides)
+    from dmsae_ray.harvest import check_documents
+    from dmsae_ray.lm import is_configuration_only
     from dmsae_ray.plan import (
         check_fits,
+        check_given,
         check_text,
         cluster_of_yaml,
         plan_experiment,
@@ -314,9 +317,13 @@ def _plan(args: argparse.Namespace) -> int:
         priced,
         trials_beside_harvest,
     )
+    from dmsae_ray.tracking import destination_of
 
     plan = plan_experiment(experiment)
-    plan = replace(plan, notes=(*plan.notes, *check_text(experiment)))
+    plan = replace(plan, notes=(*plan.notes, *check_given(experiment), *check_text(experiment)))
+    if Path(experiment.model.name).expanduser().is_dir() and not is_configuration_only(experiment.model.name):
+        check_documents(experiment)
+    destination_of(experiment)
     if not args.cluster:
         if args.price:
             raise ConfigError("--price is given without --cluster; prices are of the node types of a cluster file")

@@ -22,6 +22,8 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONWARNINGS": "ignore",
 }
+_LOUD = ("ray", "ray.data", "ray.tune", "ray.train", "transformers", "mlflow", "alembic", "datasets", "matplotlib")
+"""Loggers of which only errors are shown. That of matplotlib says where it keeps fonts if the home is read-only."""
 NEEDED = {
     "RAY_TRAIN_V2_ENABLED": "1",
     # A report waits for the next health check of the workers: by default 2 s, as long as a small cycle takes.
@@ -66,5 +68,5 @@ def set_environment(verbose: bool) -> None:
         os.environ.setdefault(name, value)
     if not verbose:
         warnings.filterwarnings("ignore", category=FutureWarning)
-        for name in ("ray", "ray.data", "ray.tune", "ray.train", "transformers", "mlflow", "alembic", "datasets"):
+        for name in _LOUD:
             logging.getLogger(name).setLevel(logging.ERROR)

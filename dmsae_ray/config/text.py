@@ -1,6 +1,8 @@
 """The text form of a config: YAML input, `--set` overrides, YAML output with comments. It knows no single setting."""
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -13,7 +15,10 @@ from dmsae_ray.errors import ConfigError, one_line
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML loader that refuses a key given twice, where `SafeLoader` would silently drop the first value."""
+    """YAML loader that refuses a key given twice, where `SafeLoader` would silently drop the first value.
+
+    It reads whole numbers as a person means them: to `SafeLoader`, 010 is eight and 1:30 is ninety.
+    """
 
 
 def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -28,6 +33,20 @@ def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag not in _NUMBERS]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in zip(
+    _NUMBERS,
+    (
+        r"[-+]?(0|[1-9][0-9_]*)$",
+        r"([-+]?([0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$",
+    ),
+    strict=True,
+):
+    _Loader.add_implicit_resolver(_tag, re.compile(_pattern), [*"-+.0123456789"])
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -75,8 +94,8 @@ def apply_override(tree: dict[str, Any], text: str, settings: type[BaseModel] | 
     if not equals or not all(keys):
         raise ConfigError(f"--set '{text}' is not of the form path=value, as in --set sweep.seeds=[0,1,2]")
     try:
-        is_text = settings is not None and takes_text(settings, keys)
-        parsed = _text(value) if is_text else _value(value)
+        is_text, or_mapping = (False, False) if settings is None else takes_text(settings, keys)
+        parsed = _text(value) if is_text and not (or_mapping and value.lstrip().startswith("{")) else _value(value)
     except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--set '{text}': the value is not YAML") from None
     node = tree
@@ -91,20 +110,22 @@ def apply_override(tree: dict[str, Any], text: str, settings: type[BaseModel] | 
     node[keys[-1]] = parsed
 
 
-def takes_text(settings: type[BaseModel], keys: Sequence[str]) -> bool:
-    """Return whether a setting is a text, or a text or nothing; `keys` are its path."""
+def takes_text(settings: type[BaseModel], keys: Sequence[str]) -> tuple[bool, bool]:
+    """Return whether a setting may be a text, and whether it may be a mapping too; `keys` are its path."""
     field = settings.model_fields.get(keys[0])
-    if field is None:
-        return False
-    kinds = _kinds(field.annotation)
-    if len(keys) > 1:
-        return any(
-            isinstance(kind, type) and issubclass(kind, BaseModel) and takes_text(kind, keys[1:]) for kind in kinds
-        )
-    return all(
+    kinds = () if field is None else _kinds(field.annotation)
+    for key in keys[1:]:
+        sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        found = [section.model_fields[key].annotation for section in sections if key in section.model_fields]
+        found += [get_args(kind)[1] for kind in kinds if get_origin(kind) is dict]
+        kinds = tuple(part for annotation in found for part in _kinds(annotation))
+    texts = [
         kind is str or (get_origin(kind) is Literal and all(isinstance(a, str) for a in get_args(kind)))
         for kind in kinds
-    )
+    ]
+    mappings = [get_origin(kind) is dict for kind in kinds]
+    plain = any(texts) and all(text or mapping for text, mapping in zip(texts, mappings, strict=True))
+    return plain, any(mappings)
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:
@@ -115,9 +136,14 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:
 
 
 def _text(value: str) -> Any:
-    """Return a text as it stands; what is in quotes, and nothing at all, are as in YAML."""
+    """Return a text as it stands; what is in quotes from end to end, and nothing at all, are as in YAML."""
     value = value.strip()
-    return _value(value) if value in ("", "null") or value[0] in "'\"" else value
+    if value in ("", "null"):
+        return None
+    with suppress(yaml.YAMLError, ValueError):
+        if value[0] in "'\"":
+            return _value(value)
+    return value
 
 
 def _value(text: str) -> Any:

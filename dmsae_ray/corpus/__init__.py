@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dmsae_ray.corpus.reading import check_corpus as check_corpus
     from dmsae_ray.corpus.reading import check_is_on_hub as check_is_on_hub
     from dmsae_ray.corpus.reading import first_document as first_document
+    from dmsae_ray.corpus.reading import first_documents as first_documents
     from dmsae_ray.corpus.reading import list_units as list_units
     from dmsae_ray.corpus.reading import read_unit as read_unit
     from dmsae_ray.corpus.sample import CorpusSample as CorpusSample
@@ -42,6 +43,7 @@ __getattr__, __dir__, __all__ = face(
             "check_corpus",
             "check_is_on_hub",
             "first_document",
+            "first_documents",
             "list_units",
             "read_unit",
         ),

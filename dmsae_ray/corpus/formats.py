@@ -63,6 +63,26 @@ def _read_arrow(corpus: CorpusSettings, path: str) -> Iterator[Any]:
         yield from map(_decoded, _cells(column))
 
 
+def check_schema(corpus: CorpusSettings, path: str) -> None:
+    """Check that a file has the column `corpus.text_field`, and text in it, from its schema alone.
+
+    Nothing is checked of a format without a schema.
+
+    Raises:
+        OSError, ArrowException: the file is not of this format.
+        DataError: it has no such column, or one of another type.
+    """
+    system, _ = filesystem(str(corpus.path))
+    if corpus.source == "parquet":
+        import pyarrow.parquet as pq
+
+        with system.open_input_file(path) as source:
+            _check_column(corpus, path, pq.read_schema(source))
+    elif corpus.source == "arrow":
+        with system.open_input_file(path) as source, pa.ipc.open_stream(source) as stream:
+            _check_column(corpus, path, stream.schema)
+
+
 def _check_column(corpus: CorpusSettings, path: str, schema: pa.Schema) -> None:
     """Check that the file has the column `corpus.text_field`, and that it holds text or messages.
 

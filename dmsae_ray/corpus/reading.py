@@ -9,6 +9,8 @@ Hub dataset the library `datasets` reads whole pieces of a file, so one damaged 
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +19,7 @@ import pyarrow as pa
 
 from dmsae_ray.config import CorpusSettings
 from dmsae_ray.corpus.conversation import conversation
-from dmsae_ray.corpus.formats import READERS, SUFFIXES, corpus_files
+from dmsae_ray.corpus.formats import READERS, SUFFIXES, check_schema, corpus_files
 from dmsae_ray.corpus.skipped import Skipped
 from dmsae_ray.errors import ConfigError, DataError, DmsaeError
 from dmsae_ray.files import (
@@ -26,11 +28,13 @@ from dmsae_ray.files import (
     call_with_retries,
     is_server_error,
     iterate_with_retries,
+    local_path,
     root_message,
 )
 from dmsae_ray.lm import split_documents, stdlib_documents
 
 _FILES_PER_UNIT = {"text": 64}
+_MOST_SCHEMAS = 1000
 _STDLIB_ORDER = 0x57D11B
 _DAMAGE = (OSError, EOFError, zlib.error, pa.ArrowException, ValueError)
 
@@ -54,14 +58,39 @@ def check_is_on_hub(corpus: CorpusSettings) -> None:
     """Refuse what `load_dataset` would read from this machine: a store's key says nothing of such files' content.
 
     Raises:
-        ConfigError: source 'huggingface' names something on this machine.
+        ConfigError: source 'huggingface' names something on this machine, or no dataset of the Hub.
     """
-    path = Path(str(corpus.path)).expanduser()
-    if path.exists() or str(corpus.path).startswith(("/", "./", "../", "~", "file:")):
-        raise ConfigError(
-            f"corpus.path is '{corpus.path}', which is on this machine; source 'huggingface' reads the Hub: give "
-            "corpus.source=parquet, jsonl, text, or arrow for a folder that `save_to_disk` wrote"
-        )
+    name = str(corpus.path)
+    if Path(name).expanduser().exists() or name.startswith(("/", "./", "../", "~", "file:")):
+        problem = "which is on this machine"
+    elif _is_builder(name):
+        problem = "by which `load_dataset` reads files of this machine"
+    elif not _is_hub_id(name):
+        problem = "which is no id of a dataset on the Hub, as 'monology/pile-uncopyrighted' is"
+    else:
+        return
+    raise ConfigError(
+        f"corpus.path is '{corpus.path}', {problem}; source 'huggingface' reads the Hub: give corpus.source=parquet, "
+        "jsonl, text, or arrow for a folder that `save_to_disk` wrote"
+    )
+
+
+def _is_builder(name: str) -> bool:
+    """Return whether `datasets` has a reader of this name, as 'json': it takes files of the folder where it runs."""
+    found = find_spec("datasets")
+    places = found.submodule_search_locations if found is not None else None
+    return name.isidentifier() and any((Path(place) / "packaged_modules" / name).is_dir() for place in places or ())
+
+
+def _is_hub_id(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in its __all__
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def list_units(corpus: CorpusSettings) -> list[dict[str, Any]]:
@@ -163,9 +192,33 @@ def first_document(corpus: CorpusSettings) -> str | Skipped | None:
     Raises:
         DataError: the corpus cannot be listed, or its first file is damaged or has another format.
     """
-    if corpus.source in ("stdlib", "huggingface") or "://" in str(corpus.path):
-        return None
-    return next(read_unit(corpus, list_units(corpus)[0]), None)
+    return next(iter(first_documents(corpus, 1)), None)
+
+
+def first_documents(corpus: CorpusSettings, count: int) -> list[str | Skipped]:
+    """Return at most `count` documents of the first file on this machine; none if it is not here.
+
+    Raises:
+        DataError: the corpus cannot be listed, or its first file is damaged or has another format.
+    """
+    if corpus.source in ("stdlib", "huggingface") or local_path(str(corpus.path)) is None:
+        return []
+    return list(islice(read_unit(corpus, list_units(corpus)[0]), count))
+
+
+def check_schemas(corpus: CorpusSettings) -> None:
+    """Check the schemas of the files of a corpus, of at most a thousand; see `check_schema`.
+
+    Raises:
+        DataError: a file is damaged, or has no column of text under `corpus.text_field`; one line.
+    """
+    paths = corpus_files(corpus)
+    for path in paths[:: -(-len(paths) // _MOST_SCHEMAS) or 1]:
+        try:
+            check_schema(corpus, path)
+        except _DAMAGE as error:
+            problem = "cannot be read" if is_server_error(error) else "is truncated or of another format"
+            raise DataError(f"corpus file '{path}' {problem}: {root_message(error)}") from None
 
 
 def _usable(value: Any) -> str | Skipped:

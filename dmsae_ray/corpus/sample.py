@@ -9,9 +9,10 @@ from itertools import islice
 from dmsae_ray.config import UTF_8, CorpusSettings
 from dmsae_ray.corpus.conversation import Conversation
 from dmsae_ray.corpus.formats import corpus_files, first_keys
-from dmsae_ray.corpus.reading import list_units, read_unit
+from dmsae_ray.corpus.reading import check_schemas, list_units, read_unit
 from dmsae_ray.corpus.skipped import Skipped, skipped_text
 from dmsae_ray.errors import DataError
+from dmsae_ray.files import local_path
 
 _DOCUMENTS, _MOST_DOCUMENTS, _BYTES = 256, 10_000, 4 << 20
 _STDLIB_TOKENS = 10_000_000
@@ -27,6 +28,7 @@ class CorpusSample:
         documents: number of documents with text among those that were read.
         reasons: number of the others, by the name of their reason (`Skipped`).
         chat: whether one of them is a conversation.
+        with_nul: number of texts that hold the character NUL, as text in UTF-16 does that is read as UTF-8.
         most_tokens: tokens that all text has at most: one a byte, and one behind each document; None if the sizes of
             the files do not tell.
         about_bytes: bytes of UTF-8 that all text has about; None if the sizes of the files do not tell.
@@ -35,6 +37,7 @@ class CorpusSample:
     documents: int
     reasons: dict[str, int]
     chat: bool
+    with_nul: int
     most_tokens: int | None
     about_bytes: float | None
 
@@ -43,13 +46,13 @@ def sample_corpus(corpus: CorpusSettings) -> CorpusSample | None:
     """Read the first documents of a corpus; None if it is not on this machine: nothing is fetched.
 
     Raises:
-        DataError: there is no file of its source, the first one is damaged or has another format, no such column, or
-            no text in all documents that were read.
+        DataError: there is no file of its source, the first one is damaged or has another format, one has no such
+            column, or there is no text in all documents that were read.
     """
     if corpus.source == "stdlib":
-        return CorpusSample(0, {}, False, _STDLIB_TOKENS, None)
-    path = str(corpus.path)
-    if corpus.source == "huggingface" or "://" in path or not os.path.exists(os.path.expanduser(path)):
+        return CorpusSample(0, {}, False, 0, _STDLIB_TOKENS, None)
+    path = None if corpus.source == "huggingface" else local_path(str(corpus.path))
+    if path is None or not os.path.exists(path):
         return None
     found, size, used = list[str | Skipped](), 0, 0
     for document in islice(_documents(corpus), _MOST_DOCUMENTS):
@@ -63,8 +66,10 @@ def sample_corpus(corpus: CorpusSettings) -> CorpusSample | None:
     reasons = dict(Counter(document.name for document in found if isinstance(document, Skipped)))
     if not texts:
         raise DataError(_no_text(corpus, reasons))
+    check_schemas(corpus)
     most, about = _sizes(corpus, size / len(found), len(texts) / len(found))
-    return CorpusSample(len(texts), reasons, any(isinstance(text, Conversation) for text in texts), most, about)
+    chat, with_nul = any(isinstance(text, Conversation) for text in texts), sum("\0" in text for text in texts)
+    return CorpusSample(len(texts), reasons, chat, with_nul, most, about)
 
 
 def _documents(corpus: CorpusSettings) -> Iterator[str | Skipped]:
@@ -83,6 +88,11 @@ def _no_text(corpus: CorpusSettings, reasons: dict[str, int]) -> str:
         return (
             f"corpus.text_field is '{corpus.text_field}', which none of the first {sum(reasons.values())} documents of "
             f"'{corpus.path}' has; the first has {', '.join(keys) or 'no keys'}"
+        )
+    if set(reasons) == {Skipped.NOT_TEXT.name}:
+        return (
+            f"corpus.text_field is '{corpus.text_field}'; of '{corpus.path}' it holds neither text nor messages in the "
+            f"first {sum(reasons.values())} documents; it must be a text, or a list of messages {{role, content}}"
         )
     said = skipped_text(reasons, 0, field=corpus.text_field, encoding=corpus.encoding)
     return f"corpus.path '{corpus.path}': no text in its first documents: {said}"

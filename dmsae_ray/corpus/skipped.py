@@ -13,6 +13,7 @@ class Skipped(IntEnum):
     ENCODING = 4
     NOT_JSON = 5
     NO_TOKENS = 6
+    TEMPLATE = 7
 
 
 _WORDS = {
@@ -22,6 +23,7 @@ _WORDS = {
     Skipped.ENCODING: "not {encoding}",
     Skipped.NOT_JSON: "not JSON",
     Skipped.NO_TOKENS: "too short for a token",
+    Skipped.TEMPLATE: "refused by the chat template",
 }
 
 

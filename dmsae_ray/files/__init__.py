@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dmsae_ray.files.faults import root_message as root_message
     from dmsae_ray.files.folder import Folder as Folder
     from dmsae_ray.files.folder import filesystem as filesystem
+    from dmsae_ray.files.folder import local_path as local_path
     from dmsae_ray.files.heartbeat import Heartbeat as Heartbeat
     from dmsae_ray.files.heartbeat import has_ended as has_ended
     from dmsae_ray.files.heartbeat import is_beating as is_beating
@@ -63,6 +64,7 @@ __getattr__, __dir__, __all__ = face(
         "folder": (
             "Folder",
             "filesystem",
+            "local_path",
         ),
         "heartbeat": (
             "Heartbeat",

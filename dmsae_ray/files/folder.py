@@ -20,6 +20,7 @@ from dmsae_ray.files.atomic import remove_temporaries, replacing
 from dmsae_ray.files.checksums import Buffer
 from dmsae_ray.files.retry import retry_outages
 
+_LOCAL = ("file", "local")
 _PIECE, _SMALLEST_PIECE = 8 << 20, 1 << 20
 CONNECTIONS = 16
 """Pieces of a file that are read at the same time."""
@@ -233,6 +234,18 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     except (ValueError, OSError) as error:
         system, path = _fsspec(uri, error)
     return system, path.rstrip("/")
+
+
+def local_path(place: str) -> str | None:
+    """Return the path of a place on this machine, given as a path or URI (file://); None if it is elsewhere.
+
+    No server is asked.
+
+    Raises:
+        ConfigError: the URI cannot be read.
+    """
+    scheme, mark, _ = place.partition("://")
+    return None if mark and scheme not in _LOCAL else filesystem(place)[1]
 
 
 def _fsspec(uri: str, reason: Exception) -> tuple[fs.FileSystem, str]:

@@ -4,7 +4,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from dmsae_ray.config import ModelSettings
-from dmsae_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from dmsae_ray.lm import Tap
@@ -49,11 +48,10 @@ def check_model(model: ModelSettings, context: int) -> int:
         ConfigError: the model is unknown, does not have the layer, cannot be tapped there, or cannot read a context of
             that length.
     """
-    from dmsae_ray.lm import check_tap, describe_model
+    from dmsae_ray.lm import check_context, check_tap, describe_model
 
     info = describe_model(model.name, model.layer, revision=model.revision)
-    if info.max_context is not None and context > info.max_context:
-        raise ConfigError(f"corpus.context is {context}; model.name '{model.name}' reads at most {info.max_context}")
+    check_context(model.name, context, info)
     if model.name != "tiny":
-        check_tap(model.name, model.layer, model.dtype, revision=model.revision)
+        check_tap(model.name, model.layer, model.dtype, revision=model.revision, attention=model.attention)
     return info.d_model

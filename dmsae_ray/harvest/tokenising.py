@@ -161,10 +161,11 @@ def _tokenised(
         cells = zip(batch["text"].to_pylist(), batch["chat"].to_pylist(), strict=True)
         texts = [Conversation(text) if chat else text or "" for text, chat in cells]
         ids = token_ids(open_tokenizer(model, revision), texts, model, special_tokens=corpus.special_tokens)
-        flat = np.fromiter((token for document in ids for token in document), np.int32)
+        flat = np.fromiter((token for document in ids for token in document or ()), np.int32)
+        refused = np.array([document is None for document in ids], bool)
         reasons = batch["skipped"].to_numpy()
-        without = -np.where(reasons > 0, reasons, Skipped.NO_TOKENS)
-        lengths = np.array([len(document) for document in ids], np.int32)
+        without = -np.where(reasons > 0, reasons, np.where(refused, Skipped.TEMPLATE, Skipped.NO_TOKENS))
+        lengths = np.array([len(document or ()) for document in ids], np.int32)
         lengths = np.where(lengths > 0, lengths, without).astype(np.int32)
         unit = batch["unit"].to_numpy().astype(np.int32)
         return {"tokens": [flat.tobytes()], "lengths": [lengths.tobytes()], "units": [unit.tobytes()]}

@@ -13,6 +13,7 @@ from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
     from dmsae_ray.lm.description import ModelInfo as ModelInfo
+    from dmsae_ray.lm.description import check_context as check_context
     from dmsae_ray.lm.description import describe_model as describe_model
     from dmsae_ray.lm.filters import keep_mask as keep_mask
     from dmsae_ray.lm.loading import load_tap as load_tap
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from dmsae_ray.lm.tokenizer import load_tokenizer as load_tokenizer
     from dmsae_ray.lm.unembedding import Unembedding as Unembedding
     from dmsae_ray.lm.unembedding import load_unembedding as load_unembedding
+    from dmsae_ray.lm.weight_files import check_files as check_files
+    from dmsae_ray.lm.weight_files import is_configuration_only as is_configuration_only
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -34,6 +37,7 @@ __getattr__, __dir__, __all__ = face(
         "filters": ("keep_mask",),
         "description": (
             "ModelInfo",
+            "check_context",
             "describe_model",
         ),
         "loading": ("load_tap",),
@@ -53,6 +57,10 @@ __getattr__, __dir__, __all__ = face(
         "unembedding": (
             "Unembedding",
             "load_unembedding",
+        ),
+        "weight_files": (
+            "check_files",
+            "is_configuration_only",
         ),
     },
 )

@@ -97,6 +97,12 @@ def check_layer(model: str, layer: int, n_layers: int) -> None:
         raise ConfigError(f"model.layer is {layer}; '{model}' has the layers 0..{n_layers - 1}")
 
 
+def check_context(model: str, context: int, info: ModelInfo) -> None:
+    """Raise ConfigError unless the model reads contexts of that many tokens."""
+    if info.max_context is not None and context > info.max_context:
+        raise ConfigError(f"corpus.context is {context}; model.name '{model}' reads at most {info.max_context}")
+
+
 def place_of(model: str) -> str:
     """Return what transformers is given for a model: an existing folder, or a Hub id.
 

@@ -10,16 +10,13 @@ from dmsae_ray.errors import ConfigError
 from dmsae_ray.lm.architecture import cut_class, drop_blocks_above, parts_of, soft_caps_attention
 from dmsae_ray.lm.description import ALLOWED, check_layer, info_of, place_of, read_config, told_in_one_line
 from dmsae_ray.lm.quiet import quiet
-from dmsae_ray.lm.support import check_architecture
+from dmsae_ray.lm.support import check_architecture, check_attention
 from dmsae_ray.lm.tap import Tap
 from dmsae_ray.lm.tokenizer import load_tokenizer
 
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16", "float64")}
 _SAME = 4
 """Tokens in the half of a context that `_check_causal` compares."""
-
-# Attention implementations of transformers that do not know soft-capping.
-_UNCAPPED = ("sdpa",)
 
 
 def load_tap(
@@ -166,11 +163,7 @@ def _attention(model: str, attention: str | None, config: PretrainedConfig, devi
     capped = soft_caps_attention(config)
     if attention in (None, "auto"):
         return "eager" if capped else None
-    if capped and attention in _UNCAPPED:
-        raise ConfigError(
-            f"model.attention is '{attention}'; '{model}' soft-caps its attention logits, which '{attention}' leaves "
-            "out; allowed: 'auto', 'eager', 'flash_attention_2', 'flex_attention'"
-        )
+    check_attention(model, attention, config)
     # PyTorch 2.13 compiles it wrongly there: activations change with later tokens, or are NaN.
     if attention == "flex_attention" and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX512":
         raise ConfigError(

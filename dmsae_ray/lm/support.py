@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PretrainedConfig
 
 from dmsae_ray.errors import ConfigError, one_line
+from dmsae_ray.lm.architecture import soft_caps_attention
 from dmsae_ray.lm.description import check_layer, info_of, read_config
 from dmsae_ray.lm.quiet import quiet
 from dmsae_ray.lm.tap import Tap
@@ -21,6 +22,8 @@ NEEDED = "needed: a decoder-only causal language model whose blocks pass on one 
 _TOKENS = 8
 aten = torch.ops.aten
 _supported: set[tuple[Any, ...]] = set()  # what this process has found good: a run asks several times
+# Attention implementations of transformers that do not know soft-capping.
+_UNCAPPED = ("sdpa",)
 
 
 def check_tap(
@@ -29,6 +32,7 @@ def check_tap(
     dtype: str = "bfloat16",
     *,
     revision: str | None = None,
+    attention: str | None = None,
     name: str | None = None,
 ) -> None:
     """Check that a model has the layer and can be tapped after it; see `check_architecture`.
@@ -38,6 +42,7 @@ def check_tap(
         layer: number of the block, counted from 0.
         dtype: dtype in which the model is to run.
         revision: commit or tag on the Hub.
+        attention: attention implementation; None is 'auto'.
         name: how messages name the model; None: as `model`.
 
     Raises:
@@ -47,7 +52,17 @@ def check_tap(
         return
     config = read_config(model, revision)
     check_layer(name or model, layer, info_of(config).n_layers)
+    check_attention(name or model, attention, config)
     check_architecture(name or model, config, layer, getattr(torch, dtype))
+
+
+def check_attention(model: str, attention: str | None, config: PretrainedConfig) -> None:
+    """Raise ConfigError if an attention implementation leaves the soft-capping of the model out."""
+    if attention in _UNCAPPED and soft_caps_attention(config):
+        raise ConfigError(
+            f"model.attention is '{attention}'; '{model}' soft-caps its attention logits, which '{attention}' leaves "
+            "out; allowed: 'auto', 'eager', 'flash_attention_2', 'flex_attention'"
+        )
 
 
 def check_architecture(model: str, config: PretrainedConfig, layer: int, dtype: torch.dtype = torch.bfloat16) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dmsae_ray.plan.fit import check_harvest_fits as check_harvest_fits
     from dmsae_ray.plan.fit import trials_at_once as trials_at_once
     from dmsae_ray.plan.fit import trials_beside_harvest as trials_beside_harvest
+    from dmsae_ray.plan.given import check_given as check_given
     from dmsae_ray.plan.kuberay import Pods as Pods
     from dmsae_ray.plan.kuberay import kuberay_manifest as kuberay_manifest
     from dmsae_ray.plan.plan import Plan as Plan
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from dmsae_ray.plan.queue import TrialQueue as TrialQueue
     from dmsae_ray.plan.rendering import plan_text as plan_text
     from dmsae_ray.plan.text import check_text as check_text
+    from dmsae_ray.plan.training import check_core as check_core
     from dmsae_ray.plan.training import check_initial_saes as check_initial_saes
     from dmsae_ray.plan.training import cycle_settings as cycle_settings
     from dmsae_ray.plan.training import initial_sae as initial_sae
@@ -66,6 +68,7 @@ __getattr__, __dir__, __all__ = face(
             "trials_at_once",
             "trials_beside_harvest",
         ),
+        "given": ("check_given",),
         "kuberay": (
             "Pods",
             "kuberay_manifest",
@@ -79,6 +82,7 @@ __getattr__, __dir__, __all__ = face(
         "text": ("check_text",),
         "training": (
             "cycle_settings",
+            "check_core",
             "check_initial_saes",
             "initial_sae",
         ),

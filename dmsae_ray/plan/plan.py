@@ -183,7 +183,7 @@ def _check_model(experiment: Experiment) -> None:
     if file is not None:
         from dmsae_ray.lm import check_tap
 
-        check_tap(str(file.parent), model.layer, model.dtype, name=model.name)
+        check_tap(str(file.parent), model.layer, model.dtype, attention=model.attention, name=model.name)
 
 
 def _stream_notes(experiment: Experiment, size: ModelSize) -> tuple[str, ...]:

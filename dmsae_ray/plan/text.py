@@ -5,6 +5,7 @@ import json
 from dmsae_ray.config import Experiment, ModelSettings
 from dmsae_ray.corpus import check_is_on_hub, sample_corpus, skipped_text
 from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.files import local_path
 from dmsae_ray.plan.model_size import config_file
 from dmsae_ray.plan.words import count_text
 
@@ -29,7 +30,7 @@ def check_text(experiment: Experiment) -> tuple[str, ...]:
         return ()
     sample = sample_corpus(corpus)
     if sample is None:
-        here = "://" not in str(corpus.path)
+        here = local_path(str(corpus.path)) is not None
         return (f"corpus.path '{corpus.path}' is not on this machine: nothing of it was looked at",) if here else ()
     if sample.chat and _has_template(experiment.model) is False:
         raise ConfigError(
@@ -51,6 +52,11 @@ def check_text(experiment: Experiment) -> tuple[str, ...]:
     if sample.about_bytes is not None and sample.about_bytes < _BYTES_A_TOKEN * sum(parts):
         about = count_text(int(sample.about_bytes / _BYTES_A_TOKEN))
         notes.append(f"{place} has about {about} tokens of {_BYTES_A_TOKEN} bytes; {count_text(sum(parts))} are asked")
+    if sample.with_nul:
+        notes.append(
+            f"{sample.with_nul} of the first {sample.documents} documents of {place} hold the character NUL, as text "
+            f"in UTF-16 does where it is read as {corpus.encoding}: see corpus.encoding"
+        )
     skipped = skipped_text(sample.reasons, sample.documents, field=corpus.text_field, encoding=corpus.encoding)
     if skipped:
         notes.append(f"of the first documents of {place}, {skipped}")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from dmsae_ray.config import Experiment
-from dmsae_ray.distill import CycleSettings
+from dmsae_ray.distill import CycleSettings, load_core
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.plan.trials import Setting
 from dmsae_ray.sae import SAELENS_CONFIG, MatryoshkaSAE, Recipe, load_dictionary_learning, load_sae, load_saelens
@@ -64,6 +64,42 @@ def check_initial_saes(experiment: Experiment, d_model: int) -> None:
         return
     for k in experiment.ks:
         initial_sae(experiment, d_model, k)
+
+
+def check_core(experiment: Experiment, d_model: int) -> None:
+    """Check that there is a core to transfer, where the experiment needs one, and that it fits.
+
+    Raises:
+        ConfigError: It is not there, has another width or too many rows, or was borne by a seed of the experiment.
+        DataError: Its file is truncated or wrong.
+    """
+    transfer = experiment.transfer
+    if transfer is None or set(transfer.arms) == {"baseline"}:
+        return
+    if transfer.core is None:
+        raise ConfigError(
+            f"transfer.core is missing; arms {list(transfer.arms)} need a core file: --core CORE, "
+            "or transfer.arms=[baseline]"
+        )
+    try:
+        core = load_core(transfer.core, d_model)
+    except DmsaeError as error:
+        raise type(error)(f"transfer.core is '{transfer.core}'; {error}") from None
+    rows = len(core)
+    most = experiment.sae.n_latents - max(len(experiment.sae.groups), *experiment.ks)
+    if not 1 <= rows <= most:
+        raise ConfigError(
+            f"transfer.core is '{transfer.core}', of {rows} rows; beside sae.n_latents = "
+            f"{experiment.sae.n_latents}, {len(experiment.sae.groups)} groups and k = {max(experiment.ks)} "
+            f"it must have 1 to {most}"
+        )
+    trained_with_it = "distilled" in transfer.arms
+    bore = [seed for seed in experiment.sweep.seeds if trained_with_it and core.borne_by(seed)]
+    if bore:
+        raise ConfigError(
+            f"sweep.seeds is {list(experiment.sweep.seeds)}; {bore[0]} bore transfer.core '{transfer.core}', whose "
+            "own directions a fresh SAE of that seed begins with: give other seeds, as --set sweep.seeds=[10,11,12]"
+        )
 
 
 def initial_sae(experiment: Experiment, d_model: int, k: int) -> MatryoshkaSAE | None:

@@ -18,7 +18,7 @@ from typing import Any
 from dmsae_ray.config import CorpusSettings, Experiment
 from dmsae_ray.corpus import check_is_on_hub, corpus_files
 from dmsae_ray.errors import DataError
-from dmsae_ray.files import file_sha256, filesystem
+from dmsae_ray.files import file_sha256, filesystem, local_path
 from dmsae_ray.store.layout import FORMAT
 
 _WEIGHTS = (".safetensors", ".bin")
@@ -32,6 +32,9 @@ _MODEL_FILES = {
     "vocab.txt",
     "merges.txt",
 }
+_TEMPLATES = {"chat_template.jinja", "chat_template.json"}
+"""Where messages are read, they decide the tokens too; elsewhere they leave old keys as they are."""
+_NO_MESSAGES = ("stdlib", "text")
 _WHOLE_BYTES = 256 << 20  # a corpus up to this size is read in full
 _SAMPLED_FILES, _SAMPLES, _SAMPLE_BYTES = 2048, 8, 16 << 10
 
@@ -56,7 +59,7 @@ def request_of(experiment: Experiment) -> dict[str, Any]:
         "activations": experiment.activations.model_dump(mode="json", exclude=_HOW_IT_IS_READ),
     }
     for section, name, content in (
-        ("model", "name", model_content(experiment.model.name)),
+        ("model", "name", model_content(experiment.model.name, chat=experiment.corpus.source not in _NO_MESSAGES)),
         ("corpus", "path", corpus_content(experiment.corpus)),
     ):
         if content is not None:
@@ -74,10 +77,14 @@ def store_key(experiment: Experiment) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def model_content(name: str) -> str | None:
+def model_content(name: str, *, chat: bool = False) -> str | None:
     """Return a hash of a local model's configuration, tokenizer and weights; None for a model that is not local.
 
     Large files are read once; their hashes are kept in the user's cache folder by path, size and time stamps.
+
+    Args:
+        name: as `model.name`.
+        chat: whether the chat template counts, because the corpus may hold messages.
     """
     folder = Path(name).expanduser()
     if name == "tiny" or not folder.is_dir():
@@ -85,7 +92,12 @@ def model_content(name: str) -> str | None:
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
     suffix = next((s for s in _WEIGHTS if any(path.suffix == s for path in files)), None)
     chosen = [
-        p for p in files if p.suffix == suffix or p.name in _MODEL_FILES or p.name.endswith((".model", ".index.json"))
+        p
+        for p in files
+        if p.suffix == suffix
+        or p.name in _MODEL_FILES
+        or (chat and p.name in _TEMPLATES)
+        or p.name.endswith((".model", ".index.json"))
     ]
     return _digest([path.name, file_sha256(path)] for path in chosen)
 
@@ -98,7 +110,7 @@ def corpus_content(corpus: CorpusSettings) -> str | None:
     """
     if corpus.source == "huggingface":
         check_is_on_hub(corpus)
-    if corpus.source in ("stdlib", "huggingface") or corpus.path is None or "://" in corpus.path:
+    if corpus.source in ("stdlib", "huggingface") or corpus.path is None or local_path(corpus.path) is None:
         return None
     try:
         paths = corpus_files(corpus)

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from dmsae_ray.config import Experiment
 from dmsae_ray.corpus import check_corpus
-from dmsae_ray.distill import load_core
-from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.files import file_sha256
 from dmsae_ray.harvest import check_documents, check_model
-from dmsae_ray.plan import check_initial_saes, check_text
+from dmsae_ray.lm import check_files
+from dmsae_ray.plan import check_core, check_initial_saes, check_text
 from dmsae_ray.results import STORE_INPUT
 
 log = logging.getLogger(__name__)
@@ -28,37 +27,13 @@ def check_inputs(experiment: Experiment) -> None:
         DataError: A file is damaged.
     """
     d_model = check_model(experiment.model, experiment.corpus.context)
+    check_files(experiment.model.name)
     check_initial_saes(experiment, d_model)
     check_corpus(experiment.corpus)
     for note in check_text(experiment):
         log.warning("%s", note)
     check_documents(experiment)
-    transfer = experiment.transfer
-    if transfer is not None and set(transfer.arms) != {"baseline"}:
-        if transfer.core is None:
-            raise ConfigError(
-                f"transfer.core is missing; arms {list(transfer.arms)} need a core file: --core CORE, "
-                "or transfer.arms=[baseline]"
-            )
-        try:
-            core = load_core(transfer.core, d_model)
-        except DmsaeError as error:
-            raise type(error)(f"transfer.core is '{transfer.core}'; {error}") from None
-        rows = len(core)
-        most = experiment.sae.n_latents - max(len(experiment.sae.groups), *experiment.ks)
-        if not 1 <= rows <= most:
-            raise ConfigError(
-                f"transfer.core is '{transfer.core}', of {rows} rows; beside sae.n_latents = "
-                f"{experiment.sae.n_latents}, {len(experiment.sae.groups)} groups and k = {max(experiment.ks)} "
-                f"it must have 1 to {most}"
-            )
-        trained_with_it = "distilled" in transfer.arms
-        bore = [seed for seed in experiment.sweep.seeds if trained_with_it and core.borne_by(seed)]
-        if bore:
-            raise ConfigError(
-                f"sweep.seeds is {list(experiment.sweep.seeds)}; {bore[0]} bore transfer.core '{transfer.core}', whose "
-                "own directions a fresh SAE of that seed begins with: give other seeds, as --set sweep.seeds=[10,11,12]"
-            )
+    check_core(experiment, d_model)
 
 
 def hash_inputs(experiment: Experiment, store_key: str) -> dict[str, str]:

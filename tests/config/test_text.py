@@ -123,6 +123,11 @@ def test_an_override_has_a_value_and_no_comment(text: str, value: object) -> Non
         ("model.revision", "null", None),
         ("corpus.text_field", "a: b", "a: b"),
         ("sae.core_sparsity", "sparse", "sparse"),
+        ("output", "'a' b", "'a' b"),
+        ("output", "it's", "it's"),
+        ("distill.initial_sae", "/a: b", "/a: b"),
+        ("distill.initial_sae", "/007 #1", "/007 #1"),
+        ("distill.initial_sae", "{4: /a, 8: '/b: c'}", {4: "/a", 8: "/b: c"}),
         ("sae.k", "8", 8),
         ("sweep.k", "[4, 8]", [4, 8]),
     ],
@@ -140,3 +145,24 @@ def test_an_override_of_a_text_is_taken_as_it_stands(tmp_path: Path, path: str, 
 def test_what_stands_behind_a_value_in_brackets_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^--set 'output=[^\n]*': the value is not YAML"):
         apply_override({}, f"output={text}")
+
+
+def test_a_text_within_a_mapping_is_taken_as_it_stands(tmp_path: Path) -> None:
+    experiment = load_text(tmp_path, "name: a\n", "distill.initial_sae.20=/a: b #1")
+    assert experiment.distill.initial_sae == {20: "/a: b #1"}
+
+
+@pytest.mark.parametrize("as_override", [False, True])
+@pytest.mark.parametrize(("text", "number"), [("010", 10), ("[010, 0, 1_000]", [10, 0, 1000]), ("0", 0), ("-0", 0)])
+def test_whole_numbers_are_decimal(tmp_path: Path, text: str, number: Any, as_override: bool) -> None:
+    # To YAML 1.1, 010 is eight.
+    text = text if text.startswith("[") else f"[{text}]"
+    file = "name: a\n" if as_override else f"name: a\nsweep: {{seeds: {text}}}\n"
+    experiment = load_text(tmp_path, file, *([f"sweep.seeds={text}"] if as_override else []))
+    assert list(experiment.sweep.seeds) == (number if isinstance(number, list) else [number])
+
+
+@pytest.mark.parametrize("text", ["1:30", "0x10", "0b1", "1:30.5"])
+def test_a_number_of_another_base_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=rf'^seed is "{text}"; it must be a whole number'):
+        load_text(tmp_path, f"name: a\nseed: {text}\n")

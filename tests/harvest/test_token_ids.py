@@ -79,10 +79,17 @@ def test_a_tokenizer_without_template_is_refused_in_one_line() -> None:
     assert "\n" not in str(error.value)
 
 
-def test_what_a_template_refuses_is_one_line(tokenizer: Any) -> None:
-    chat = [{"role": "system", "content": "Be short."}]
-    with pytest.raises(ConfigError, match=r"'m' refuses a conversation: TemplateError: System role not supported$"):
-        token_ids(tokenizer, as_documents([chat]), "m", special_tokens="text")
+REFUSED = [
+    [{"role": "system", "content": "Be short."}],
+    [{"role": "assistant", "content": None, "tool_calls": []}, {"role": "user", "content": "a"}],
+    [{"role": "user", "content": [{"type": "text", "text": "a"}]}],
+]
+
+
+@pytest.mark.parametrize("chat", REFUSED)
+def test_a_conversation_that_the_template_refuses_has_no_ids(tokenizer: Any, chat: Any) -> None:
+    got = token_ids(tokenizer, as_documents([CHATS[0], chat, CHATS[1]]), "m", special_tokens="text")
+    assert got[1] is None and got[::2] == token_ids(tokenizer, as_documents(CHATS), "m", special_tokens="text")
 
 
 # --- from a file on ---
@@ -101,6 +108,23 @@ def test_it_is_checked_before_anything_is_tokenised(tmp_path: Path, model: Path)
     check_documents(experiment(path, "jsonl", str(model)))
     with pytest.raises(ConfigError, match="'tiny' has no chat template"):
         check_documents(experiment(path, "jsonl", "tiny"))
+
+
+def test_refused_conversations_are_skipped_and_counted(
+    ray_cluster: Any, tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in [REFUSED[0], *CHATS * 3]))
+    layout = write_tokens(Folder(str(tmp_path / "store")), experiment(path, "jsonl", str(model)))
+    assert layout.skipped == 1
+    assert "were skipped: 1 refused by the chat template" in caplog.text
+
+
+def test_a_template_that_refuses_all_first_conversations_is_one_line(tmp_path: Path, model: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in REFUSED))
+    with pytest.raises(ConfigError, match=r"refuses the first 3 conversations: TemplateError: System role not suppor"):
+        check_documents(experiment(path, "jsonl", str(model)))
 
 
 @pytest.mark.parametrize("source", ["jsonl", "parquet"])

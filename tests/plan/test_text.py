@@ -142,6 +142,57 @@ def test_what_source_huggingface_would_read_from_this_machine_is_refused_by_the_
         check_text(experiment("huggingface", kind.format(write(tmp_path / "data", "jsonl", ["x" * 4000]))))
 
 
+def test_a_later_file_without_the_column_is_refused(tmp_path: Path) -> None:
+    texts = ["word " * 500] * 300
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"body": texts}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"^corpus.text_field is 'text'; '[^\n]*b.parquet' has the columns body$"):
+        check_text(experiment("parquet", tmp_path))
+    pq.write_table(pa.table({"text": list(range(300))}), tmp_path / "b.parquet")
+    with pytest.raises(
+        DataError, match=r"^corpus.text_field is 'text', of type int64 in '[^\n]*b.parquet'; it must "
+    ):
+        check_text(experiment("parquet", tmp_path))
+    (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-50])
+    with pytest.raises(DataError, match=r"^corpus file '[^\n]*b.parquet' is truncated or of another format: [^\n]*$"):
+        check_text(experiment("parquet", tmp_path))
+
+
+def test_a_later_file_of_a_saved_dataset_is_looked_at(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    Dataset.from_dict({"text": ["word " * 500] * 600}).save_to_disk(tmp_path / "saved", num_shards=2)
+    assert check_text(experiment("arrow", tmp_path / "saved")) == ()
+    last = max((tmp_path / "saved").glob("*.arrow"))
+    last.write_bytes(b"")
+    with pytest.raises(DataError, match=rf"^corpus file '{last}' is truncated or of another format: [^\n]*$"):
+        check_text(experiment("arrow", tmp_path / "saved"))
+
+
+def test_text_of_another_encoding_that_is_read_as_utf_8_is_a_note(tmp_path: Path) -> None:
+    """UTF-16 without a mark at its beginning is valid UTF-8, each second letter NUL."""
+    (tmp_path / "a.txt").write_bytes(("word " * 2000).encode("utf-16-le"))
+    (note,) = check_text(experiment("text", tmp_path))
+    assert "1 of the first 1 documents of corpus.path" in note and "hold the character NUL, as text in UTF-16 " in note
+    assert check_text(experiment("text", tmp_path, encoding="utf-16-le")) == ()
+
+
+def test_messages_of_another_form_are_named(tmp_path: Path) -> None:
+    write(tmp_path, "jsonl", [[{"from": "human", "value": "a" * 400}]] * 20, "conversations")
+    with pytest.raises(
+        DataError,
+        match=r"^corpus.text_field is 'conversations'; of '[^\n]*' it holds neither text nor messages in the first 20 "
+        r"documents; it must be a text, or a list of messages \{role, content\}$",
+    ):
+        check_text(experiment("jsonl", tmp_path, text_field="conversations"))
+
+
+def test_a_file_uri_is_on_this_machine(tmp_path: Path) -> None:
+    write(tmp_path, "jsonl", ["x"])
+    with pytest.raises(DataError, match=r"tokens were asked of corpus\.path 'file:///"):
+        check_text(experiment("jsonl", tmp_path.as_uri()))
+
+
 def test_a_json_array_is_called_so(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps([{"text": "x" * 400}] * 100))
     with pytest.raises(

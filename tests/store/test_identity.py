@@ -73,6 +73,20 @@ def test_any_byte_of_a_model_counts(model: Path, text: Path, file: str) -> None:
     assert store_key(experiment(model, text)) == key
 
 
+@pytest.mark.parametrize("file", ["chat_template.jinja", "chat_template.json"])
+def test_a_chat_template_counts_where_messages_may_be_read(model: Path, text: Path, file: str) -> None:
+    def keys() -> list[str]:
+        one = experiment(model, text)
+        chat = one.model_copy(update={"corpus": one.corpus.model_copy(update={"source": "jsonl"})})
+        return [store_key(one), store_key(chat)]
+
+    (text / "a.jsonl").write_text('{"text": [{"role": "user", "content": "a"}]}')
+    (model / file).write_text("{{ messages[0].content }}")
+    plain, before = keys()
+    (model / file).write_text("{{ messages[0].role }}")
+    assert keys()[0] == plain and keys()[1] != before
+
+
 def test_weights_are_read_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "_REMEMBERED_BYTES", 0)
     monkeypatch.setattr(cache, "_SETTLED_SECONDS", -1.0)
@@ -180,3 +194,33 @@ def test_a_hub_dataset_that_is_a_path_of_this_machine_is_refused(
 def test_a_hub_id_is_no_path(make_experiment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert len(store_key(make_experiment(corpus__source="huggingface", corpus__path="team/data"))) == 24
+
+
+@pytest.mark.parametrize("name", ["json", "text", "parquet", "imagefolder"])
+def test_a_reader_of_datasets_is_no_hub_dataset(
+    make_experiment: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """`load_dataset("json")` would read what lies in the folder where the command runs."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"^corpus.path is '{name}', by which `load_dataset` reads files of this m"):
+        store_key(make_experiment(corpus__source="huggingface", corpus__path=name))
+
+
+@pytest.mark.parametrize("name", ["s3://bucket/x", "a/b/c", "a b", "$HOME/x", "https://host/a.jsonl", "a\\b"])
+def test_what_is_no_hub_id_is_refused(make_experiment: Make, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^corpus.path is '[^\n]*', which is no id of a dataset on the Hub[^\n]*$"):
+        check_corpus(make_experiment(corpus__source="huggingface", corpus__path=name).corpus)
+
+
+@pytest.mark.parametrize("name", ["squad", "monology/pile-uncopyrighted", "a.b/c_d-e.f"])
+def test_a_hub_id_is_taken(make_experiment: Make, name: str) -> None:
+    check_corpus(make_experiment(corpus__source="huggingface", corpus__path=name).corpus)
+
+
+def test_a_corpus_given_by_a_file_uri_counts_by_content(model: Path, text: Path, tmp_path: Path) -> None:
+    folder = text.rename(tmp_path / "my text")
+    key = store_key(experiment(model, folder))
+    assert store_key(experiment(model, folder.as_uri())) == key  # file:///.../my%20text
+    assert store_key(experiment(model, f"file://{folder}")) == key
+    (folder / "a.txt").write_text("six " * 1000)
+    assert store_key(experiment(model, folder.as_uri())) == store_key(experiment(model, folder)) != key

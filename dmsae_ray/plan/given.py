@@ -1,0 +1,42 @@
+"""What an experiment is given beside its text, checked as far as this machine has it: model, SAEs for cycle 0, core."""
+
+from pathlib import Path
+
+from dmsae_ray.config import Experiment
+from dmsae_ray.lm import check_context, check_files, describe_model, is_configuration_only
+from dmsae_ray.plan.model_size import config_file, model_size
+from dmsae_ray.plan.training import check_core, check_initial_saes
+
+
+def check_given(experiment: Experiment) -> tuple[str, ...]:
+    """Check model, SAEs and core, as far as they are on this machine: a plan may be made elsewhere.
+
+    Returns:
+        One sentence for each that is not here.
+
+    Raises:
+        ConfigError: The model does not read contexts of that length, its folder lacks weights or the tokenizer; or as
+            `check_initial_saes` and `check_core`.
+        DataError: As these.
+    """
+    notes = [*_model_notes(experiment)]
+    transfer = experiment.transfer
+    core = {} if transfer is None or transfer.core is None else {"transfer.core": transfer.core}
+    for given, check in ((experiment.distill.initial_places, check_initial_saes), (core, check_core)):
+        away = [field for field, place in given.items() if not Path(place).expanduser().exists()]
+        notes += [f"{field} '{given[field]}' is not on this machine: nothing of it was looked at" for field in away]
+        if given and not away:
+            check(experiment, model_size(experiment.model.name, experiment.model.revision).hidden)
+    return tuple(notes)
+
+
+def _model_notes(experiment: Experiment) -> tuple[str, ...]:
+    model = experiment.model
+    file = config_file(model.name, model.revision)
+    if model.name == "tiny" or file is not None:
+        place = "tiny" if file is None else str(file.parent)
+        check_context(model.name, experiment.corpus.context, describe_model(place))
+    if is_configuration_only(model.name):
+        return (f"model.name '{model.name}' holds a configuration only; a sweep needs weights and tokenizer too",)
+    check_files(model.name)
+    return ()
