@@ -5,7 +5,6 @@ from pathlib import Path
 from dmsae_ray.config import Experiment
 from dmsae_ray.lm import check_context, check_files, describe_model, is_configuration_only
 from dmsae_ray.plan.model_size import config_file, model_size
-from dmsae_ray.plan.training import check_core, check_initial_saes
 
 
 def check_given(experiment: Experiment) -> tuple[str, ...]:
@@ -22,10 +21,14 @@ def check_given(experiment: Experiment) -> tuple[str, ...]:
     notes = [*_model_notes(experiment)]
     transfer = experiment.transfer
     core = {} if transfer is None or transfer.core is None else {"transfer.core": transfer.core}
-    for given, check in ((experiment.distill.initial_places, check_initial_saes), (core, check_core)):
+    saes = experiment.distill.initial_places
+    for given in (saes, core):
         away = [field for field, place in given.items() if not Path(place).expanduser().exists()]
         notes += [f"{field} '{given[field]}' is not on this machine: nothing of it was looked at" for field in away]
         if given and not away:
+            from dmsae_ray.plan.training import check_core, check_initial_saes  # they load torch
+
+            check = check_initial_saes if given is saes else check_core
             check(experiment, model_size(experiment.model.name, experiment.model.revision).hidden)
     return tuple(notes)
 

@@ -1,6 +1,8 @@
 """What `plan` says of model, SAEs, core and records, which a sweep would refuse: all that this machine knows."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,14 @@ def test_the_command_refuses_a_place_of_records(tmp_path: Path, capsys: pytest.C
     assert main(["plan", str(tmp_path / "a.yaml"), "--set", f"tracking.uri={uri}"]) == 2
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith(f"dmsae: error: tracking.uri is '{uri}'; give a running server")
+
+
+def test_a_plan_of_what_needs_no_look_loads_no_torch() -> None:
+    """It is asked often, and torch takes seconds."""
+    code = (
+        "import sys; from dmsae_ray.cli.commands import main\n"
+        "assert main(['plan', sys.argv[1]]) == 0; assert not {'torch', 'ray', 'mlflow'} & set(sys.modules)"
+    )
+    demo = Path(__file__).parents[2] / "sweeps" / "demo.yaml"
+    done = subprocess.run([sys.executable, "-c", code, str(demo)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
