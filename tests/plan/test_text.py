@@ -149,9 +149,7 @@ def test_a_later_file_without_the_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^corpus.text_field is 'text'; '[^\n]*b.parquet' has the columns body$"):
         check_text(experiment("parquet", tmp_path))
     pq.write_table(pa.table({"text": list(range(300))}), tmp_path / "b.parquet")
-    with pytest.raises(
-        DataError, match=r"^corpus.text_field is 'text', of type int64 in '[^\n]*b.parquet'; it must "
-    ):
+    with pytest.raises(DataError, match=r"^corpus.text_field is 'text', of type int64 in '[^\n]*b.parquet'; it must "):
         check_text(experiment("parquet", tmp_path))
     (tmp_path / "b.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-50])
     with pytest.raises(DataError, match=r"^corpus file '[^\n]*b.parquet' is truncated or of another format: [^\n]*$"):
