@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 ALLOWED = "allowed: 'tiny' (embedded), a Hub id such as google/gemma-2-2b, or a local folder with config.json"
 
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+"""Said to transformers each time: else it asks at the terminal whether to run the code that lies beside a model."""
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -69,7 +72,7 @@ def read_config(model: str, revision: str | None, *, local_only: bool = False) -
 
     with told_in_one_line(model, "configuration"), quiet():
         config: PretrainedConfig = AutoConfig.from_pretrained(
-            place_of(model), revision=revision, local_files_only=local_only
+            place_of(model), revision=revision, local_files_only=local_only, **NO_CODE
         )
     return config
 
@@ -127,6 +130,7 @@ def told_in_one_line(model: str, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise ConfigError(
-            f"model.name '{model}': its {what} cannot be loaded ({one_line(str(error), 160)}); {ALLOWED}"
-        ) from None
+        problem = f"its {what} cannot be loaded ({one_line(str(error), 160)})"
+        if "trust_remote_code" in str(error):
+            problem = "it needs code of its own, which is never run"
+        raise ConfigError(f"model.name '{model}': {problem}; {ALLOWED}") from None

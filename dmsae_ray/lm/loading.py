@@ -8,7 +8,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, Pret
 
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.lm.architecture import cut_class, drop_blocks_above, parts_of, soft_caps_attention
-from dmsae_ray.lm.description import ALLOWED, check_layer, info_of, place_of, read_config, told_in_one_line
+from dmsae_ray.lm.description import ALLOWED, NO_CODE, check_layer, info_of, place_of, read_config, told_in_one_line
 from dmsae_ray.lm.quiet import quiet
 from dmsae_ray.lm.support import check_architecture, check_attention
 from dmsae_ray.lm.tap import Tap
@@ -134,6 +134,7 @@ def _read(
             attn_implementation=attention,
             output_loading_info=True,
             local_files_only=local_only,
+            **NO_CODE,
         )
     # transformers fills weights that a checkpoint lacks with random numbers.
     missing = sorted(report["missing_keys"])

@@ -14,7 +14,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, Pret
 
 from dmsae_ray.errors import ConfigError, one_line
 from dmsae_ray.lm.architecture import soft_caps_attention
-from dmsae_ray.lm.description import check_layer, info_of, read_config
+from dmsae_ray.lm.description import NO_CODE, check_layer, info_of, read_config
 from dmsae_ray.lm.quiet import quiet
 from dmsae_ray.lm.tap import Tap
 
@@ -200,7 +200,7 @@ def _made(config: PretrainedConfig, dtype: torch.dtype) -> nn.Module:
     config = copy.deepcopy(config)
     auto: Any = AutoModelForCausalLM
     with quiet(), torch.device("meta"), torch.random.fork_rng(devices=[]):
-        made: Any = auto.from_config(config, dtype=dtype)
+        made: Any = auto.from_config(config, dtype=dtype, **NO_CODE)
     # The plain loop over experts: kernels for all at once have demands of their own on 'meta'.
     made.config._experts_implementation = "eager"
     found: nn.Module = made

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from dmsae_ray.lm.description import place_of, told_in_one_line
+from dmsae_ray.lm.description import NO_CODE, place_of, told_in_one_line
 from dmsae_ray.lm.quiet import quiet
 
 
@@ -20,7 +20,9 @@ def load_tokenizer(model: str, revision: str | None = None, *, local_only: bool 
         ConfigError: the model is unknown or has no tokenizer.
     """
     with told_in_one_line(model, "tokenizer"), quiet():
-        tokenizer = AutoTokenizer.from_pretrained(place_of(model), revision=revision, local_files_only=local_only)
+        tokenizer = AutoTokenizer.from_pretrained(
+            place_of(model), revision=revision, local_files_only=local_only, **NO_CODE
+        )
         # Without tokenizer files, transformers makes a tokenizer of the right class with special tokens only.
         if len(tokenizer) < 32:
             raise ValueError(f"it has {len(tokenizer)} tokens; tokenizer.json is missing")

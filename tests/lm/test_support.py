@@ -1,5 +1,8 @@
 """Models of many families are tapped as transformers computes them, or refused in one line before anything is read."""
 
+import contextlib
+import io
+import json
 from pathlib import Path
 
 import pytest
@@ -11,11 +14,13 @@ from dmsae_ray.errors import ConfigError
 from dmsae_ray.lm.loading import _check_causal, load_tap
 from dmsae_ray.lm.support import check_architecture, check_tap
 from dmsae_ray.lm.tap import Tap
+from dmsae_ray.lm.weight_files import check_files
 from dmsae_ray.plan.plan import plan_experiment
 from dmsae_ray.sweep.inputs import check_inputs
 
 from .every_family import CLOSE, RESULT, compare, save
 from .families import LAYERS, architectures, tiny_config
+from .models import save_random_model
 
 
 def refusal(model_type: str, layer: int = 1, **settings: object) -> str:
@@ -63,6 +68,31 @@ def test_a_block_that_runs_more_or_less_than_once_is_refused() -> None:
     assert refusal("dory", 2) == "its block 2 runs 2 times a token"
     check_architecture("it", tiny_config("dory"), 1)
     assert refusal("mllama", 3) == "its block 3 runs 0 times a token"  # it reads images
+
+
+@pytest.mark.parametrize("part", ["config.json", "tokenizer_config.json"])
+def test_code_beside_a_model_is_neither_run_nor_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    """transformers would ask at the terminal, where 'y' runs it."""
+    model = save_random_model("llama", tmp_path / "model")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    tree = json.loads((model / part).read_text())
+    own = {"model_type": "own"} if part == "config.json" else {"tokenizer_class": "OwnTokenizer"}
+    autos = {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M", "AutoTokenizer": ["own.T", None]}
+    (model / part).write_text(json.dumps({**tree, **own, "auto_map": autos}))
+    (model / "own.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w').close()")
+    with contextlib.suppress(ConfigError):
+        check_tap(str(model), 1)
+        check_files(str(model))
+        load_tap(str(model), 1, "cpu", "float32")
+    assert not (tmp_path / "run").exists()
+    assert "custom code" not in capsys.readouterr().out
+    if part == "config.json":
+        with pytest.raises(
+            ConfigError, match=r"^model.name '[^\n]*': it needs code of its own, which is never run; [^\n]*$"
+        ):
+            check_tap(str(model), 1)
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
