@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dmsae_ray.files.cache import cache_folder as cache_folder
     from dmsae_ray.files.cache import file_sha256 as file_sha256
     from dmsae_ray.files.checksums import checksum as checksum
+    from dmsae_ray.files.faults import is_full_disk as is_full_disk
     from dmsae_ray.files.faults import is_server_error as is_server_error
     from dmsae_ray.files.faults import passes as passes
     from dmsae_ray.files.faults import root_message as root_message
@@ -54,6 +55,7 @@ __getattr__, __dir__, __all__ = face(
         ),
         "checksums": ("checksum",),
         "faults": (
+            "is_full_disk",
             "is_server_error",
             "passes",
             "root_message",

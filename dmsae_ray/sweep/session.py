@@ -239,5 +239,8 @@ def _quiet_loggers(verbose: bool) -> None:
     if verbose:
         return
     for name in list(logging.root.manager.loggerDict):
-        if name.split(".")[0] in ("ray", "transformers", "mlflow", "alembic", "datasets"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        logger = logging.getLogger(name)
+        # Never lower: MLflow's are silent where our own log says what fails.
+        quiet = logger.getEffectiveLevel() >= logging.ERROR
+        if name.split(".")[0] in ("ray", "transformers", "mlflow", "alembic", "datasets") and not quiet:
+            logger.setLevel(logging.ERROR)

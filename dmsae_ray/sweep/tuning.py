@@ -14,9 +14,9 @@ import ray.tune
 from ray.train.torch import TorchTrainer
 
 from dmsae_ray.config import ON_HEAD
-from dmsae_ray.errors import DmsaeError, one_line
+from dmsae_ray.errors import ConfigError, DmsaeError, one_line
 from dmsae_ray.feed import killed_on_exit, start_stream
-from dmsae_ray.files import Folder, be_patient, passes
+from dmsae_ray.files import Folder, be_patient, is_full_disk, passes
 from dmsae_ray.plan import DRIVER_BYTES
 from dmsae_ray.results import failure_in, failure_metrics
 from dmsae_ray.store import open_store
@@ -41,6 +41,29 @@ def _signals_kept() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def own_errors(output: str) -> Iterator[None]:
+    """Raise the error of one line that lies within one of Tune's, which shows the code where a callback failed.
+
+    Args:
+        output: where Tune writes, for a disk that is full.
+
+    Raises:
+        DmsaeError: It was the reason, or the disk is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        link: BaseException | None = error
+        while link is not None and not isinstance(link, DmsaeError):
+            link = link.__cause__ or link.__context__
+        if link is not None:
+            raise link from None
+        if is_full_disk(error):
+            raise ConfigError(f"output: {output} cannot be written: No space left on device") from None
+        raise
 
 
 def run_trials(
@@ -154,7 +177,7 @@ def run_trials(
         ),
     )
     # Tune keeps a copy of `run_trial`, so that it would live as long as the Ray session.
-    with killed_on_exit(model), _signals_kept():
+    with killed_on_exit(model), _signals_kept(), own_errors(str(folders.sweep)):
         grid = tuner.fit()
     results = [grid[i] for i in range(len(grid))]
     failures = {str(r.config["trial_id"]): failure_in(r.metrics) for r in results if r.config}

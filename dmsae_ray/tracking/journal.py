@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from dmsae_ray.errors import ConfigError, DataError
-from dmsae_ray.files import replacing
+from dmsae_ray.errors import ConfigError, DataError, one_line
+from dmsae_ray.files import replacing, retry_outages
 
 try:
     import fcntl
@@ -180,14 +180,11 @@ class Journal:
             if self._note(record):
                 noted.append(record)
         if noted:
-            end = self.path.stat().st_size
             try:
                 self._write("".join(record.to_line() for record in noted))
-            except OSError:
+            except ConfigError:
                 for record in noted:
                     self._steps[record.run, record.kind, record.key].remove(record.step)
-                with contextlib.suppress(OSError):
-                    self._file.truncate(end)
                 raise
             for record in noted:
                 if record.kind in _CHANGES:
@@ -207,9 +204,28 @@ class Journal:
         return True
 
     def _write(self, text: str) -> None:
-        self._file.write(text.encode())
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Append a text, whole or not at all; a full disk is waited for.
+
+        Raises:
+            ConfigError: The file cannot be written.
+        """
+        content, end, file = text.encode(), self.path.stat().st_size, self._file.fileno()
+
+        def write_whole() -> None:
+            left = memoryview(content)
+            try:
+                while left:
+                    left = left[os.write(file, left) :]  # past the buffer of the file, which would keep what failed
+                os.fsync(file)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(file, end)
+                raise
+
+        try:
+            retry_outages(write_whole, str(self.path))
+        except OSError as error:
+            raise ConfigError(f"output: {self.path} cannot be written: {one_line(error)}") from error
 
     def _lock_file(self) -> None:
         if fcntl is None:

@@ -237,11 +237,14 @@ class SweepTracker:
         """
         if self._journal is None or self._sender is None or self._sink is None:
             return 0
-        if status is not None:
-            for run in sorted(self._journal.runs(), reverse=True):  # what is below a run before it
-                if self._journal.last(run, "status", "status") in (None, "RUNNING"):
-                    self.end(run, "KILLED" if status == "FINISHED" else status)
-            self._change(None, "status", "status", status)
+        try:
+            if status is not None:
+                for run in sorted(self._journal.runs(), reverse=True):  # what is below a run before it
+                    if self._journal.last(run, "status", "status") in (None, "RUNNING"):
+                        self.end(run, "KILLED" if status == "FINISHED" else status)
+                self._change(None, "status", "status", status)
+        except ConfigError as error:  # what is in the journal is delivered none the less
+            log.warning("%s", error)
         left = self._sender.close(self._timeouts[1])
         self._journal.close()
         self._journal = self._sender = None

@@ -1,5 +1,6 @@
 """The tracker against real MLflow stores: a SQLite file and a server process that dies and comes back."""
 
+import contextlib
 import itertools
 import math
 import os
@@ -24,6 +25,7 @@ from mlflow.entities import Metric
 from dmsae_ray.config.experiment import parse_experiment
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.tracking.destination import Destination, destination_of
+from dmsae_ray.tracking.journal import Journal, JournalEntry
 from dmsae_ray.tracking.sink import MlflowSink
 from dmsae_ray.tracking.tracker import DELIVERED_FILE, SweepTracker
 from dmsae_ray.tracking.troubles import reason_of
@@ -430,6 +432,31 @@ def test_a_database_of_another_mlflow_is_one_sentence_with_the_command(
         SweepTracker(Destination.of_file(file), "demo", tmp_path / "sweep", "demo-1").start()
     command = str(caught.value).rpartition("up to date with: ")[2]
     assert "newer" in command or shlex.split(command)[-3:] == ["db", "upgrade", f"sqlite:///{file}"]
+
+
+def test_a_journal_on_a_full_disk_waits_for_room_and_then_is_one_line(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]).returncode:
+        left_out("no disk can be mounted here")
+    try:
+        entries = [JournalEntry(None, "metric", f"m{i}", 1.0, i) for i in range(100)]
+        with Journal(disk / "journal.jsonl") as journal:
+            journal.append(entries[:50], 1)
+            whole = journal.path.read_bytes()
+            with open(disk / "fill", "wb", 0) as fill, contextlib.suppress(OSError):
+                while fill.write(b"x" * 4096):
+                    pass
+            many = [entry._replace(key=f"{entry.key}-{i}") for entry in entries for i in range(50)]
+            with pytest.raises(ConfigError, match=rf"^output: {journal.path} cannot be written: No space left on dev"):
+                journal.append(many, 2)
+            assert journal.path.read_bytes() == whole
+            (disk / "fill").unlink()
+            assert journal.append(many, 3) == len(many)
+        with Journal(disk / "journal.jsonl") as journal:
+            assert journal.count == 50 + len(many)
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 def test_a_full_disk_is_a_line_and_no_more(tmp_path: Path, empty_database: Path) -> None:
