@@ -55,9 +55,9 @@ __getattr__, __dir__, __all__ = face(
         ),
         "checksums": ("checksum",),
         "faults": (
+            "is_full_disk",
             "is_server_error",
             "passes",
-            "is_full_disk",
             "root_message",
         ),
         "here": ("on_this_machine",),

@@ -43,6 +43,24 @@ def _signals_kept() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raise the error of one line that lies within one of Tune's, which shows the code where a callback failed.
+
+    Raises:
+        DmsaeError: It was the reason.
+    """
+    try:
+        yield
+    except Exception as error:
+        link: BaseException | None = error
+        while link is not None and not isinstance(link, DmsaeError):
+            link = link.__cause__ or link.__context__
+        if link is not None:
+            raise link from None
+        raise
+
+
 def run_trials(
     sweep: PreparedSweep,
     search: TrialSearch,
@@ -154,7 +172,7 @@ def run_trials(
         ),
     )
     # Tune keeps a copy of `run_trial`, so that it would live as long as the Ray session.
-    with killed_on_exit(model), _signals_kept():
+    with killed_on_exit(model), _signals_kept(), own_errors():
         grid = tuner.fit()
     results = [grid[i] for i in range(len(grid))]
     failures = {str(r.config["trial_id"]): failure_in(r.metrics) for r in results if r.config}

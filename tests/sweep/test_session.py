@@ -1,5 +1,6 @@
 """A Ray session: what one of our own leaves of its process, and an address where none can be joined."""
 
+import logging
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.sweep import embedded
+from dmsae_ray.sweep.session import _quiet_loggers
 from tests.small_sweep import environment, write_config
 
 
@@ -190,3 +192,17 @@ def test_without_a_place_for_sockets_it_is_one_line(monkeypatch: pytest.MonkeyPa
         embedded.socket_folder()
     monkeypatch.setenv("TMPDIR", "/tmp")
     assert embedded.socket_folder() is None
+
+
+def test_a_logger_that_says_less_is_left_as_it_is() -> None:
+    """MLflow's are silent as soon as its store is open; the session begins after that."""
+    logger, child = logging.getLogger("mlflow"), logging.getLogger("mlflow.store.db.utils")
+    before = logger.level, child.level
+    try:
+        logger.setLevel(logging.CRITICAL)
+        child.setLevel(logging.NOTSET)
+        _quiet_loggers(verbose=False)
+        assert not child.isEnabledFor(logging.ERROR)
+    finally:
+        logger.setLevel(before[0])
+        child.setLevel(before[1])
