@@ -323,7 +323,8 @@ def _plan(args: argparse.Namespace) -> int:
     plan = replace(plan, notes=(*plan.notes, *check_given(experiment), *check_text(experiment)))
     if Path(experiment.model.name).expanduser().is_dir() and not is_configuration_only(experiment.model.name):
         check_documents(experiment)
-    destination_of(experiment)
+    if experiment.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):  # else a file, in a bucket perhaps: not asked
+        destination_of(experiment)
     if not args.cluster:
         if args.price:
             raise ConfigError("--price is given without --cluster; prices are of the node types of a cluster file")

@@ -95,7 +95,9 @@ def apply_override(tree: dict[str, Any], text: str, settings: type[BaseModel] | 
         raise ConfigError(f"--set '{text}' is not of the form path=value, as in --set sweep.seeds=[0,1,2]")
     try:
         is_text, or_mapping = (False, False) if settings is None else takes_text(settings, keys)
-        parsed = _text(value) if is_text and not (or_mapping and value.lstrip().startswith("{")) else _value(value)
+        parsed = (
+            _text(value) if is_text and not (or_mapping and value.lstrip().startswith(("{", "["))) else _value(value)
+        )
     except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--set '{text}': the value is not YAML") from None
     node = tree

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dmsae_ray.config import Experiment
 from dmsae_ray.distill import CycleSettings, load_core
-from dmsae_ray.errors import ConfigError, DmsaeError
+from dmsae_ray.errors import ConfigError, DataError, DmsaeError
 from dmsae_ray.plan.trials import Setting
 from dmsae_ray.sae import SAELENS_CONFIG, MatryoshkaSAE, Recipe, load_dictionary_learning, load_sae, load_saelens
 
@@ -161,6 +161,9 @@ def _loaded(field: str, place: str, experiment: Experiment, d_model: int, k: int
             sae = load_dictionary_learning(folder) if "trainer" in tree else load_sae(folder)
     except DmsaeError as error:
         raise type(error)(f"{field} is '{place}'; {error}") from None
+    wrong = [name for name, tensor in sae.state_dict().items() if not bool(tensor.isfinite().all())]
+    if wrong:
+        raise DataError(f"{field} is '{place}'; its {wrong[0]} holds numbers that are NaN or infinite")
     if sae.d_model != d_model:
         raise ConfigError(
             f"{field} is '{place}', of width {sae.d_model}; "

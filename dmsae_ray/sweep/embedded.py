@@ -24,15 +24,15 @@ def set_token() -> None:
 
 
 def socket_folder() -> str | None:
-    """Return a folder for Ray's temporary files whose sockets have paths that are short enough; None for Ray's own.
+    """Return a folder for Ray's temporary files that can hold its sockets; None where Ray's own choice can.
 
     A folder that is made here is removed when the process ends.
 
     Raises:
-        ConfigError: $TMPDIR is too long, and no other folder can be written.
+        ConfigError: $TMPDIR is no folder that Ray can use, and no other one can be written.
     """
-    usual = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    if len(os.fsencode(usual.rstrip("/"))) + _BELOW <= _LONGEST and os.access(usual, os.W_OK):
+    usual = next((os.environ[name] for name in ("RAY_TMPDIR", "TMPDIR") if name in os.environ), "/tmp")
+    if _holds_sockets(usual):
         return None
     for place in _SHORT:
         try:
@@ -42,6 +42,12 @@ def socket_folder() -> str | None:
         atexit.register(shutil.rmtree, made, ignore_errors=True)
         return str(Path(made))
     raise ConfigError(
-        f"TMPDIR is '{usual}'; Ray needs a folder that can be written, of at most {_LONGEST - _BELOW} bytes: "
-        "set TMPDIR to a shorter one"
+        f"TMPDIR is '{usual}'; Ray needs a folder that can be written, of at most {_LONGEST - _BELOW} bytes "
+        "of ASCII, given by its whole path: set TMPDIR to such a one"
     )
+
+
+def _holds_sockets(place: str) -> bool:
+    """Return whether Ray can have its sockets there: it takes a path as it stands, also an empty or a relative one."""
+    short = place.isascii() and len(place.rstrip("/")) + _BELOW <= _LONGEST
+    return short and os.path.isabs(place) and os.path.isdir(place) and os.access(place, os.W_OK)

@@ -112,16 +112,22 @@ def _init(address: str | None, level: int, verbose: bool) -> None:
             os.environ.setdefault(name, value)
         set_token()
         # One logical core more than there are: drivers and the mostly idle language model reserve it.
-        ray.init(
-            address="local",
-            namespace=NAMESPACE,
-            num_cpus=usable_cpus() + 1,
-            object_store_memory=EMBEDDED_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=verbose,
-            logging_level=level,
-            _temp_dir=socket_folder(),
-        )
+        temporary = socket_folder()
+        try:
+            ray.init(
+                address="local",
+                namespace=NAMESPACE,
+                num_cpus=usable_cpus() + 1,
+                object_store_memory=EMBEDDED_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=verbose,
+                logging_level=level,
+                _temp_dir=temporary,
+            )
+        except Exception as error:  # Ray has no class of its own for it
+            raise ConfigError(
+                f"no Ray cluster starts on this machine ({one_line(error, 200)}); with -v Ray says more"
+            ) from error
     else:
         try:
             _check_answers(address)

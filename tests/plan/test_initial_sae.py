@@ -1,10 +1,12 @@
 """The SAE that serves as cycle 0 of a trial: one for each k, or one for all where that is said."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from dmsae_ray.config.experiment import Experiment, load_experiment, parse_experiment
+from dmsae_ray.errors import DataError
 from dmsae_ray.plan.training import check_initial_saes, initial_sae
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.files import save_sae
@@ -56,3 +58,12 @@ def test_saelens_s_are_read(tmp_path: Path) -> None:
     check_initial_saes(given, 64)
     found = initial_sae(given, 64, 8)
     assert found is not None and (found.group_sizes, found.k) == ((32, 32), 8)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_sae_of_nan_is_refused(tmp_path: Path, value: float) -> None:
+    sae = MatryoshkaSAE(64, 64, [32, 32], 4)
+    sae.W_dec.data[3, 5] = value
+    save_sae(sae, tmp_path / "sae")
+    with pytest.raises(DataError, match=r"^distill.initial_sae is '[^\n]*'; its W_dec holds numbers that are NaN"):
+        check_initial_saes(experiment(str(tmp_path / "sae")), 64)

@@ -1,6 +1,7 @@
 """A Ray session: what one of our own leaves of its process, and an address where none can be joined."""
 
 import logging
+import shutil
 import socket
 import subprocess
 import sys
@@ -180,6 +181,39 @@ def test_a_session_begins_where_the_home_cannot_be_written_and_tmpdir_is_long(tm
     done = python(tmp_path, program, HOME="/proc/nowhere", TMPDIR=str(long))
     assert (done.returncode, done.stdout, done.stderr) == (0, "7 token 2\n", "")
     assert set(Path("/tmp").glob("dmsae*")) <= before and [path.name for path in long.glob("ray*")] == []
+
+
+@pytest.mark.parametrize("given", ["", "relative", "{folder}/file", "{folder}/nowhere", "{folder}/ü"])
+def test_a_temporary_folder_that_ray_cannot_use_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """Ray would time out, or end in a traceback."""
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        (folder / "relative").mkdir()
+        (folder / "ü").mkdir()
+        (folder / "file").touch()
+        monkeypatch.chdir(folder)
+        monkeypatch.delenv("RAY_TMPDIR", raising=False)
+        monkeypatch.setenv("TMPDIR", given.format(folder=folder))
+        found = embedded.socket_folder()
+        assert found is not None and Path(found).is_dir() and found.isascii() and Path(found).parent == Path("/tmp")
+        monkeypatch.setenv("TMPDIR", str(folder))
+        assert embedded.socket_folder() is None
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_a_session_begins_with_an_empty_tmpdir(tmp_path: Path) -> None:
+    done = python(tmp_path, EMBEDDED, TMPDIR="")
+    assert done.returncode == 0 and done.stdout.startswith("7 token ") and done.stderr == ""
+
+
+def test_a_cluster_that_does_not_start_is_one_line(tmp_path: Path) -> None:
+    program = "import ray\ndef init(**_): raise PermissionError(1, 'shm is not allowed')\nray.init = init\n"
+    done = python(tmp_path, "import os; os.environ['RAY_TRAIN_V2_ENABLED'] = '1'\n" + program + EMBEDDED)
+    said = done.stderr.strip().splitlines()[-1]
+    assert said.endswith("no Ray cluster starts on this machine (shm is not allowed); with -v Ray says more")
 
 
 def test_without_a_place_for_sockets_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
