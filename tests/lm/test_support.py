@@ -11,6 +11,7 @@ import transformers
 
 from dmsae_ray.config.experiment import Experiment, parse_experiment
 from dmsae_ray.errors import ConfigError
+from dmsae_ray.harvest.model import check_model
 from dmsae_ray.lm.loading import _check_causal, load_tap
 from dmsae_ray.lm.support import check_architecture, check_tap
 from dmsae_ray.lm.tap import Tap
@@ -145,8 +146,11 @@ def test_plan_and_run_refuse_it_from_the_configuration_alone(tmp_path: Path) -> 
 
 def test_plan_and_run_accept_what_is_supported(tmp_path: Path) -> None:
     tiny_config("llama4_text").save_pretrained(tmp_path)
-    assert plan_experiment(experiment(tmp_path)).layer == 1
-    check_inputs(experiment(tmp_path))
+    asked = experiment(tmp_path)
+    assert plan_experiment(asked).layer == 1
+    check_model(asked.model, asked.corpus.context)
+    with pytest.raises(ConfigError, match="is a folder without weights"):
+        check_inputs(asked)
     with pytest.raises(ConfigError, match=r"model\.layer is 9; .*0"):
         plan_experiment(experiment(tmp_path, 9))
 

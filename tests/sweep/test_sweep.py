@@ -86,7 +86,9 @@ def test_mlflow_has_a_parent_and_a_child_a_trial(finished_sweep: Path) -> None:
     assert all(run.info.status == "FINISHED" for run in runs)
     for kind in ("trial", "control"):
         assert {run.data.tags["mlflow.parentRunId"] for run in kinds[kind]} == {parent.info.run_id}
-    assert parent.data.metrics["tokens_dropped/bos"] == pytest.approx(1 / 64)  # one opens each context
+    assert parent.data.metrics["tokens_dropped/bos"] == pytest.approx(
+        1 / 64, rel=1e-3
+    )  # one opens each context; four digits are logged
     assert parent.data.params["layer"] == "1" and parent.data.tags["version.dmsae_ray"]
     assert [d.dataset.source for d in parent.inputs.dataset_inputs] == ["stdlib"]
     assert {f.path for f in client.list_artifacts(parent.info.run_id)} >= {"config.yaml", "report.json"}
