@@ -95,9 +95,8 @@ def apply_override(tree: dict[str, Any], text: str, settings: type[BaseModel] | 
         raise ConfigError(f"--set '{text}' is not of the form path=value, as in --set sweep.seeds=[0,1,2]")
     try:
         is_text, or_mapping = (False, False) if settings is None else takes_text(settings, keys)
-        parsed = (
-            _text(value) if is_text and not (or_mapping and value.lstrip().startswith(("{", "["))) else _value(value)
-        )
+        as_yaml = not is_text or (or_mapping and value.lstrip().startswith(("{", "[")))
+        parsed = _value(value) if as_yaml else _text(value)
     except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--set '{text}': the value is not YAML") from None
     node = tree
