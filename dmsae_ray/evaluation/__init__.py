@@ -1,8 +1,9 @@
-"""How good an SAE is: variance explained, L0 in its two parts, loss recovered; and where its latents fire.
+"""How good an SAE is: variance explained, L0 in its two parts, loss recovered; what single latents do, and where.
 
 Input: a `MatryoshkaSAE` that takes raw activations, with batches of raw activations (`evaluate`), or with a tapped
-language model and tokens (`loss_recovered`), or activations of single latents (`FiringCollector`). Output: the figures,
-as `Metrics`, `LossRecovered` or `LatentFiring`. The room trains nothing and reads no files.
+language model and tokens (`loss_recovered`), or with a model whose activations can be replaced (`ablation`); or
+activations of single latents (`FiringCollector`). Output: the figures, as `Metrics`, `LossRecovered`, `LatentFiring` or
+one number a latent. The room trains nothing and reads no files.
 """
 
 from typing import TYPE_CHECKING
@@ -10,6 +11,9 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.evaluation.latent_ablation import SplicedModel as SplicedModel
+    from dmsae_ray.evaluation.latent_ablation import Units as Units
+    from dmsae_ray.evaluation.latent_ablation import ablation as ablation
     from dmsae_ray.evaluation.latent_firing import FiringCollector as FiringCollector
     from dmsae_ray.evaluation.latent_firing import LatentFiring as LatentFiring
     from dmsae_ray.evaluation.latent_firing import Quantiles as Quantiles
@@ -22,6 +26,11 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "latent_ablation": (
+            "SplicedModel",
+            "Units",
+            "ablation",
+        ),
         "latent_firing": (
             "FiringCollector",
             "LatentFiring",
