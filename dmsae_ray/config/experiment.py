@@ -112,6 +112,22 @@ class Experiment(Section):
             raise ValueError(
                 f"distill.pool_groups is {self.distill.pool_groups}; there are {len(self.sae.groups)} groups"
             )
+        size, pool = self.distill.core_size, sum(self.sae.groups[: self.distill.pool_groups])
+        if size is not None and size > pool:
+            raise ValueError(
+                f"distill.core_size is {size}; it must be at most {pool}, the latents of the first "
+                f"distill.pool_groups = {self.distill.pool_groups} groups"
+            )
+        if size is not None and len(self.coverages) > 1:
+            raise ValueError(
+                f"distill.core_size is {size}, in place of a coverage; leave out sweep.coverage {list(self.coverages)}"
+            )
+        parts = max(self.distill.intersect, self.distill.attribution_parts)
+        if self.corpus.attribution_tokens < 16 * parts:
+            raise ValueError(
+                f"corpus.attribution_tokens is {self.corpus.attribution_tokens}; cut into {parts} parts "
+                f"(distill.intersect, distill.fresh_attribution) it must be at least {16 * parts}"
+            )
         weights = self.recipe.group_weights
         if weights is not None and len(weights) != len(self.sae.groups):
             raise ValueError(f"recipe.group_weights has {len(weights)} values; there are {len(self.sae.groups)} groups")

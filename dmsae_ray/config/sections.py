@@ -281,13 +281,26 @@ class RecipeSettings(Section):
 class DistillSettings(Section):
     """The train-and-select cycles (Algorithm 1) and the selection (Algorithm 2)."""
 
-    later = frozenset({"initial_sae_any_k"})
+    later = frozenset({"initial_sae_any_k", "core_size", "intersect", "fresh_attribution"})
 
     cycles: int = Field(4, ge=1, le=100, description="cycles with a core, after cycle 0")
     coverage: Coverage = Field(0.9, description="share of the attribution that the core must explain (tau, Eq. 7)")
     score: Score = Field("quantile", description="how |gradient x activation| of the tokens becomes one score (Eq. 6)")
     quantile: float = Field(0.99, ge=0, le=1, description="q of score 'quantile'; above it, 'trimmed_mean' leaves out")
     pool_groups: int = Field(1, ge=1, description="candidate pool: core and this many Matryoshka groups")
+    core_size: int | None = Field(
+        None, ge=1, description="select so many of the best-scoring latents, in place of a coverage"
+    )
+    intersect: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="score each of so many equal parts of the attribution set and take each latent's lowest score: "
+        "what is then selected matters in every part",
+    )
+    fresh_attribution: bool = Field(
+        False, description="score each cycle on a part of its own of the attribution set, 1 / (cycles + 1) of it"
+    )
     min_cycles: int | None = Field(
         None, ge=1, description="distilled core: selected in the last so many cycles; default all"
     )
@@ -300,6 +313,11 @@ class DistillSettings(Section):
     controls: tuple[Control, ...] = Field(
         ("gaussian",), description="norm-matched cores trained in place of the core in the last cycle"
     )
+
+    @property
+    def attribution_parts(self) -> int:
+        """Parts into which the cycles share out the attribution set."""
+        return self.cycles + 1 if self.fresh_attribution else 1
 
     @property
     def initial_places(self) -> dict[str, str]:
@@ -336,6 +354,11 @@ class DistillSettings(Section):
         if self.score == "trimmed_mean" and self.quantile <= 0.5:
             raise ValueError(
                 f"distill.quantile is {self.quantile:g}; score 'trimmed_mean' needs a quantile in (0.5, 1]"
+            )
+        if self.fresh_attribution and self.intersect > 1:
+            raise ValueError(
+                f"distill.intersect is {self.intersect}; with distill.fresh_attribution it must be 1: either the "
+                "cycles or the scores of one cycle share out the attribution set"
             )
         if self.min_cycles is not None and self.min_cycles > self.cycles + 1:
             raise ValueError(

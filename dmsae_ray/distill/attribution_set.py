@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -69,10 +70,15 @@ class Stretch:
                 return
 
 
-def halves(pairs: AttributionSet) -> tuple[Stretch, Stretch]:
-    """Return the first and the second half of the pairs: other tokens, and but for one, other texts."""
-    middle = len(pairs) // 2
-    return Stretch(pairs, 0, middle), Stretch(pairs, middle, len(pairs))
+def cut(pairs: AttributionSet, parts: int) -> tuple[Stretch, ...]:
+    """Return the pairs cut into `parts` stretches of equal size, within one: other tokens, and mostly other texts."""
+    ends = [len(pairs) * part // parts for part in range(parts + 1)]
+    return tuple(Stretch(pairs, first, stop) for first, stop in pairwise(ends))
+
+
+def halves(pairs: AttributionSet) -> tuple[Stretch, ...]:
+    """Return the first and the second half of the pairs."""
+    return cut(pairs, 2)
 
 
 def pairs_of(found: "AttributionSet | tuple[Tensor, Tensor]") -> AttributionSet:

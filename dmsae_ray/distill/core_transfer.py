@@ -9,7 +9,7 @@ from dmsae_ray.distill.cycle_settings import check_width
 from dmsae_ray.distill.next_core import select_next_core
 from dmsae_ray.distill.reports import CycleReport
 from dmsae_ray.distill.seeds import derive_seed
-from dmsae_ray.distill.selection import check_coverage
+from dmsae_ray.distill.selection import check_coverage, check_size
 from dmsae_ray.distill.trained_cycle import TrainedCycle
 from dmsae_ray.errors import ConfigError
 
@@ -35,6 +35,7 @@ def transfer(
     *,
     seed: int,
     coverage: float = 0.9,
+    core_size: int | None = None,
     arm: str = "transfer",
     start_step: int = 0,
     on_cycle: Callable[[CycleReport], None] | None = None,
@@ -51,6 +52,7 @@ def transfer(
             with the same settings and seed, and is found in the store if that trial ran.
         seed: seed of the trial.
         coverage: tau of the selection.
+        core_size: select so many of the best in place of the coverage.
         arm: name of the arm in the report: 'transfer', or the name of the control if `core` is one.
         start_step: first step of the feed.
         on_cycle: called with the report, on every rank.
@@ -60,6 +62,7 @@ def transfer(
         DataError: the feed or the attribution set holds values that are not finite.
     """
     check_coverage(coverage)
+    check_size(core_size)
     check_width("core", core.d_model, runner.source)
     if core.borne_by(seed):
         raise ConfigError(
@@ -67,7 +70,7 @@ def transfer(
         )
     origin, cycle = core.as_origin(), 1 if len(core) else 0
     run = runner.cycle(cycle, arm, origin, derive_seed(seed, "cycle", 0), start_step)
-    done = select_next_core(runner, run, cycle, arm, origin, coverage=coverage, seed=seed)
+    done = select_next_core(runner, run, cycle, arm, origin, coverage=coverage, seed=seed, core_size=core_size)
     if on_cycle is not None:
         on_cycle(done.report)
     return TransferResult(done.report, done.core, run.trained)

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dmsae_ray.distill.attribution import firing_frequency, pool_scores
-from dmsae_ray.distill.attribution_set import AttributionSet, halves, pairs_of
+from dmsae_ray.distill.attribution_set import AttributionSet, cut, halves, pairs_of
 from dmsae_ray.distill.core import Core
 from dmsae_ray.distill.cost import scoring_flops, training_flops
 from dmsae_ray.distill.cycle_settings import CycleSettings, DataSource, cycle_key, given_key
@@ -144,13 +144,13 @@ class CycleRunner:
             DataError: the feed or the attribution set cannot be used, or the stored cycle is damaged.
         """
         key = cycle_key(self.settings, self.source.fingerprint, core.rows, seed, start_step)
-        stored = self._stored(key)
+        stored = self._stored(key, cycle)
         if stored.cached:
             return self._tell(stored, cycle, arm, seed)
         try:
             if self.others is not None:
                 self._begin(self.others, cycle, arm, key)
-                stored = self._stored(key)  # another may have finished it since
+                stored = self._stored(key, cycle)  # another may have finished it since
                 if stored.cached:
                     return self._tell(stored, cycle, arm, seed)
             return CycleRun(key, seed, False, self._train(cycle, arm, core, seed, start_step, key))
@@ -170,17 +170,22 @@ class CycleRunner:
     def given(self, sae: MatryoshkaSAE) -> CycleRun:
         """Return cycle 0 for a given SAE, which takes raw activations: it is scored and evaluated, not trained."""
         key = self.ranks.share(lambda: given_key(self.source.fingerprint, sae))
-        stored = self._stored(key)
+        stored = self._stored(key, 0)
         if stored.cached:
             return stored
-        trained = self._finish(key, lambda: self._measured(TrainingResult(sae.to(self.device), [], 0, 0.0), ()))
+        trained = self._finish(key, 0, lambda: self._measured(TrainingResult(sae.to(self.device), [], 0, 0.0), (), 0))
         return CycleRun(key, 0, False, trained)
 
     @cached_property
     def _attribution_set(self) -> AttributionSet:
         return pairs_of(self.source.attribution())
 
-    def _stored(self, key: str) -> CycleRun:
+    def _pairs(self, cycle: int) -> AttributionSet:
+        """Return the part of the attribution set on which a cycle is scored."""
+        parts = self.settings.attribution_parts
+        return self._attribution_set if parts == 1 else cut(self._attribution_set, parts)[cycle % parts]
+
+    def _stored(self, key: str, cycle: int) -> CycleRun:
         """Return the stored cycle; scores and metrics that this run asks for and that it lacks are computed."""
         if self.store is None:
             return CycleRun(key, 0, False, None)
@@ -188,14 +193,14 @@ class CycleRunner:
 
         def look() -> TrainedCycle | None:
             trained = store.load(key)
-            return None if trained is None else self._completed(key, trained)
+            return None if trained is None else self._completed(key, cycle, trained)
 
         trained = self.ranks.wait_for(look)
         return CycleRun(key, 0, self.ranks.share(lambda: trained is not None), trained)
 
-    def _completed(self, key: str, trained: TrainedCycle) -> TrainedCycle:
+    def _completed(self, key: str, cycle: int, trained: TrainedCycle) -> TrainedCycle:
         trained.sae.to(self.device)
-        store, scoring = self.store, self.settings.scoring()
+        store, scoring = self.store, self.settings.scoring(cycle)
         assert store is not None, "it was found there"
         if self.evaluate is not None and not trained.evaluated:
             metrics = {**trained.metrics, **self.evaluate(trained.sae)}
@@ -204,19 +209,19 @@ class CycleRunner:
         if trained.health.collapsed is None and trained.scoring != scoring:
             scores = store.load_scores(key, scoring)
             if scores is None:
-                scores = self._scores(trained.sae)
+                scores = self._scores(trained.sae, cycle)
                 store.save_scores(key, scoring, scores)
             trained = replace(trained, scores=scores, scoring=scoring)
-        return self._with_halves(key, trained)
+        return self._with_halves(key, cycle, trained)
 
-    def _with_halves(self, key: str, trained: TrainedCycle) -> TrainedCycle:
-        """Add the scores by each half of the attribution set, from the store or computed."""
-        pairs = self._attribution_set
-        if trained.health.collapsed is not None or self.scorer is not None or len(pairs) < 2:
+    def _with_halves(self, key: str, cycle: int, trained: TrainedCycle) -> TrainedCycle:
+        """Add the scores by each half of the cycle's attribution set, from the store or computed."""
+        pairs = self._pairs(cycle)
+        if trained.health.collapsed is not None or self.scorer is not None or len(pairs) < 2 * self.settings.intersect:
             return trained
         found = []
         for number, half in enumerate(halves(pairs)):
-            scoring = {**self.settings.scoring(), "half": number}
+            scoring = {**self.settings.scoring(cycle), "half": number}
             scores = self.store.load_scores(key, scoring) if self.store is not None else None
             if scores is None:
                 scores = self._scores_by(trained.sae, half, "score", "half", number)
@@ -272,24 +277,24 @@ class CycleRunner:
             settings, self.source, job, hooks, state=state, process_group=self.process_group, device=self.device
         )
         windows = tuple(window(step, stats) for step, stats in training.windows)
-        return self._finish(key, lambda: self._measured(training, windows))
+        return self._finish(key, cycle, lambda: self._measured(training, windows, cycle))
 
-    def _finish(self, key: str, measure: Callable[[], TrainedCycle]) -> TrainedCycle | None:
+    def _finish(self, key: str, cycle: int, measure: Callable[[], TrainedCycle]) -> TrainedCycle | None:
         """Measure and store the cycle on the first rank; the others wait, and fail if it fails."""
 
         def measure_and_store() -> TrainedCycle:
             trained = measure()
             if self.store is not None:
                 self.store.save(key, trained)
-            return self._with_halves(key, trained)
+            return self._with_halves(key, cycle, trained)
 
         return self.ranks.wait_for(measure_and_store)
 
-    def _measured(self, training: TrainingResult, windows: tuple[WindowReport, ...]) -> TrainedCycle:
+    def _measured(self, training: TrainingResult, windows: tuple[WindowReport, ...], cycle: int) -> TrainedCycle:
         began, health = time.monotonic(), health_of(training)
         sae, tokens = training.sae, training.steps * self.settings.batch_size
-        scores, frequency = self._scored(sae, health)
-        sampled = len(self._attribution_set)
+        scores, frequency = self._scored(sae, health, cycle)
+        sampled = len(self._pairs(cycle))
         seconds = training.seconds + time.monotonic() - began
         metrics = {
             "l0": float(frequency.sum()),
@@ -311,32 +316,36 @@ class CycleRunner:
             flops=flops,
             seconds=seconds,
             health=health,
-            scoring=self.settings.scoring(),
+            scoring=self.settings.scoring(cycle),
             evaluated=self.evaluate is not None,
             windows=windows,
         )
 
-    def _scored(self, sae: MatryoshkaSAE, health: Health) -> tuple[Tensor, Tensor]:
+    def _scored(self, sae: MatryoshkaSAE, health: Health, cycle: int) -> tuple[Tensor, Tensor]:
         """Return scores [pool] and firing frequency [m]; both are all zero if the training collapsed."""
         if health.collapsed is not None:
             pool = sae.pool_size(self.settings.pool_groups)
             return torch.zeros(pool, dtype=torch.float64), torch.zeros(sae.n_latents, dtype=torch.float64)
-        return self._scores(sae), firing_frequency(sae, self._attribution_set)
+        return self._scores(sae, cycle), firing_frequency(sae, self._pairs(cycle))
 
-    def _scores(self, sae: MatryoshkaSAE) -> Tensor:
+    def _scores(self, sae: MatryoshkaSAE, cycle: int) -> Tensor:
         """Return scores [pool]."""
         if self.scorer is not None:
             return self.scorer(sae).double().cpu()
-        return self._scores_by(sae, self._attribution_set, "score")
+        return self._scores_by(sae, self._pairs(cycle), "score")
 
     def _scores_by(self, sae: MatryoshkaSAE, pairs: AttributionSet, *draw: str | int) -> Tensor:
         """Return scores [pool] by some pairs; `draw` names the seed of the score 'random'."""
         settings = self.settings
-        return pool_scores(
-            sae,
-            pairs,
-            settings.quantile,
-            score=settings.score,
-            groups=settings.pool_groups,
-            seed=derive_seed(sae.seed, *draw),
-        )
+        parts = [
+            pool_scores(
+                sae,
+                part,
+                settings.quantile,
+                score=settings.score,
+                groups=settings.pool_groups,
+                seed=derive_seed(sae.seed, *draw),
+            )
+            for part in (cut(pairs, settings.intersect) if settings.intersect > 1 else (pairs,))
+        ]
+        return torch.stack(parts).amin(dim=0)

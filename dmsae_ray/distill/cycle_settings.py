@@ -18,6 +18,10 @@ KEY_VERSION = 2
 """Increased whenever the numerics of a cycle change, so that results of older versions are not taken for new ones."""
 
 
+SCORING = ("quantile", "score", "pool_groups", "intersect", "attribution_parts")
+"""Fields of CycleSettings that are applied to a trained SAE."""
+
+
 class DataSource(Protocol):
     """Where the activations of a trial come from.
 
@@ -76,10 +80,20 @@ class CycleSettings:
     """The score that ranks latents: a name of attribution.SCORES, or of the `scorer` given to CycleRunner."""
     pool_groups: int = 1
     """Number of non-core groups in the candidate pool; 1 is the paper's prefix-0."""
+    intersect: int = 1
+    """Score each of so many equal parts of the attribution set, and take each latent's lowest score.
+
+    What is then selected matters in every part: in all halves, or all domains, where the set has one after the other.
+    """
+    attribution_parts: int = 1
+    """Cut the attribution set into so many equal parts; cycle l is scored on part l (modulo their number).
+
+    With one part for each cycle, every cycle draws fresh tokens.
+    """
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group_sizes", tuple(int(g) for g in self.group_sizes))
-        for name in ("n_latents", "k", "batch_size", "steps"):
+        for name in ("n_latents", "k", "batch_size", "steps", "intersect", "attribution_parts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)!r} must be at least 1")
         if not 1 <= self.pool_groups <= len(self.group_sizes):
@@ -87,9 +101,14 @@ class CycleSettings:
         if self.recipe.steps != self.steps:
             raise ConfigError(f"steps: {self.steps} contradicts recipe.steps {self.recipe.steps}; they must be equal")
 
-    def scoring(self) -> dict[str, Any]:
-        """Return the settings that do not touch training: if only they differ, a stored SAE is scored again."""
-        return {"quantile": self.quantile, "score": self.score, "pool_groups": self.pool_groups}
+    def scoring(self, cycle: int = 0) -> dict[str, Any]:
+        """Return how a cycle is scored, which does not touch training: if only it differs, an SAE is scored again."""
+        found: dict[str, Any] = {"quantile": self.quantile, "score": self.score, "pool_groups": self.pool_groups}
+        if self.intersect > 1:
+            found["intersect"] = self.intersect
+        if self.attribution_parts > 1:
+            found["part"] = [cycle % self.attribution_parts, self.attribution_parts]
+        return found
 
     def check_scoring(self, *, has_scorer: bool) -> None:
         """Check that the score is built in, or that a scorer is given.
@@ -114,7 +133,9 @@ def cycle_key(settings: CycleSettings, fingerprint: str, core_rows: Tensor, seed
         seed: seed of the training.
         start_step: number of the first batch.
     """
-    trained = {k: v for k, v in asdict(settings).items() if k not in settings.scoring()}
+    trained = {k: v for k, v in asdict(settings).items() if k not in SCORING}
+    if len(core_rows) == 0:  # what is said of a core changes nothing where there is none
+        trained |= {"core_sparsity": "dense", "core_decoder_init": "random"}
     what = {
         "version": KEY_VERSION,
         "settings": trained,

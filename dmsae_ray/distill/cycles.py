@@ -10,7 +10,7 @@ from dmsae_ray.distill.next_core import NextCore, control_seed, select_next_core
 from dmsae_ray.distill.reports import DISTILLED, CycleReport
 from dmsae_ray.distill.result import DistillationResult
 from dmsae_ray.distill.seeds import derive_seed
-from dmsae_ray.distill.selection import check_coverage
+from dmsae_ray.distill.selection import check_coverage, check_size
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.sae import MatryoshkaSAE
 
@@ -21,6 +21,7 @@ def run_cycles(
     cycles: int,
     coverage: float,
     seed: int,
+    core_size: int | None = None,
     min_cycles: int | None = None,
     initial_sae: MatryoshkaSAE | None = None,
     initial_core: Core | None = None,
@@ -44,6 +45,7 @@ def run_cycles(
         cycles: L, at least 1.
         coverage: tau in (0, 1], the share of the summed score that a core must hold.
         seed: seed of the trial.
+        core_size: select so many of the best in place of the coverage; None: by coverage.
         min_cycles: the distilled core holds what was selected in each of the last so many cycles; None: in all.
         initial_sae: takes raw activations; it is scored as cycle 0, not trained.
         initial_core: used as C_0.
@@ -56,6 +58,7 @@ def run_cycles(
         DataError: the feed or the attribution set holds values that are not finite.
     """
     check_coverage(coverage)
+    check_size(core_size)
     controls = tuple(controls)
     check_controls(controls)
     _check(runner, cycles, min_cycles, initial_sae, initial_core, controls)
@@ -70,7 +73,17 @@ def run_cycles(
 
     def finish(run: CycleRun, cycle: int, arm: str, trained_with: Core) -> NextCore:
         wanted = controls if cycle == cycles - 1 and arm == DISTILLED else ()
-        done = select_next_core(runner, run, cycle, arm, trained_with, coverage=coverage, seed=seed, controls=wanted)
+        done = select_next_core(
+            runner,
+            run,
+            cycle,
+            arm,
+            trained_with,
+            coverage=coverage,
+            seed=seed,
+            core_size=core_size,
+            controls=wanted,
+        )
         if on_cycle is not None:
             on_cycle(done.report)
         return done

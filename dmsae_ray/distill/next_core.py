@@ -43,6 +43,7 @@ def select_next_core(
     *,
     coverage: float,
     seed: int,
+    core_size: int | None = None,
     controls: tuple[str, ...] = (),
 ) -> NextCore:
     """Select C_l (Eq. 7) from cycle l, trained around `trained_with`; the result is the same on every rank.
@@ -55,6 +56,7 @@ def select_next_core(
         trained_with: C_{l-1}, or the core that the arm has in its place.
         coverage: tau.
         seed: seed of the trial.
+        core_size: select so many of the best in place of the coverage.
         controls: names of the control cores to make from the same SAE.
     """
 
@@ -63,7 +65,7 @@ def select_next_core(
         trained = run.trained
         selected = torch.empty(0, dtype=torch.int64)
         if trained.collapsed is None:
-            selected = select_core(trained.scores, coverage)
+            selected = select_core(trained.scores, coverage, core_size)
         lineage = descend(trained_with.lineage, cycle, selected.tolist())
         provenance = {
             "cycle": cycle,
@@ -72,7 +74,8 @@ def select_next_core(
             "seed": seed,
             "k": runner.settings.k,
             "n_latents": trained.sae.n_latents,
-            **runner.settings.scoring(),
+            **({} if core_size is None else {"core_size": core_size}),
+            **runner.settings.scoring(cycle),
             "data": runner.source.fingerprint,
             "key": run.key,
             # A given SAE (seed 0) was borne by no trial.
@@ -96,7 +99,7 @@ def select_next_core(
                 made[name] = control
         report = _report(run, trained, cycle, arm, trained_with, core)
         if trained.half_scores is not None:
-            first, second = (select_core(scores, coverage) for scores in trained.half_scores)
+            first, second = (select_core(scores, coverage, core_size) for scores in trained.half_scores)
             report = replace(report, retest=agreement(first, second))
         return NextCore(report, core, made)
 

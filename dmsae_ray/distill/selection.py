@@ -20,7 +20,17 @@ def check_coverage(coverage: float) -> float:
     return float(coverage)
 
 
-def select_core(scores: Tensor, coverage: float) -> Tensor:
+def check_size(size: int | None) -> None:
+    """Check the size of a core that is asked for; None asks for none.
+
+    Raises:
+        ConfigError: it is below 1.
+    """
+    if size is not None and size < 1:
+        raise ConfigError(f"core_size: {size!r} must be at least 1, or None for the coverage")
+
+
+def select_core(scores: Tensor, coverage: float, size: int | None = None) -> Tensor:
     """Return the latents of the next core (Eq. 7), by descending score.
 
     Ties go to the lower index. Latents with score 0 are never selected, so the result is empty if all scores are 0 (the
@@ -30,15 +40,18 @@ def select_core(scores: Tensor, coverage: float) -> Tensor:
     Args:
         scores: [pool], all >= 0.
         coverage: tau in (0, 1].
+        size: take so many of the best in place of a coverage (all positive scores, where they are fewer); so cores,
+            scores and cycles can be compared at one size.
 
     Returns:
         int64 [c], indices into the pool.
 
     Raises:
-        ConfigError: the coverage is not in (0, 1].
+        ConfigError: the coverage is not in (0, 1], or the size is below 1.
         DataError: a score is negative or not finite, or there is not one score per latent.
     """
     check_coverage(coverage)
+    check_size(size)
     if scores.ndim != 1:
         raise DataError(f"scores: shape {tuple(scores.shape)} is not one score a latent")
     values = scores.detach().to(device="cpu", dtype=torch.float64).numpy()
@@ -49,6 +62,8 @@ def select_core(scores: Tensor, coverage: float) -> Tensor:
     order = order[values[order] > 0]
     if order.size == 0:
         return torch.empty(0, dtype=torch.int64)
+    if size is not None:
+        return torch.from_numpy(order[:size].astype(np.int64))
     reached = np.cumsum(values[order])
     stop = int(np.searchsorted(reached, coverage * reached[-1], side="left")) + 1
     return torch.from_numpy(order[:stop].astype(np.int64))

@@ -6,7 +6,7 @@ from pathlib import Path
 from dmsae_ray.config import Experiment
 from dmsae_ray.distill import CycleSettings, load_core
 from dmsae_ray.errors import ConfigError, DataError, DmsaeError
-from dmsae_ray.plan.trials import Setting
+from dmsae_ray.plan.trials import CycleSetting, Setting
 from dmsae_ray.sae import SAELENS_CONFIG, MatryoshkaSAE, Recipe, load_dictionary_learning, load_sae, load_saelens
 
 
@@ -47,6 +47,8 @@ def cycle_settings(experiment: Experiment, setting: Setting, d_model: int) -> Cy
         quantile=distill.quantile,
         score=distill.score,
         pool_groups=distill.pool_groups,
+        intersect=distill.intersect,
+        attribution_parts=distill.attribution_parts if isinstance(setting, CycleSetting) else 1,
     )
 
 

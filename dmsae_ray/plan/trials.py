@@ -19,21 +19,23 @@ class CycleSetting:
         k: Sparsity of the SAEs.
         coverage: Attribution coverage τ.
         core_sparsity: 'dense' if the core is exempt from BatchTopK (Eq. 3), 'sparse' if it is not.
+        core_size: Number of latents that are selected, in place of a coverage; None: by coverage.
     """
 
     k: int
     coverage: float
     core_sparsity: CoreSparsity
+    core_size: int | None = None
 
     @property
     def trial_name(self) -> str:
         """The part of a trial's name that says the setting."""
-        return f"k{self.k}-tau{self.coverage!r}"
+        return f"k{self.k}-" + (f"tau{self.coverage!r}" if self.core_size is None else f"best{self.core_size}")
 
     @property
     def label(self) -> str:
-        """A short name for tables and figures, such as 'k=20 τ=0.9'."""
-        return f"k={self.k} τ={self.coverage:g}"
+        """A short name for tables and figures, such as 'k=20 τ=0.9' or 'k=20 best 32'."""
+        return f"k={self.k} " + (f"τ={self.coverage:g}" if self.core_size is None else f"best {self.core_size}")
 
     @property
     def order(self) -> tuple[int, float, str, str]:
@@ -42,7 +44,8 @@ class CycleSetting:
 
     def params(self) -> Params:
         """Return the parameters that MLflow lists for this setting."""
-        return {"k": self.k, "coverage": self.coverage, "core_sparsity": self.core_sparsity}
+        how: Params = {"coverage": self.coverage} if self.core_size is None else {"core_size": self.core_size}
+        return {"k": self.k, **how, "core_sparsity": self.core_sparsity}
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,11 @@ class Trial:
         k, sparsity = int(params["k"]), params.get("core_sparsity", "dense")
         setting: Setting
         if params.get("arm") is None:
-            setting = CycleSetting(k, float(params["coverage"]), sparsity)
+            size = params.get("core_size")
+            if size is None:
+                setting = CycleSetting(k, float(params["coverage"]), sparsity)
+            else:
+                setting = CycleSetting(k, 1.0, sparsity, int(size))
         else:
             setting = TransferSetting(k, params["arm"], sparsity)
         return cls(setting, int(params["seed"]), int(params.get("data_seed", 0)))
@@ -141,8 +148,9 @@ def expand(experiment: Experiment) -> list[Trial]:
     grid, transfer = experiment.sweep, experiment.transfer
     settings: list[Setting] = []
     if transfer is None:
-        sparsity = experiment.sae.core_sparsity
-        settings += [CycleSetting(k, tau, sparsity) for tau, k in product(experiment.coverages, experiment.ks)]
+        sparsity, size = experiment.sae.core_sparsity, experiment.distill.core_size
+        coverages = experiment.coverages if size is None else (1.0,)
+        settings += [CycleSetting(k, tau, sparsity, size) for tau, k in product(coverages, experiment.ks)]
     else:
         for k, arm in product(experiment.ks, transfer.arms):
             sparsities = transfer.core_sparsity[:1] if arm == "baseline" else transfer.core_sparsity

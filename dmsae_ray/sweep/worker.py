@@ -302,6 +302,7 @@ def _run_cycles(
         cycles=experiment.distill.cycles,
         coverage=setting.coverage,
         seed=trial.seed,
+        core_size=setting.core_size,
         min_cycles=experiment.distill.min_cycles,
         initial_sae=initial_sae(experiment, runner.source.d_model, setting.k),
         controls=experiment.distill.controls,
@@ -314,8 +315,15 @@ def _run_transfer(
     experiment: Experiment, trial: Trial, setting: TransferSetting, runner: CycleRunner, reporter: Reporter
 ) -> dict[str, Any]:
     core = _transfer_core(experiment, trial, setting, runner.source.d_model)
-    coverage = experiment.distill.coverage
-    done = transfer(runner, core, seed=trial.seed, coverage=coverage, arm=setting.arm, on_cycle=reporter.cycle)
+    done = transfer(
+        runner,
+        core,
+        seed=trial.seed,
+        coverage=experiment.distill.coverage,
+        core_size=experiment.distill.core_size,
+        arm=setting.arm,
+        on_cycle=reporter.cycle,
+    )
     return {"records": [done.report.as_dict()], "tokens": done.report.tokens, "flops": done.report.flops}
 
 

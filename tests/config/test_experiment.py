@@ -160,6 +160,22 @@ REFUSED = {
     "arms": ({"transfer": {"arms": []}}, "transfer.arms is []; it must hold at least one value, and none twice"),
     "controls": ({"distill": {"controls": ["gaussian"] * 2}}, "it must hold at least one value, and none twice"),
     "pool": ({"distill": {"pool_groups": 6}}, "distill.pool_groups is 6; there are 5 groups"),
+    "core_size": (
+        {"sae": {"n_latents": 64, "k": 4}, "distill": {"core_size": 3}},
+        "distill.core_size is 3; it must be at most 2, the latents of the first distill.pool_groups = 1 groups",
+    ),
+    "core_size and a grid of coverages": (
+        {"sae": {"n_latents": 64, "k": 4}, "distill": {"core_size": 2}, "sweep": {"coverage": [0.5, 0.9]}},
+        "distill.core_size is 2, in place of a coverage; leave out sweep.coverage",
+    ),
+    "parts without tokens": (
+        {"corpus": {"attribution_tokens": 40}, "distill": {"intersect": 3}},
+        "corpus.attribution_tokens is 40; cut into 3 parts",
+    ),
+    "fresh and intersect": (
+        {"distill": {"fresh_attribution": True, "intersect": 2}},
+        "distill.intersect is 2; with distill.fresh_attribution it must be 1",
+    ),
     "min_cycles": ({"distill": {"cycles": 2, "min_cycles": 4}}, "distill.min_cycles is 4; it must be from 1 to 3"),
     "trimmed mean": ({"distill": {"score": "trimmed_mean", "quantile": 0.5}}, "distill.quantile is 0.5"),
     "weights": ({"recipe": {"group_weights": [1, 1]}}, "recipe.group_weights has 2 values; there are 5 groups"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dmsae_ray.distill import cycle_runner
+from dmsae_ray.distill.attribution import attribution_scores
 from dmsae_ray.distill.controls import CONTROLS
 from dmsae_ray.distill.core import Core, load_core, save_core
 from dmsae_ray.distill.core_transfer import transfer
@@ -127,6 +128,47 @@ def test_a_stored_cycle_is_scored_again_when_only_the_scoring_differs(tmp_path):
     assert history.reports[0].cached
     assert history.reports[0].pool == 32
     same_cores(history, run(settings=changed, coverage=0.4))
+
+
+def test_each_cycle_may_be_scored_on_its_own_part_of_the_attribution_set(tmp_path):
+    """Written out: part l of the pairs alone gives the scores of cycle l, and stored cycles are not mixed up."""
+    source = Synthetic()
+    x, g = source.attribution()
+    kept = DirectoryCycleStore(tmp_path)
+    changed = small_settings(attribution_parts=3)
+    history = run(source, changed, store=kept)
+    for report in history.reports:
+        sae = kept.load(report.key).sae
+        part = slice(len(x) * report.cycle // 3, len(x) * (report.cycle + 1) // 3)
+        alone = attribution_scores(sae, x[part], g[part], changed.quantile)
+        torch.testing.assert_close(kept.load(report.key).scores, alone, rtol=0, atol=0)
+        assert not torch.equal(alone, attribution_scores(sae, x, g, changed.quantile))
+    # By all pairs, the stored cycle 0 gets other scores, beside the first ones.
+    same_cores(run(source, store=kept), run(source))
+    same_cores(run(source, changed, store=kept), history)
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_the_intersection_of_scores_is_the_lowest_of_the_parts(tmp_path, parts):
+    source, kept = Synthetic(), DirectoryCycleStore(tmp_path)
+    x, g = source.attribution()
+    changed = small_settings(intersect=parts)
+    first = run(source, changed, store=kept).reports[0]
+    trained = kept.load(first.key)
+    cuts = [slice(len(x) * i // parts, len(x) * (i + 1) // parts) for i in range(parts)]
+    each = [attribution_scores(trained.sae, x[part], g[part], changed.quantile) for part in cuts]
+    expected = [min(values) for values in zip(*(one.tolist() for one in each), strict=True)]
+    assert trained.scores.tolist() == expected
+
+
+def test_a_core_size_selects_the_best_whatever_their_share(tmp_path):
+    kept = DirectoryCycleStore(tmp_path)
+    history = run(store=kept, core_size=5)
+    assert [len(core) for core in history.cores] == [5, 5, 5]
+    trained = kept.load(history.reports[0].key)
+    best = sorted(range(12), key=lambda i: -float(trained.scores[i]))[:5]
+    assert history.cores[0].rows.tolist() == trained.sae.W_enc[best].tolist()
+    assert history.cores[0].provenance["core_size"] == 5
 
 
 def test_a_stored_cycle_is_scored_once_by_each_scoring(tmp_path, monkeypatch):
@@ -353,7 +395,11 @@ def test_what_the_controls_cost_is_counted_apart(plain):
 def test_the_key_is_a_function_of_what_decides_the_training():
     settings, rows = small_settings(), torch.ones(2, D)
     base = cycle_key(settings, "f", rows, 1, 0)
-    assert base == cycle_key(small_settings(quantile=0.5), "f", rows, 1, 0)
+    for scoring in ({"quantile": 0.5}, {"intersect": 2}, {"attribution_parts": 3}):
+        assert base == cycle_key(small_settings(**scoring), "f", rows, 1, 0)
+    # Without a core, a sparse one and a dense one are the same training.
+    none, sparse = rows[:0], small_settings(core_sparsity="sparse", core_decoder_init="tied")
+    assert cycle_key(settings, "f", none, 1, 0) == cycle_key(sparse, "f", none, 1, 0)
     other = [
         cycle_key(small_settings(k=5), "f", rows, 1, 0),
         cycle_key(small_settings(core_sparsity="sparse"), "f", rows, 1, 0),
@@ -373,6 +419,7 @@ def test_the_key_is_a_function_of_what_decides_the_training():
     [
         ({"cycles": 0}, "cycles: 0 must be at least 1"),
         ({"coverage": 1.5}, "coverage: 1.5 is not in"),
+        ({"core_size": 0}, "core_size: 0 must be at least 1"),
         ({"controls": ("gausian",)}, "controls: 'gausian' is unknown"),
         ({"initial_core": Core(torch.ones(1, 5), (LineageId(0, 0),))}, "initial_core: width 5"),
         ({"initial_sae": MatryoshkaSAE(8, 64, [12, 20, 32], 4)}, "initial_sae: width 8"),
