@@ -170,7 +170,7 @@ def _waits(view: SweepView) -> str:
 
 def _coverage(view: TrialView) -> str:
     setting = view.trial.setting
-    return f"{setting.coverage:g}" if isinstance(setting, CycleSetting) else setting.arm
+    return setting.selects if isinstance(setting, CycleSetting) else setting.arm
 
 
 @dataclass(frozen=True)

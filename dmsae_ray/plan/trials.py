@@ -35,7 +35,12 @@ class CycleSetting:
     @property
     def label(self) -> str:
         """A short name for tables and figures, such as 'k=20 τ=0.9' or 'k=20 best 32'."""
-        return f"k={self.k} " + (f"τ={self.coverage:g}" if self.core_size is None else f"best {self.core_size}")
+        return f"k={self.k} " + (f"τ={self.coverage:g}" if self.core_size is None else self.selects)
+
+    @property
+    def selects(self) -> str:
+        """What is selected, as a cell of a table: the coverage, such as '0.9', or 'best 32'."""
+        return f"{self.coverage:g}" if self.core_size is None else f"best {self.core_size}"
 
     @property
     def order(self) -> tuple[int, float, str, str]:

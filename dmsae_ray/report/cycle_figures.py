@@ -163,7 +163,8 @@ def score_coverage(report: Report, sweep_dir: Path) -> Picture | str | None:
             for line in lines if len(lines) > 1 else []:
                 axis.plot(at, line, color=colours[cycle], alpha=0.25, linewidth=0.6)
             axis.plot(at, [s.mean for s in shares], color=colours[cycle], linewidth=1.4, label=f"cycle {cycle}")
-        axis.axhline(tau, color="#59636E", linestyle=":", linewidth=1, label="coverage τ of the setting")
+        if one.setting.core_size is None:
+            axis.axhline(tau, color="#59636E", linestyle=":", linewidth=1, label="coverage τ of the setting")
         sizes = one.core_sizes[-1:] if found else ()
         for size in sizes:
             axis.axvline(size.mean, color="#59636E", linestyle="--", linewidth=0.8, label="size of the last core")
@@ -177,8 +178,9 @@ def score_coverage(report: Report, sweep_dir: Path) -> Picture | str | None:
         "score_coverage",
         "Attribution coverage by cycle",
         "Share of the summed score that the best latents of the candidate pool hold (log axis): thick lines are "
-        f"means, thin lines the seeds; {n_text(shown)}. A core is where its cycle's curve crosses the dotted line. A "
-        "curve that rises later needs more latents for the same share: if it moves right from cycle to cycle, cores "
+        f"means, thin lines the seeds; {n_text(shown)}. A core is where its cycle's curve crosses the dotted line (of "
+        "a given size: the dashed line). A curve that rises later needs more latents for the same share: if it moves "
+        "right from cycle to cycle, cores "
         f"grow by the score spreading out, not by better latents.{left_out(len(shown))}",
         (*HEAD, "cycle", "latents", *ESTIMATE_HEAD),
         [

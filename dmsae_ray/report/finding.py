@@ -147,7 +147,8 @@ def _with_interval(value: Estimate, write: Callable[[Estimate], str]) -> str:
 
 
 def _name(found: Aggregate[CycleSetting]) -> str:
-    return f"k = {found.setting.k}, τ = {found.setting.coverage:g}"
+    setting = found.setting
+    return f"k = {setting.k}, {'τ = ' if setting.core_size is None else ''}{setting.selects}"
 
 
 def _cycle(found: Sequence[Aggregate[CycleSetting]]) -> str:

@@ -71,7 +71,8 @@ def carryover(report: Report, sweep_dir: Path) -> Picture | None:
             points(axis, at_chance, chance, color=CHANCE, linestyle="--", marker=".", label=label, seeds=False)
             axis.set_ylim(0, 1.12)
             axis.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-            axis.set_title(f"τ = {value:g}")
+            size = line[0].setting.core_size
+            axis.set_title(f"τ = {value:g}" if size is None else f"the best {size}")
             axis.set_xlabel("measured L0, core included (latents a token)")
             axis.set_ylabel("carryover in the last cycle")
         legend_below(figure, axes)

@@ -268,7 +268,7 @@ def _with_remarks(
 
 
 def _setting(one: Aggregate[CycleSetting]) -> tuple[str, str, str]:
-    return (str(one.setting.k), f"{one.setting.coverage:g}", str(len(one.seeds)))
+    return (str(one.setting.k), one.setting.selects, str(len(one.seeds)))
 
 
 def _consistency(found: Consistency | None) -> tuple[str, str, str]:
