@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmsae_ray import __version__
-from dmsae_ray.cli import latents
+from dmsae_ray.cli import groundtruth, latents
 from dmsae_ray.cli.encoding import degrade_output
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
 from dmsae_ray.config import Experiment, TransferSettings, load_experiment, set_environment
@@ -185,6 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--no-latents", action="store_false", dest="latents", help=less)
     sub = command("latents", latents.run, "Show where latents fire and what they promote, as one HTML file.")
     latents.add_arguments(sub)
+    text = "Run the benchmark with known features: does distillation find what matters, and do its rivals?"
+    sub = command("groundtruth", groundtruth.run, text)
+    groundtruth.add_arguments(sub)
     sub = command("export", _export, "Write a trained SAE in a peer's format.")
     sub.add_argument(
         "sae", metavar="PLACE", help="folder of a sweep (with --trial), or of an SAE: <output>/cycles/<key>/sae"

@@ -97,7 +97,7 @@ def core_sections(sweep_dir: Path, screen: Screen) -> "list[Section]":
         return []
 
 
-def numbers(text: str) -> list[int]:
+def numbers(text: str, option: str = "--latents") -> list[int]:
     """Return the numbers that a list such as '0,5,10-12' names.
 
     Raises:
@@ -107,10 +107,10 @@ def numbers(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", part)
         if match is None:
-            raise ConfigError(f"--latents is '{text}'; it must be numbers and ranges, as in 0,5,10-12")
+            raise ConfigError(f"{option} is '{text}'; it must be numbers and ranges, as in 0,5,10-12")
         low, high = int(match[1]), int(match[2] or match[1])
         if high - low + len(found) >= MOST_NAMED:
-            raise ConfigError(f"--latents is '{text}'; it may name {MOST_NAMED} latents at most")
+            raise ConfigError(f"{option} is '{text}'; it may name {MOST_NAMED} at most")
         found += range(low, high + 1)
     return found
 

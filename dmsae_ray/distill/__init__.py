@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.distill.attribution import SCORES as SCORES
     from dmsae_ray.distill.attribution import attribution_scores as attribution_scores
     from dmsae_ray.distill.attribution import firing_frequency as firing_frequency
     from dmsae_ray.distill.attribution import pool_scores as pool_scores
     from dmsae_ray.distill.attribution_set import AttributionSet as AttributionSet
     from dmsae_ray.distill.attribution_set import TensorPairs as TensorPairs
+    from dmsae_ray.distill.attribution_set import cut as cut
     from dmsae_ray.distill.controls import gaussian_core as gaussian_core
     from dmsae_ray.distill.core import Core as Core
     from dmsae_ray.distill.core import distilled_core as distilled_core
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.matching import pw_mcc as pw_mcc
     from dmsae_ray.distill.matching import same_rows as same_rows
     from dmsae_ray.distill.matching import shared_rows as shared_rows
+    from dmsae_ray.distill.memory_store import MemoryCycleStore as MemoryCycleStore
     from dmsae_ray.distill.reports import DISTILLED as DISTILLED
     from dmsae_ray.distill.reports import CycleReport as CycleReport
     from dmsae_ray.distill.reports import WindowReport as WindowReport
@@ -60,6 +63,7 @@ __getattr__, __dir__, __all__ = face(
     __name__,
     {
         "attribution": (
+            "SCORES",
             "attribution_scores",
             "firing_frequency",
             "pool_scores",
@@ -67,6 +71,7 @@ __getattr__, __dir__, __all__ = face(
         "attribution_set": (
             "AttributionSet",
             "TensorPairs",
+            "cut",
         ),
         "controls": ("gaussian_core",),
         "core": (
@@ -115,6 +120,7 @@ __getattr__, __dir__, __all__ = face(
             "same_rows",
             "shared_rows",
         ),
+        "memory_store": ("MemoryCycleStore",),
         "reports": (
             "DISTILLED",
             "CycleReport",

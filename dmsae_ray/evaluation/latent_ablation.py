@@ -4,6 +4,10 @@ The reconstruction xhat = b_dec + sum_j z_j W_dec[j] stands in the place of x, s
 For latent i it is xhat - z_i W_dec[i] instead, and its ablation is mean loss without it - mean loss with it, in nats a
 predicted token. It is no estimate: the model runs again wherever the latent fires.
 
+Where the SAE's error is kept, x stands in its own place, and x - z_i W_dec[i] instead of it. The two differ: at xhat
+the loss is not at the best that the model can do, so a latent that has nothing to do with the loss may change it in
+either direction, by what its direction shares with the error; at x such changes cancel out over tokens.
+
 A `SplicedModel` says how far an activation reaches. Its *units* are the smallest pieces whose losses do not depend on
 each other: contexts of a language model, single tokens where the loss of a token depends on that token alone. Only the
 units in which a latent fires are run again for it.
@@ -56,7 +60,13 @@ class SplicedModel(Protocol):
 
 @torch.no_grad()
 def ablation(
-    model: SplicedModel, sae: MatryoshkaSAE, *, start: int = 0, stop: int | None = None, batch: int = 4096
+    model: SplicedModel,
+    sae: MatryoshkaSAE,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    batch: int = 4096,
+    keep_error: bool = False,
 ) -> Tensor:
     """Return by how much the mean loss rises when each latent is taken out of the spliced reconstruction.
 
@@ -66,6 +76,7 @@ def ablation(
         start: first latent that is taken out.
         stop: latent behind the last; None: all from `start` on.
         batch: units that the model runs at a time.
+        keep_error: take latents out of x itself, that is, of reconstruction plus error.
 
     Returns:
         float64 [stop - start] on the CPU, in nats a predicted token; below 0 where the loss falls without the latent,
@@ -87,7 +98,7 @@ def ablation(
         units, tokens, width = part.x.shape
         flat = part.x.reshape(-1, width).to(sae.W_dec.dtype)
         z = sae.encode(flat)
-        spliced = sae.decode(z)
+        spliced = flat if keep_error else sae.decode(z)
         z = z[:, start:stop]
         if part.keep is not None:
             keep = part.keep.reshape(-1, 1).to(flat.device)

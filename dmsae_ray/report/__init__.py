@@ -14,6 +14,9 @@ from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
     from dmsae_ray.report.core_latents import sweep_latents as sweep_latents
+    from dmsae_ray.report.known_features import KnownFeatures as KnownFeatures
+    from dmsae_ray.report.known_findings import findings as findings
+    from dmsae_ray.report.known_page import write_known_features as write_known_features
     from dmsae_ray.report.latent_page import latent_sections as latent_sections
     from dmsae_ray.report.latent_page import write_latents as write_latents
     from dmsae_ray.report.latent_study import Wanted as Wanted
@@ -28,6 +31,9 @@ __getattr__, __dir__, __all__ = face(
     __name__,
     {
         "core_latents": ("sweep_latents",),
+        "known_features": ("KnownFeatures",),
+        "known_findings": ("findings",),
+        "known_page": ("write_known_features",),
         "latent_page": (
             "latent_sections",
             "write_latents",

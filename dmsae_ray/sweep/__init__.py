@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dmsae_ray.sweep.sole_controller import ControllerMark as ControllerMark
     from dmsae_ray.sweep.sole_controller import SoleController as SoleController
     from dmsae_ray.sweep.sole_controller import controller_of as controller_of
+    from dmsae_ray.sweep.tasks import run_tasks as run_tasks
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -45,5 +46,6 @@ __getattr__, __dir__, __all__ = face(
             "SoleController",
             "controller_of",
         ),
+        "tasks": ("run_tasks",),
     },
 )

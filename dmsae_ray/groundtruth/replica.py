@@ -1,0 +1,388 @@
+"""One replica of the benchmark: a world, the cycles with a dense and with a sparse core, and their rivals."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from dmsae_ray.distill import (
+    SCORES,
+    CycleRunner,
+    DistillationResult,
+    MemoryCycleStore,
+    TrainedCycle,
+    cut,
+    derive_seed,
+    empty_core,
+    match_rows,
+    pool_scores,
+    run_cycles,
+    transfer,
+)
+from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.evaluation import ablation, evaluate
+from dmsae_ray.groundtruth.recovery import Latents, Truth, rank_correlation
+from dmsae_ray.groundtruth.regimes import Regime
+from dmsae_ray.groundtruth.settings import BenchmarkSettings
+from dmsae_ray.groundtruth.source import WorldSource
+from dmsae_ray.groundtruth.world import World, importance
+from dmsae_ray.sae import MatryoshkaSAE
+
+Variant = Literal["dense", "sparse"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+Scorer = Callable[[MatryoshkaSAE, WorldSource], Tensor]
+"""Returns a score >= 0 of every latent of an SAE [m]."""
+
+QUANTILES = (0.9, 0.99, 0.999)
+"""Quantiles that are compared as scores."""
+ABLATION, SPLICED, SAMPLED = "ablation", "ablation, spliced", "ablation, sampled labels"
+"""Exact ablation: at x with the loss expected over labels; in the reconstruction; with one sampled label a token."""
+RIVAL_SCORES = ("mean_square", ABLATION)
+"""Scores by which the best of a whole dictionary are taken as rivals of the last core, beside the run's own."""
+
+
+@dataclass(frozen=True)
+class Replica:
+    """What one replica found: plain numbers, JSON-serialisable.
+
+    Attributes:
+        regime: name of the regime.
+        seed: seed of the replica.
+        score: the score that selected the cores.
+        seconds: time that it took.
+        collapsed: by variant, None or why a cycle collapsed, with its number.
+        in_first: by variant, whether every row of the distilled core is bit for bit one that cycle 0 selected.
+        sizes: by variant, the sizes of C_0..C_L and, last, of the distilled core.
+        arms: by variant and arm, what a set of latents recovers (`Recovery`).
+        cores: by variant, for each cycle with a core: its size, size / d_model, purity of its decoder rows in the SAE
+            that was trained around it, and the mean share of tokens at which its latents fire.
+        scores: by name of a score, its rank correlation with the true importance, over all latents of cycle 0 and over
+            its pool.
+        rediscovery: by arm, how its latents are found again by an SAE of another seed on other tokens.
+        transfer: by arm, L0, FVU and loss recovered of fresh SAEs; empty where none were trained.
+    """
+
+    regime: str
+    seed: int
+    score: str
+    seconds: float
+    collapsed: dict[str, str | None]
+    in_first: dict[str, bool]
+    sizes: dict[str, list[int]]
+    arms: dict[str, dict[str, dict[str, float]]]
+    cores: dict[str, list[dict[str, float]]]
+    scores: dict[str, dict[str, float]]
+    rediscovery: dict[str, dict[str, float]]
+    transfer: dict[str, dict[str, float]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, tree: dict[str, Any]) -> "Replica":
+        """Return the replica of what `as_dict` returned.
+
+        Raises:
+            DataError: it is something else.
+        """
+        try:
+            return cls(**tree)
+        except TypeError:
+            raise DataError("groundtruth: a replica's file is not of this version; delete it to run it again") from None
+
+
+def run_replica(
+    regime: Regime, seed: int, settings: BenchmarkSettings, scorers: Mapping[str, Scorer] | None = None
+) -> Replica:
+    """Run one replica: train, score and select as on a language model, then compare with the truth.
+
+    Args:
+        regime: makes the world.
+        seed: seed of the world, of the tokens and of the trainings.
+        settings: the settings.
+        scorers: scores of your own, by name; one of them may be `settings.score`.
+
+    Raises:
+        ConfigError: a setting cannot work, or the world does not keep to `World`.
+        DataError: the world's numbers are not finite, or no feature matters.
+    """
+    return _Run(regime, seed, settings, dict(scorers or {})).replica()
+
+
+class _Run:
+    def __init__(self, regime: Regime, seed: int, settings: BenchmarkSettings, scorers: dict[str, Scorer]) -> None:
+        self.regime, self.seed, self.settings, self.scorers = regime, seed, settings, scorers
+        self.began = time.monotonic()
+        world = regime.make(seed)
+        check_world(world)
+        self.source = WorldSource(world, settings.batch_size, settings.tokens, seed, keep=True)
+        self.store = MemoryCycleStore()
+        each = importance(world, settings.importance_tokens, derive_seed(seed, "importance"))
+        # What matters to every loss: with one loss, its importance.
+        self.truth = Truth(world.features, each.amin(dim=0), settings.decoder_cosine, settings.encoder_cosine)
+
+    def replica(self) -> Replica:
+        runs = {variant: self._cycles(variant) for variant in VARIANTS}
+        first = self._trained(runs["dense"], 0)
+        scores = self._scores(first) if first.collapsed is None else {}
+        correlations = self._correlations(first, scores)
+        arms: dict[str, dict[str, dict[str, float]]] = {}
+        rediscovery: dict[str, dict[str, float]] = {}
+        other = self._other() if scores else None
+        for variant, run in runs.items():
+            sets = self._sets(variant, run, first, scores) if scores else {}
+            arms[variant] = {name: found for name, latents in sets.items() if (found := self._recovery(latents))}
+            if other is not None:
+                for name in REDISCOVERED:
+                    again = _rediscovery(sets.get(name, []), other)
+                    rediscovery |= {f"{variant} {name}": again} if again else {}
+        fresh = self._transfer(runs) if self.regime.transfer else {}
+        return Replica(
+            regime=self.regime.name,
+            seed=self.seed,
+            score=self.settings.score,
+            seconds=time.monotonic() - self.began,
+            collapsed={
+                v: None if r.collapse is None else f"cycle {r.collapsed_at}: {r.collapse}" for v, r in runs.items()
+            },
+            in_first={v: in_first(r) for v, r in runs.items()},
+            sizes={v: [*(len(core) for core in r.cores), len(r.distilled)] for v, r in runs.items()},
+            arms=arms,
+            cores={v: self._cores(r) for v, r in runs.items()},
+            scores=correlations,
+            rediscovery=rediscovery,
+            transfer=fresh,
+        )
+
+    def _runner(self, variant: Variant, *, source: WorldSource | None = None, k: int | None = None) -> CycleRunner:
+        own = self.scorers.get(self.settings.score)
+        source = source or self.source
+        # With several losses cycle l is scored on the l-th, with which its part of the attribution set was made.
+        settings = self.settings.cycle_settings(variant, attribution_parts=source.world.domains, k=k)
+        pool = settings.group_sizes[0]
+        scorer = None if own is None else lambda sae: own(sae, source)[: sae.n_core + pool]
+        return CycleRunner(settings, source, store=self.store, scorer=scorer)
+
+    def _cycles(self, variant: Variant) -> DistillationResult:
+        return run_cycles(
+            self._runner(variant), cycles=self.settings.cycles, coverage=self.settings.coverage, seed=self.seed
+        )
+
+    def _trained(self, run: DistillationResult, cycle: int) -> TrainedCycle:
+        found = self.store.load(run.reports[cycle].key)
+        assert found is not None, "the run has stored it"
+        return found
+
+    def _other(self) -> MatryoshkaSAE:
+        """Return an SAE without a core of another seed, trained on other tokens of the same world."""
+        seed = derive_seed(self.seed, "other")
+        source = WorldSource(self.source.world, self.settings.batch_size, self.settings.tokens, seed)
+        run = self._runner("dense", source=source).cycle(0, "other", empty_core(source.d_model), seed, 0)
+        assert run.trained is not None, "there is one rank"
+        return run.trained.sae
+
+    def _scores(self, first: TrainedCycle) -> dict[str, Tensor]:
+        """Return every score of every latent of cycle 0, as cycle 0 itself is scored: on the first loss."""
+        sae, groups, domains = first.sae, len(first.sae.group_sizes), self.source.world.domains
+        parts = cut(self.source.attribution(), domains)
+
+        def by(name: str, q: float, part: int = 0) -> Tensor:
+            return pool_scores(sae, parts[part], q, score=name, groups=groups, seed=derive_seed(self.seed, "score"))
+
+        found = {f"quantile {q:g}": by("quantile", q) for q in QUANTILES}
+        found |= {name: by(name, 1.0) for name in SCORES if name not in ("quantile", "trimmed_mean")}
+        found[ABLATION] = ablation(self.source.model(0), sae, keep_error=True)
+        found[SPLICED] = ablation(self.source.model(0), sae)
+        found[SAMPLED] = ablation(self.source.model(0, sampled=True), sae, keep_error=True)
+        for name, scorer in self.scorers.items():
+            found[name] = scorer(sae, self.source).double()
+        own = self.settings.score
+        if own not in self.scorers:
+            q = self.settings.quantile
+            found[OWN] = by(own, q)
+            if domains > 1:
+                found[LOWEST] = torch.stack([by(own, q, part) for part in range(domains)]).amin(dim=0)
+        else:
+            found[OWN] = found[own]
+        return found
+
+    def _correlations(self, first: TrainedCycle, scores: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+        truth, pool = self.truth.of_latents(first.sae.W_dec), first.sae.pool_size()
+        return {
+            name: {"dictionary": rank_correlation(s, truth), "pool": rank_correlation(s[:pool], truth[:pool])}
+            for name, s in scores.items()
+            if name != OWN
+        }
+
+    def _recovery(self, latents: "list[Latents]") -> dict[str, float]:
+        """Return what a set recovers, as the mean over its draws; {} for a set without latents."""
+        found = [r.as_dict() for one in latents if (r := self.truth.recovery(one)) is not None]
+        return _mean(found)
+
+    def _sets(
+        self, variant: Variant, run: DistillationResult, first: TrainedCycle, scores: dict[str, Tensor]
+    ) -> "dict[str, list[Latents]]":
+        """Return the sets of latents that are compared, each as one or several draws.
+
+        Those of the distilled core's size K come first, then those of the last core's size.
+        """
+        if run.collapse is not None:
+            return {}
+        last, pool = self._trained(run, len(run.reports) - 1), first.sae.pool_size()
+        star, c_0, c_last = run.distilled, run.cores[0], run.cores[-1]
+        own, frequency = scores[OWN], first.frequency
+        in_last = [_place(run, len(run.cores) - 1, n) for n in range(len(c_last))]
+        star_places = [in_last[c_last.lineage.index(i)] for i in star.lineage]
+        k, n = len(star), len(c_last)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "draws", variant))
+
+        def of_first(latents: Tensor) -> Latents:
+            return _latents(first, latents)
+
+        def drawn(among: Tensor) -> list[Latents]:
+            return [
+                of_first(among[torch.randperm(len(among), generator=generator)[:k]]) for _ in range(self.settings.draws)
+            ]
+
+        def best(score: Tensor, size: int) -> list[Latents]:
+            return [of_first(score.argsort(descending=True, stable=True)[:size])]
+
+        first_rows = torch.tensor([i.latent for i in c_0.lineage], dtype=torch.int64)
+        sets = {
+            "distilled": [_latents(last, torch.tensor(star_places, dtype=torch.int64))],
+            "distilled, decoder of cycle 0": [
+                of_first(torch.tensor([i.latent for i in star.lineage], dtype=torch.int64))
+            ],
+            "best of C_0": [of_first(first_rows[:k])],
+            "random of C_0": drawn(first_rows),
+            "most frequent": best(frequency[:pool], k),
+            "random of the pool": drawn(torch.arange(pool)),
+            "ceiling of the pool": best(self.truth.of_latents(first.sae.W_dec[:pool]), k),
+        }
+        if LOWEST in scores:
+            sets["lowest over domains"] = best(scores[LOWEST][:pool], k)
+        sets["last core"] = [_latents(last, torch.tensor(in_last, dtype=torch.int64))]
+        for name, score in ((OWN, own), *((name, scores[name]) for name in RIVAL_SCORES)):
+            sets[f"best of prefix 0 by {name}"] = best(score[:pool], n)
+            sets[f"best of the dictionary by {name}"] = best(score, n)
+        return sets
+
+    def _cores(self, run: DistillationResult) -> list[dict[str, float]]:
+        found = []
+        for report in run.reports[1:]:
+            trained = self._trained(run, report.cycle)
+            inside = torch.arange(report.n_core_in)
+            recovery = self._recovery([_latents(trained, inside)])
+            if recovery and trained.health.collapsed is None:
+                share = report.n_core_in / self.source.d_model
+                found.append({"cycle": report.cycle, "share_of_width": share, **recovery})
+        return found
+
+    def _transfer(self, runs: dict[Variant, DistillationResult]) -> dict[str, dict[str, float]]:
+        """Return how good fresh SAEs are around the distilled core of the dense run, and without one."""
+        core, seed = runs["dense"].distilled, derive_seed(self.seed, "transfer")
+        if runs["dense"].collapse is not None or len(core) == 0:
+            return {}
+        found, none = {}, empty_core(self.source.d_model)
+
+        def measure(name: str, variant: Variant, around: Any, k: int | None = None) -> None:
+            done = transfer(self._runner(variant, k=k), around, seed=seed, arm=name)
+            if done.trained is not None and done.report.collapsed is None:
+                found[name] = self._quality(done.trained.sae)
+
+        measure("baseline", "dense", none)
+        measure("sparse core", "sparse", core)
+        measure("dense core", "dense", core)
+        if "dense core" in found:
+            measure("baseline at the dense core's L0", "dense", none, max(1, round(found["dense core"]["l0"])))
+        return found
+
+    def _quality(self, sae: MatryoshkaSAE) -> dict[str, float]:
+        metrics = evaluate(sae, self.source.evaluation())
+        model = self.source.model(0)
+        clean, spliced, zero = model.loss(model.x), model.loss(sae(model.x)), model.loss(torch.zeros_like(model.x))
+        return {"l0": metrics.l0, "fvu": metrics.fvu, "loss_recovered": (zero - spliced) / (zero - clean)}
+
+
+OWN = "the run's score"
+LOWEST = "lowest over domains"
+REDISCOVERED = ("distilled", "best of C_0", "most frequent", "random of the pool")
+
+
+def in_first(run: DistillationResult) -> bool:
+    """Return whether every row of the distilled core is, bit for bit, one that cycle 0 selected."""
+    if not run.cores:
+        return True
+    rows = {row.numpy().tobytes() for row in run.cores[0].rows}
+    return all(row.numpy().tobytes() in rows for row in run.distilled.rows)
+
+
+def check_world(world: World) -> None:
+    """Check that a world keeps to `World`.
+
+    Raises:
+        ConfigError: it does not; the message says in what.
+    """
+    features = world.features
+    if features.ndim != 2 or not bool(torch.isfinite(features).all()):
+        raise ConfigError(f"world.features: shape {tuple(features.shape)} must be [F, d_model], all of them finite")
+    norms = features.norm(dim=1)
+    if not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
+        raise ConfigError(f"world.features: norms from {float(norms.min()):.3g} to {float(norms.max()):.3g} must be 1")
+    if world.domains < 1:
+        raise ConfigError(f"world.domains: {world.domains!r} must be at least 1")
+    x, a = world.draw(64, 0)
+    if x.shape != (64, features.shape[1]) or a.shape != (64, len(features)):
+        raise ConfigError(
+            f"world.draw: x {tuple(x.shape)} and a {tuple(a.shape)} must be [tokens, {features.shape[1]}] and "
+            f"[tokens, {len(features)}]"
+        )
+    if not (bool(torch.isfinite(x).all()) and bool(torch.isfinite(a).all())) or float(a.min()) < 0:
+        raise ConfigError("world.draw: x and a must be finite, and a not below 0")
+    if not torch.equal(x, world.draw(64, 0)[0]):
+        raise ConfigError("world.draw: two calls with one seed differ; draw from a generator of that seed")
+    logits = world.logits(x, world.domains - 1)
+    if logits.ndim != 2 or len(logits) != 64 or not bool(torch.isfinite(logits).all()):
+        raise ConfigError(f"world.logits: shape {tuple(logits.shape)} must be [64, classes], all of them finite")
+
+
+def _place(run: DistillationResult, cycle: int, row: int) -> int:
+    """Return which latent of the SAE of `cycle` row `row` of its core C_cycle is."""
+    identity = run.cores[cycle].lineage[row]
+    if cycle > 0 and identity in run.cores[cycle - 1].lineage:
+        return run.cores[cycle - 1].lineage.index(identity)
+    return identity.latent
+
+
+def _latents(trained: TrainedCycle, latents: Tensor) -> Latents:
+    sae = trained.sae
+    frequency = float(trained.frequency[latents].mean()) if len(latents) else math.nan
+    return Latents(sae.W_enc[latents].detach(), sae.W_dec[latents].detach(), frequency)
+
+
+def _rediscovery(sets: list[Latents], other: MatryoshkaSAE) -> dict[str, float]:
+    """Return how well an SAE finds latents again: mean best cosine one to one, shares at 0.7 and at 0.9."""
+    found = []
+    for latents in sets:
+        one: dict[str, float] = {}
+        for name, rows, theirs in (
+            ("encoder", latents.encoder, other.W_enc),
+            ("decoder", latents.decoder, other.W_dec),
+        ):
+            cosine = match_rows(rows, theirs.detach()).cosine
+            if len(cosine):
+                one[f"{name}_mean"] = float(cosine.mean())
+                one |= {f"{name}_{limit}": float((cosine >= limit).double().mean()) for limit in (0.7, 0.9)}
+        found += [one] if one else []
+    return _mean(found)
+
+
+def _mean(found: list[dict[str, float]]) -> dict[str, float]:
+    if not found:
+        return {}
+    return {name: math.fsum(one[name] for one in found) / len(found) for name in found[0]}

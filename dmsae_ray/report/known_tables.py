@@ -1,0 +1,112 @@
+"""The tables of the benchmark with known features."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dmsae_ray.report.estimates import Scale, estimate
+from dmsae_ray.report.known_features import COMPARISONS, VARIANTS, KnownFeatures
+from dmsae_ray.report.paired import Difference
+from dmsae_ray.report.tables import Table
+
+METRICS = {
+    "importance": "share of all importance",
+    "recall": "recall of the n most important features",
+    "precision": "precision",
+}
+STAR = "* not 0 at 5%, all of the table corrected together (Holm)"
+_CORE_COLUMNS: tuple[tuple[str, Scale], ...] = (
+    ("size", "amount"),
+    ("share_of_width", "amount"),
+    ("purity", "share"),
+    ("purity_encoder", "share"),
+    ("frequency", "share"),
+)
+
+
+def tables(known: KnownFeatures) -> list[Table]:
+    """Return the tables."""
+    made = [_score_table(known, "dictionary"), _score_pairs(known), _score_table(known, "pool")]
+    made += [_rivals(known, metric) for metric in METRICS]
+    made += [_cores(known), _rediscovered(known)]
+    made += [t for t in (_transfer_table(known),) if t is not None]
+    return [t for t in made if t.rows]
+
+
+def _head(known: KnownFeatures, first: str) -> tuple[str, ...]:
+    return (first, *(f"{regime}\nn = {len(known.of(regime))}" for regime in known.regimes))
+
+
+def _score_table(known: KnownFeatures, over: str) -> Table:
+    rows = [
+        (score, *(estimate(known.score(regime, score, over).values()).text() for regime in known.regimes))
+        for score in known.scores
+    ]
+    where = "all latents of cycle 0" if over == "dictionary" else "the pool of cycle 0"
+    return Table(
+        f"Rank correlation of scores with the true importance, over {where}", _head(known, "score"), tuple(rows)
+    )
+
+
+def _score_pairs(known: KnownFeatures) -> Table:
+    texts = dict.fromkeys(text for _, text in known.score_differences)
+    rows = [(text, *(_cell(known, known.score_differences, (r, text)) for r in known.regimes)) for text in texts]
+    return Table(f"Differences of these, all latents; {STAR}", _head(known, "scores"), tuple(rows))
+
+
+def _rivals(known: KnownFeatures, metric: str) -> Table:
+    found = known.differences(metric)
+    rows = []
+    for variant in VARIANTS:
+        for c in COMPARISONS:
+            cells = [_cell(known, found, (r, variant, c.text)) for r in known.regimes]
+            if any(cell != "-" for cell in cells):
+                rows.append((f"{variant}: {c.text}", *cells))
+    return Table(f"Sets of equal size: {METRICS[metric]}; {STAR}", _head(known, "difference"), tuple(rows))
+
+
+def _cell(known: KnownFeatures, found: Mapping[Any, Difference], key: tuple[str, ...]) -> str:
+    d = found.get(key)
+    if d is None:
+        return "-"
+    whole = len(known.of(key[0]))
+    return d.text() + (f" n = {d.n}" if 0 < d.n < whole else "")
+
+
+def _cores(known: KnownFeatures) -> Table:
+    rows = []
+    for regime in known.regimes:
+        for variant in VARIANTS:
+            cycles = sorted({int(c["cycle"]) for r in known.of(regime) for c in r.cores.get(variant, [])})
+            for cycle in cycles:
+                cells = [
+                    estimate(known.core(regime, variant, cycle, name).values(), scale).text()
+                    for name, scale in _CORE_COLUMNS
+                ]
+                rows.append((f"{regime}, {variant}", str(cycle), *cells))
+    head = ("core", "cycle", "size", "size over\nwidth", "purity", "purity of\nencoder", "fires at")
+    return Table("Cores within the SAE that is trained around them", head, tuple(rows))
+
+
+def _rediscovered(known: KnownFeatures) -> Table:
+    names = list(dict.fromkeys(name for r in known.replicas for name in r.rediscovery))
+    measures = ("encoder_mean", "encoder_0.7", "encoder_0.9", "decoder_mean", "decoder_0.7", "decoder_0.9")
+    rows = []
+    for regime in known.regimes:
+        for name in names:
+            cells = [estimate(known.found_again(regime, name, m).values(), "share") for m in measures]
+            if any(cell.n for cell in cells):
+                rows.append((f"{regime}, {name}", *(cell.text() for cell in cells)))
+    head = ("set", *(m.replace("_", "\n") for m in measures))
+    title = "Rediscovery by an SAE of another seed on other tokens: best cosine one to one, shares at a limit"
+    return Table(title, head, tuple(rows))
+
+
+def _transfer_table(known: KnownFeatures) -> Table | None:
+    rows = []
+    for regime in known.regimes:
+        for arm in dict.fromkeys(name for r in known.of(regime) for name in r.transfer):
+            found = [known.quality(regime, arm, m) for m in ("l0", "fvu", "loss_recovered")]
+            cells = [estimate(f.values()).text(d) for f, d in zip(found, (1, 3, 3), strict=True)]
+            rows.append((f"{regime}, {arm}", str(len(found[0])), *cells))
+    head = ("trained around", "n", "L0", "FVU", "loss\nrecovered")
+    return Table("Transfer: fresh SAEs around the distilled core of the dense run", head, tuple(rows)) if rows else None

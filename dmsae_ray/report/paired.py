@@ -1,0 +1,94 @@
+"""Paired differences over seeds, and what several of them show together (Holm's step-down correction)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from scipy.special import stdtr, stdtrit
+
+from dmsae_ray.report.estimates import FEWEST
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean difference of two quantities over the seeds that have both.
+
+    Attributes:
+        mean: the mean; NaN without seeds.
+        n: number of seeds.
+        values: the differences, in the order of the seeds.
+        p: of the paired t-test, two-sided; None with fewer than `FEWEST` seeds.
+        low: lower end of its interval; None where there is no p.
+        high: upper end.
+        shown: whether the difference is not 0, at `LEVEL` for all differences together.
+    """
+
+    mean: float
+    n: int
+    values: tuple[float, ...]
+    p: float | None = None
+    low: float | None = None
+    high: float | None = None
+    shown: bool = False
+
+    def text(self) -> str:
+        """Return it as '+0.03 [-0.01, +0.07]', with a star where it is shown; '-' without seeds."""
+        if self.n == 0:
+            return "-"
+        if self.low is None or self.high is None:
+            return f"{self.mean:+.2f}" + (f" ({', '.join(f'{v:+.2f}' for v in self.values)})" if self.n > 1 else "")
+        return f"{self.mean:+.2f}{'*' if self.shown else ''} [{self.low:+.2f}, {self.high:+.2f}]"
+
+
+def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Difference:
+    """Return a - b over the seeds in both; NaN counts as missing. Its interval is of this difference alone.
+
+    Args:
+        a: values by seed.
+        b: values by seed.
+    """
+    both = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
+    values = tuple(v for v in both if not math.isnan(v))
+    n = len(values)
+    if n == 0:
+        return Difference(math.nan, 0, ())
+    mean = math.fsum(values) / n
+    if n < FEWEST:
+        return Difference(mean, n, values)
+    error = _error(values, mean)
+    p = (1.0 if mean == 0 else 0.0) if error == 0 else 2 * float(stdtr(n - 1, -abs(mean) / error))
+    return _with_interval(Difference(mean, n, values, p), LEVEL)
+
+
+def holm(differences: Sequence[Difference]) -> list[Difference]:
+    """Return the differences with what they show together, in the same order.
+
+    The i-th smallest of m values of p is compared with LEVEL / (m - i + 1), until one is above: so the chance that any
+    difference is called shown where there is none is at most LEVEL. Each interval has the level at which its p was
+    compared; that of a difference that is not shown therefore holds 0.
+    """
+    tested = sorted((i for i, d in enumerate(differences) if d.p is not None), key=lambda i: differences[i].p or 0.0)
+    found, going = list(differences), True
+    level = LEVEL
+    for rank, i in enumerate(tested):
+        p = differences[i].p
+        assert p is not None, "only those with p are tested"
+        if going:
+            level = LEVEL / (len(tested) - rank)
+            going = p <= level
+        # Those behind the first that fails keep its level: at their own, an interval might leave 0 out.
+        found[i] = replace(_with_interval(differences[i], level), shown=going)
+    return found
+
+
+def _with_interval(d: Difference, level: float) -> Difference:
+    reach = float(stdtrit(d.n - 1, 1 - level / 2)) * _error(d.values, d.mean)
+    return replace(d, low=d.mean - reach, high=d.mean + reach)
+
+
+def _error(values: Sequence[float], mean: float) -> float:
+    """Return the standard error of the mean."""
+    n = len(values)
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)
