@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from dmsae_ray.groundtruth import BenchmarkSettings, Regime, Replica, Scorer
 
-VERSION = 1
+VERSION = 2
 """Increased whenever the numbers of a replica change, so that older ones are not taken for new ones."""
 
 

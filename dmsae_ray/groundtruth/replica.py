@@ -25,11 +25,21 @@ from dmsae_ray.distill import (
 )
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.evaluation import ablation, evaluate
+from dmsae_ray.groundtruth.latent_sets import (
+    ABLATION,
+    LOWEST,
+    OWN,
+    REDISCOVERED,
+    SAMPLED,
+    SPLICED,
+    latent_sets,
+    latents_of,
+)
 from dmsae_ray.groundtruth.recovery import Latents, Truth, rank_correlation
 from dmsae_ray.groundtruth.regimes import Regime
 from dmsae_ray.groundtruth.settings import BenchmarkSettings
 from dmsae_ray.groundtruth.source import WorldSource
-from dmsae_ray.groundtruth.world import World, importance
+from dmsae_ray.groundtruth.world import check_world, importance
 from dmsae_ray.sae import MatryoshkaSAE
 
 Variant = Literal["dense", "sparse"]
@@ -39,10 +49,6 @@ Scorer = Callable[[MatryoshkaSAE, WorldSource], Tensor]
 
 QUANTILES = (0.9, 0.99, 0.999)
 """Quantiles that are compared as scores."""
-ABLATION, SPLICED, SAMPLED = "ablation", "ablation, spliced", "ablation, sampled labels"
-"""Exact ablation: at x with the loss expected over labels; in the reconstruction; with one sampled label a token."""
-RIVAL_SCORES = ("mean_square", ABLATION)
-"""Scores by which the best of a whole dictionary are taken as rivals of the last core, beside the run's own."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,9 @@ class Replica:
         arms: by variant and arm, what a set of latents recovers (`Recovery`).
         cores: by variant, for each cycle with a core: its size, size / d_model, purity of its decoder rows in the SAE
             that was trained around it, and the mean share of tokens at which its latents fire.
-        scores: by name of a score, its rank correlation with the true importance, over all latents of cycle 0 and over
-            its pool.
+        scores: by name of a score, its rank correlation with the true importance over all latents of cycle 0
+            ('dictionary') and over its pool, and the share of all importance that the best of its latents recover, as
+            many as there are important features ('best').
         rediscovery: by arm, how its latents are found again by an SAE of another seed on other tokens.
         transfer: by arm, L0, FVU and loss recovered of fresh SAEs; empty where none were trained.
     """
@@ -130,12 +137,12 @@ class _Run:
         runs = {variant: self._cycles(variant) for variant in VARIANTS}
         first = self._trained(runs["dense"], 0)
         scores = self._scores(first) if first.collapsed is None else {}
-        correlations = self._correlations(first, scores)
+        ranking = self._ranking(first, scores)
         arms: dict[str, dict[str, dict[str, float]]] = {}
         rediscovery: dict[str, dict[str, float]] = {}
         other = self._other() if scores else None
         for variant, run in runs.items():
-            sets = self._sets(variant, run, first, scores) if scores else {}
+            sets = self._sets(variant, run, first, scores)
             arms[variant] = {name: found for name, latents in sets.items() if (found := self._recovery(latents))}
             if other is not None:
                 for name in REDISCOVERED:
@@ -154,7 +161,7 @@ class _Run:
             sizes={v: [*(len(core) for core in r.cores), len(r.distilled)] for v, r in runs.items()},
             arms=arms,
             cores={v: self._cores(r) for v, r in runs.items()},
-            scores=correlations,
+            scores=ranking,
             rediscovery=rediscovery,
             transfer=fresh,
         )
@@ -164,8 +171,8 @@ class _Run:
         source = source or self.source
         # With several losses cycle l is scored on the l-th, with which its part of the attribution set was made.
         settings = self.settings.cycle_settings(variant, attribution_parts=source.world.domains, k=k)
-        pool = settings.group_sizes[0]
-        scorer = None if own is None else lambda sae: own(sae, source)[: sae.n_core + pool]
+        groups = settings.pool_groups
+        scorer = None if own is None else lambda sae: scored(own, sae, source)[: sae.pool_size(groups)]
         return CycleRunner(settings, source, store=self.store, scorer=scorer)
 
     def _cycles(self, variant: Variant) -> DistillationResult:
@@ -200,7 +207,7 @@ class _Run:
         found[SPLICED] = ablation(self.source.model(0), sae)
         found[SAMPLED] = ablation(self.source.model(0, sampled=True), sae, keep_error=True)
         for name, scorer in self.scorers.items():
-            found[name] = scorer(sae, self.source).double()
+            found[name] = scored(scorer, sae, self.source)
         own = self.settings.score
         if own not in self.scorers:
             q = self.settings.quantile
@@ -211,13 +218,19 @@ class _Run:
             found[OWN] = found[own]
         return found
 
-    def _correlations(self, first: TrainedCycle, scores: dict[str, Tensor]) -> dict[str, dict[str, float]]:
-        truth, pool = self.truth.of_latents(first.sae.W_dec), first.sae.pool_size()
-        return {
-            name: {"dictionary": rank_correlation(s, truth), "pool": rank_correlation(s[:pool], truth[:pool])}
-            for name, s in scores.items()
-            if name != OWN
-        }
+    def _ranking(self, first: TrainedCycle, scores: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+        """Return how well each score ranks the latents of cycle 0."""
+        sae, best = first.sae, len(self.truth.important)
+        truth, pool = self.truth.of_latents(sae.W_dec), sae.pool_size(self.settings.pool_groups)
+        found = {}
+        for name, s in scores.items():
+            chosen = self.truth.recovery(latents_of(first, s.argsort(descending=True, stable=True)[:best]))
+            found[name] = {
+                "dictionary": rank_correlation(s, truth),
+                "pool": rank_correlation(s[:pool], truth[:pool]),
+                "best": chosen.importance if chosen is not None else float("nan"),
+            }
+        return found
 
     def _recovery(self, latents: "list[Latents]") -> dict[str, float]:
         """Return what a set recovers, as the mean over its draws; {} for a set without latents."""
@@ -226,58 +239,19 @@ class _Run:
 
     def _sets(
         self, variant: Variant, run: DistillationResult, first: TrainedCycle, scores: dict[str, Tensor]
-    ) -> "dict[str, list[Latents]]":
-        """Return the sets of latents that are compared, each as one or several draws.
-
-        Those of the distilled core's size K come first, then those of the last core's size.
-        """
-        if run.collapse is not None:
+    ) -> dict[str, list[Latents]]:
+        if run.collapse is not None or not scores:
             return {}
-        last, pool = self._trained(run, len(run.reports) - 1), first.sae.pool_size()
-        star, c_0, c_last = run.distilled, run.cores[0], run.cores[-1]
-        own, frequency = scores[OWN], first.frequency
-        in_last = [_place(run, len(run.cores) - 1, n) for n in range(len(c_last))]
-        star_places = [in_last[c_last.lineage.index(i)] for i in star.lineage]
-        k, n = len(star), len(c_last)
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "draws", variant))
-
-        def of_first(latents: Tensor) -> Latents:
-            return _latents(first, latents)
-
-        def drawn(among: Tensor) -> list[Latents]:
-            return [
-                of_first(among[torch.randperm(len(among), generator=generator)[:k]]) for _ in range(self.settings.draws)
-            ]
-
-        def best(score: Tensor, size: int) -> list[Latents]:
-            return [of_first(score.argsort(descending=True, stable=True)[:size])]
-
-        first_rows = torch.tensor([i.latent for i in c_0.lineage], dtype=torch.int64)
-        sets = {
-            "distilled": [_latents(last, torch.tensor(star_places, dtype=torch.int64))],
-            "distilled, decoder of cycle 0": [
-                of_first(torch.tensor([i.latent for i in star.lineage], dtype=torch.int64))
-            ],
-            "best of C_0": [of_first(first_rows[:k])],
-            "random of C_0": drawn(first_rows),
-            "most frequent": best(frequency[:pool], k),
-            "random of the pool": drawn(torch.arange(pool)),
-            "ceiling of the pool": best(self.truth.of_latents(first.sae.W_dec[:pool]), k),
-        }
-        if LOWEST in scores:
-            sets["lowest over domains"] = best(scores[LOWEST][:pool], k)
-        sets["last core"] = [_latents(last, torch.tensor(in_last, dtype=torch.int64))]
-        for name, score in ((OWN, own), *((name, scores[name]) for name in RIVAL_SCORES)):
-            sets[f"best of prefix 0 by {name}"] = best(score[:pool], n)
-            sets[f"best of the dictionary by {name}"] = best(score, n)
-        return sets
+        groups, seed = self.settings.pool_groups, derive_seed(self.seed, "draws", variant)
+        last = self._trained(run, len(run.reports) - 1)
+        return latent_sets(run, first, last, scores, self.truth, groups=groups, draws=self.settings.draws, seed=seed)
 
     def _cores(self, run: DistillationResult) -> list[dict[str, float]]:
         found = []
         for report in run.reports[1:]:
             trained = self._trained(run, report.cycle)
             inside = torch.arange(report.n_core_in)
-            recovery = self._recovery([_latents(trained, inside)])
+            recovery = self._recovery([latents_of(trained, inside)])
             if recovery and trained.health.collapsed is None:
                 share = report.n_core_in / self.source.d_model
                 found.append({"cycle": report.cycle, "share_of_width": share, **recovery})
@@ -309,9 +283,18 @@ class _Run:
         return {"l0": metrics.l0, "fvu": metrics.fvu, "loss_recovered": (zero - spliced) / (zero - clean)}
 
 
-OWN = "the run's score"
-LOWEST = "lowest over domains"
-REDISCOVERED = ("distilled", "best of C_0", "most frequent", "random of the pool")
+def scored(scorer: Scorer, sae: MatryoshkaSAE, source: WorldSource) -> Tensor:
+    """Return what a scorer says of every latent: float64 [m].
+
+    Raises:
+        ConfigError: it does not say one number of each.
+    """
+    scores = torch.as_tensor(scorer(sae, source))
+    if scores.shape != (sae.n_latents,):
+        raise ConfigError(
+            f"scorer: its scores have shape {tuple(scores.shape)}; one a latent are needed, ({sae.n_latents},)"
+        )
+    return scores.detach().double().cpu()
 
 
 def in_first(run: DistillationResult) -> bool:
@@ -320,49 +303,6 @@ def in_first(run: DistillationResult) -> bool:
         return True
     rows = {row.numpy().tobytes() for row in run.cores[0].rows}
     return all(row.numpy().tobytes() in rows for row in run.distilled.rows)
-
-
-def check_world(world: World) -> None:
-    """Check that a world keeps to `World`.
-
-    Raises:
-        ConfigError: it does not; the message says in what.
-    """
-    features = world.features
-    if features.ndim != 2 or not bool(torch.isfinite(features).all()):
-        raise ConfigError(f"world.features: shape {tuple(features.shape)} must be [F, d_model], all of them finite")
-    norms = features.norm(dim=1)
-    if not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
-        raise ConfigError(f"world.features: norms from {float(norms.min()):.3g} to {float(norms.max()):.3g} must be 1")
-    if world.domains < 1:
-        raise ConfigError(f"world.domains: {world.domains!r} must be at least 1")
-    x, a = world.draw(64, 0)
-    if x.shape != (64, features.shape[1]) or a.shape != (64, len(features)):
-        raise ConfigError(
-            f"world.draw: x {tuple(x.shape)} and a {tuple(a.shape)} must be [tokens, {features.shape[1]}] and "
-            f"[tokens, {len(features)}]"
-        )
-    if not (bool(torch.isfinite(x).all()) and bool(torch.isfinite(a).all())) or float(a.min()) < 0:
-        raise ConfigError("world.draw: x and a must be finite, and a not below 0")
-    if not torch.equal(x, world.draw(64, 0)[0]):
-        raise ConfigError("world.draw: two calls with one seed differ; draw from a generator of that seed")
-    logits = world.logits(x, world.domains - 1)
-    if logits.ndim != 2 or len(logits) != 64 or not bool(torch.isfinite(logits).all()):
-        raise ConfigError(f"world.logits: shape {tuple(logits.shape)} must be [64, classes], all of them finite")
-
-
-def _place(run: DistillationResult, cycle: int, row: int) -> int:
-    """Return which latent of the SAE of `cycle` row `row` of its core C_cycle is."""
-    identity = run.cores[cycle].lineage[row]
-    if cycle > 0 and identity in run.cores[cycle - 1].lineage:
-        return run.cores[cycle - 1].lineage.index(identity)
-    return identity.latent
-
-
-def _latents(trained: TrainedCycle, latents: Tensor) -> Latents:
-    sae = trained.sae
-    frequency = float(trained.frequency[latents].mean()) if len(latents) else math.nan
-    return Latents(sae.W_enc[latents].detach(), sae.W_dec[latents].detach(), frequency)
 
 
 def _rediscovery(sets: list[Latents], other: MatryoshkaSAE) -> dict[str, float]:

@@ -28,6 +28,8 @@ class BenchmarkSettings:
     score: str = "quantile"
     """The score that selects cores: one of distill.SCORES, or the name of a scorer that is given."""
     quantile: float = 0.99
+    pool_groups: int = 1
+    """Groups of the candidate pool; all of them make it the whole dictionary."""
     tokens: int = 16_000
     """Attribution tokens of each loss; as many are held out."""
     importance_tokens: int = 20_000
@@ -68,5 +70,6 @@ class BenchmarkSettings:
             core_sparsity=core_sparsity,
             quantile=self.quantile,
             score=self.score,
+            pool_groups=self.pool_groups,
             attribution_parts=attribution_parts,
         )

@@ -111,10 +111,10 @@ class WorldSettings:
 class PlantedWorld:
     """Sparse features in superposition, with a skewed frequency, a hierarchy, correlations, and a head.
 
-    The head reads a causal feature c by h_c = relu(D_c x - bias), where D_c is the linear reading of least squares
-    (E[x xᵀ]⁻¹ f_c, scaled to gain 1): reading along f_c itself would give weight to every frequent feature that is not
-    orthogonal to it. Logits are h U. Labels are drawn from the softmax at the clean x: so the head is calibrated, and
-    the importance of a feature, the KL divergence without it, is exact and never negative.
+    The head reads a causal feature c by h_c = relu(D_c x - bias), where D_c reads f_c with gain 1 and lets as little
+    else through as a linear reading can (E[x xᵀ]⁻¹ f_c, scaled): reading along f_c itself would give weight to every
+    frequent feature that is not orthogonal to it. Logits are h U. Labels are drawn from the softmax at the clean x: so
+    the head is calibrated, and the importance of a feature, the KL divergence without it, is exact and never negative.
 
     Args:
         settings: what it is like.
@@ -134,9 +134,11 @@ class PlantedWorld:
             self._parent[children] = torch.randint(s.n_parents, (s.n_children,), generator=generator)
         given = torch.where(self._parent >= 0, self.frequency[self._parent.clamp_min(0)], 1.0)
         self._above = torch.special.ndtri(1 - (self.frequency / given).clamp(max=1 - 1e-9)).float()
-        groups = math.ceil(s.n_features / s.group)
-        self._group = torch.randperm(s.n_features, generator=generator) % groups
-        self._groups = groups
+        # Parents are in groups of their own: a child that is correlated with its parent would be too frequent.
+        of_parents, others = (math.ceil(n / s.group) for n in (s.n_parents, s.n_features - s.n_parents))
+        own = torch.randperm(s.n_parents, generator=generator) % max(of_parents, 1)
+        theirs = of_parents + torch.randperm(s.n_features - s.n_parents, generator=generator) % max(others, 1)
+        self._group, self._groups = torch.cat([own, theirs]), of_parents + others
         self._head = self._generator("head")
         first, stop = s.causal_ranks
         order = first + torch.randperm(stop - first, generator=self._head)[: s.n_causal]
@@ -242,3 +244,32 @@ def importance(world: World, tokens: int, seed: int, *, pairs: int = 8192) -> Te
             other = torch.log_softmax(world.logits(without, domain).double(), dim=1)
             found[domain].index_add_(0, i, (clean[t].exp() * (clean[t] - other)).sum(dim=1).clamp_min(0))
     return found / tokens
+
+
+def check_world(world: World) -> None:
+    """Check that a world keeps to `World`.
+
+    Raises:
+        ConfigError: it does not; the message says in what.
+    """
+    features = world.features
+    if features.ndim != 2 or not bool(torch.isfinite(features).all()):
+        raise ConfigError(f"world.features: shape {tuple(features.shape)} must be [F, d_model], all of them finite")
+    norms = features.norm(dim=1)
+    if not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
+        raise ConfigError(f"world.features: norms from {float(norms.min()):.3g} to {float(norms.max()):.3g} must be 1")
+    if world.domains < 1:
+        raise ConfigError(f"world.domains: {world.domains!r} must be at least 1")
+    x, a = world.draw(64, 0)
+    if x.shape != (64, features.shape[1]) or a.shape != (64, len(features)):
+        raise ConfigError(
+            f"world.draw: x {tuple(x.shape)} and a {tuple(a.shape)} must be [tokens, {features.shape[1]}] and "
+            f"[tokens, {len(features)}]"
+        )
+    if not (bool(torch.isfinite(x).all()) and bool(torch.isfinite(a).all())) or float(a.min()) < 0:
+        raise ConfigError("world.draw: x and a must be finite, and a not below 0")
+    if not torch.equal(x, world.draw(64, 0)[0]):
+        raise ConfigError("world.draw: two calls with one seed differ; draw from a generator of that seed")
+    logits = world.logits(x, world.domains - 1)
+    if logits.ndim != 2 or len(logits) != 64 or not bool(torch.isfinite(logits).all()):
+        raise ConfigError(f"world.logits: shape {tuple(logits.shape)} must be [64, classes], all of them finite")

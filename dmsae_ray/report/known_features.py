@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from dmsae_ray.errors import DataError
 from dmsae_ray.groundtruth import Replica
 from dmsae_ray.report.paired import Difference, holm, paired
 
@@ -65,9 +66,16 @@ class KnownFeatures:
 
     Args:
         replicas: the replicas; of one regime they differ in their seeds.
+
+    Raises:
+        DataError: a replica is there twice.
     """
 
     def __init__(self, replicas: Sequence[Replica]) -> None:
+        names = [(r.regime, r.seed) for r in replicas]
+        twice = [f"{regime}, seed {seed}" for regime, seed in dict.fromkeys(names) if names.count((regime, seed)) > 1]
+        if twice:
+            raise DataError(f"groundtruth: {twice[0]} is there twice; a replica counts once")
         self.replicas = sorted(replicas, key=lambda r: r.seed)
         self.regimes = list(dict.fromkeys(r.regime for r in replicas))
         self.scores = list(dict.fromkeys(name for r in self.replicas for name in r.scores))
@@ -89,7 +97,7 @@ class KnownFeatures:
         return self.values(regime, lambda r: r.arms.get(variant, {}).get(arm, {}).get(metric))
 
     def score(self, regime: str, score: str, over: str = "dictionary") -> BySeed:
-        """Return the rank correlation of a score with the truth, over the 'dictionary' or the 'pool'."""
+        """Return how well a score ranks latents: over the 'dictionary', the 'pool', or what its 'best' recover."""
         return self.values(regime, lambda r: r.scores.get(score, {}).get(over))
 
     def core(self, regime: str, variant: str, cycle: int, metric: str) -> BySeed:
@@ -116,7 +124,7 @@ class KnownFeatures:
                     a, b = (self.arm(regime, variant, name, metric) for name in (comparison.arm, comparison.rival))
                     if a and b:
                         keys.append((regime, variant, comparison.text))
-                        raw.append(paired(a, b))
+                        raw.append(paired(a, b, limit=1.0))
         return dict(zip(keys, holm(raw), strict=True))
 
     @cached_property
@@ -128,12 +136,12 @@ class KnownFeatures:
                 one, other = self.score(regime, a), self.score(regime, b)
                 if one and other:
                     keys.append((regime, f"{a} - {b}"))
-                    raw.append(paired(one, other))
+                    raw.append(paired(one, other, limit=2.0))
         return dict(zip(keys, holm(raw), strict=True))
 
     @cached_property
     def against_chance(self) -> dict[tuple[str, str], Difference]:
         """Rank correlation of each score with the truth, against 0, by (regime, score), corrected together."""
         keys = [(regime, score) for regime in self.regimes for score in self.scores]
-        raw = [paired(found := self.score(*key), dict.fromkeys(found, 0.0)) for key in keys]
+        raw = [paired(found := self.score(*key), dict.fromkeys(found, 0.0), limit=1.0) for key in keys]
         return dict(zip(keys, holm(raw), strict=True))

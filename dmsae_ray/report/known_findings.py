@@ -3,19 +3,37 @@
 import math
 
 from dmsae_ray.report.estimates import estimate
-from dmsae_ray.report.known_features import AT_FIRST_SIZE, AT_LAST_SIZE, VARIANTS, KnownFeatures
-from dmsae_ray.report.paired import Difference, paired
+from dmsae_ray.report.known_features import AT_FIRST_SIZE, AT_LAST_SIZE, OWN, VARIANTS, KnownFeatures
+from dmsae_ray.report.paired import paired
 
 
 def findings(known: KnownFeatures) -> list[str]:
     """Return what the replicas show, a sentence each, whatever it is."""
-    found = [*_collapsed(known), _subset(known), _first(known), *_wrong(known), _ranks(known), _last(known)]
+    found = [
+        *_collapsed(known),
+        _empty(known),
+        _subset(known),
+        _first(known),
+        *_wrong(known),
+        _ranks(known),
+        _last(known),
+    ]
     return [line for line in (*found, _densifies(known), _transfers(known)) if line]
 
 
 def _collapsed(known: KnownFeatures) -> list[str]:
     lost = [f"{r.regime} seed {r.seed} ({v}, {why})" for r in known.replicas for v, why in r.collapsed.items() if why]
     return [f"Collapsed, and in no number: {', '.join(lost)}."] if lost else []
+
+
+def _empty(known: KnownFeatures) -> str:
+    lost = [
+        f"{r.regime} seed {r.seed} ({variant})"
+        for r in known.replicas
+        for variant, sizes in r.sizes.items()
+        if sizes[-1] == 0 and r.collapsed[variant] is None
+    ]
+    return f"Nothing came back in every cycle, so that C* is empty and in no number: {', '.join(lost)}." if lost else ""
 
 
 def _subset(known: KnownFeatures) -> str:
@@ -39,33 +57,27 @@ def _first(known: KnownFeatures) -> str:
 
 def _wrong(known: KnownFeatures) -> list[str]:
     """Say where the score that selected the cores does not rank latents by what matters."""
-    lines = []
-    for score in dict.fromkeys(r.score for r in known.replicas):
-        bad = []
-        for regime in known.regimes:
-            used = [r for r in known.of(regime) if r.score == score]
-            names = [n for n in (score, f"{score} 0.99") if any(n in r.scores for r in used)]
-            test = known.against_chance.get((regime, names[0])) if names else None
-            if test is not None and test.p is not None and not (test.shown and test.mean > 0):
-                bad.append(f"{regime} {test.text()}")
-        if bad:
-            lines.append(
-                f"Wrong score: '{score}', which selected the cores, does not rank latents by what matters better "
-                f"than chance in {len(bad)} of {len(known.regimes)} regimes (rank correlation): {'; '.join(bad)}."
-            )
-    return lines
+    tests = {regime: known.against_chance.get((regime, OWN)) for regime in known.regimes}
+    tested = {regime: d for regime, d in tests.items() if d is not None and d.p is not None}
+    bad = [f"{regime} {d.text()}" for regime, d in tested.items() if not (d.shown and d.mean > 0)]
+    if not bad:
+        return []
+    names = ", ".join(f"'{name}'" for name in dict.fromkeys(r.score for r in known.replicas))
+    return [
+        f"Wrong score: {names}, which selected the cores, does not rank latents by what matters better than chance in "
+        f"{len(bad)} of {len(tested)} regimes (rank correlation): {'; '.join(bad)}."
+    ]
 
 
 def _ranks(known: KnownFeatures) -> str:
     parts = []
     for regime in known.regimes:
-        means = {s: estimate(known.score(regime, s).values()).mean for s in known.scores}
-        ranked = {s: v for s, v in means.items() if not math.isnan(v)}
+        means = {s: estimate(known.score(regime, s).values()).mean for s in known.scores if s != OWN}
+        ranked = sorted((s for s in means if not math.isnan(means[s])), key=lambda s: -means[s])
+        shown = [f"{s} {means[s]:.2f}" for s in ranked[:3]]
+        own = estimate(known.score(regime, OWN).values()).mean
         if ranked:
-            best = sorted(ranked, key=lambda s: -ranked[s])[:3]
-            own = "quantile 0.99"
-            said = f"{regime}: {', '.join(f'{s} {ranked[s]:.2f}' for s in best)}"
-            parts.append(said + (f" ({own} {ranked[own]:.2f})" if own in ranked and own not in best else ""))
+            parts.append(f"{regime}: {', '.join(shown)} ({OWN} {own:.2f})")
     return f"Rank correlation with the true importance, the three best scores: {'; '.join(parts)}." if parts else ""
 
 
@@ -81,20 +93,24 @@ def _last(known: KnownFeatures) -> str:
 
 
 def _densifies(known: KnownFeatures) -> str:
+    """Say what becomes of a core while it is handed on: from the first cycle that is trained around one to the last."""
     parts = []
     for variant in VARIANTS:
-        cores = [c for r in known.replicas for c in r.cores.get(variant, [])]
-        if cores:
-            cores.sort(key=lambda c: c["share_of_width"])
-            third = max(1, len(cores) // 3)
-            small, large = (math.fsum(c["purity"] for c in part) / third for part in (cores[:third], cores[-third:]))
-            fires = math.fsum(c["frequency"] for c in cores) / len(cores)
-            parts.append(
-                f"{variant}: fires at {fires:.0%} of tokens, {small:.0%} pure in the third with the smallest cores "
-                f"(up to {cores[third - 1]['share_of_width']:.2f} of the width), {large:.0%} in that with the "
-                f"largest (from {cores[-third]['share_of_width']:.2f})"
-            )
-    return f"Decoder rows of cores that point at one feature. {'; '.join(parts)}." if parts else ""
+        fires = [c["frequency"] for r in known.replicas for c in r.cores.get(variant, [])]
+        if not fires:
+            continue
+        changes = []
+        for regime in known.regimes:
+            cycles = sorted({int(c["cycle"]) for r in known.of(regime) for c in r.cores.get(variant, [])})
+            if len(cycles) > 1:
+                last, first = (known.core(regime, variant, cycle, "purity") for cycle in (cycles[-1], cycles[0]))
+                changes.append(f"{regime} {paired(last, first, limit=1.0).text()}")
+        parts.append(f"{variant}, which fires at {math.fsum(fires) / len(fires):.0%} of tokens: {', '.join(changes)}")
+    return (
+        f"Share of a core's decoder rows that point at one feature, last cycle - first: {'; '.join(parts)}."
+        if parts
+        else ""
+    )
 
 
 def _transfers(known: KnownFeatures) -> str:
@@ -108,12 +124,6 @@ def _transfers(known: KnownFeatures) -> str:
             ("dense core", "baseline at the dense core's L0"),
         ):
             for metric in ("fvu", "loss_recovered"):
-                d = paired(*(known.quality(regime, name, metric) for name in (arm, rival)))
-                parts.append(f"{regime}, {arm} - {rival}: {metric} {_precise(d)}")
-    return f"Fresh SAEs around the distilled core: {'; '.join(parts)}."
-
-
-def _precise(d: Difference) -> str:
-    if d.low is None or d.high is None:
-        return f"{d.mean:+.3f}"
-    return f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+                d = paired(known.quality(regime, arm, metric), known.quality(regime, rival, metric))
+                parts += [f"{regime}, {arm} - {rival}: {metric} {d.text(3)}"] if d.n else []
+    return f"Fresh SAEs around the distilled core: {'; '.join(parts)}." if parts else ""

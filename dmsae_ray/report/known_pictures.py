@@ -31,8 +31,9 @@ def _score_picture(known: KnownFeatures) -> Picture:
     def draw() -> "Figure":
         figure, axes = panels(len(known.regimes), width=3.1, height=2.9, columns=3)
         for axis, regime in zip(axes, known.regimes, strict=True):
+            here = [score for score in scores if known.score(regime, score)]
             for n, (over, label) in enumerate((("dictionary", "all latents"), ("pool", "the pool"))):
-                for y, score in enumerate(scores):
+                for y, score in enumerate(here):
                     value = estimate(known.score(regime, score, over).values())
                     low, high = value.interval or (value.mean, value.mean)
                     axis.errorbar(
@@ -48,10 +49,10 @@ def _score_picture(known: KnownFeatures) -> Picture:
                         label=label,
                     )
             axis.axvline(0, color="#59636E", linewidth=0.8)
-            axis.set_yticks(range(len(scores)), scores)
+            axis.set_yticks(range(len(here)), here, fontsize=8)
             axis.invert_yaxis()
             axis.set_title(f"{regime}, n = {len(known.of(regime))}")
-            axis.set_xlabel("rank correlation with the truth")
+            axis.set_xlabel("rank correlation")
         legend_below(figure, axes)
         return figure
 

@@ -23,6 +23,7 @@ class Difference:
         low: lower end of its interval; None where there is no p.
         high: upper end.
         shown: whether the difference is not 0, at `LEVEL` for all differences together.
+        limit: no difference can be larger, nor smaller than its negative; intervals are cut there.
     """
 
     mean: float
@@ -32,34 +33,44 @@ class Difference:
     low: float | None = None
     high: float | None = None
     shown: bool = False
+    limit: float = math.inf
 
-    def text(self) -> str:
+    def text(self, digits: int = 2) -> str:
         """Return it as '+0.03 [-0.01, +0.07]', with a star where it is shown; '-' without seeds."""
         if self.n == 0:
             return "-"
         if self.low is None or self.high is None:
-            return f"{self.mean:+.2f}" + (f" ({', '.join(f'{v:+.2f}' for v in self.values)})" if self.n > 1 else "")
-        return f"{self.mean:+.2f}{'*' if self.shown else ''} [{self.low:+.2f}, {self.high:+.2f}]"
+            several = f" ({', '.join(signed(v, digits) for v in self.values)})" if self.n > 1 else ""
+            return signed(self.mean, digits) + several
+        star = "*" if self.shown else ""
+        return f"{signed(self.mean, digits)}{star} [{signed(self.low, digits)}, {signed(self.high, digits)}]"
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Difference:
+def signed(value: float, digits: int = 2) -> str:
+    """Return a number with its sign; what is rounded to 0 has none."""
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]
+
+
+def paired(a: Mapping[int, float], b: Mapping[int, float], limit: float = math.inf) -> Difference:
     """Return a - b over the seeds in both; NaN counts as missing. Its interval is of this difference alone.
 
     Args:
         a: values by seed.
         b: values by seed.
+        limit: no difference can be larger: 1 for shares, 2 for correlations.
     """
     both = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
     values = tuple(v for v in both if not math.isnan(v))
     n = len(values)
     if n == 0:
-        return Difference(math.nan, 0, ())
+        return Difference(math.nan, 0, (), limit=limit)
     mean = math.fsum(values) / n
     if n < FEWEST:
-        return Difference(mean, n, values)
+        return Difference(mean, n, values, limit=limit)
     error = _error(values, mean)
     p = (1.0 if mean == 0 else 0.0) if error == 0 else 2 * float(stdtr(n - 1, -abs(mean) / error))
-    return _with_interval(Difference(mean, n, values, p), LEVEL)
+    return _with_interval(Difference(mean, n, values, p, limit=limit), LEVEL)
 
 
 def holm(differences: Sequence[Difference]) -> list[Difference]:
@@ -85,7 +96,7 @@ def holm(differences: Sequence[Difference]) -> list[Difference]:
 
 def _with_interval(d: Difference, level: float) -> Difference:
     reach = float(stdtrit(d.n - 1, 1 - level / 2)) * _error(d.values, d.mean)
-    return replace(d, low=d.mean - reach, high=d.mean + reach)
+    return replace(d, low=max(d.mean - reach, -d.limit), high=min(d.mean + reach, d.limit))
 
 
 def _error(values: Sequence[float], mean: float) -> float:

@@ -1,0 +1,91 @@
+"""`dmsae groundtruth` over a real Ray session, with a world and a scorer of one's own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmsae_ray.cli.commands import main
+
+SMALL = [
+    *("--set", "n_latents=32", "--set", "group_sizes=[8,8,16]", "--set", "k=3", "--set", "batch_size=64"),
+    *("--set", "steps=60", "--set", "cycles=2", "--set", "tokens=1500", "--set", "importance_tokens=1500"),
+]
+WORLD = ["--world", "tests.groundtruth.own:orthogonal"]
+
+
+def test_replicas_run_in_ray_are_kept_and_make_a_page(
+    ray_cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["groundtruth", *WORLD, "--seeds", "0-1", "--out", str(out), *SMALL]) == 0
+    first = capsys.readouterr().out
+    assert "2 replicas: tests.groundtruth.own:orthogonal; 2 seeds\n" in first and "  2 of 2: " in first
+    assert "Every row of C* is a row of C_0, bit for bit, in 4 of 4 runs." in first
+    files = sorted((out / "replicas").iterdir())
+    assert len(files) == 2
+    # Another seed runs; those that are there do not.
+    written = [file.stat().st_mtime_ns for file in files]
+    assert main(["groundtruth", *WORLD, "--seeds", "0-2", "--out", str(out), *SMALL]) == 0
+    again = capsys.readouterr().out
+    assert "3 replicas: tests.groundtruth.own:orthogonal; 3 seeds, 2 of them kept from before\n" in again
+    assert [file.stat().st_mtime_ns for file in files] == written
+    numbers = json.loads((out / "groundtruth.json").read_text())
+    assert [r["seed"] for r in numbers["replicas"]] == [0, 1, 2] and numbers["settings"]["steps"] == 60
+    # Another scorer is another benchmark.
+    own = ["--scorer", "wrong=tests.groundtruth.own:backwards", "--set", "score=wrong"]
+    assert main(["groundtruth", *WORLD, "--seeds", "0-2", "--out", str(out), *SMALL, *own]) == 0
+    wrong = capsys.readouterr().out
+    assert "kept" not in wrong and len(list((out / "replicas").iterdir())) == 6
+
+
+def test_a_scorer_that_fails_is_one_line(ray_cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = ["--scorer", "few=tests.groundtruth.own:too_few"]
+    assert main(["groundtruth", *WORLD, "--seeds", "0-1", "--out", str(tmp_path), *SMALL, *own]) == 2
+    error = capsys.readouterr().err
+    assert error == "dmsae: error: scorer: its scores have shape (3,); one a latent are needed, (32,)\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--regimes", "pos,odd"], "regimes: 'odd' is unknown; known are pos, indep, neg, small_d, domains"),
+        (["--seeds", "0,0"], "--seeds is '0,0'; it names a seed twice, and a replica counts once"),
+        (["--seeds", "a"], "--seeds is 'a'; it must be numbers and ranges, as in 0,5,10-12"),
+        (["--set", "step=3"], "--set is 'step=3'; it must be NAME=VALUE with one of n_latents, group_sizes, "),
+        (["--set", "steps=x"], "--set steps is 'x'; it must be a whole number, such as 300"),
+        (["--set", "steps=0"], "steps: 0 must be at least 1"),
+        (["--set", "k=300"], "k: 300 must be at most 256, the latents under BatchTopK"),
+        (["--set", "group_sizes=[1,2]"], "group_sizes: [1, 2] add up to 3, not to 256"),
+        (["--set", "score=odd"], "--set score is 'odd'; known are quantile, mean, mean_square, "),
+        (["--world", "nowhere"], "--world is 'nowhere'; it must be MODULE:FUNCTION"),
+        (["--world", "nowhere:f"], "--world is 'nowhere:f'; it cannot be imported (No module named 'nowhere')"),
+        (["--scorer", "mean=a:b"], "--scorer is 'mean=a:b'; 'mean' is a score that is built in, give it another name"),
+    ],
+)
+def test_bad_input_is_one_line_before_ray_starts(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("ray.init", started)
+    assert main(["groundtruth", "--out", str(tmp_path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"dmsae: error: {message}") and error.count("\n") == 1
+
+
+def test_a_damaged_replica_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from dmsae_ray.cli.groundtruth import _place
+    from dmsae_ray.groundtruth import REGIMES, BenchmarkSettings
+
+    place = _place(tmp_path, REGIMES["pos"], 0, BenchmarkSettings(), {})
+    place.parent.mkdir()
+    place.write_text("{")
+    assert main(["groundtruth", "--regimes", "pos", "--seeds", "0", "--out", str(tmp_path)]) == 2
+    assert f"groundtruth: {place} cannot be read (" in capsys.readouterr().err
