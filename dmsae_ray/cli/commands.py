@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmsae_ray import __version__
-from dmsae_ray.cli import groundtruth, latents
+from dmsae_ray.cli import groundtruth, latents, stability
 from dmsae_ray.cli.encoding import degrade_output
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
 from dmsae_ray.config import Experiment, TransferSettings, load_experiment, set_environment
@@ -185,6 +185,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--no-latents", action="store_false", dest="latents", help=less)
     sub = command("latents", latents.run, "Show where latents fire and what they promote, as one HTML file.")
     latents.add_arguments(sub)
+    sub = command("stability", stability.run, "Are the latents of a sweep's cores found again by SAEs of other seeds?")
+    stability.add_arguments(sub)
     text = "Run the benchmark with known features: does distillation find what matters, and do its rivals?"
     sub = command("groundtruth", groundtruth.run, text)
     groundtruth.add_arguments(sub)
@@ -377,7 +379,8 @@ def _report(args: argparse.Namespace) -> int:
         experiment_of(folder)
     if len(folders) == 1 and args.out is None:
         with Screen() as screen:
-            sections = latents.core_sections(folders[0], screen) if args.latents else []
+            sections = stability.quick_sections(folders[0], screen)
+            sections += latents.core_sections(folders[0], screen) if args.latents else []
         report, files = publish(folders[0], sections=sections)
         reports = [report]
     else:

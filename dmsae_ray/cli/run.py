@@ -7,6 +7,7 @@ from dmsae_ray.cli.latents import core_sections
 from dmsae_ray.cli.live_report import LiveReport, publish_and_attach
 from dmsae_ray.cli.recorded_progress import progress_of
 from dmsae_ray.cli.records import where_to_look
+from dmsae_ray.cli.stability import quick_sections
 from dmsae_ray.cli.trial_lines import TrialLines
 from dmsae_ray.config import Experiment, shell_command
 from dmsae_ray.errors import DmsaeError
@@ -141,7 +142,9 @@ def _tell_dropped(sweep: PreparedSweep, screen: Screen, tracker: SweepTracker) -
 def _report(result: SweepResult, tracker: SweepTracker, records: TrialRecords, screen: Screen) -> Report | None:
     """Write the report and attach it to the parent run; first log what an earlier controller could not log."""
     record_finished(records, result.folders.sweep)
-    sections = [] if result.unfinished else core_sections(result.folders.sweep, screen)
+    sections = []
+    if not result.unfinished:
+        sections = [*quick_sections(result.folders.sweep, screen), *core_sections(result.folders.sweep, screen)]
     return publish_and_attach(tracker, sections)
 
 

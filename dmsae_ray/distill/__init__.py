@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.attribution_set import TensorPairs as TensorPairs
     from dmsae_ray.distill.attribution_set import cut as cut
     from dmsae_ray.distill.controls import gaussian_core as gaussian_core
+    from dmsae_ray.distill.controls import nearest_frequencies as nearest_frequencies
     from dmsae_ray.distill.core import Core as Core
     from dmsae_ray.distill.core import distilled_core as distilled_core
     from dmsae_ray.distill.core import empty_core as empty_core
@@ -46,9 +47,11 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.matching import chance_mcc as chance_mcc
     from dmsae_ray.distill.matching import cosines as cosines
     from dmsae_ray.distill.matching import match_rows as match_rows
+    from dmsae_ray.distill.matching import partners as partners
     from dmsae_ray.distill.matching import pw_mcc as pw_mcc
     from dmsae_ray.distill.matching import same_rows as same_rows
     from dmsae_ray.distill.matching import shared_rows as shared_rows
+    from dmsae_ray.distill.matching import shuffled_columns as shuffled_columns
     from dmsae_ray.distill.memory_store import MemoryCycleStore as MemoryCycleStore
     from dmsae_ray.distill.reports import DISTILLED as DISTILLED
     from dmsae_ray.distill.reports import CycleReport as CycleReport
@@ -73,7 +76,10 @@ __getattr__, __dir__, __all__ = face(
             "TensorPairs",
             "cut",
         ),
-        "controls": ("gaussian_core",),
+        "controls": (
+            "gaussian_core",
+            "nearest_frequencies",
+        ),
         "core": (
             "Core",
             "distilled_core",
@@ -116,9 +122,11 @@ __getattr__, __dir__, __all__ = face(
             "chance_mcc",
             "cosines",
             "match_rows",
+            "partners",
             "pw_mcc",
             "same_rows",
             "shared_rows",
+            "shuffled_columns",
         ),
         "memory_store": ("MemoryCycleStore",),
         "reports": (

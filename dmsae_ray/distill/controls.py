@@ -97,7 +97,7 @@ def latent_core(
         generator = torch.Generator().manual_seed(seed)
         order = candidates[torch.randperm(len(candidates), generator=generator)]
         if name == "matched_frequency" and len(order) >= len(core):
-            order = order[_nearest(frequency[selected], frequency[order])]
+            order = order[nearest_frequencies(frequency[selected], frequency[order])]
     elif name in ("lowest_score", "most_frequent"):
         candidates = usable.nonzero().flatten()
         value = scores.double().cpu() if name == "lowest_score" else -frequency.double().cpu()
@@ -111,7 +111,7 @@ def latent_core(
     return _control(name, w_enc.detach().cpu()[order], core, seed, order.tolist())
 
 
-def _nearest(wanted: Tensor, offered: Tensor) -> Tensor:
+def nearest_frequencies(wanted: Tensor, offered: Tensor) -> Tensor:
     """Return which of the frequencies `offered` [n] stand for those `wanted` [c <= n], one to one: int64 [c].
 
     The sum of |log(wanted / offered)| is the least that there is. Latents that never fire count as ten times rarer than

@@ -69,6 +69,30 @@ def match_rows(a: Tensor, b: Tensor, *, absolute: bool = False) -> Match:
     return Match(rows, columns, cosine[rows, columns])
 
 
+def partners(a: Tensor, b: Tensor) -> Tensor:
+    """Return the cosine of each row of a [n, d] with its partner among those of b [p, d], one to one: float64 [n].
+
+    NaN for a row without a partner, where b has fewer rows.
+
+    Raises:
+        DataError: a and b are not matrices of the same width.
+    """
+    match = match_rows(a, b)
+    found = torch.full((len(a),), float("nan"), dtype=torch.float64)
+    found[match.left] = match.cosine
+    return found
+
+
+def shuffled_columns(rows: Tensor, seed: int) -> Tensor:
+    """Return rows [n, d] with their columns in another order, the same for all: directions that mean nothing.
+
+    Norms and the cosines of the rows with each other stay; what they share with other rows goes. It is what chance is
+    for `partners`.
+    """
+    order = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(seed))
+    return rows[:, order]
+
+
 def pw_mcc(dictionaries: Sequence[Tensor], *, absolute: bool = False) -> float:
     """Return the PW-MCC (Song et al. 2025), the MCC averaged over all pairs of dictionaries.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.evaluation.co_activation import CoActivation as CoActivation
     from dmsae_ray.evaluation.latent_ablation import SplicedModel as SplicedModel
     from dmsae_ray.evaluation.latent_ablation import Units as Units
     from dmsae_ray.evaluation.latent_ablation import ablation as ablation
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "co_activation": ("CoActivation",),
         "latent_ablation": (
             "SplicedModel",
             "Units",

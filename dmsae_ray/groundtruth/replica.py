@@ -18,7 +18,7 @@ from dmsae_ray.distill import (
     cut,
     derive_seed,
     empty_core,
-    match_rows,
+    partners,
     pool_scores,
     run_cycles,
     transfer,
@@ -314,7 +314,7 @@ def _rediscovery(sets: list[Latents], other: MatryoshkaSAE) -> dict[str, float]:
             ("encoder", latents.encoder, other.W_enc),
             ("decoder", latents.decoder, other.W_dec),
         ):
-            cosine = match_rows(rows, theirs.detach()).cosine
+            cosine = partners(rows, theirs.detach())
             if len(cosine):
                 one[f"{name}_mean"] = float(cosine.mean())
                 one |= {f"{name}_{limit}": float((cosine >= limit).double().mean()) for limit in (0.7, 0.9)}

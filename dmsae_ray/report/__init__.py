@@ -14,6 +14,8 @@ from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
     from dmsae_ray.report.core_latents import sweep_latents as sweep_latents
+    from dmsae_ray.report.found_again import Rediscovery as Rediscovery
+    from dmsae_ray.report.found_again import rediscovery as rediscovery
     from dmsae_ray.report.known_features import KnownFeatures as KnownFeatures
     from dmsae_ray.report.known_findings import findings as findings
     from dmsae_ray.report.known_page import write_known_features as write_known_features
@@ -25,12 +27,19 @@ if TYPE_CHECKING:
     from dmsae_ray.report.publishing import HTML_FILE as HTML_FILE
     from dmsae_ray.report.publishing import compare as compare
     from dmsae_ray.report.publishing import publish as publish
+    from dmsae_ray.report.rediscovery_page import rediscovery_section as rediscovery_section
+    from dmsae_ray.report.rediscovery_page import write_stability as write_stability
+    from dmsae_ray.report.rediscovery_tables import rediscovery_findings as rediscovery_findings
     from dmsae_ray.report.report import Report as Report
 
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
         "core_latents": ("sweep_latents",),
+        "found_again": (
+            "Rediscovery",
+            "rediscovery",
+        ),
         "known_features": ("KnownFeatures",),
         "known_findings": ("findings",),
         "known_page": ("write_known_features",),
@@ -46,6 +55,11 @@ __getattr__, __dir__, __all__ = face(
             "compare",
             "publish",
         ),
+        "rediscovery_page": (
+            "rediscovery_section",
+            "write_stability",
+        ),
+        "rediscovery_tables": ("rediscovery_findings",),
         "report": ("Report",),
     },
 )

@@ -1,6 +1,5 @@
 """The latents of the cores of a sweep: lineage, score by cycle, and the nearest latents in cores of other seeds."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice, zip_longest
@@ -9,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from scipy.special import betaincinv
 
-from dmsae_ray.config import load_experiment
 from dmsae_ray.distill import Core, Lineage, LineageId, cosines, empty_core, load_core, same_rows
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.files import Folder
@@ -17,7 +15,8 @@ from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report.latent_source import find_store, opened_sae, read_scores
 from dmsae_ray.report.latent_study import Picked, Studied, Wanted, study
 from dmsae_ray.report.latent_table import LatentRow, LatentTable, Nearest, Progress, no_progress
-from dmsae_ray.results import CORE_FILE, TrialResult, load_results
+from dmsae_ray.report.trial_cores import TrialCore, output_of_sweep, trial_cores
+from dmsae_ray.results import CORE_FILE, load_results
 from dmsae_ray.sae import LatentRows, latent_rows
 
 if TYPE_CHECKING:
@@ -25,50 +24,6 @@ if TYPE_CHECKING:
 
 MOST_LISTED = 5000
 """Latents in a table; the pages of most of them are left out anyway."""
-
-
-@dataclass(frozen=True, eq=False)
-class _TrialCore:
-    """The core that one trial selected in one cycle.
-
-    Attributes:
-        result: the trial.
-        cycle: the cycle.
-        lineages: those of C_0..C_L.
-        ids: the core's lineage, by descending score.
-        distilled: ids in C*.
-        keys: key of the SAE of each cycle, None where there is none.
-    """
-
-    result: TrialResult
-    cycle: int
-    lineages: tuple[Lineage, ...]
-    ids: Lineage
-    distilled: frozenset[LineageId]
-    keys: dict[int, str]
-
-    @property
-    def name(self) -> str:
-        """Name of the trial."""
-        return self.result.trial_id
-
-    def row(self, cycle: int, latent: LineageId) -> int | None:
-        """Return the row of a latent in the SAE of a cycle; None if it is not in its pool under this name."""
-        before = self.lineages[cycle - 1] if cycle else ()
-        if latent in before:
-            return before.index(latent)
-        return latent.latent if latent.cycle == cycle else None
-
-    def place(self, cycle: int, latent: LineageId) -> int:
-        """Return the row of a latent that must be in the SAE of a cycle.
-
-        Raises:
-            DataError: it is not.
-        """
-        row = self.row(cycle, latent)
-        if row is None:
-            raise DataError(f"lineage {latent} is in no SAE of cycle {cycle}")
-        return row
 
 
 def sweep_latents(
@@ -103,8 +58,8 @@ def sweep_latents(
         raise ConfigError(f"--trial is '{trial}'; finished are {', '.join(r.trial_id for r in results)}")
     settings = {r.setting for r in results if trial in (None, r.trial_id)}
     lacks: list[str] = []
-    cores = _cores([r for r in results if r.setting in settings], cycle, lacks)
-    output = _output_of(Path(sweep_dir))
+    cores = trial_cores([r for r in results if r.setting in settings], cycle, lacks)
+    output = output_of_sweep(Path(sweep_dir))
     opened = _opened(output, cores, progress, lacks)
     listed: dict[str, list[LatentRow]] = {}
     for core in cores:
@@ -144,52 +99,14 @@ class _Opened:
     frequency: dict[str, "Tensor"]
     kept: dict[str, tuple[Lineage, "Tensor"]]
 
-    def encoder(self, core: _TrialCore) -> tuple[Lineage, "Tensor"]:
+    def encoder(self, core: TrialCore) -> tuple[Lineage, "Tensor"]:
         """Return ids and encoder rows of a core; of the distilled core alone where the SAE is gone."""
         if core.name in self.latents:
             return core.ids, self.latents[core.name].encoder
         return self.kept[core.name]
 
 
-def _cores(results: Sequence[TrialResult], cycle: int | None, lacks: list[str]) -> list[_TrialCore]:
-    """Return the cores of trials in a cycle (None: the last); say which have none."""
-    found = []
-    for result in results:
-        lineages, distilled = _lineages(result)
-        at = len(lineages) - 1 if cycle is None else cycle
-        if not 0 <= at < len(lineages):
-            lacks.append(f"{result.trial_id} has the cycles 0..{len(lineages) - 1}, not cycle {cycle}")
-        elif not lineages[at]:
-            lacks.append(f"{result.trial_id} has no core in cycle {at}: {result.collapse or 'none was selected'}")
-        else:
-            keys = {report.cycle: report.key for report in result.reports}
-            found.append(_TrialCore(result, at, lineages, lineages[at], distilled, keys))
-    if not found and cycle is not None:
-        raise ConfigError(f"--cycle is {cycle}; {'; '.join(lacks)}")
-    return found
-
-
-def _lineages(result: TrialResult) -> tuple[tuple[Lineage, ...], frozenset[LineageId]]:
-    """Return the lineages of C_0..C_L of a trial, and the ids in C*."""
-    assert result.folder is not None, "it was loaded from a folder"
-    try:
-        summary = json.loads((result.folder / "summary.json").read_text(encoding="utf-8"))
-        lineages = tuple(tuple(LineageId(*map(int, i)) for i in core) for core in summary["lineage"])
-        return lineages, frozenset(LineageId(*map(int, i)) for i in summary["distilled_lineage"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"'{result.folder / 'summary.json'}' holds no lineage ({type(error).__name__})") from None
-
-
-def _output_of(sweep_dir: Path) -> Folder:
-    """Return the output with the cycles of a sweep: above its folder, or in the bucket that its config names."""
-    above = sweep_dir.expanduser().absolute().parent.parent
-    config = sweep_dir.expanduser() / "config.yaml"
-    if not (above / "cycles").is_dir() and config.is_file():
-        return Folder(load_experiment(config).output)
-    return Folder(str(above))
-
-
-def _opened(output: Folder, cores: Sequence[_TrialCore], progress: Progress, lacks: list[str]) -> _Opened:
+def _opened(output: Folder, cores: Sequence[TrialCore], progress: Progress, lacks: list[str]) -> _Opened:
     """Read what is needed of the SAEs, one at a time; say what is gone."""
     found = _Opened({}, {}, {}, {}, {})
     for n, core in enumerate(cores):
@@ -200,7 +117,7 @@ def _opened(output: Folder, cores: Sequence[_TrialCore], progress: Progress, lac
             if cycle > core.cycle:
                 continue
             try:
-                scores = read_scores(output / "cycles" / key, kept.provenance)
+                scores = read_scores(output / "cycles" / key, kept.provenance, cycle)
                 if scores is not None:
                     shares[cycle] = scores.shares
                 if cycle == core.cycle:
@@ -216,7 +133,7 @@ def _opened(output: Folder, cores: Sequence[_TrialCore], progress: Progress, lac
     return found
 
 
-def _distilled(core: _TrialCore, lacks: list[str]) -> Core:
+def _distilled(core: TrialCore, lacks: list[str]) -> Core:
     """Return the distilled core of a trial from its own file; an empty one where that is gone."""
     assert core.result.folder is not None, "it was loaded from a folder"
     try:
@@ -226,7 +143,7 @@ def _distilled(core: _TrialCore, lacks: list[str]) -> Core:
         return empty_core(1)
 
 
-def _rows(core: _TrialCore, opened: _Opened, others: Sequence[tuple[str, Lineage, "Tensor"]]) -> list[LatentRow]:
+def _rows(core: TrialCore, opened: _Opened, others: Sequence[tuple[str, Lineage, "Tensor"]]) -> list[LatentRow]:
     """Return the rows of a core; those of the cores of other seeds are given by trial: ids and encoder rows."""
     ids, encoder = opened.encoder(core)
     frequency = opened.frequency.get(core.name)
@@ -249,7 +166,7 @@ def _rows(core: _TrialCore, opened: _Opened, others: Sequence[tuple[str, Lineage
     return _with_nearest(rows, encoder, others)
 
 
-def _score(core: _TrialCore, shares: dict[int, "Tensor"], cycle: int, latent: LineageId) -> float | None:
+def _score(core: TrialCore, shares: dict[int, "Tensor"], cycle: int, latent: LineageId) -> float | None:
     row = core.row(cycle, latent) if cycle >= latent.cycle else None
     if row is None or cycle not in shares or row >= len(shares[cycle]):
         return None
@@ -297,7 +214,7 @@ def random_best_cosine(d: int, n: int) -> float:
     return 2 * float(betaincinv((d - 1) / 2, (d - 1) / 2, 0.5 ** (1 / n))) - 1
 
 
-def _about(cores: Sequence[_TrialCore], opened: _Opened, tokens: int) -> tuple[str, ...]:
+def _about(cores: Sequence[TrialCore], opened: _Opened, tokens: int) -> tuple[str, ...]:
     lines = [
         "A latent has the name of its origin, cycle.row: the cycle whose SAE learned its encoder row, and the row. "
         "C* is the distilled core. What a page shows is of the SAE of the last cycle.",

@@ -52,13 +52,14 @@ def opened_sae(folder: Folder) -> Iterator[tuple[MatryoshkaSAE, dict[str, Any]]]
         yield load_sae(here), about_sae(here)
 
 
-def read_scores(cycle: Folder, provenance: dict[str, Any] | None = None) -> CycleScores | None:
+def read_scores(cycle: Folder, provenance: dict[str, Any] | None = None, number: int = 0) -> CycleScores | None:
     """Return the scores in the folder of a cycle; None if there are none.
 
     Args:
         cycle: the folder.
         provenance: that of a core that was selected by the scores: a stored cycle may be scored in several ways, and
             these are the ones asked for. None: the first.
+        number: number of the cycle, which may have a part of its own of the attribution set.
 
     Raises:
         DataError: a file is damaged.
@@ -74,7 +75,7 @@ def read_scores(cycle: Folder, provenance: dict[str, Any] | None = None) -> Cycl
             raise DataError(f"{cycle / SCORES} is damaged: {one_line(error)}") from None
     scoring = decode_record(outcome, cycle / OUTCOME).get("scoring")
     scoring = scoring if isinstance(scoring, dict) else {}
-    asked = {name: (provenance or {}).get(name, value) for name, value in scoring.items()}
+    asked = scoring if provenance is None else _asked(scoring, provenance, number)
     if asked != scoring:
         content = cycle.read(scores_file(asked))
         if content is None:
@@ -82,6 +83,17 @@ def read_scores(cycle: Folder, provenance: dict[str, Any] | None = None) -> Cycl
         scores, scoring = scores_from_bytes(content, cycle / scores_file(asked)), asked
     shares = scores / scores.sum().clamp(min=1e-300)
     return CycleScores(shares, frequency, scoring)
+
+
+def _asked(scoring: dict[str, Any], provenance: dict[str, Any], number: int) -> dict[str, Any]:
+    """Return the scoring of cycle `number` in the run that a core is of; see `CycleSettings.scoring`."""
+    asked = {name: provenance.get(name, value) for name, value in scoring.items() if name not in ("intersect", "part")}
+    if "intersect" in provenance:
+        asked["intersect"] = provenance["intersect"]
+    if "part" in provenance:
+        parts = provenance["part"][1]
+        asked["part"] = [number % parts, parts]
+    return asked
 
 
 def cycle_of(sae: Folder) -> Folder:

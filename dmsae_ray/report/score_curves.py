@@ -41,7 +41,7 @@ def cumulative_shares(store: Folder, report: CycleReport, provenance: dict[str, 
     if not report.key:
         return None
     try:
-        found = read_scores(store / report.key, provenance)
+        found = read_scores(store / report.key, provenance, report.cycle)
     except DmsaeError:
         return None
     if found is None or not len(found.shares) or float(found.shares.sum()) <= 0:
@@ -51,7 +51,7 @@ def cumulative_shares(store: Folder, report: CycleReport, provenance: dict[str, 
     return shares
 
 
-def _provenance(result: TrialResult) -> dict[str, Any] | None:
+def provenance_of(result: TrialResult) -> dict[str, Any] | None:
     """Return the provenance of a trial's core; None where it has no core file that can be read."""
     path = None if result.folder is None else result.folder / CORE_FILE
     try:
@@ -63,7 +63,7 @@ def _provenance(result: TrialResult) -> dict[str, Any] | None:
 def coverage_curves(replicas: Sequence[TrialResult], store: Folder) -> Mapping[int, tuple[list[int], list[Estimate]]]:
     """Return the curves over the replicas: {cycle: (counts of latents, shares)}, without cycles that have no scores."""
     curves: dict[int, tuple[list[int], list[Estimate]]] = {}
-    asked = [_provenance(r) for r in replicas]
+    asked = [provenance_of(r) for r in replicas]
     for cycle in sorted({c.cycle for r in replicas for c in r.reports}):
         own = [
             cumulative_shares(store, c, provenance)

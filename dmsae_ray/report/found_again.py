@@ -1,0 +1,404 @@
+"""Rediscovery: are the latents of a core found again by SAEs that were trained without it, from other seeds?
+
+METHOD, "Settled in the second round", 5. Rows of a core are copied, so carryover cannot answer this. Each set of
+latents is matched one to one with all latents of another SAE, by encoder rows, by decoder rows, and by activations on
+held-out tokens. Beside the distilled core stand sets of the same size from the same trial's cycle 0.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from dmsae_ray.distill import (
+    LineageId,
+    cosines,
+    derive_seed,
+    nearest_frequencies,
+    partners,
+    same_rows,
+    shuffled_columns,
+)
+from dmsae_ray.errors import DataError, DmsaeError
+from dmsae_ray.evaluation import CoActivation
+from dmsae_ray.files import Folder
+from dmsae_ray.plan import CycleSetting
+from dmsae_ray.report.latent_source import find_store, opened_sae, read_scores
+from dmsae_ray.report.latent_table import Progress, no_progress
+from dmsae_ray.report.score_curves import provenance_of
+from dmsae_ray.report.trial_cores import TrialCore, output_of_sweep, trial_cores
+from dmsae_ray.results import TrialResult, load_results
+from dmsae_ray.sae import LatentRows, MatryoshkaSAE, latent_rows
+
+if TYPE_CHECKING:
+    from dmsae_ray.store import Store
+
+DISTILLED, IN_FIRST, CHANCE = "distilled", "distilled, in cycle 0", "chance"
+"""The distilled core in the SAE of the last cycle; its latents as they are in cycle 0; and without any meaning."""
+RIVALS = ("best of cycle 0", "most frequent", "random of the pool", "matched frequency")
+"""Sets of the distilled core's size, of cycle 0 of the same trial."""
+SETS = (DISTILLED, IN_FIRST, *RIVALS, CHANCE)
+BY = ("encoder", "decoder", "activations")
+LIMITS = (0.7, 0.9)
+DRAWS = 5
+"""Random sets are drawn so many times, and the mean is shown; activations are compared for the first draw."""
+CANDIDATES = 8
+"""Latents of the other SAE, of the largest cosines by encoder and by decoder rows, whose activations are compared."""
+_BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class Other:
+    """An SAE that was trained without a core.
+
+    Attributes:
+        kind: what differs from the core's own trial: 'another seed', 'another k', or the name of another sweep.
+        name: the trial, or the first of them, that trained it.
+        key: key of its cycle.
+        seed: seed of the trial.
+        folder: its folder.
+    """
+
+    kind: str
+    name: str
+    key: str
+    seed: int
+    folder: Folder
+
+
+@dataclass(frozen=True)
+class Again:
+    """How one set of latents is found again by one SAE.
+
+    Attributes:
+        trial: the trial of the set.
+        setting: its setting.
+        seed: its seed.
+        set: one of SETS.
+        other: name of the trial whose SAE it is.
+        kind: see `Other`.
+        size: number of latents.
+        mean: by 'encoder', 'decoder', 'activations': mean best cosine or correlation, one to one.
+        share: by the same and a limit, as 'decoder 0.9': share of the latents at or above it.
+    """
+
+    trial: str
+    setting: CycleSetting
+    seed: int
+    set: str
+    other: str
+    kind: str
+    size: int
+    mean: Mapping[str, float]
+    share: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class CoreLatent:
+    """One latent of a distilled core.
+
+    Attributes:
+        trial: its trial.
+        lineage: its lineage id.
+        decoder: cosine of its decoder row with its partner's in each SAE of another seed. The row is that of cycle 0,
+            where all latents of the core were born there; a dense core's rows leave their features later.
+        activations: correlation with its partner in each; empty where activations were not compared.
+    """
+
+    trial: str
+    lineage: LineageId
+    decoder: tuple[float, ...]
+    activations: tuple[float, ...]
+
+    @property
+    def anchor(self) -> str:
+        """Where its page is in the report."""
+        return f"{self.trial}-{self.lineage}"
+
+    def found(self, limit: float) -> int:
+        """Number of SAEs that have it, by its decoder row."""
+        return sum(cosine >= limit for cosine in self.decoder)
+
+
+@dataclass(frozen=True)
+class Rediscovery:
+    """What the sets of a sweep's trials are to the SAEs of other seeds.
+
+    Attributes:
+        again: one for each set of a trial and other SAE.
+        latents: those of the distilled cores.
+        tokens: held-out tokens on which activations were compared; 0 if none were.
+        lacks: a line for each thing that could not be had.
+    """
+
+    again: tuple[Again, ...]
+    latents: tuple[CoreLatent, ...]
+    tokens: int = 0
+    lacks: tuple[str, ...] = ()
+
+
+@dataclass(eq=False)
+class _Own:
+    """The sets of one trial, each as one or several draws."""
+
+    core: TrialCore
+    sets: dict[str, list[LatentRows]]
+    ids: tuple[LineageId, ...]
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def rediscovery(
+    sweep_dir: str | Path,
+    *,
+    against: Sequence[str | Path] = (),
+    store: str | None = None,
+    tokens: int = 65_536,
+    progress: Progress = no_progress,
+) -> Rediscovery:
+    """Look for the latents of a sweep's distilled cores, and of their rivals, in the SAEs of other seeds.
+
+    The other SAEs are those of cycle 0, and baselines of transfers: trained here, without a core. An SAE of the core's
+    own seed begins with the same directions and is no witness; nor is one that both trials were given.
+
+    Args:
+        sweep_dir: the sweep's folder.
+        against: folders of other sweeps whose SAEs are looked into too: of another layer, other text, other settings.
+        store: the store of activations, if not the one noted with the SAEs.
+        tokens: held-out tokens on which activations are compared; 0: they are not.
+        progress: told how far it is.
+
+    Raises:
+        DataError: no trial of cycles is finished, no two seeds are there, or a summary cannot be read.
+    """
+    results, lacks = load_results(sweep_dir), list[str]()
+    own = [r for r in results if isinstance(r.setting, CycleSetting) and r.collapse is None]
+    if not own:
+        raise DataError(f"'{sweep_dir}' has no finished trial that selected cores")
+    output = output_of_sweep(Path(sweep_dir))
+    others = _others(results, output, "")
+    for folder in against:
+        others += _others(load_results(folder), output_of_sweep(Path(folder)), Path(folder).absolute().name)
+    cores = trial_cores(own, None, lacks)
+    wanted = {core.name: _witnesses(core, others) for core in cores}
+    if not any(wanted.values()):
+        raise DataError(
+            f"'{sweep_dir}' has no SAE without a core of another seed than the cores': give sweep.seeds several, or "
+            "name another sweep by --against"
+        )
+    lacks += [f"{name}: no SAE of another seed to look into" for name, found in wanted.items() if not found]
+    sets = [made for core in cores if wanted[core.name] and (made := _own_sets(core, output, lacks)) is not None]
+    return _looked_for(sets, wanted, output, store, tokens, progress, lacks)
+
+
+def _others(results: Sequence[TrialResult], output: Folder, name: str) -> list[tuple[TrialResult, str, Folder, str]]:
+    """Return the SAEs that were trained without a core: (trial, key, folder, name of another sweep), each once."""
+    found: dict[str, tuple[TrialResult, str, Folder, str]] = {}
+    for result in results:
+        for report in result.reports:
+            trained = report.n_core_in == 0 and report.seed != 0 and report.collapsed is None
+            if trained and report.key:
+                found.setdefault(report.key, (result, report.key, output / "cycles" / report.key / "sae", name))
+    return list(found.values())
+
+
+def _witnesses(core: TrialCore, others: Sequence[tuple[TrialResult, str, Folder, str]]) -> list[Other]:
+    setting, found = core.result.setting, []
+    for result, key, folder, sweep in others:
+        if result.trial.seed == core.result.trial.seed or key in core.keys.values():
+            continue
+        kind = sweep or ("another seed" if result.setting.k == setting.k else "another k")
+        found.append(
+            Other(kind, f"{sweep}/{result.trial_id}" if sweep else result.trial_id, key, result.trial.seed, folder)
+        )
+    return found
+
+
+def _own_sets(core: TrialCore, output: Folder, lacks: list[str]) -> _Own | None:
+    """Return the distilled core of a trial and its rivals; None, with a line, where they cannot be had."""
+    ids = tuple(i for i in core.ids if i in core.distilled)
+    if not ids:
+        lacks.append(f"{core.name}: its distilled core is empty")
+        return None
+    try:
+        with opened_sae(output / "cycles" / core.keys[core.cycle] / "sae") as (sae, about):
+            star = latent_rows(sae, [core.place(core.cycle, i) for i in ids])
+        first = output / "cycles" / core.keys[0] if 0 in core.keys else None
+        scores = None if first is None else read_scores(first, provenance_of(core.result), 0)
+        if first is None or scores is None:
+            lacks.append(f"{core.name}: cycle 0 has no scores here, so that there are no rivals")
+            return _Own(core, {DISTILLED: [star]}, ids, about)
+        with opened_sae(first / "sae") as (sae, _):
+            rivals = _rivals(core, ids, sae, scores.shares, scores.frequency)
+    except DmsaeError as error:
+        lacks.append(f"{core.name}: its SAEs cannot be read ({error})")
+        return None
+    return _Own(core, {DISTILLED: [star], **rivals}, ids, about)
+
+
+def _rivals(
+    core: TrialCore, ids: Sequence[LineageId], sae: MatryoshkaSAE, scores: Tensor, frequency: Tensor
+) -> dict[str, list[LatentRows]]:
+    n, pool = len(ids), len(scores)
+    born = [i.latent for i in ids if i.cycle == 0]
+    generator = torch.Generator().manual_seed(derive_seed(core.result.trial.seed, "rediscovery"))
+    found = {IN_FIRST: [latent_rows(sae, born)]} if len(born) == n else {}
+    found |= {
+        RIVALS[0]: [latent_rows(sae, scores.argsort(descending=True, stable=True)[:n].tolist())],
+        RIVALS[1]: [latent_rows(sae, frequency[:pool].argsort(descending=True, stable=True)[:n].tolist())],
+        RIVALS[2]: [latent_rows(sae, torch.randperm(pool, generator=generator)[:n].tolist()) for _ in range(DRAWS)],
+    }
+    rest = torch.tensor(sorted(set(range(pool)) - set(born)), dtype=torch.int64)
+    if len(born) == n and len(rest) >= n:  # of latents that were born later, cycle 0 knows no frequency
+        order = rest[torch.randperm(len(rest), generator=generator)]
+        near = nearest_frequencies(frequency[born], frequency[order])
+        found[RIVALS[3]] = [latent_rows(sae, order[near].tolist())]
+    return found
+
+
+def _looked_for(
+    sets: Sequence[_Own],
+    wanted: Mapping[str, Sequence[Other]],
+    output: Folder,
+    store: str | None,
+    tokens: int,
+    progress: Progress,
+    lacks: list[str],
+) -> Rediscovery:
+    """Open each other SAE once, and look into it for all sets."""
+    pairs = [(own, other) for own in sets for other in wanted[own.core.name]]
+    held_out = _held_out(sets, output, store, lacks) if tokens and sets else None
+    again: list[Again] = []
+    decoder: dict[tuple[str, LineageId], list[float]] = {}
+    firing: dict[tuple[str, LineageId], list[float]] = {}
+    seen = done = 0
+    for key in dict.fromkeys(other.key for _, other in pairs):
+        here = [(own, other) for own, other in pairs if other.key == key]
+        try:
+            with opened_sae(here[0][1].folder) as (sae, about):
+                same_store = held_out is not None and about.get("store") == here[0][0].about.get("store")
+                together = _correlations([own for own, _ in here], sae, held_out if same_store else None, tokens)
+                seen = max(seen, together[1])
+                for own, other in here:
+                    shared = int(same_rows(own.sets[DISTILLED][0].encoder, sae.W_enc)[0].sum())
+                    if shared:
+                        what = f"{shared} rows of its core are rows of the SAE of {other.name}"
+                        lacks.append(f"{own.core.name}: {what}: it shares a training with it and is no witness")
+                        continue
+                    found, of_star = _compared(own, other, sae, together[0].get(own.core.name, {}))
+                    again += found
+                    if other.kind == "another seed":
+                        for n, latent in enumerate(own.ids):
+                            decoder.setdefault((own.core.name, latent), []).append(float(of_star["decoder"][n]))
+                            if "activations" in of_star:
+                                firing.setdefault((own.core.name, latent), []).append(float(of_star["activations"][n]))
+        except DmsaeError as error:
+            lacks.append(f"{here[0][1].name}: its SAE cannot be looked into ({error})")
+        done += len(here)
+        progress("SAEs of other seeds", done, len(pairs), "pairs")
+    latents = [
+        CoreLatent(own.core.name, i, tuple(decoder[own.core.name, i]), tuple(firing.get((own.core.name, i), ())))
+        for own in sets
+        for i in own.ids
+        if (own.core.name, i) in decoder
+    ]
+    return Rediscovery(tuple(again), tuple(latents), seen, tuple(lacks))
+
+
+def _compared(
+    own: _Own, other: Other, sae: MatryoshkaSAE, correlations: Mapping[str, Tensor]
+) -> tuple[list[Again], dict[str, Tensor]]:
+    """Return how each set is found again in an SAE, and the partners of the distilled core's latents."""
+    rows = {"encoder": sae.W_enc.detach(), "decoder": sae.W_dec.detach()}
+    result, star = own.core.result, dict[str, Tensor]()
+    assert isinstance(result.setting, CycleSetting), "transfers have no cores"
+    found = []
+    chance = {DISTILLED: own.sets[DISTILLED]}
+    for name, draws in (*own.sets.items(), (CHANCE, chance[DISTILLED])):
+        values: dict[str, list[Tensor]] = {}
+        for n, latents in enumerate(draws):
+            for by, mine in (("encoder", latents.encoder), ("decoder", latents.decoder)):
+                theirs = shuffled_columns(rows[by], n) if name == CHANCE else rows[by]
+                values.setdefault(by, []).append(partners(mine, theirs))
+        if name in correlations:
+            values["activations"] = [_best(correlations[name])]
+        if name in (DISTILLED, IN_FIRST):
+            star = {by: each[0] for by, each in values.items()}
+        found.append(
+            Again(
+                trial=own.core.name,
+                setting=result.setting,
+                seed=result.trial.seed,
+                set=name,
+                other=other.name,
+                kind=other.kind,
+                size=len(draws[0]),
+                mean={by: _mean([float(one.nanmean()) for one in each]) for by, each in values.items()},
+                share={
+                    f"{by} {limit}": _mean([float((one >= limit).double().mean()) for one in each])
+                    for by, each in values.items()
+                    for limit in LIMITS
+                },
+            )
+        )
+    return found, star
+
+
+def _held_out(sets: Sequence[_Own], output: Folder, store: str | None, lacks: list[str]) -> "Store | None":
+    width = sets[0].sets[DISTILLED][0].encoder.shape[1]
+    try:
+        return find_store(output, sets[0].about, width, store)
+    except DmsaeError as error:
+        lacks.append(f"activations are not compared: {error}")
+        return None
+
+
+def _correlations(
+    sets: Sequence[_Own], sae: MatryoshkaSAE, store: "Store | None", tokens: int
+) -> tuple[dict[str, dict[str, Tensor]], int]:
+    """Return, by trial and set, the correlations [n, candidates] of activations with an SAE's; and the tokens.
+
+    Only the candidates, see `CANDIDATES`, are encoded: another latent of nearly the same activations has at least one
+    of both rows in common with it.
+    """
+    if store is None:
+        return {}, 0
+    collectors = []
+    for own in sets:
+        for name, draws in own.sets.items():
+            latents = draws[0]
+            near = torch.zeros(sae.n_latents, dtype=torch.bool)
+            for mine, theirs in ((latents.encoder, sae.W_enc), (latents.decoder, sae.W_dec)):
+                best = cosines(mine, theirs).topk(min(CANDIDATES, sae.n_latents), dim=1).indices
+                near[best.flatten()] = True
+            other = latent_rows(sae, near.nonzero().flatten().tolist())
+            collectors.append((own.core.name, name, latents, other, CoActivation(len(latents), len(other))))
+    left = tokens
+    for shard in range(store.layout.shards("eval")):
+        x = store.read("eval", shard)["x"][:left].float()
+        left -= len(x)
+        for block in torch.split(x, _BLOCK):
+            for _, _, latents, other, collector in collectors:
+                collector.add(latents.encode(block), other.encode(block))
+        if left <= 0:
+            break
+    found: dict[str, dict[str, Tensor]] = {}
+    for trial, name, _, _, collector in collectors:
+        found.setdefault(trial, {})[name] = collector.correlation()
+    return found, tokens - left
+
+
+def _best(correlation: Tensor) -> Tensor:
+    """Return the correlation of each row's partner in the best one-to-one matching of [n, p]: float64 [n]."""
+    rows, columns = linear_sum_assignment(-correlation.numpy())
+    found = torch.full((len(correlation),), math.nan, dtype=torch.float64)
+    found[torch.from_numpy(rows)] = correlation[torch.from_numpy(rows), torch.from_numpy(columns)]
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

@@ -1,0 +1,209 @@
+"""Rediscovery on real small cycles of two seeds, against plain computations, and on pairs that share a training."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from dmsae_ray.cli.commands import main
+from dmsae_ray.errors import DataError
+from dmsae_ray.plan import CycleSetting
+from dmsae_ray.report import Rediscovery, rediscovery, rediscovery_findings, write_stability
+from dmsae_ray.report.found_again import BY, DISTILLED, IN_FIRST, RIVALS, Again, CoreLatent
+from dmsae_ray.report.rediscovery_tables import Rediscovered, tables
+from dmsae_ray.sae import MatryoshkaSAE, load_sae
+
+
+@pytest.fixture(scope="module")
+def found(small_output: Path) -> Rediscovery:
+    return rediscovery(small_output)
+
+
+def summary(sweep: Path, seed: int) -> dict:
+    return json.loads((sweep / "trials" / f"k4-tau0.6-seed{seed}" / "summary.json").read_text())
+
+
+def sae_of(sweep: Path, seed: int, cycle: int) -> MatryoshkaSAE:
+    key = summary(sweep, seed)["records"][cycle]["key"]
+    return load_sae(sweep.parent.parent / "cycles" / key / "sae")
+
+
+def best(rows: torch.Tensor, others: torch.Tensor) -> np.ndarray:
+    """One to one: the cosines of the assignment with the largest sum, of normalised rows, by numpy and scipy."""
+    a, b = (t.detach().double().numpy() for t in (rows, others))
+    cosine = (a / np.linalg.norm(a, axis=1, keepdims=True)) @ (b / np.linalg.norm(b, axis=1, keepdims=True)).T
+    return cosine[linear_sum_assignment(-cosine)]
+
+
+def one(found: Rediscovery, seed: int, name: str) -> Again:
+    (again,) = [a for a in found.again if (a.seed, a.set, a.kind) == (seed, name, "another seed")]
+    return again
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_distilled_core_is_matched_with_cycle_0_of_the_other_seed(
+    small_output: Path, found: Rediscovery, seed: int
+) -> None:
+    told, other = summary(small_output, seed), sae_of(small_output, 1 - seed, 0)
+    first, last = sae_of(small_output, seed, 0), sae_of(small_output, seed, 2)
+    ids = [tuple(i) for i in told["distilled_lineage"]]
+    assert ids and all(cycle == 0 for cycle, _ in ids)
+    inside = [[tuple(i) for i in told["lineage"][1]].index(i) for i in ids]  # its rows in the SAE of cycle 2
+    born = [latent for _, latent in ids]
+    assert torch.equal(last.W_enc[inside], first.W_enc[born])
+    star, in_first = one(found, seed, DISTILLED), one(found, seed, IN_FIRST)
+    assert star.size == len(ids)
+    for by, mine, theirs in (
+        ("encoder", last.W_enc[inside], other.W_enc),
+        ("decoder", last.W_dec[inside], other.W_dec),
+    ):
+        cosine = best(mine, theirs)
+        assert star.mean[by] == pytest.approx(cosine.mean(), abs=1e-6)
+        for limit in (0.7, 0.9):
+            assert star.share[f"{by} {limit}"] == pytest.approx((cosine >= limit).mean())
+    cosine = best(first.W_dec[born], other.W_dec)
+    assert in_first.mean["decoder"] == pytest.approx(cosine.mean(), abs=1e-6)
+    assert in_first.mean["encoder"] == pytest.approx(star.mean["encoder"], abs=1e-6)
+    latents = {tuple(row.lineage): row.decoder for row in found.latents if row.trial.endswith(f"seed{seed}")}
+    assert [latents[i][0] for i in ids] == pytest.approx(cosine.tolist(), abs=1e-6)
+
+
+def test_rivals_are_of_the_same_size_and_of_cycle_0(small_output: Path, found: Rediscovery) -> None:
+    from safetensors.torch import load_file
+
+    first, other = sae_of(small_output, 0, 0), sae_of(small_output, 1, 0)
+    key = summary(small_output, 0)["records"][0]["key"]
+    stored = load_file(small_output.parent.parent / "cycles" / key / "tensors.safetensors")
+    size = one(found, 0, DISTILLED).size
+    by_score = sorted(range(32), key=lambda i: -float(stored["scores"][i]))[:size]
+    by_frequency = sorted(range(32), key=lambda i: -float(stored["frequency"][i]))[:size]
+    for name, latents in ((RIVALS[0], by_score), (RIVALS[1], by_frequency)):
+        assert one(found, 0, name).mean["decoder"] == pytest.approx(
+            best(first.W_dec[latents], other.W_dec).mean(), abs=1e-6
+        )
+    assert {a.size for a in found.again if a.seed == 0} == {size}
+    chance = one(found, 0, "chance")
+    assert chance.mean["decoder"] < 0.7 and chance.share["decoder 0.9"] == 0.0
+
+
+def test_activations_are_compared_on_held_out_tokens(small_output: Path, found: Rediscovery) -> None:
+    """With every latent of the other SAE as a candidate, the best correlation can only be as large or larger."""
+    assert found.tokens > 300
+    every = {a.set: a for a in found.again if a.seed == 0}
+    for name in (DISTILLED, *RIVALS[:3]):
+        assert -0.2 < every[name].mean["activations"] <= 1.0
+    without = rediscovery(small_output, tokens=0)
+    assert without.tokens == 0 and all("activations" not in a.mean for a in without.again)
+    assert [a.mean["decoder"] for a in without.again] == [a.mean["decoder"] for a in found.again]
+
+
+def copied(small_output: Path, tmp_path: Path) -> Path:
+    shutil.copytree(small_output.parent.parent, tmp_path / "out")
+    return tmp_path / "out" / "sweeps" / small_output.name
+
+
+def test_an_sae_that_shares_rows_with_the_core_is_no_witness(small_output: Path, tmp_path: Path) -> None:
+    """The SAE of seed 1's cycle 0 is made a copy of that of seed 0: one training under two names."""
+    sweep = copied(small_output, tmp_path)
+    cycles, keys = sweep.parent.parent / "cycles", [summary(sweep, seed)["records"][0]["key"] for seed in (0, 1)]
+    shutil.rmtree(cycles / keys[1])
+    shutil.copytree(cycles / keys[0], cycles / keys[1])
+    found = rediscovery(sweep)
+    assert not any(a.seed == 0 for a in found.again)
+    assert any("seed0: " in line and "shares a training with it and is no witness" in line for line in found.lacks)
+
+
+def test_a_given_sae_and_a_collapsed_trial_are_no_witnesses(small_output: Path, tmp_path: Path) -> None:
+    sweep = copied(small_output, tmp_path)
+    for change in ("given", "collapsed"):
+        for seed in (0, 1):
+            told = summary(small_output, seed)
+            if change == "given":
+                told["records"][0]["seed"] = 0
+            elif seed == 1:
+                told |= {"collapse": "no_latent_fires", "collapsed_at": 0}
+                told["records"] = [{**told["records"][0], "collapsed": "no_latent_fires"}]
+            (sweep / "trials" / f"k4-tau0.6-seed{seed}" / "summary.json").write_text(json.dumps(told))
+        with pytest.raises(DataError, match="no SAE without a core of another seed"):
+            rediscovery(sweep)
+
+
+def test_other_sweeps_can_be_looked_into(small_output: Path, tmp_path: Path) -> None:
+    """The same trials as another sweep: its SAE of seed 1 is another witness of the core of seed 0, its own is not."""
+    other = copied(small_output, tmp_path)
+    found = rediscovery(small_output, against=[other], tokens=0)
+    own, theirs = ([a for a in found.again if a.kind == kind and a.seed == 0] for kind in ("another seed", other.name))
+    assert [a.mean for a in own] == [a.mean for a in theirs] and len(theirs) > 0
+    assert {a.other for a in theirs} == {f"{other.name}/k4-tau0.6-seed1"}
+
+
+def made(count: int, lead: Callable[[int], float]) -> Rediscovery:
+    """A made-up result of one setting: the distilled core is found again `lead` more than the best of cycle 0."""
+    setting = CycleSetting(4, 0.9, "dense")
+    again = [
+        Again(
+            trial=f"seed{seed}",
+            setting=setting,
+            seed=seed,
+            set=name,
+            other=f"seed{(seed + step) % count}",
+            kind="another seed",
+            size=5,
+            mean=dict.fromkeys(BY, 0.5),
+            share={
+                f"{by} {limit}": 0.5 + (lead(seed) if "distilled" in name else 0) for by in BY for limit in (0.7, 0.9)
+            },
+        )
+        for seed in range(count)
+        for step in range(1, max(2, count))
+        for name in (DISTILLED, IN_FIRST, RIVALS[0])
+    ]
+    latents = [CoreLatent("seed0", (0, n), (0.8, 0.95, 0.1 * n), ()) for n in range(10)]  # type: ignore[arg-type]
+    return Rediscovery(tuple(again), tuple(latents))
+
+
+def test_seeds_of_cores_are_what_is_counted() -> None:
+    """Each of six cores is looked for in five SAEs: n is six, not thirty."""
+    found = made(6, lambda seed: 0.2 + 0.01 * seed)
+    numbers = Rediscovered(found)
+    ((setting, kind),) = numbers.places
+    assert numbers.estimate(setting, kind, DISTILLED, "decoder 0.7").n == 6
+    assert "more in 1, less in 0 of 1 comparisons" in "\n".join(rediscovery_findings(found))
+    tie = rediscovery_findings(made(6, lambda seed: 0.1 * (-1) ** seed))
+    assert "more in 0, less in 0 of 1 comparisons" in tie[0]
+    few = rediscovery_findings(made(2, lambda seed: 0.4))
+    assert "fewer than 3 seeds, so that nothing is shown" in few[0]
+    assert "Of 10 latents of distilled cores, SAEs of other seeds have 3 always, 7 often" in few[-1]
+
+
+def test_the_files(small_output: Path, found: Rediscovery, tmp_path: Path) -> None:
+    page = write_stability(replace(found, lacks=("<gone>",)), tmp_path, name="a<b", report="report.html")
+    html = page.read_text()
+    assert "&lt;gone&gt;" in html and "<gone>" not in html and "a&lt;b" in html
+    for latent in found.latents:
+        assert f'href="report.html#latent-{latent.anchor}"' in html
+    assert (tmp_path / "stability.png").stat().st_size > 5000
+    assert len((tmp_path / "stability_latents.csv").read_text().splitlines()) == 1 + len(found.latents)
+    numbers = json.loads((tmp_path / "stability.json").read_text())
+    assert len(numbers["again"]) == len(found.again) and numbers["findings"] == rediscovery_findings(found)
+    assert tables(found)[0].title.startswith("Found again: ")
+
+
+def test_the_command(small_output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stability", str(small_output), "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "fewer than 3 seeds" in out and f"report: {tmp_path / 'stability.html'}" in out
+    for arguments, message in (
+        ([str(tmp_path)], f"SWEEP is '{tmp_path}'; it must be the folder of a sweep with finished trials"),
+        ([str(small_output), "--against", "x"], "--against is 'x'; it must be the folder of a sweep"),
+        ([str(small_output), "--tokens", "-1"], "--tokens is -1; it must be at least 0"),
+    ):
+        assert main(["stability", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"dmsae: error: {message}") and error.count("\n") == 1
