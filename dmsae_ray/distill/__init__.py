@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.distill.agreement import rank_correlation as rank_correlation
     from dmsae_ray.distill.attribution import SCORES as SCORES
     from dmsae_ray.distill.attribution import attribution_scores as attribution_scores
     from dmsae_ray.distill.attribution import firing_frequency as firing_frequency
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.attribution_set import AttributionSet as AttributionSet
     from dmsae_ray.distill.attribution_set import TensorPairs as TensorPairs
     from dmsae_ray.distill.attribution_set import cut as cut
+    from dmsae_ray.distill.attribution_set import halves as halves
     from dmsae_ray.distill.controls import gaussian_core as gaussian_core
     from dmsae_ray.distill.controls import nearest_frequencies as nearest_frequencies
     from dmsae_ray.distill.core import Core as Core
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "agreement": ("rank_correlation",),
         "attribution": (
             "SCORES",
             "attribution_scores",
@@ -75,6 +78,7 @@ __getattr__, __dir__, __all__ = face(
             "AttributionSet",
             "TensorPairs",
             "cut",
+            "halves",
         ),
         "controls": (
             "gaussian_core",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dmsae_ray.evaluation.latent_firing import Snippet as Snippet
     from dmsae_ray.evaluation.metrics import Metrics as Metrics
     from dmsae_ray.evaluation.metrics import evaluate as evaluate
+    from dmsae_ray.evaluation.spliced_contexts import SplicedContexts as SplicedContexts
     from dmsae_ray.evaluation.spliced_loss import LossRecovered as LossRecovered
     from dmsae_ray.evaluation.spliced_loss import loss_recovered as loss_recovered
 
@@ -43,6 +44,7 @@ __getattr__, __dir__, __all__ = face(
             "Metrics",
             "evaluate",
         ),
+        "spliced_contexts": ("SplicedContexts",),
         "spliced_loss": (
             "LossRecovered",
             "loss_recovered",

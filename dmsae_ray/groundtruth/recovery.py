@@ -2,10 +2,8 @@
 
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import rankdata
 from torch import Tensor
 
 from dmsae_ray.distill import cosines
@@ -126,11 +124,3 @@ def matched(cosine: Tensor, limit: float) -> set[int]:
     near = torch.where(cosine >= limit, cosine, 0.0).numpy()
     rows, columns = linear_sum_assignment(-near)
     return {int(column) for row, column in zip(rows, columns, strict=True) if near[row, column] > 0}
-
-
-def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Return Spearman's rank correlation of a and b, each [n]; ties share their mean rank. NaN if one is constant."""
-    ranks = [rankdata(t.double().numpy()) for t in (a, b)]
-    if any(r.min() == r.max() for r in ranks):
-        return float("nan")
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

@@ -20,6 +20,7 @@ from dmsae_ray.distill import (
     empty_core,
     partners,
     pool_scores,
+    rank_correlation,
     run_cycles,
     transfer,
 )
@@ -35,7 +36,7 @@ from dmsae_ray.groundtruth.latent_sets import (
     latent_sets,
     latents_of,
 )
-from dmsae_ray.groundtruth.recovery import Latents, Truth, rank_correlation
+from dmsae_ray.groundtruth.recovery import Latents, Truth
 from dmsae_ray.groundtruth.regimes import Regime
 from dmsae_ray.groundtruth.settings import BenchmarkSettings
 from dmsae_ray.groundtruth.source import WorldSource

@@ -63,6 +63,32 @@ def summed(head: Unembed, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
     return total
 
 
+def by_context(head: Unembed, hidden: Tensor, targets: Tensor, rows: int, like: Tensor | None = None) -> Tensor:
+    """Return the summed cross-entropy of each context in nats, float64 [n]; no graph is built.
+
+    Args:
+        head: as in `summed`, like the next three.
+        hidden: [n, t, d].
+        targets: int64 [n, t], -100 where there is none.
+        rows: tokens at a time.
+        like: [n, t, d], hidden states of the model as it is: the loss is then what is expected over all next tokens, as
+            often as the softmax there has them. None: the loss at the next token of the text.
+    """
+    found = []
+    others = hidden if like is None else like
+    with torch.no_grad():
+        for (part, target), (other, _) in zip(
+            _chunks(hidden, targets, rows), _chunks(others, targets, rows), strict=True
+        ):
+            if like is None:
+                losses = cross_entropy(_wide(head(part)), target, ignore_index=_IGNORED, reduction="none")
+            else:
+                wanted = torch.softmax(_wide(head(other)), dim=1)
+                losses = cross_entropy(_wide(head(part)), wanted, reduction="none").masked_fill(target == _IGNORED, 0)
+            found.append(losses.double())
+    return torch.cat(found).view(targets.shape).sum(dim=1)
+
+
 def gradient(head: Unembed, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
     """Return the gradient of the summed cross-entropy with respect to the hidden states: [n, t, d], in their dtype.
 

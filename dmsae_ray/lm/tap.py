@@ -150,6 +150,40 @@ class Tap:
         hidden = self._run(tokens, replace)
         return cross_entropy.summed(head, hidden, targets, self._rows), int(valid.sum())
 
+    @torch.no_grad()
+    def final(self, tokens: Tensor) -> Tensor:
+        """Return the hidden states of tokens int64 [n, t] after the final norm, [n, t, d], of the unmodified model."""
+        self._whole()
+        return self._run(tokens, lambda x: x)
+
+    @torch.no_grad()
+    def losses(self, tokens: Tensor, x: Tensor, loss_mask: Tensor | None = None, like: Tensor | None = None) -> Tensor:
+        """Return the summed next-token cross-entropy of each context, with x in the place of the residual stream.
+
+        Args:
+            tokens: int64 [n, t].
+            x: [n, t, d_model].
+            loss_mask: as in `gradients`.
+            like: what `final` returned for these tokens: the loss is then what is expected over all next tokens, by the
+                unmodified model; None: the loss at the next token of the text.
+
+        Returns:
+            Nats, float64 [n].
+
+        Raises:
+            ValueError: x or the mask has another shape, or the model was loaded with full=False.
+        """
+        head = self._whole()
+        targets, _ = cross_entropy.targets_of(tokens.to(self.device), loss_mask)
+
+        def replace(own: Tensor) -> Tensor:
+            if x.shape != own.shape:
+                raise ValueError(f"x has shape {list(x.shape)}; it must be {list(own.shape)}")
+            return x.to(own.device, own.dtype)
+
+        hidden = self._run(tokens, replace)
+        return cross_entropy.by_context(head, hidden, targets, self._rows, like)
+
     def _run(self, tokens: Tensor, at_tap: Edit) -> Tensor:
         """Run the decoder with `at_tap` at the tap; return its output after the final norm, [n, t, d_model]."""
         with _hooked(self._block, at_tap):

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from dmsae_ray.report.rediscovery_page import write_stability as write_stability
     from dmsae_ray.report.rediscovery_tables import rediscovery_findings as rediscovery_findings
     from dmsae_ray.report.report import Report as Report
+    from dmsae_ray.report.score_agreement import Agreement as Agreement
+    from dmsae_ray.report.score_agreement import ScoredCycle as ScoredCycle
+    from dmsae_ray.report.score_page import score_findings as score_findings
+    from dmsae_ray.report.score_page import write_scores as write_scores
 
 __getattr__, __dir__, __all__ = face(
     __name__,
@@ -61,5 +65,13 @@ __getattr__, __dir__, __all__ = face(
         ),
         "rediscovery_tables": ("rediscovery_findings",),
         "report": ("Report",),
+        "score_agreement": (
+            "Agreement",
+            "ScoredCycle",
+        ),
+        "score_page": (
+            "score_findings",
+            "write_scores",
+        ),
     },
 )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dmsae_ray.sweep.prepared import SweepResult as SweepResult
     from dmsae_ray.sweep.prepared import prepare_sweep as prepare_sweep
     from dmsae_ray.sweep.prepared import sweep_state as sweep_state
+    from dmsae_ray.sweep.scoring import ScoreTask as ScoreTask
+    from dmsae_ray.sweep.scoring import score_cycle as score_cycle
     from dmsae_ray.sweep.session import cluster_of_ray as cluster_of_ray
     from dmsae_ray.sweep.session import ray_session as ray_session
     from dmsae_ray.sweep.shared_output import check_output_is_shared as check_output_is_shared
@@ -35,6 +37,10 @@ __getattr__, __dir__, __all__ = face(
             "SweepResult",
             "prepare_sweep",
             "sweep_state",
+        ),
+        "scoring": (
+            "ScoreTask",
+            "score_cycle",
         ),
         "session": (
             "cluster_of_ray",

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def run_tasks(
-    function: Callable[..., T], work: Sequence[tuple[Any, ...]], *, cpus: float = 1.0
+    function: Callable[..., T], work: Sequence[tuple[Any, ...]], *, cpus: float = 1.0, gpus: float = 0.0
 ) -> Iterator[tuple[int, T]]:
     """Yield (number, result) of function(*arguments) for each of `work`, as they finish, in the current Ray session.
 
@@ -21,7 +21,8 @@ def run_tasks(
     Args:
         function: can be sent to another process, as its arguments and results.
         work: the arguments of each call.
-        cpus: CPUs of a call, which are also the threads of its numeric libraries.
+        cpus: CPUs of a call; whole ones are also the threads of its numeric libraries.
+        gpus: GPUs of a call; a fraction shares one.
 
     Raises:
         DmsaeError: a call raised it.
@@ -29,8 +30,8 @@ def run_tasks(
     import ray
     from ray.exceptions import RayTaskError
 
-    remote: Any = ray.remote(function).options(num_cpus=cpus, max_retries=-1, retry_exceptions=False)
-    at_once = max(1, int(usable_cpus() // cpus)) if borrowed_cpus() else len(work)
+    remote: Any = ray.remote(function).options(num_cpus=cpus, num_gpus=gpus, max_retries=-1, retry_exceptions=False)
+    at_once = max(1, int(usable_cpus() // max(cpus, 1))) if borrowed_cpus() else len(work)
     waiting = list(enumerate(work))
     running: dict[Any, int] = {}
     try:

@@ -14,7 +14,7 @@ FIGURES = {"figure2_cycles", "figure3_random_core", "figure4_7_transfer", "figur
 
 
 def test_there_is_a_sweep_for_the_demo_and_for_each_experiment_of_the_paper() -> None:
-    assert {path.stem for path in SWEEPS} == {"demo", *FIGURES}
+    assert {path.stem for path in SWEEPS} == {"demo", "stability_tiny", *FIGURES}
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

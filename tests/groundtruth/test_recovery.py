@@ -2,13 +2,10 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.stats import spearmanr
 
 from dmsae_ray.errors import DataError
 from dmsae_ray.groundtruth import Latents, Truth
-from dmsae_ray.groundtruth.recovery import matched, rank_correlation
+from dmsae_ray.groundtruth.recovery import matched
 
 FEATURES = torch.eye(5)
 IMPORTANCE = torch.tensor([8.0, 4.0, 2.0, 1.0, 0.0], dtype=torch.float64)
@@ -52,13 +49,3 @@ def test_no_latents_recover_nothing_and_a_world_without_importance_is_refused() 
     assert Truth(FEATURES, IMPORTANCE).recovery(Latents(empty, empty, math.nan)) is None
     with pytest.raises(DataError, match="no feature of the world matters"):
         Truth(FEATURES, torch.zeros(5, dtype=torch.float64))
-
-
-@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=3, max_size=20))
-def test_rank_correlation_is_spearmans(pairs: list[tuple[int, int]]) -> None:
-    a, b = (torch.tensor(column, dtype=torch.float64) for column in zip(*pairs, strict=True))
-    found = rank_correlation(a, b)
-    if len(a.unique()) == 1 or len(b.unique()) == 1:
-        assert math.isnan(found)
-    else:
-        assert found == pytest.approx(float(spearmanr(a.numpy(), b.numpy())[0]), abs=1e-12)

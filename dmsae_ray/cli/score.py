@@ -1,0 +1,193 @@
+"""The command `dmsae score`: ask the SAEs of a finished sweep again, by every score and by exact ablation."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dmsae_ray.cli.console import Screen
+from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED
+from dmsae_ray.cli.interrupts import Interrupts
+from dmsae_ray.config import refuse_secrets
+from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.files import replacing
+from dmsae_ray.plan import CycleSetting
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from torch import Tensor
+
+    from dmsae_ray.results import TrialResult
+    from dmsae_ray.sweep import ScoreTask
+
+VERSION = 1
+"""Increased whenever the numbers of a scored cycle change, so that older ones are not taken for new ones."""
+QUANTILES = "0.9,0.95,0.99,0.995,0.999"
+
+
+def add_arguments(parser: "ArgumentParser") -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("folder", metavar="SWEEP", help="<output>/sweeps/<name>-<hash>")
+    parser.add_argument("--trial", metavar="NAME", help="only this trial; default: all that are finished")
+    parser.add_argument("--cycles", metavar="LIST", default="0", help="cycles, as in 0 or 0-3 or all (default: 0)")
+    parser.add_argument("--pool-groups", type=int, metavar="N", help="groups of the pool (default: as in the sweep)")
+    parser.add_argument(
+        "--quantiles", metavar="LIST", default=QUANTILES, help="quantiles that are scores (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--contexts", type=int, default=32, metavar="N", help="held-out contexts for the ablations (default: 32)"
+    )
+    parser.add_argument("--address", help="Ray cluster to run on ('auto' on its head node); default: this machine")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show Ray's own messages")
+
+
+def run(args: "Namespace") -> int:
+    """Score the cycles, write the page and print what was found; return the exit code."""
+    refuse_secrets({"SWEEP": args.folder})
+    from dmsae_ray.results import experiment_of, folders_of, load_results
+
+    sweep = Path(args.folder).expanduser().absolute()
+    experiment = experiment_of(sweep)
+    groups = experiment.distill.pool_groups if args.pool_groups is None else args.pool_groups
+    if not 1 <= groups <= len(experiment.sae.groups):
+        raise ConfigError(f"--pool-groups is {groups}; it must be from 1 to {len(experiment.sae.groups)}")
+    if args.contexts < 2:
+        raise ConfigError(f"--contexts is {args.contexts}; it must be at least 2, one for each half")
+    results = [r for r in load_results(sweep) if isinstance(r.setting, CycleSetting) and r.collapse is None]
+    if args.trial is not None and args.trial not in {r.trial_id for r in results}:
+        known = ", ".join(r.trial_id for r in results) or "none"
+        raise ConfigError(f"--trial is '{args.trial}'; finished trials with cores are {known}")
+    wanted = _wanted([r for r in results if args.trial in (None, r.trial_id)], args.cycles)
+    quantiles = _quantiles(args.quantiles, experiment.distill.quantile)
+    folders = folders_of(experiment, sweep.name)
+    store = _store(experiment.output, results)
+    with Screen() as screen, Interrupts(screen.say, screen.leave):
+        from dmsae_ray.sweep import ScoreTask
+
+        tasks = {
+            key: ScoreTask(
+                experiment=experiment.model_dump(mode="json"),
+                stores=folders.stores,
+                store=store,
+                cycles=folders.cycles,
+                key=key,
+                groups=groups,
+                quantiles=quantiles,
+                contexts=args.contexts,
+            )
+            for key in dict.fromkeys(key for _, _, key in wanted)
+        }
+        places = {key: sweep / "scores" / f"{key[:16]}-{_digest(task)}.safetensors" for key, task in tasks.items()}
+        kept = [key for key, place in places.items() if place.is_file()]
+        said = f", {len(kept)} of them kept from before" if kept else ""
+        screen.say(f"{len(tasks)} SAEs, each by {len(quantiles)} quantiles, other scores and ablation{said}")
+        try:
+            _run_left(args, screen, experiment.resources.evaluation, tasks, places)
+        except KeyboardInterrupt:
+            done = sum(place.is_file() for place in places.values())
+            screen.say(f"dmsae: interrupted with {done} of {len(tasks)} scored; the same command goes on")
+            return EXIT_INTERRUPTED
+        _write(args, screen, sweep, wanted, places, quantiles)
+    return 0
+
+
+def _run_left(
+    args: "Namespace",
+    screen: Screen,
+    resources: tuple[float, float],
+    tasks: "dict[str, ScoreTask]",
+    places: dict[str, Path],
+) -> None:
+    left = [key for key, place in places.items() if not place.is_file()]
+    if not left:
+        return
+    from safetensors.torch import save
+
+    from dmsae_ray.sweep import ray_session, run_tasks, score_cycle
+
+    folder = places[left[0]].parent
+    folder.mkdir(exist_ok=True)
+    with ray_session(args.address, log=folder.parent / "ray.log", verbose=args.verbose):
+        work = [(tasks[key],) for key in left]
+        for n, (number, scores) in enumerate(run_tasks(score_cycle, work, cpus=resources[0], gpus=resources[1])):
+            with replacing(places[left[number]]) as temporary:
+                temporary.write_bytes(save({name: s.contiguous() for name, s in scores.items()}))
+            screen.bar("SAEs", n + 1, len(left))
+            screen.say(f"  {n + 1} of {len(left)}: {left[number][:16]}")
+
+
+def _write(
+    args: "Namespace",
+    screen: Screen,
+    sweep: Path,
+    wanted: "list[tuple[TrialResult, int, str]]",
+    places: dict[str, Path],
+    quantiles: tuple[float, ...],
+) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from dmsae_ray.report import Agreement, ScoredCycle, score_findings, write_scores
+    from dmsae_ray.results import experiment_of
+
+    distill, scored = experiment_of(sweep).distill, []
+    read: dict[str, dict[str, Tensor]] = {}
+    own = f"quantile {distill.quantile:g}" if distill.score == "quantile" else distill.score
+    for result, cycle, key in wanted:
+        try:
+            scores = read.setdefault(key, load_file(places[key]))
+        except (OSError, SafetensorError):
+            raise DataError(f"scores: {places[key]} is damaged; delete it to score again") from None
+        assert isinstance(result.setting, CycleSetting), "others were left out"
+        (report,) = (r for r in result.reports if r.cycle == cycle)
+        scored.append(ScoredCycle(result.setting, result.trial.seed, cycle, report.n_core, own, key, scores))
+    settings = {"contexts": args.contexts, "quantiles": list(quantiles), "cycles": args.cycles, "version": VERSION}
+    page = write_scores(scored, sweep, name=sweep.name, settings=settings)
+    for line in score_findings(Agreement(scored)):
+        screen.say(line)
+    screen.say(f"report: {page}")
+
+
+def _wanted(results: "list[TrialResult]", cycles: str) -> "list[tuple[TrialResult, int, str]]":
+    """Return (trial, cycle, key) of what is to be scored, the same cycle of several trials once for each coverage."""
+    from dmsae_ray.cli.latents import numbers
+
+    asked = None if cycles == "all" else set(numbers(cycles, "--cycles"))
+    found = [(r, c.cycle, c.key) for r in results for c in r.reports if c.key and (asked is None or c.cycle in asked)]
+    if not found:
+        raise DataError(f"--cycles is '{cycles}'; no finished trial with cores has such a cycle")
+    return found
+
+
+def _quantiles(text: str, own: float) -> tuple[float, ...]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = [-1.0]
+    if not all(0 <= q <= 1 for q in values):
+        raise ConfigError(f"--quantiles is '{text}'; it must be numbers from 0 to 1, as in {QUANTILES}")
+    return tuple(sorted({*values, own}))
+
+
+def _store(output: str, results: "list[TrialResult]") -> str:
+    """Return the key of the store that the SAEs were trained on, as noted with one of them."""
+    from dmsae_ray.files import Folder, on_this_machine
+    from dmsae_ray.sae import about_sae
+
+    for result in results:
+        folder = Folder(output) / "cycles" / result.reports[0].key / "sae"
+        if folder.size("config.json") is not None:
+            with on_this_machine(folder, ("config.json",)) as here:
+                key = about_sae(here).get("store")
+            if isinstance(key, str):
+                return key
+    raise DataError(f"'{output}' holds no SAE of the sweep's trials: there is nothing to score")
+
+
+def _digest(task: "ScoreTask") -> str:
+    """Return a hash of how a cycle is scored; its key says what it is."""
+    how = {name: value for name, value in asdict(task).items() if name in ("store", "groups", "quantiles", "contexts")}
+    how |= {"version": VERSION, "model": task.experiment["model"]}
+    return hashlib.sha256(json.dumps(how, sort_keys=True, default=list).encode()).hexdigest()[:12]

@@ -1,0 +1,119 @@
+"""How scores agree: with exact ablation, with themselves on other tokens, and in what they select."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from dmsae_ray.distill import rank_correlation, select_core
+from dmsae_ray.plan import CycleSetting
+from dmsae_ray.report.estimates import Estimate, Scale, estimate
+from dmsae_ray.report.paired import Difference, holm, paired
+
+REFERENCE = "ablation"
+MEASURES: dict[str, Scale] = {
+    "rank": "real",
+    "overlap": "share",
+    "retest rank": "real",
+    "retest overlap": "share",
+    "size": "amount",
+}
+"""Rank correlation with the reference; shared latents of the n best of both; the same of a score's two halves; latents
+that reach the coverage. n is the size of the core that was selected from the cycle."""
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredCycle:
+    """All scores of one cycle.
+
+    Attributes:
+        setting: setting of its trial.
+        seed: seed of its trial.
+        cycle: its number.
+        selected: size of the core that was selected from it.
+        own: name of the score that selected it.
+        key: key of the cycle; trials that differ in coverage share cycle 0.
+        scores: by name float64 [3, pool]: by all tokens, by the first half, by the second.
+    """
+
+    setting: CycleSetting
+    seed: int
+    cycle: int
+    selected: int
+    own: str
+    key: str
+    scores: Mapping[str, Tensor]
+
+    def measure(self, score: str, name: str) -> float | None:
+        """Return a measure of a score, see `MEASURES`; None where there is none.
+
+        Args:
+            score: name of the score.
+            name: name of the measure.
+        """
+        found = self.scores.get(score)
+        if found is None:
+            return None
+        whole, first, second = found
+        if name == "size":
+            return float(len(select_core(whole.clamp_min(0), self.setting.coverage)))
+        if name.startswith("retest"):
+            a, b = first, second
+        elif REFERENCE in self.scores:
+            a, b = whole, self.scores[REFERENCE][0]
+        else:
+            return None
+        if name.endswith("rank"):
+            return rank_correlation(a, b)
+        n = min(self.selected, len(whole))
+        return len(best(a, n) & best(b, n)) / n if n else None
+
+
+def best(scores: Tensor, n: int) -> set[int]:
+    """Return the n latents with the highest scores; ties go to the lower index."""
+    return set(torch.argsort(scores, descending=True, stable=True)[:n].tolist())
+
+
+class Agreement:
+    """The measures over seeds.
+
+    Args:
+        cycles: the scored cycles.
+    """
+
+    def __init__(self, cycles: Sequence[ScoredCycle]) -> None:
+        self.cycles = cycles
+        places = {(c.setting.order, c.setting, c.cycle) for c in cycles}
+        self.places = [(setting, cycle) for _, setting, cycle in sorted(places, key=lambda p: (p[0], p[2]))]
+        """(setting, cycle), in order."""
+        names = dict.fromkeys(name for c in cycles for name in c.scores)
+        self.names = sorted(names, key=lambda name: (name.startswith(REFERENCE), not name.startswith("quantile"), name))
+        """Names of the scores: quantiles, the others, ablations."""
+        self.values = cache(self._values)
+        """(setting, cycle, score, measure) -> values by seed."""
+
+    def _values(self, setting: CycleSetting, cycle: int, score: str, name: str) -> dict[int, float]:
+        found = {c.seed: c.measure(score, name) for c in self.cycles if (c.setting, c.cycle) == (setting, cycle)}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def keys(self, setting: CycleSetting, cycle: int) -> frozenset[str]:
+        """Return the keys of the cycles of a setting."""
+        return frozenset(c.key for c in self.cycles if (c.setting, c.cycle) == (setting, cycle))
+
+    def estimate(self, setting: CycleSetting, cycle: int, score: str, name: str) -> Estimate:
+        """Return the estimate of a measure over the seeds."""
+        return estimate(self.values(setting, cycle, score, name).values(), MEASURES[name])
+
+    def against(self, other: str, name: str = "rank") -> dict[tuple[CycleSetting, int, str], Difference]:
+        """Return each score less another one, by (setting, cycle, score), corrected together."""
+        keys, raw = [], []
+        for setting, cycle in self.places:
+            theirs = self.values(setting, cycle, other, name)
+            for score in self.names:
+                own = self.values(setting, cycle, score, name)
+                if score not in (other, REFERENCE) and own and theirs:
+                    keys.append((setting, cycle, score))
+                    raw.append(paired(own, theirs, limit=2.0))
+        return dict(zip(keys, holm(raw), strict=True))

@@ -1,0 +1,171 @@
+"""The files of `dmsae score`: tables, figure, page, numbers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dmsae_ray.files import replacing
+from dmsae_ray.report.page import Section, page
+from dmsae_ray.report.panels import left_out
+from dmsae_ray.report.picture import ESTIMATE_HEAD, Picture, estimate_cells
+from dmsae_ray.report.plots import MOST_PANELS, bars, colour, legend_below, marker, panels
+from dmsae_ray.report.score_agreement import MEASURES, REFERENCE, Agreement, ScoredCycle
+from dmsae_ray.report.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAME = "scores"
+HOW = (
+    "Which score says what matters? Each score ranks the same pool of latents of the same SAE. The reference is exact "
+    "ablation: by how much the expected next-token loss rises when the latent is taken out of the residual stream; "
+    "what the SAE leaves unexplained stays in. 'ablation, text' is the same at the next tokens of the text, which is "
+    "noisier; 'ablation, spliced' is within the reconstruction alone, where the loss is not at its best, so that a "
+    "latent may change it by what it shares with the error. Overlap is of the n best, n the size of the core that was "
+    "selected from the cycle; retest compares a score on two halves of its tokens; size is what reaches the coverage. "
+    "In the column n is the number of seeds."
+)
+STAR = "* not 0 at 5%, all of the table corrected together (Holm)"
+
+
+def score_findings(agreement: Agreement) -> list[str]:
+    """Return what was found, a sentence for each setting and cycle."""
+    lines = []
+    for own in sorted({c.own for c in agreement.cycles}):
+        differences, told = agreement.against(own), set[frozenset[str]]()
+        for setting, cycle in agreement.places:
+            keys = agreement.keys(setting, cycle)
+            if keys in told:
+                continue  # the same SAEs, at another coverage
+            told.add(keys)
+            if not agreement.values(setting, cycle, own, "rank"):
+                continue
+            means = {
+                name: agreement.estimate(setting, cycle, name, "rank")
+                for name in agreement.names
+                if not name.startswith(REFERENCE)
+            }
+            known = {name: value for name, value in means.items() if value.n}
+            if not known:
+                continue
+            top = max(known, key=lambda name: known[name].mean)
+            quantiles = {name: value for name, value in known.items() if name.startswith("quantile")}
+            q = max(quantiles, key=lambda name: quantiles[name].mean) if quantiles else None
+            retest = agreement.estimate(setting, cycle, REFERENCE, "retest rank")
+            said = f"{setting.label}, cycle {cycle}: {top} agrees best with exact ablation, {known[top].text()}"
+            said += f"; the run's {own} {known[own].text()}" if top != own and own in known else ""
+            difference = differences.get((setting, cycle, top))
+            said += f" (difference {difference.text()})" if difference is not None and top != own else ""
+            said += f"; of the quantiles {q} {known[q].text()}" if q is not None and q not in (top, own) else ""
+            lines.append(f"{said}. Ablation agrees with itself on other tokens by {retest.text()}.")
+    return lines
+
+
+def score_tables(agreement: Agreement) -> list[Table]:
+    """Return the tables."""
+    rows = []
+    for setting, cycle in agreement.places:
+        for name in agreement.names:
+            cells = {m: agreement.estimate(setting, cycle, name, m) for m in MEASURES}
+            n = max(cell.n for cell in cells.values())
+            texts = [cell.text(0 if m == "size" else 2) for m, cell in cells.items()]
+            rows.append((setting.label, str(cycle), name, str(n), *texts))
+    head = ("setting", "cycle", "score", "n", *(m.replace(" ", "\n") for m in MEASURES))
+    made = [Table("Agreement with exact ablation, and of each score with itself", head, tuple(rows))]
+    for own in sorted({c.own for c in agreement.cycles}):
+        found = agreement.against(own)
+        rows = [(setting.label, str(cycle), name, d.text()) for (setting, cycle, name), d in found.items()]
+        title = f"Rank correlation with ablation less that of the run's {own}; {STAR}"
+        made.append(Table(title, ("setting", "cycle", "score", "difference"), tuple(rows)))
+    return [table for table in made if table.rows]
+
+
+def score_picture(agreement: Agreement) -> Picture | None:
+    """Return the figure; None without numbers."""
+    names = [name for name in agreement.names if name != REFERENCE]
+    if not agreement.places or not any(agreement.values(*p, name, "rank") for p in agreement.places for name in names):
+        return None
+
+    def draw() -> "Figure":
+        shown = agreement.places[:MOST_PANELS]
+        figure, axes = panels(len(shown), width=3.6, height=3.1, columns=2)
+        for axis, (setting, cycle) in zip(axes, shown, strict=True):
+            for n, (measure, label) in enumerate(
+                (("rank", "with ablation"), ("retest rank", "with itself on other tokens"))
+            ):
+                cells = [(y, agreement.estimate(setting, cycle, name, measure)) for y, name in enumerate(names)]
+                known = [(y + 0.18 * (2 * n - 1), value) for y, value in cells if value.n]
+                axis.errorbar(
+                    [value.mean for _, value in known],
+                    [y for y, _ in known],
+                    xerr=bars([value for _, value in known]),
+                    color=colour(n),
+                    marker=marker(n),
+                    markersize=4,
+                    capsize=2,
+                    linewidth=0.9,
+                    linestyle="none",
+                    label=f"rank correlation {label}",
+                )
+                for y, value in known:
+                    if value.n > 1:
+                        axis.scatter(value.values, [y] * value.n, s=7, color=colour(n), alpha=0.4, linewidths=0)
+            axis.axvline(0, color="#59636E", linewidth=0.8)
+            axis.set_yticks(range(len(names)), names, fontsize=7.5)
+            axis.invert_yaxis()
+            most = max(len(agreement.values(setting, cycle, name, "rank")) for name in names)
+            axis.set_title(f"{setting.label}, cycle {cycle}, n = {most}")
+            axis.set_xlabel("rank correlation")
+        legend_below(figure, axes)
+        return figure
+
+    return Picture(
+        NAME,
+        "Which score says what matters",
+        "Spearman's rank correlation over the pool: of each score with exact ablation, and with itself on the other "
+        "half of its tokens. Small dots are seeds, bars 95% intervals from three seeds on."
+        f"{left_out(len(agreement.places))}",
+        ("setting", "cycle", "score", "measure", *ESTIMATE_HEAD),
+        [
+            (setting.label, cycle, name, m, *estimate_cells(agreement.estimate(setting, cycle, name, m)))
+            for setting, cycle in agreement.places
+            for name in agreement.names
+            for m in MEASURES
+        ],
+        draw,
+    )
+
+
+def write_scores(cycles: Sequence[ScoredCycle], folder: Path, *, name: str, settings: Mapping[str, object]) -> Path:
+    """Write scores.html, .md, .json and the figure into a folder; return the page.
+
+    Args:
+        cycles: the scored cycles.
+        folder: the folder.
+        name: name of the sweep.
+        settings: how it was asked, noted in the JSON file.
+    """
+    agreement = Agreement(cycles)
+    picture, made, lines = score_picture(agreement), score_tables(agreement), score_findings(agreement)
+    drawn = None if picture is None else picture.write(folder)
+    title = f"Scores: {name}"
+    shown = "" if drawn is None else f"![{drawn.picture.title}]({drawn.png.name})\n\n{drawn.caption}\n\n"
+    text = f"# {title}\n\n{HOW}\n\n" + "\n".join(f"- {line}" for line in lines) + f"\n\n{shown}"
+    body = [f'<p class="soft">{escape(HOW)}</p><ul>{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>']
+    body += [] if drawn is None else [drawn.html()]
+    html = page(title, [Section("scores", "Scores", "\n".join([*body, *(table.html() for table in made)]))])
+    numbers = {
+        "settings": dict(settings),
+        "findings": lines,
+        "rows": [dict(zip(table.names, row, strict=True)) for table in made for row in table.rows],
+    }
+    for file, content in (
+        (f"{NAME}.json", json.dumps(numbers, indent=1)),
+        (f"{NAME}.md", text + "\n".join(table.markdown() for table in made)),
+        (f"{NAME}.html", html),
+    ):
+        with replacing(folder / file) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    return folder / f"{NAME}.html"

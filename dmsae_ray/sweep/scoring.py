@@ -1,0 +1,113 @@
+"""Every score of one trained cycle, exact ablation included: a Ray task that holds the language model."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from dmsae_ray.config import parse_experiment
+from dmsae_ray.errors import DataError
+from dmsae_ray.files import be_patient
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dmsae_ray.lm import Tap
+
+ABLATION = "ablation"
+"""Exact ablation at x: the latent is taken out of reconstruction plus error; expected over all next tokens."""
+TEXT = "ablation, text"
+"""The same, of the loss at the next tokens of the text."""
+SPLICED = "ablation, spliced"
+"""Exact ablation in the spliced reconstruction, without the SAE's error; expected over all next tokens."""
+ABLATIONS = (ABLATION, TEXT, SPLICED)
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """What is scored, and how.
+
+    Attributes:
+        experiment: the experiment, as JSON.
+        stores: place of the stores.
+        store: key of the store.
+        cycles: place of the cycles.
+        key: key of the cycle.
+        groups: groups of the candidate pool.
+        quantiles: quantiles that are scores of their own.
+        contexts: held-out contexts for the ablations.
+        ablations: which of `ABLATIONS`.
+    """
+
+    experiment: dict[str, Any]
+    stores: str
+    store: str
+    cycles: str
+    key: str
+    groups: int
+    quantiles: tuple[float, ...]
+    contexts: int
+    ablations: tuple[str, ...] = ABLATIONS
+
+
+def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
+    """Return the scores of a cycle's pool: by name float64 [3, pool]: by all tokens, by the first half, by the second.
+
+    Gradient scores are over the attribution set, ablations over held-out contexts; the halves are halves of these.
+
+    Raises:
+        DataError: the cycle or the store is gone, or has no held-out contexts.
+    """
+    import torch
+
+    from dmsae_ray.distill import SCORES, AttributionSet, derive_seed, halves, pool_scores
+    from dmsae_ray.evaluation import SplicedContexts, ablation
+    from dmsae_ray.feed import Feed
+    from dmsae_ray.store import open_store
+    from dmsae_ray.sweep.shared_cycles import cycle_store
+
+    be_patient()
+    experiment = parse_experiment(task.experiment)
+    store = open_store(task.stores, experiment, task.store)
+    trained = cycle_store(task.cycles).load(task.key)
+    if trained is None:
+        raise DataError(f"cycle {task.key} is not in {task.cycles}")
+    tap = _tap(experiment.model.model_dump_json())
+    sae, pairs = trained.sae.to(tap.device), Feed(store, experiment.recipe.batch_size, 0).attribution()
+    stretches: tuple[AttributionSet, ...] = (pairs, *halves(pairs))
+    found = {}
+    named = {f"quantile {q:g}": ("quantile", q) for q in task.quantiles}
+    named |= {name: (name, 0.99) for name in SCORES if name != "quantile"}
+    for name, (score, q) in named.items():
+        seeds = [derive_seed(sae.seed, "score", n) for n in range(3)]
+        found[name] = torch.stack(
+            [
+                pool_scores(sae, part, q, score=score, groups=task.groups, seed=seed)
+                for part, seed in zip(stretches, seeds, strict=True)
+            ]
+        )
+    tokens, kept = store.eval_tokens()[: task.contexts], store.eval_kept()[: task.contexts]
+    mask = store.eval_loss_mask()[: task.contexts]
+    if len(tokens) < 2:
+        raise DataError(f"store {store.folder}: two held-out contexts are needed for ablations")
+    pool, batch = sae.pool_size(task.groups), max(1, experiment.resources.model_batch_tokens // tokens.shape[1])
+    middle = len(tokens) // 2
+    for name in task.ablations:
+        parts, targets = [], []
+        for part in (slice(0, middle), slice(middle, None)):
+            model = SplicedContexts(
+                tap, tokens[part], keep=~kept[part], loss_mask=mask[part], expected=name != TEXT, batch=batch
+            )
+            parts.append(ablation(model, sae, stop=pool, batch=batch, keep_error=name != SPLICED))
+            targets.append(model.targets)
+        whole = sum(one * count for one, count in zip(parts, targets, strict=True)) / max(1, sum(targets))
+        found[name] = torch.stack([torch.as_tensor(whole), *parts])
+    return found
+
+
+@lru_cache(maxsize=1)
+def _tap(model: str) -> "Tap":
+    """Return the language model, which stays loaded in this process for the next task."""
+    from dmsae_ray.config import ModelSettings
+    from dmsae_ray.harvest import open_tap
+
+    return open_tap(ModelSettings.model_validate_json(model), full=True)

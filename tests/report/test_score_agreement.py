@@ -1,0 +1,76 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from dmsae_ray.plan import CycleSetting
+from dmsae_ray.report import Agreement, ScoredCycle, score_findings, write_scores
+from dmsae_ray.report.score_agreement import best
+
+SETTING = CycleSetting(4, 0.6, "dense")
+
+
+def scored(seed: int, noise: dict[str, float], *, cycle: int = 0, own: str = "quantile 0.99") -> ScoredCycle:
+    """Scores that are the truth and noise; the halves have noise of their own."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.rand(40, generator=generator, dtype=torch.float64)
+    scores = {
+        name: truth + size * torch.rand(3, 40, generator=generator, dtype=torch.float64) for name, size in noise.items()
+    }
+    return ScoredCycle(SETTING, seed, cycle, 6, own, f"{seed}-{cycle}", scores)
+
+
+NOISE = {"ablation": 0.0, "mean_square": 0.2, "quantile 0.99": 3.0, "quantile 0.999": 0.5}
+
+
+def test_measures_by_hand() -> None:
+    one = scored(0, NOISE)
+    whole, first, second = one.scores["quantile 0.99"]
+    reference = one.scores["ablation"][0]
+    assert one.measure("quantile 0.99", "rank") == pytest.approx(spearmanr(whole, reference)[0])
+    assert one.measure("quantile 0.99", "retest rank") == pytest.approx(spearmanr(first, second)[0])
+    top = {int(i) for i in whole.topk(6).indices} & {int(i) for i in reference.topk(6).indices}
+    assert one.measure("quantile 0.99", "overlap") == len(top) / 6
+    assert one.measure("ablation", "overlap") == 1.0
+    share = whole.sort(descending=True).values.cumsum(0) / whole.sum()
+    assert one.measure("quantile 0.99", "size") == int((share < 0.6).sum()) + 1
+    assert one.measure("frequency", "rank") is None
+    assert best(torch.tensor([1.0, 2.0, 2.0, 0.0]), 2) == {1, 2}
+
+
+def test_without_a_reference_scores_are_compared_with_themselves_alone() -> None:
+    one = scored(0, {"mean_square": 0.2})
+    assert one.measure("mean_square", "rank") is None and one.measure("mean_square", "overlap") is None
+    assert one.measure("mean_square", "retest rank") is not None
+
+
+def test_the_best_score_is_named_with_its_difference() -> None:
+    agreement = Agreement([scored(seed, NOISE) for seed in range(5)])
+    assert agreement.names[:2] == ["quantile 0.99", "quantile 0.999"] and agreement.names[-1] == "ablation"
+    (line,) = score_findings(agreement)
+    assert line.startswith("k=4 τ=0.6, cycle 0: mean_square agrees best with exact ablation, 0.9")
+    assert "; the run's quantile 0.99 0." in line and "(difference +0." in line and "*" in line
+    assert "of the quantiles quantile 0.999 0." in line
+    two = score_findings(Agreement([scored(seed, NOISE) for seed in range(2)]))
+    assert "*" not in two[0]
+
+
+def test_the_same_saes_at_another_coverage_are_told_once() -> None:
+    cycles = [scored(seed, NOISE) for seed in range(3)]
+    again = [ScoredCycle(CycleSetting(4, 0.9, "dense"), c.seed, 0, 20, c.own, c.key, c.scores) for c in cycles]
+    agreement = Agreement([*cycles, *again])
+    assert len(agreement.places) == 2 and len(score_findings(agreement)) == 1
+
+
+def test_the_files(tmp_path: Path) -> None:
+    cycles = [scored(seed, NOISE, cycle=cycle) for seed in range(3) for cycle in (0, 1)]
+    page = write_scores(cycles, tmp_path, name="a<b", settings={"contexts": 3})
+    html = page.read_text()
+    assert "a&lt;b" in html and html.count("<figure") == 1 and "cycle 1" in html
+    numbers = json.loads((tmp_path / "scores.json").read_text())
+    assert numbers["settings"] == {"contexts": 3} and len(numbers["findings"]) == 2
+    assert (tmp_path / "scores.png").stat().st_size > 5000
+    rows = (tmp_path / "scores.csv").read_text().splitlines()
+    assert len(rows) == 1 + 2 * 4 * 5  # cycles, scores, measures

@@ -1,0 +1,73 @@
+"""`dmsae score` and `dmsae stability` over a finished sweep, as Ray tasks on a real cluster."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.small_sweep import TRIALS, Here, sweep_folder
+
+
+@pytest.fixture
+def copied(finished_sweep: Path, tmp_path: Path) -> Path:
+    """A copy of the small sweep's output, since the command writes into it; the copy is somewhere else, too."""
+    shutil.copytree(finished_sweep / "runs", tmp_path / "runs")
+    return sweep_folder(tmp_path)
+
+
+def test_stored_saes_are_scored_again_and_nothing_is_trained(copied: Path, dmsae_here: Here) -> None:
+    cycles = copied.parent.parent / "cycles"
+    before = sorted(path.name for path in cycles.iterdir())
+    done = dmsae_here("score", copied, "--contexts", 4, "--quantiles", "0.9,0.999")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 SAEs, each by 3 quantiles, other scores and ablation\n" in done.stdout  # both trials share cycle 0
+    assert sorted(path.name for path in cycles.iterdir()) == before
+    records = json.loads((copied / "trials" / TRIALS[0] / "summary.json").read_text())["records"]
+    (file,) = (copied / "scores").iterdir()
+    found, stored = load_file(file), load_file(cycles / records[0]["key"] / "tensors.safetensors")
+    assert found["quantile 0.99"][0].tolist() == stored["scores"].tolist()
+    assert found["frequency"][0].tolist() == stored["frequency"][:64].tolist()
+    assert {"mean_square", "quantile 0.9", "quantile 0.999", "ablation", "ablation, text"} <= found.keys()
+    silent = found["frequency"][0] == 0
+    assert bool((found["mean_square"][0][silent] == 0).all())
+    assert {tensor.shape for tensor in found.values()} == {(3, 64)}
+    for name in ("scores.html", "scores.md", "scores.json", "scores.png", "scores.csv"):
+        assert (copied / name).is_file()
+    again = dmsae_here("score", copied, "--contexts", 4, "--quantiles", "0.9,0.999")
+    assert "1 of them kept from before" in again.stdout and again.returncode == 0
+    few = ("--contexts", 2, "--quantiles", "0.9", "--cycles", 1, "--trial", TRIALS[0], "--pool-groups", 2)
+    whole = dmsae_here("score", copied, *few)
+    assert whole.returncode == 0 and "1 SAEs, each by 2 quantiles" in whole.stdout
+    file.write_bytes(b"damaged")
+    broken = dmsae_here("score", copied, "--contexts", 4, "--quantiles", "0.9,0.999")
+    assert broken.stderr == f"dmsae: error: scores: {file} is damaged; delete it to score again\n"
+
+
+def test_bad_input_is_one_line(copied: Path, dmsae_here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*_: object, **__: object) -> None:
+        raise AssertionError("work was given to Ray")
+
+    monkeypatch.setattr("dmsae_ray.sweep.tasks.run_tasks", started)
+    for arguments, message in (
+        ((copied.parent,), f"'{copied.parent}' is no sweep folder (it has no config.yaml)"),
+        ((copied, "--trial", "k9"), f"--trial is 'k9'; finished trials with cores are {', '.join(TRIALS)}"),
+        ((copied, "--cycles", "7"), "--cycles is '7'; no finished trial with cores has such a cycle"),
+        ((copied, "--cycles", "x"), "--cycles is 'x'; it must be numbers and ranges, as in 0,5,10-12"),
+        ((copied, "--pool-groups", 4), "--pool-groups is 4; it must be from 1 to 3"),
+        ((copied, "--contexts", 1), "--contexts is 1; it must be at least 2, one for each half"),
+        ((copied, "--quantiles", "0.5,2"), "--quantiles is '0.5,2'; it must be numbers from 0 to 1, as in 0.9,0.95"),
+    ):
+        done = dmsae_here("score", *arguments)
+        assert done.returncode == 2 and done.stderr.startswith(f"dmsae: error: {message}"), (arguments, done.stderr)
+        assert done.stderr.count("\n") == 1
+
+
+def test_one_seed_has_no_witness(copied: Path, dmsae_here: Here) -> None:
+    done = dmsae_here("stability", copied)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"dmsae: error: '{copied}' has no SAE without a core of another seed than the cores': give sweep.seeds "
+        "several, or name another sweep by --against\n"
+    )
