@@ -14,7 +14,7 @@ from dmsae_ray import __version__
 from dmsae_ray.cli import groundtruth, latents, score, stability
 from dmsae_ray.cli.encoding import degrade_output
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
-from dmsae_ray.config import Experiment, TransferSettings, load_experiment, set_environment
+from dmsae_ray.config import PRESETS, Experiment, TransferSettings, load_experiment, set_environment
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.files import is_full_disk, root_message
 
@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def experiment(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("file", metavar="FILE", help="the experiment, a YAML file")
+        sub.add_argument("--preset", choices=PRESETS, help="the same question on the embedded tiny model, in minutes")
         overrides(sub)
 
     def overrides(sub: argparse.ArgumentParser) -> None:
@@ -237,16 +238,16 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _sweep(args: argparse.Namespace) -> int:
-    return _run(load_experiment(args.file, args.overrides), args)
+    return _run(load_experiment(args.file, args.overrides, args.preset), args)
 
 
 def _distill(args: argparse.Namespace) -> int:
-    experiment = load_experiment(args.file, args.overrides)
+    experiment = load_experiment(args.file, args.overrides, args.preset)
     return _run(experiment.single().model_copy(update={"transfer": None}), args)
 
 
 def _transfer(args: argparse.Namespace) -> int:
-    experiment = load_experiment(args.file, args.overrides)
+    experiment = load_experiment(args.file, args.overrides, args.preset)
     transfer = experiment.transfer or TransferSettings()
     if args.core is not None:
         transfer = transfer.model_copy(update={"core": args.core})
@@ -276,7 +277,7 @@ def _largest(args: argparse.Namespace) -> "Cluster | None":
 
 
 def _harvest(args: argparse.Namespace) -> int:
-    experiment = load_experiment(args.file, args.overrides)
+    experiment = load_experiment(args.file, args.overrides, args.preset)
     from dmsae_ray.cli.console import Screen
     from dmsae_ray.cli.interrupts import Interrupts
     from dmsae_ray.harvest import prepare
@@ -313,7 +314,7 @@ def _store(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    experiment = load_experiment(args.file, args.overrides)
+    experiment = load_experiment(args.file, args.overrides, args.preset)
     from dmsae_ray.harvest import check_documents
     from dmsae_ray.lm import is_configuration_only
     from dmsae_ray.plan import (
@@ -349,7 +350,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _cluster(args: argparse.Namespace) -> int:
-    experiment = load_experiment(args.file, args.overrides)
+    experiment = load_experiment(args.file, args.overrides, args.preset)
     from dmsae_ray.plan import Pods, kuberay_manifest, plan_experiment
 
     name = args.name or experiment.name.replace("_", "-").lower()
@@ -367,7 +368,7 @@ def _price(text: str) -> tuple[str, float]:
 
 
 def _config(args: argparse.Namespace) -> int:
-    print(load_experiment(args.file, args.overrides).described(), end="")
+    print(load_experiment(args.file, args.overrides, args.preset).described(), end="")
     return 0
 
 

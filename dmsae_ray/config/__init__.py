@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dmsae_ray.config.experiment import Experiment as Experiment
     from dmsae_ray.config.experiment import load_experiment as load_experiment
     from dmsae_ray.config.experiment import parse_experiment as parse_experiment
+    from dmsae_ray.config.preset import PRESETS as PRESETS
     from dmsae_ray.config.processors import usable_cpus as usable_cpus
     from dmsae_ray.config.secrets import redacted as redacted
     from dmsae_ray.config.secrets import refuse_secrets as refuse_secrets
@@ -48,6 +49,7 @@ __getattr__, __dir__, __all__ = face(
             "load_experiment",
             "parse_experiment",
         ),
+        "preset": ("PRESETS",),
         "processors": ("usable_cpus",),
         "secrets": (
             "redacted",

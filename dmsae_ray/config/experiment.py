@@ -14,6 +14,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from dmsae_ray.config.messages import describe_validation_error
+from dmsae_ray.config.preset import apply_preset
 from dmsae_ray.config.secrets import refuse_secrets
 from dmsae_ray.config.sections import (
     NO_FILTERS,
@@ -230,19 +231,24 @@ class Experiment(Section):
         return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
-def load_experiment(path: str | Path, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
-    """Read an experiment from a YAML file and apply overrides.
+def load_experiment(
+    path: str | Path, overrides: tuple[str, ...] | list[str] = (), preset: str | None = None
+) -> Experiment:
+    """Read an experiment from a YAML file, apply a preset and then overrides.
 
     Local paths in the file are relative to the working directory; the result holds absolute paths.
 
     Args:
         path: the YAML file.
         overrides: texts `dotted.path=value`; see `text.apply_override`.
+        preset: see `preset.apply_preset`; None: the file as it is.
 
     Raises:
         ConfigError: a setting is wrong; one line that names the field, its value and what is allowed.
     """
     tree = read_yaml(path)
+    if preset is not None:
+        apply_preset(tree, preset)
     for override in overrides:
         apply_override(tree, override, Experiment)
     return parse_experiment(tree).located()

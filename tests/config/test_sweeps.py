@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from dmsae_ray.config.experiment import Experiment, load_experiment
+from dmsae_ray.errors import ConfigError
 
 from .experiments import load_text
 
@@ -24,6 +25,31 @@ def test_every_sweep_validates_and_survives_a_round_trip(path: Path, tmp_path: P
     assert again == experiment
     assert again.digest() == experiment.digest()
     assert again.to_yaml() == experiment.to_yaml()
+
+
+@pytest.mark.parametrize("path", [p for p in SWEEPS if p.stem in FIGURES], ids=lambda path: path.stem)
+def test_every_figure_runs_small(path: Path) -> None:
+    """What is asked stays; model, text, sizes and resources are those of the embedded model; overrides come last."""
+    whole, small = load_experiment(path), load_experiment(path, ["sweep.seeds=[7]"], preset="tiny")
+    assert small.model.name == "tiny" and small.name == f"{whole.name}-tiny" and small.sweep.seeds == (7,)
+    assert small.distill == whole.distill and small.coverages == whole.coverages
+    assert (small.transfer is None) == (whole.transfer is None)
+    assert len(small.ks) == len(whole.ks) and small.ks == tuple(k // 10 for k in whole.ks)
+    assert small.resources.gpus_per_worker == 0 and small.tracking.window_steps is None
+    assert small.recipe.tokens <= small.corpus.tokens == 400_000
+
+
+def test_a_preset_that_cannot_be_applied_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^--preset is 'odd'; known are tiny$"):
+        load_experiment(SWEEPS[0], preset="odd")
+    path = tmp_path / "given.yaml"
+    path.write_text("name: given\nrecipe: saebench\ndistill:\n  initial_sae: {80: folder}\n")
+    with pytest.raises(ConfigError, match=r"^--preset is given, and distill.initial_sae is of another model"):
+        load_experiment(path, preset="tiny")
+    path.write_text("name: named\nrecipe: saebench\nsae:\n  core_sparsity: sparse\n")
+    found = load_experiment(path, preset="tiny")
+    assert (found.recipe.name, found.recipe.threshold, found.recipe.tokens) == ("saebench", "running_mean", 102_400)
+    assert (found.sae.core_sparsity, found.sae.k, found.sae.n_latents) == ("sparse", 8, 2048)
 
 
 def test_every_sweep_has_a_name_of_its_own() -> None:
