@@ -1,0 +1,72 @@
+"""The page of findings says what its result files say, and the files what their replicas say."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from dmsae_ray.groundtruth import REGIMES, Replica
+from dmsae_ray.report import KnownFeatures, findings
+from dmsae_ray.report.estimates import estimate
+
+FOLDER = Path(__file__).parents[2] / "sweeps" / "findings"
+PAGE = (FOLDER / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def known() -> KnownFeatures:
+    return KnownFeatures(
+        [Replica.from_dict(r) for r in json.loads((FOLDER / "groundtruth.json").read_text())["replicas"]]
+    )
+
+
+def row(name: str, cells: list[str]) -> str:
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def test_the_result_file_says_what_its_replicas_say(known: KnownFeatures) -> None:
+    assert json.loads((FOLDER / "groundtruth.json").read_text())["findings"] == findings(known)
+    assert known.regimes == list(REGIMES) and {r.seed for r in known.replicas} == set(range(6))
+
+
+def test_the_tables_of_the_benchmark_are_those_of_the_result_file(known: KnownFeatures) -> None:
+    differences = known.differences("importance")
+    for variant in ("dense", "sparse"):
+        for text in ("distilled - best of C_0", "last core - best of the dictionary by mean_square"):
+            assert row(f"{variant}: {text}", [differences[r, variant, text].text() for r in known.regimes]) in PAGE
+    for score in ("quantile 0.99", "quantile 0.999", "mean_square", "ablation", "ablation, spliced"):
+        for over in ("dictionary", "best"):
+            cells = [estimate(known.score(r, score, over).values()).text() for r in known.regimes]
+            assert row(score, cells) in PAGE
+    for variant in ("dense", "sparse"):
+        changes = next(line for line in findings(known) if line.startswith("Share of a core's decoder rows"))
+        for regime in known.regimes:
+            said = re.search(rf"{variant}, which.*?{regime} (\S+ \[[^\]]*\])", changes)
+            assert said is not None and said[1] in PAGE
+
+
+@pytest.mark.parametrize("variant", ["dense", "sparse"])
+def test_the_numbers_of_rediscovery_are_those_of_the_result_files(variant: str) -> None:
+    again = json.loads((FOLDER / f"stability_{variant}.json").read_text())["again"]
+    cells = []
+    for name in (
+        "distilled",
+        "distilled, in cycle 0",
+        "best of cycle 0",
+        "most frequent",
+        "random of the pool",
+        "matched frequency",
+    ):
+        by_seed: dict[int, list[float]] = {}
+        for a in again:
+            if a["set"] == name:
+                by_seed.setdefault(a["seed"], []).append(a["mean"]["activations"])
+        assert len(by_seed) == 6 and all(len(values) == 5 for values in by_seed.values())
+        cells.append(estimate(sum(values) / len(values) for values in by_seed.values()).text())
+    assert row(f"{variant} core", cells) in PAGE
+
+
+def test_every_link_and_picture_is_there() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
+        assert (FOLDER / target).is_file(), target
