@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from dmsae_ray.config import usable_cpus
-from dmsae_ray.errors import DmsaeError
+from dmsae_ray.errors import DmsaeError, TransientError, one_line
 from dmsae_ray.sweep.session import borrowed_cpus
 
 T = TypeVar("T")
+RETRIES = 10
+"""How often Ray runs a task again whose process or machine was lost; one that always ends its process must end, too."""
 
 
 def run_tasks(
@@ -26,11 +28,14 @@ def run_tasks(
 
     Raises:
         DmsaeError: a call raised it.
+        TransientError: a call was lost, and its repetitions too.
     """
     import ray
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayError, RayTaskError
 
-    remote: Any = ray.remote(function).options(num_cpus=cpus, num_gpus=gpus, max_retries=-1, retry_exceptions=False)
+    remote: Any = ray.remote(function).options(
+        num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, retry_exceptions=False
+    )
     at_once = max(1, int(usable_cpus() // max(cpus, 1))) if borrowed_cpus() else len(work)
     waiting = list(enumerate(work))
     running: dict[Any, int] = {}
@@ -48,6 +53,9 @@ def run_tasks(
                     if isinstance(error.cause, DmsaeError):
                         raise error.cause from None
                     raise
+                except RayError as error:
+                    lost = f"a task was lost, and {RETRIES} repetitions too"
+                    raise TransientError(f"{lost} ({type(error).__name__}: {one_line(error, 200)})") from None
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
