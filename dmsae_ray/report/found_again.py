@@ -17,10 +17,8 @@ from torch import Tensor
 
 from dmsae_ray.distill import (
     LineageId,
-    cosines,
     derive_seed,
     nearest_frequencies,
-    partners,
     same_rows,
     shuffled_columns,
 )
@@ -281,7 +279,8 @@ def _looked_for(
         try:
             with opened_sae(here[0][1].folder) as (sae, about):
                 same_store = held_out is not None and about.get("store") == here[0][0].about.get("store")
-                together = _correlations([own for own, _ in here], sae, held_out if same_store else None, tokens)
+                rows = {"encoder": _unit(sae.W_enc), "decoder": _unit(sae.W_dec)}
+                together = _correlations([own for own, _ in here], sae, rows, held_out if same_store else None, tokens)
                 seen = max(seen, together[1])
                 for own, other in here:
                     shared = int(same_rows(own.sets[DISTILLED][0].encoder, sae.W_enc)[0].sum())
@@ -289,7 +288,7 @@ def _looked_for(
                         what = f"{shared} rows of its core are rows of the SAE of {other.name}"
                         lacks.append(f"{own.core.name}: {what}: it shares a training with it and is no witness")
                         continue
-                    found, of_star = _compared(own, other, sae, together[0].get(own.core.name, {}))
+                    found, of_star = _compared(own, other, rows, together[0].get(own.core.name, {}))
                     again += found
                     if other.kind == "another seed":
                         for n, latent in enumerate(own.ids):
@@ -310,10 +309,9 @@ def _looked_for(
 
 
 def _compared(
-    own: _Own, other: Other, sae: MatryoshkaSAE, correlations: Mapping[str, Tensor]
+    own: _Own, other: Other, rows: Mapping[str, Tensor], correlations: Mapping[str, Tensor]
 ) -> tuple[list[Again], dict[str, Tensor]]:
-    """Return how each set is found again in an SAE, and the partners of the distilled core's latents."""
-    rows = {"encoder": sae.W_enc.detach(), "decoder": sae.W_dec.detach()}
+    """Return how each set is found again in an SAE of these unit rows, and the partners of the distilled latents."""
     result, star = own.core.result, dict[str, Tensor]()
     assert isinstance(result.setting, CycleSetting), "transfers have no cores"
     found = []
@@ -322,8 +320,8 @@ def _compared(
         values: dict[str, list[Tensor]] = {}
         for n, latents in enumerate(draws):
             for by, mine in (("encoder", latents.encoder), ("decoder", latents.decoder)):
-                theirs = shuffled_columns(rows[by], n) if name == CHANCE else rows[by]
-                values.setdefault(by, []).append(partners(mine, theirs))
+                unit = _unit(shuffled_columns(mine, n) if name == CHANCE else mine)
+                values.setdefault(by, []).append(_best((unit @ rows[by].T).double()))
         if name in correlations:
             values["activations"] = [_best(correlations[name])]
         if name in (DISTILLED, IN_FIRST):
@@ -358,7 +356,7 @@ def _held_out(sets: Sequence[_Own], output: Folder, store: str | None, lacks: li
 
 
 def _correlations(
-    sets: Sequence[_Own], sae: MatryoshkaSAE, store: "Store | None", tokens: int
+    sets: Sequence[_Own], sae: MatryoshkaSAE, rows: Mapping[str, Tensor], store: "Store | None", tokens: int
 ) -> tuple[dict[str, dict[str, Tensor]], int]:
     """Return, by trial and set, the correlations [n, candidates] of activations with an SAE's; and the tokens.
 
@@ -372,8 +370,8 @@ def _correlations(
         for name, draws in own.sets.items():
             latents = draws[0]
             near = torch.zeros(sae.n_latents, dtype=torch.bool)
-            for mine, theirs in ((latents.encoder, sae.W_enc), (latents.decoder, sae.W_dec)):
-                best = cosines(mine, theirs).topk(min(CANDIDATES, sae.n_latents), dim=1).indices
+            for mine, theirs in ((latents.encoder, rows["encoder"]), (latents.decoder, rows["decoder"])):
+                best = (_unit(mine) @ theirs.T).topk(min(CANDIDATES, sae.n_latents), dim=1).indices
                 near[best.flatten()] = True
             other = latent_rows(sae, near.nonzero().flatten().tolist())
             collectors.append((own.core.name, name, latents, other, CoActivation(len(latents), len(other))))
@@ -392,8 +390,13 @@ def _correlations(
     return found, tokens - left
 
 
+def _unit(rows: Tensor) -> Tensor:
+    """Return rows [n, d] of unit norm: float32, since an SAE may have many, and they are matched many times."""
+    return torch.nn.functional.normalize(rows.detach().float(), dim=1)
+
+
 def _best(correlation: Tensor) -> Tensor:
-    """Return the correlation of each row's partner in the best one-to-one matching of [n, p]: float64 [n]."""
+    """Return the cosine or correlation of each row's partner in the best one-to-one matching of [n, p]: float64 [n]."""
     rows, columns = linear_sum_assignment(-correlation.numpy())
     found = torch.full((len(correlation),), math.nan, dtype=torch.float64)
     found[torch.from_numpy(rows)] = correlation[torch.from_numpy(rows), torch.from_numpy(columns)]
