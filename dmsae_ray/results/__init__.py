@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.results.data_frame import frame as frame
     from dmsae_ray.results.folders import CORE_FILE as CORE_FILE
     from dmsae_ray.results.folders import STORE_INPUT as STORE_INPUT
     from dmsae_ray.results.folders import SUMMARY_FILE as SUMMARY_FILE
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "data_frame": ("frame",),
         "folders": (
             "CORE_FILE",
             "STORE_INPUT",

@@ -1,0 +1,54 @@
+"""An experiment from Python: `dmsae_ray.run` does what `dmsae sweep` does, and returns what was found."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED
+from dmsae_ray.config import Experiment, load_experiment, set_environment
+from dmsae_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+def run(
+    experiment: Experiment | str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    preset: str | None = None,
+    address: str | None = None,
+    verbose: bool = False,
+) -> "DataFrame":
+    """Run an experiment, or go on with it, and return one row for each trained cycle (`results.frame`).
+
+    It is the command `dmsae sweep`: what is finished is not run again, records go to MLflow, the report is written, and
+    progress is printed. `attrs` of the frame has the 'folder' of the sweep, for `dmsae report`, `stability` or `score`.
+
+    Args:
+        experiment: the experiment, or its YAML file.
+        overrides: of a file, texts `dotted.path=value`.
+        preset: of a file, 'tiny' for the same question on the embedded model.
+        address: a Ray cluster ('auto' on its head node); None: this machine, or the session that this process has.
+        verbose: show Ray's and Tune's own messages.
+
+    Raises:
+        DmsaeError: the experiment cannot be run; one line.
+        KeyboardInterrupt: it was interrupted; call it again to go on.
+    """
+    if not isinstance(experiment, Experiment):
+        experiment = load_experiment(experiment, list(overrides), preset)
+    elif overrides or preset is not None:
+        raise ConfigError("overrides and preset are of a file; change the experiment by its model_copy")
+    set_environment(verbose=verbose)
+    from dmsae_ray.cli.run import run_and_report
+    from dmsae_ray.results import create_folders, frame, load_results
+
+    experiment = experiment.located()
+    code = run_and_report(experiment, address=address, verbose=verbose)
+    if code == EXIT_INTERRUPTED:
+        raise KeyboardInterrupt
+    folder = create_folders(experiment).sweep
+    found = frame(load_results(folder))
+    found.attrs["folder"] = str(folder)
+    return found
