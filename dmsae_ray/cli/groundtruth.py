@@ -17,7 +17,7 @@ from dmsae_ray.cli.console import Screen
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED
 from dmsae_ray.cli.interrupts import Interrupts
 from dmsae_ray.cli.latents import numbers
-from dmsae_ray.errors import ConfigError, DataError, one_line
+from dmsae_ray.errors import ConfigError, DataError, DmsaeError, one_line
 from dmsae_ray.files import replacing
 
 if TYPE_CHECKING:
@@ -178,9 +178,16 @@ def _check_score(settings: "BenchmarkSettings", scorers: "dict[str, Scorer]") ->
 
 
 def _regimes(args: "Namespace") -> "list[Regime]":
-    from dmsae_ray.groundtruth import REGIMES, Regime, chosen_regimes
+    from dmsae_ray.groundtruth import REGIMES, Regime, check_world, chosen_regimes
 
     own = [Regime(text, "a world of your own", _function("--world", text), transfer=True) for text in args.world]
+    for regime in own:
+        try:
+            check_world(regime.make(0))
+        except DmsaeError as error:
+            raise ConfigError(f"--world is '{regime.name}'; {error}") from None
+        except Exception as error:  # the code of a user
+            raise ConfigError(f"--world is '{regime.name}'; {type(error).__name__}: {one_line(error)}") from error
     names = [name.strip() for name in args.regimes.split(",")] if args.regimes else [] if own else list(REGIMES)
     return [*(chosen_regimes(names) if names else []), *own]
 

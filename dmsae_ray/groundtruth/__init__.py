@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dmsae_ray.groundtruth.world import PlantedWorld as PlantedWorld
     from dmsae_ray.groundtruth.world import World as World
     from dmsae_ray.groundtruth.world import WorldSettings as WorldSettings
+    from dmsae_ray.groundtruth.world import check_world as check_world
     from dmsae_ray.groundtruth.world import importance as importance
 
 __getattr__, __dir__, __all__ = face(
@@ -54,6 +55,7 @@ __getattr__, __dir__, __all__ = face(
             "PlantedWorld",
             "World",
             "WorldSettings",
+            "check_world",
             "importance",
         ),
     },

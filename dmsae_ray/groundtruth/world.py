@@ -252,6 +252,9 @@ def check_world(world: World) -> None:
     Raises:
         ConfigError: it does not; the message says in what.
     """
+    missing = [name for name in ("fingerprint", "features", "domains", "draw", "logits") if not hasattr(world, name)]
+    if missing:
+        raise ConfigError(f"world: it has no {' and no '.join(missing)}; see dmsae_ray.groundtruth.World")
     features = world.features
     if features.ndim != 2 or not bool(torch.isfinite(features).all()):
         raise ConfigError(f"world.features: shape {tuple(features.shape)} must be [F, d_model], all of them finite")

@@ -61,6 +61,11 @@ def test_a_scorer_that_fails_is_one_line(ray_cluster: Any, tmp_path: Path, capsy
         (["--set", "score=odd"], "--set score is 'odd'; known are quantile, mean, mean_square, "),
         (["--world", "nowhere"], "--world is 'nowhere'; it must be MODULE:FUNCTION"),
         (["--world", "nowhere:f"], "--world is 'nowhere:f'; it cannot be imported (No module named 'nowhere')"),
+        (["--world", "builtins:dict"], "--world is 'builtins:dict'; TypeError: 'int' object is not iterable"),
+        (
+            ["--world", "builtins:str"],
+            "--world is 'builtins:str'; world: it has no fingerprint and no features and no domains and no draw and no",
+        ),
         (["--scorer", "mean=a:b"], "--scorer is 'mean=a:b'; 'mean' is a score that is built in, give it another name"),
     ],
 )
