@@ -18,7 +18,7 @@ from dmsae_ray.report.rediscovery_tables import MEASURES, Rediscovered, latent_r
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-NAME, TITLE = "stability", "Rediscovery"
+NAME, TITLE, REDISCOVERY = "stability", "Rediscovery", "rediscovery"
 HOW = (
     "Are the latents of a core found again by SAEs that were trained without it, from other seeds? Each set of latents "
     "is matched one to one with all latents of the other SAE. Its rivals are of the same size and of cycle 0 of the "
@@ -104,7 +104,7 @@ def _section(found: Rediscovery, drawn: Drawn | None, report: str = "") -> Secti
     parts = [f'<p class="soft">{escape(HOW)}</p>', f"<ul>{lines}</ul>", drawn.html() if drawn is not None else ""]
     parts += [table.html() for table in tables(found)]
     parts += [_latents(found, report), f'<ul class="soft">{lacks}</ul>' if lacks else ""]
-    return Section("rediscovery", TITLE, "\n".join(part for part in parts if part))
+    return Section(REDISCOVERY, TITLE, "\n".join(part for part in parts if part))
 
 
 def write_stability(
