@@ -67,6 +67,14 @@ def test_the_numbers_of_rediscovery_are_those_of_the_result_files(variant: str) 
     assert row(f"{variant} core", cells) in PAGE
 
 
+def test_the_numbers_of_scores_are_those_of_the_result_file() -> None:
+    tree = json.loads((FOLDER / "scores.json").read_text())
+    for name in ("quantile 0.99", "quantile 0.999", "mean", "mean_square", "frequency", "ablation, text", "random"):
+        (found,) = (r for r in tree["rows"] if r["score"] == name and "rank" in r)
+        assert row(name, [found[column] for column in ("rank", "overlap", "retest rank", "size")]) in PAGE
+    assert "(difference +0.14* [+0.06, +0.22])" in tree["findings"][0] and "+0.14* [+0.06, +0.22]" in PAGE
+
+
 def test_every_link_and_picture_is_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
         assert (FOLDER / target).is_file(), target
