@@ -28,6 +28,7 @@ DIGESTS_AND_STORES = {
     "figure4_7_transfer": ("659bbff89971d43b", "2ad566dea7a9dddd", GEMMA_STORE),
     "figure5_coverage": ("1c90f85fe2086989", "1ccda37cfd463cfd", GEMMA_STORE),
     "figure6_sparsity": ("8f3e4b3a54afc420", "b8c062bd2df37c73", GEMMA_STORE),
+    "stability_tiny": ("2ea3a477844698dd", "47114be50833b59d", "2a24674b64b99e8f20f022e8"),
 }
 FIRST_CYCLES = {
     "k4-tau0.3-seed0": "3f61f0172b3fe681dfe2cc8cd935513f484adfdd56de8d604194b80ecae55662",

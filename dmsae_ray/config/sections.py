@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from dmsae_ray.config.messages import allowed
 
 Score = Literal["quantile", "mean", "mean_square", "trimmed_mean", "max", "frequency", "random"]
-Control = Literal["gaussian", "random_latents", "matched_frequency", "lowest_score", "most_frequent"]
+Control = Literal["gaussian", "gaussian_unit", "random_latents", "matched_frequency", "lowest_score", "most_frequent"]
 CoreSparsity = Literal["dense", "sparse"]
 Trouble = Literal["not_finite", "no_latent_fires", "all_dead", "spike"]
 Coverage = Annotated[float, Field(gt=0, le=1)]
@@ -311,7 +311,9 @@ class DistillSettings(Section):
     )
     initial_sae_any_k: bool = Field(False, description="take an initial SAE for trials of another k than its own")
     controls: tuple[Control, ...] = Field(
-        ("gaussian",), description="norm-matched cores trained in place of the core in the last cycle"
+        ("gaussian",),
+        description="cores of as many rows trained in place of the core in the last cycle; norm-matched, but for "
+        "'gaussian_unit'",
     )
 
     @property
@@ -372,8 +374,9 @@ class TransferSettings(Section):
     """Train around one fixed core (Algorithm 3) instead of running cycles."""
 
     core: str | None = Field(None, description="core file (safetensors); `--core` on the command line sets it")
-    arms: tuple[Literal["distilled", "gaussian", "baseline"], ...] = Field(
-        ("distilled", "gaussian", "baseline"), description="the core, norm-matched random rows, no core at all"
+    arms: tuple[Literal["distilled", "gaussian", "gaussian_unit", "baseline"], ...] = Field(
+        ("distilled", "gaussian", "baseline"),
+        description="the core, norm-matched random rows, random rows of norm 1, no core at all",
     )
     core_sparsity: tuple[CoreSparsity, ...] = Field(("dense", "sparse"), description="which core variants to train")
 

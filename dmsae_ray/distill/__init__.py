@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.attribution_set import halves as halves
     from dmsae_ray.distill.controls import gaussian_core as gaussian_core
     from dmsae_ray.distill.controls import nearest_frequencies as nearest_frequencies
+    from dmsae_ray.distill.controls import random_core as random_core
     from dmsae_ray.distill.core import Core as Core
     from dmsae_ray.distill.core import distilled_core as distilled_core
     from dmsae_ray.distill.core import empty_core as empty_core
@@ -83,6 +84,7 @@ __getattr__, __dir__, __all__ = face(
         "controls": (
             "gaussian_core",
             "nearest_frequencies",
+            "random_core",
         ),
         "core": (
             "Core",

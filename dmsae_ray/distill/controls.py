@@ -1,7 +1,7 @@
 """Control cores: what carryover looks like for rows that attribution did not select.
 
 Frozen rows keep their norm, and the score grows with it. So row i of a control has the norm of row i of the core that
-it is compared with.
+it is compared with. The one exception is "gaussian_unit": the paper does not say that its random core was matched.
 """
 
 import logging
@@ -17,7 +17,7 @@ from dmsae_ray.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-Control = Literal["gaussian", "random_latents", "matched_frequency", "lowest_score", "most_frequent"]
+Control = Literal["gaussian", "gaussian_unit", "random_latents", "matched_frequency", "lowest_score", "most_frequent"]
 CONTROLS: tuple[str, ...] = get_args(Control)
 NEEDS_SAE: tuple[str, ...] = ("random_latents", "matched_frequency", "lowest_score", "most_frequent")
 
@@ -61,6 +61,24 @@ def gaussian_core(core: Core, seed: int) -> Core:
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(core.rows.shape, generator=generator, dtype=torch.float64)
     return _control("gaussian", rows, core, seed, None)
+
+
+def unit_core(core: Core, seed: int) -> Core:
+    """Return a core of the directions of `gaussian_core` with norm 1, which fresh encoder rows begin with."""
+    control = gaussian_core(core, seed)
+    rows = torch.nn.functional.normalize(control.rows.double(), dim=1).float()
+    return Core(rows, control.lineage, {**control.provenance, "control": "gaussian_unit"})
+
+
+def random_core(name: str, core: Core, seed: int) -> Core:
+    """Return the control "gaussian" or "gaussian_unit" of a core.
+
+    Raises:
+        ConfigError: the control is another one, of latents.
+    """
+    if name not in ("gaussian", "gaussian_unit"):
+        raise ConfigError(f"controls: {name!r} is not of random rows")
+    return unit_core(core, seed) if name == "gaussian_unit" else gaussian_core(core, seed)
 
 
 def latent_core(

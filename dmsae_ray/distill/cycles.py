@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from dmsae_ray.distill.controls import NEEDS_SAE, check_controls, gaussian_core
+from dmsae_ray.distill.controls import NEEDS_SAE, check_controls, random_core
 from dmsae_ray.distill.core import Core, empty_core
 from dmsae_ray.distill.cycle_runner import CycleRun, CycleRunner
 from dmsae_ray.distill.cycle_settings import check_width
@@ -69,7 +69,7 @@ def run_cycles(
         core = initial_core.as_origin()
         result.cores.append(core)
         if cycles == 1:
-            result.control_cores = {name: gaussian_core(core, control_seed(seed, name)) for name in controls}
+            result.control_cores = {name: random_core(name, core, control_seed(seed, name)) for name in controls}
 
     def finish(run: CycleRun, cycle: int, arm: str, trained_with: Core) -> NextCore:
         wanted = controls if cycle == cycles - 1 and arm == DISTILLED else ()

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from dmsae_ray.distill.controls import NEEDS_SAE, gaussian_core, latent_core
+from dmsae_ray.distill.controls import NEEDS_SAE, latent_core, random_core
 from dmsae_ray.distill.core import Core
 from dmsae_ray.distill.cycle_runner import CycleRun, CycleRunner
 from dmsae_ray.distill.lineage import Origin, descend, overlap
@@ -92,9 +92,11 @@ def select_next_core(
         made: dict[str, Core] = {}
         for name in controls if trained.collapsed is None else ():
             draw = control_seed(seed, name)
-            control: Core | None = gaussian_core(core, draw)
+            control: Core | None
             if name in NEEDS_SAE:
                 control = latent_core(name, core, w_enc, trained.scores, trained.frequency, selected, draw)
+            else:
+                control = random_core(name, core, draw)
             if control is not None:
                 made[name] = control
         report = _report(run, trained, cycle, arm, trained_with, core)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from dmsae_ray.config import CoreSparsity, Experiment
 
-Arm = Literal["distilled", "gaussian", "baseline"]
+Arm = Literal["distilled", "gaussian", "gaussian_unit", "baseline"]
 Params = dict[str, int | float | str]
 
 
@@ -59,7 +59,7 @@ class TransferSetting:
 
     Attributes:
         k: Sparsity of the SAE.
-        arm: The core that is used: 'distilled', its 'gaussian' control, or none in the 'baseline'.
+        arm: The core that is used: 'distilled', its 'gaussian' control, that of norm 1, or none in the 'baseline'.
         core_sparsity: 'dense' if the core is exempt from BatchTopK (Eq. 3), 'sparse' if it is not.
     """
 

@@ -6,7 +6,9 @@ from dmsae_ray.plan import Arm, CycleSetting, TransferSetting
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.estimates import FEWEST, NONE, Estimate
 
-_ORDER: tuple[Arm, ...] = ("distilled", "gaussian", "baseline")
+UNMATCHED = "gaussian_unit"
+"""The control whose rows do not have the norms of the core's."""
+_ORDER: tuple[Arm, ...] = ("distilled", "gaussian", "gaussian_unit", "baseline")
 """The arms of transfers, in the order in which they are named."""
 
 
@@ -51,9 +53,10 @@ def _one(found: Aggregate[CycleSetting]) -> str:
     control = _best_control(found)
     if control is None:
         return f"{text}; there is no control."
-    kind = f"the {control.replace('_', ' ')} control, matched in norm,"
-    if len(found.controls) > 1:
-        kind = f"the best of {len(found.controls)} controls matched in norm, {control.replace('_', ' ')},"
+    kind = f"the {control.replace('_', ' ')} control, {_norms(control)},"
+    matched = [name for name in found.controls if name != UNMATCHED]
+    if len(matched) > 1:
+        kind = f"the best of {len(matched)} controls matched in norm, {control.replace('_', ' ')},"
     return f"{text}, {kind} has {found.controls[control].percent()}: {_verdict(found, control)}."
 
 
@@ -84,7 +87,8 @@ def _several(found: Sequence[Aggregate[CycleSetting]]) -> str:
     kind = f"the {min(kinds).replace('_', ' ')} control" if len(kinds) == 1 else "the best control"
     margins = [a.margins[name] for a, name in with_control]
     ahead = sum(m.mean > 0 for m in margins)
-    text = f"{text}, {kind}, matched in norm, has {shares}. The core is ahead in {ahead} of {len(margins)} settings"
+    norms = " and ".join(sorted({_norms(name) for name in kinds}))
+    text = f"{text}, {kind}, {norms}, has {shares}. The core is ahead in {ahead} of {len(margins)} settings"
     sure = [m.interval for m in margins if m.interval is not None]
     if not sure:
         return f"{text}; with fewer than {FEWEST} seeds there is no interval, so this shows no difference."
@@ -139,7 +143,13 @@ def _count(settings: Sequence[Aggregate[CycleSetting]]) -> str:
 
 def _best_control(found: Aggregate[CycleSetting]) -> str | None:
     known = {name: value.mean for name, value in found.controls.items() if found.margins.get(name, NONE).n}
+    if len(known) > 1:
+        known.pop(UNMATCHED, None)  # frozen rows of smaller norms have smaller scores: no rival to the others
     return max(known, key=lambda name: known[name]) if known else None
+
+
+def _norms(control: str) -> str:
+    return "of norm 1" if control == UNMATCHED else "matched in norm"
 
 
 def _with_interval(value: Estimate, write: Callable[[Estimate], str]) -> str:

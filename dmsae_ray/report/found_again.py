@@ -278,6 +278,9 @@ def _looked_for(
         here = [(own, other) for own, other in pairs if other.key == key]
         try:
             with opened_sae(here[0][1].folder) as (sae, about):
+                width = here[0][0].sets[DISTILLED][0].encoder.shape[1]
+                if sae.d_model != width:
+                    raise DataError(f"it has width {sae.d_model}, the cores {width}")
                 same_store = held_out is not None and about.get("store") == here[0][0].about.get("store")
                 rows = {"encoder": _unit(sae.W_enc), "decoder": _unit(sae.W_dec)}
                 together = _correlations([own for own, _ in here], sae, rows, held_out if same_store else None, tokens)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from dmsae_ray.plan import CycleSetting, Setting
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.estimates import NONE, Estimate
+from dmsae_ray.report.finding import UNMATCHED
 from dmsae_ray.report.panels import n_text, seeds_text, with_numbers
 from dmsae_ray.report.picture import ESTIMATE_HEAD, Picture, estimate_cells
 from dmsae_ray.report.plots import (
@@ -58,7 +59,7 @@ def carryover(report: Report, sweep_dir: Path) -> Picture | None:
             for n, name in enumerate(controls, start=1):
                 at_control = [a.control_metrics.get(name, {}).get("l0", NONE) for a in line]
                 style: Any = {"color": colour(n), "marker": marker(n), "markerfacecolor": "white", "linestyle": "-."}
-                label = f"{name.replace('_', ' ')} control, norm-matched"
+                label = f"{name.replace('_', ' ')} control" + ("" if name == UNMATCHED else ", norm-matched")
                 points(axis, at_control, [a.controls.get(name, NONE) for a in line], label=label, **style)
             known = [a for a in line if a.retest.n]
             again = [known_value(a.retest.mean) for a in known]

@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 from dmsae_ray.plan import CycleSetting, Setting, TransferSetting
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.estimates import NONE, Estimate
+from dmsae_ray.report.finding import UNMATCHED
 from dmsae_ray.report.seed_similarity import Consistency
 from dmsae_ray.results import TrialResult
 
@@ -149,7 +150,8 @@ def margin_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int 
         )
         for a in aggregates
     ]
-    table = Table("Cores against norm-matched controls, and between seeds", head, tuple(rows))
+    which = "controls" if UNMATCHED in controls else "norm-matched controls"
+    table = Table(f"Cores against {which}, and between seeds", head, tuple(rows))
     return _with_remarks(table, aggregates, last_cycle)
 
 

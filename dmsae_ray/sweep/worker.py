@@ -27,8 +27,8 @@ from dmsae_ray.distill import (
     WindowReport,
     derive_seed,
     empty_core,
-    gaussian_core,
     load_core,
+    random_core,
     run_cycles,
     transfer,
 )
@@ -360,7 +360,9 @@ def _transfer_core(experiment: Experiment, trial: Trial, setting: TransferSettin
         return empty_core(d_model)
     assert experiment.transfer.core is not None  # inputs.check_inputs makes sure of it
     core = load_core(experiment.transfer.core, d_model)
-    return core if setting.arm == "distilled" else gaussian_core(core, derive_seed(trial.seed, "control", "gaussian"))
+    if setting.arm == "distilled":
+        return core
+    return random_core(setting.arm, core, derive_seed(trial.seed, "control", setting.arm))
 
 
 def _evaluation(feed: Feed, model: ActorHandle[Any]) -> Callable[[MatryoshkaSAE], dict[str, float]]:

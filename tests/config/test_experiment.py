@@ -135,7 +135,7 @@ REFUSED = {
     "choice": ({"model": {"dtype": "int8"}}, 'model.dtype is "int8"; it must be one of float32, bfloat16, float16'),
     "control": (
         {"distill": {"controls": ["x"]}},
-        'distill.controls.0 is "x"; it must be one of gaussian, random_latents',
+        'distill.controls.0 is "x"; it must be one of gaussian, gaussian_unit, random_latents',
     ),
     "bool": ({"activations": {"drop_bos": "maybe"}}, 'activations.drop_bos is "maybe"; it must be true or false'),
     "infinite": ({"recipe": {"clip_norm": float("inf")}}, "recipe.clip_norm is Infinity; it must be a number above 0"),

@@ -4,10 +4,11 @@ import math
 import pytest
 import torch
 
-from dmsae_ray.distill.controls import CONTROLS, gaussian_core, latent_core
+from dmsae_ray.distill.controls import CONTROLS, gaussian_core, latent_core, random_core
 from dmsae_ray.distill.core import Core
 from dmsae_ray.distill.lineage import LineageId
 from dmsae_ray.distill.seeds import derive_seed
+from dmsae_ray.errors import ConfigError
 
 D, M, POOL = 6, 40, 12
 
@@ -23,7 +24,7 @@ def setting():
     return w_enc, scores, frequency, selected, core
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", [name for name in CONTROLS if name != "gaussian_unit"])
 def test_controls_have_the_norms_of_their_core_row_for_row(setting, name):
     w_enc, scores, frequency, selected, core = setting
 
@@ -38,6 +39,18 @@ def test_controls_have_the_norms_of_their_core_row_for_row(setting, name):
     assert torch.equal(control.rows, make(3).rows)
     if name in ("gaussian", "random_latents"):
         assert not torch.equal(control.rows, make(4).rows)
+
+
+def test_one_random_core_is_not_matched_in_norm(setting):
+    """The paper does not say that its random core was: its rows have the norm with which fresh rows begin."""
+    core = setting[-1]
+    unit, matched = random_core("gaussian_unit", core, 3), random_core("gaussian", core, 3)
+    torch.testing.assert_close(unit.rows.norm(dim=1), torch.ones(3))
+    torch.testing.assert_close(directions(unit.rows), directions(matched.rows))
+    assert not torch.allclose(matched.rows.norm(dim=1), torch.ones(3))
+    assert unit.provenance == {"control": "gaussian_unit", "seed": 3, "latents": None}
+    with pytest.raises(ConfigError, match="'lowest_score' is not of random rows"):
+        random_core("lowest_score", core, 3)
 
 
 def directions(rows):

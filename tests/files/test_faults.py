@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
     monkeypatch.setattr(retry.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(retry.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+    # What this process remembers of full disks is of another clock.
+    monkeypatch.setattr(retry, "_full_said", -math.inf)
+    monkeypatch.setattr(retry, "_full_since", None)
     return now
 
 

@@ -57,6 +57,18 @@ def test_a_control_that_does_better_is_said(tmp_path: Path) -> None:
     assert "the control is ahead (-38 points [-43, -33], paired by seed)" in make_report(tmp_path).finding()
 
 
+def test_a_control_that_is_not_matched_in_norm_is_no_rival(tmp_path: Path) -> None:
+    """Alone it is named as what it is; beside a matched one it is not the best of them, however well it does."""
+    for seed in range(3):
+        summary = make_summary(8, 0.9, seed)
+        summary["controls"]["gaussian_unit"] = {**summary["controls"]["gaussian"], "carryover": 0.95}
+        write(tmp_path / "both", summary, 0.9, 0.5)
+        del summary["controls"]["gaussian"]
+        write(tmp_path / "alone", summary, 0.9)
+    assert "the gaussian control, matched in norm, has 50%" in make_report(tmp_path / "both").finding()
+    assert "the gaussian unit control, of norm 1, has 95%" in make_report(tmp_path / "alone").finding()
+
+
 def test_one_seed_claims_nothing(tmp_path: Path) -> None:
     write(tmp_path, make_summary(8, 0.9, 0), 0.9, 0.3)
     text = make_report(tmp_path).finding()

@@ -17,7 +17,7 @@ from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report import Rediscovery, rediscovery, rediscovery_findings, write_stability
 from dmsae_ray.report.found_again import BY, DISTILLED, IN_FIRST, RIVALS, Again, CoreLatent
 from dmsae_ray.report.rediscovery_tables import Rediscovered, tables
-from dmsae_ray.sae import MatryoshkaSAE, load_sae
+from dmsae_ray.sae import MatryoshkaSAE, load_sae, save_sae
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +141,20 @@ def test_other_sweeps_can_be_looked_into(small_output: Path, tmp_path: Path) -> 
     own, theirs = ([a for a in found.again if a.kind == kind and a.seed == 0] for kind in ("another seed", other.name))
     assert [a.mean for a in own] == [a.mean for a in theirs] and len(theirs) > 0
     assert {a.other for a in theirs} == {f"{other.name}/k4-tau0.6-seed1"}
+
+
+def test_an_sae_of_another_width_is_left_out_and_said(small_output: Path, tmp_path: Path) -> None:
+    other = copied(small_output, tmp_path)
+    for seed in (0, 1):
+        told = summary(other, seed)
+        told["records"][0]["key"] = f"narrow-{seed}"
+        (other / "trials" / f"k4-tau0.6-seed{seed}" / "summary.json").write_text(json.dumps(told))
+        save_sae(MatryoshkaSAE(32, 96, [32, 64], 4), other.parent.parent / "cycles" / f"narrow-{seed}" / "sae")
+    found = rediscovery(small_output, against=[other], tokens=0)
+    assert {a.kind for a in found.again} == {"another seed"}
+    for seed in (0, 1):
+        told = f"{other.name}/k4-tau0.6-seed{seed}: its SAE cannot be looked into (it has width 32, the cores 64)"
+        assert told in found.lacks
 
 
 def made(count: int, lead: Callable[[int], float]) -> Rediscovery:
