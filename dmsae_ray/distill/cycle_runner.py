@@ -21,7 +21,7 @@ from dmsae_ray.distill.reports import WindowReport
 from dmsae_ray.distill.seeds import derive_seed
 from dmsae_ray.distill.trained_cycle import Health, TrainedCycle, health_of
 from dmsae_ray.distill.training import TrainingHooks, TrainingJob, TrainingResult, train_sae
-from dmsae_ray.errors import ConfigError
+from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.sae import MatryoshkaSAE
 
 Evaluate = Callable[[MatryoshkaSAE], dict[str, float]]
@@ -331,7 +331,7 @@ class CycleRunner:
     def _scores(self, sae: MatryoshkaSAE, cycle: int) -> Tensor:
         """Return scores [pool]."""
         if self.scorer is not None:
-            return self.scorer(sae).double().cpu()
+            return _checked(self.scorer(sae).double().cpu(), sae.pool_size(self.settings.pool_groups))
         return self._scores_by(sae, self._pairs(cycle), "score")
 
     def _scores_by(self, sae: MatryoshkaSAE, pairs: AttributionSet, *draw: str | int) -> Tensor:
@@ -349,3 +349,18 @@ class CycleRunner:
             for part in (cut(pairs, settings.intersect) if settings.intersect > 1 else (pairs,))
         ]
         return torch.stack(parts).amin(dim=0)
+
+
+def _checked(scores: Tensor, pool: int) -> Tensor:
+    """Return the scores of a `Scorer` if there is one for each latent of the pool; else they look like a collapse.
+
+    Raises:
+        DataError: there is not, or one is negative or not finite.
+    """
+    if scores.shape != (pool,):
+        raise DataError(f"scorer: shape {tuple(scores.shape)} is not one score for each of {pool} latents of the pool")
+    bad = ~(torch.isfinite(scores) & (scores >= 0))
+    if bool(bad.any()):
+        latent = int(bad.nonzero()[0])
+        raise DataError(f"scorer: latent {latent} has score {float(scores[latent])}; scores must be finite and >= 0")
+    return scores

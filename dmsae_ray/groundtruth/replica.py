@@ -2,8 +2,10 @@
 
 import math
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -24,7 +26,7 @@ from dmsae_ray.distill import (
     run_cycles,
     transfer,
 )
-from dmsae_ray.errors import ConfigError, DataError
+from dmsae_ray.errors import ConfigError, DataError, one_line
 from dmsae_ray.evaluation import ablation, evaluate
 from dmsae_ray.groundtruth.latent_sets import (
     ABLATION,
@@ -288,14 +290,24 @@ def scored(scorer: Scorer, sae: MatryoshkaSAE, source: WorldSource) -> Tensor:
     """Return what a scorer says of every latent: float64 [m].
 
     Raises:
-        ConfigError: it does not say one number of each.
+        ConfigError: it raises, or does not say one number of each.
     """
-    scores = torch.as_tensor(scorer(sae, source))
+    try:
+        scores = torch.as_tensor(scorer(sae, source))
+    except Exception as error:  # the code of a user
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(last.filename).name}, line {last.lineno}"
+        raise ConfigError(f"scorer: {type(error).__name__}: {one_line(error)} ({where})") from error
     if scores.shape != (sae.n_latents,):
         raise ConfigError(
             f"scorer: its scores have shape {tuple(scores.shape)}; one a latent are needed, ({sae.n_latents},)"
         )
-    return scores.detach().double().cpu()
+    wide = scores.detach().double().cpu()
+    bad = ~(torch.isfinite(wide) & (wide >= 0))
+    if bool(bad.any()):
+        latent = int(bad.nonzero()[0])
+        raise ConfigError(f"scorer: latent {latent} has score {float(wide[latent])}; scores must be finite and >= 0")
+    return wide
 
 
 def in_first(run: DistillationResult) -> bool:

@@ -37,7 +37,9 @@ def _empty(known: KnownFeatures) -> str:
 
 
 def _subset(known: KnownFeatures) -> str:
-    each = [inside for r in known.replicas for inside in r.in_first.values()]
+    each = [inside for r in known.replicas for variant, inside in r.in_first.items() if r.sizes[variant][-1]]
+    if not each:
+        return ""
     return f"Every row of C* is a row of C_0, bit for bit, in {sum(each)} of {len(each)} runs."
 
 
@@ -77,7 +79,7 @@ def _ranks(known: KnownFeatures) -> str:
         shown = [f"{s} {means[s]:.2f}" for s in ranked[:3]]
         own = estimate(known.score(regime, OWN).values()).mean
         if ranked:
-            parts.append(f"{regime}: {', '.join(shown)} ({OWN} {own:.2f})")
+            parts.append(f"{regime}: {', '.join(shown)} ({OWN} {round(own, 2) + 0.0:.2f})")
     return f"Rank correlation with the true importance, the three best scores: {'; '.join(parts)}." if parts else ""
 
 

@@ -264,6 +264,20 @@ def test_controls_are_trained_in_place_of_the_core_and_matched_in_norm(tmp_path)
         assert torch.equal(sae.W_enc[: len(control)], control.rows)
 
 
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        (torch.full((12,), float("nan")), "scorer: latent 0 has score nan; scores must be finite and >= 0"),
+        (torch.tensor([1.0] * 11 + [-1.0]), "scorer: latent 11 has score -1.0; scores must be finite and >= 0"),
+        (torch.ones(3), "scorer: shape (3,) is not one score for each of 12 latents of the pool"),
+    ],
+)
+def test_a_scorer_that_is_broken_is_no_collapse(scores, message):
+    with pytest.raises(DataError) as error:
+        run(scorer=lambda sae: scores)
+    assert str(error.value) == message
+
+
 def test_a_core_may_outgrow_the_last_group():
     history = run(settings=small_settings(group_sizes=(50, 8, 6)), coverage=1.0)
     assert len(history.cores[1]) > 6 and history.collapsed_at is None

@@ -48,3 +48,7 @@ def nothing(sae: MatryoshkaSAE, source: WorldSource) -> Tensor:
 
 def too_few(sae: MatryoshkaSAE, source: WorldSource) -> Tensor:
     return torch.ones(3)
+
+
+def fails(sae: MatryoshkaSAE, source: WorldSource) -> Tensor:
+    return torch.ones(1 // 0)

@@ -4,11 +4,12 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.groundtruth import REGIMES, BenchmarkSettings, Regime, Replica, run_replica
 
-from .own import backwards, nothing, orthogonal, too_few
+from .own import backwards, fails, nothing, orthogonal, too_few
 
 SMALL = BenchmarkSettings(
     n_latents=32, group_sizes=(8, 8, 16), k=3, batch_size=64, steps=60, cycles=2, tokens=1500, importance_tokens=1500
@@ -87,6 +88,10 @@ def test_a_collapse_is_a_result() -> None:
 def test_what_cannot_be_used_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^scorer: its scores have shape \(3,\); one a latent are needed, \(32,\)$"):
         run_replica(OWN, 1, SMALL, {"too few": too_few})
+    with pytest.raises(ConfigError, match=r"^scorer: ZeroDivisionError: division by zero \(own.py, line \d+\)$"):
+        run_replica(OWN, 1, SMALL, {"fails": fails})
+    with pytest.raises(ConfigError, match=r"^scorer: latent 0 has score -1.0; scores must be finite and >= 0$"):
+        run_replica(OWN, 1, SMALL, {"negative": lambda sae, source: -torch.ones(sae.n_latents)})
     with pytest.raises(ConfigError, match=r"^score: 'odd' is unknown"):
         run_replica(OWN, 1, replace(SMALL, score="odd"))
     with pytest.raises(DataError, match=r"not of this version; delete it"):
