@@ -88,7 +88,7 @@ def test_a_collapse_is_a_result() -> None:
 def test_what_cannot_be_used_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^scorer: its scores have shape \(3,\); one a latent are needed, \(32,\)$"):
         run_replica(OWN, 1, SMALL, {"too few": too_few})
-    with pytest.raises(ConfigError, match=r"^scorer: ZeroDivisionError: division by zero \(own.py, line \d+\)$"):
+    with pytest.raises(ConfigError, match=r"^scorer: ZeroDivisionError: .* by zero \(own.py, line \d+\)$"):
         run_replica(OWN, 1, SMALL, {"fails": fails})
     with pytest.raises(ConfigError, match=r"^scorer: latent 0 has score -1.0; scores must be finite and >= 0$"):
         run_replica(OWN, 1, SMALL, {"negative": lambda sae, source: -torch.ones(sae.n_latents)})
