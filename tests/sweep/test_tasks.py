@@ -18,7 +18,6 @@ def test_results_come_with_their_numbers(ray_cluster: Any) -> None:
 
     found = list(run_tasks(square, [(3, 1.0), (4, 0.0), (5, 0.0)], cpus=0.5))
     assert sorted(found) == [(0, 9), (1, 16), (2, 25)]
-    assert found[-1] == (0, 9)  # the slow one is the last
     assert list(run_tasks(square, [])) == []
 
 
