@@ -5,7 +5,9 @@ the finished cycles of trials that run, and the scores in the cycle store.
 Out: report.html (one file with all in it), report.md, report.json and figures/ in the sweep folder, and a `Report` that
 the terminal shows; or one page that compares several sweeps. It needs no Ray session and can be made at any time, from
 the first finished cycle on. Pages of single latents (`write_latents`) are made of a sweep's cores (`sweep_latents`) or
-of any SAE (`sae_latents`).
+of any SAE (`sae_latents`). Questions to a finished sweep have pages of their own: whether other seeds find its cores
+again (`rediscovery`), how scores agree with exact ablation (`write_scores`); so has the benchmark with known features
+(`KnownFeatures`).
 """
 
 from typing import TYPE_CHECKING

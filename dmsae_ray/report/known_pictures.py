@@ -2,15 +2,18 @@
 
 from typing import TYPE_CHECKING
 
-from dmsae_ray.report.estimates import estimate
+from dmsae_ray.report.estimates import Estimate, estimate
 from dmsae_ray.report.known_features import COMPARISONS, VARIANTS, KnownFeatures
+from dmsae_ray.report.paired import paired
 from dmsae_ray.report.picture import Cell, Picture
-from dmsae_ray.report.plots import colour, legend_below, marker, panels
+from dmsae_ray.report.plots import by_name, colour, legend_below, marker, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "groundtruth"
+MISSING = paired({}, {})
+"""A difference that no seed has."""
 
 
 def pictures(known: KnownFeatures) -> list[Picture]:
@@ -32,25 +35,12 @@ def _score_picture(known: KnownFeatures) -> Picture:
         figure, axes = panels(len(known.regimes), width=3.1, height=2.9, columns=3)
         for axis, regime in zip(axes, known.regimes, strict=True):
             here = [score for score in scores if known.score(regime, score)]
-            for n, (over, label) in enumerate((("dictionary", "all latents"), ("pool", "the pool"))):
-                for y, score in enumerate(here):
-                    value = estimate(known.score(regime, score, over).values())
-                    low, high = value.interval or (value.mean, value.mean)
-                    axis.errorbar(
-                        [value.mean],
-                        [y + 0.18 * (2 * n - 1)],
-                        xerr=[[value.mean - low], [high - value.mean]],
-                        color=colour(n),
-                        marker=marker(n),
-                        markersize=4,
-                        capsize=2,
-                        linewidth=0.9,
-                        linestyle="none",
-                        label=label,
-                    )
+            every = [
+                (label, [estimate(known.score(regime, score, over).values()) for score in here])
+                for over, label in (("dictionary", "all latents"), ("pool", "the pool"))
+            ]
+            by_name(axis, every, here, dots=False)
             axis.axvline(0, color="#59636E", linewidth=0.8)
-            axis.set_yticks(range(len(here)), here, fontsize=8)
-            axis.invert_yaxis()
             axis.set_title(f"{regime}, n = {len(known.of(regime))}")
             axis.set_xlabel("rank correlation")
         legend_below(figure, axes)
@@ -78,28 +68,14 @@ def _rival_picture(known: KnownFeatures) -> Picture:
         figure, axes = panels(len(known.regimes), width=4.6, height=3.3, columns=2)
         for axis, regime in zip(axes, known.regimes, strict=True):
             texts = [c.text for c in COMPARISONS if any((regime, v, c.text) in found for v in VARIANTS)]
-            for n, variant in enumerate(VARIANTS):
-                for y, text in enumerate(texts):
-                    d = found.get((regime, variant, text))
-                    if d is None or d.n == 0:
-                        continue
-                    low, high = (d.mean, d.mean) if d.low is None or d.high is None else (d.low, d.high)
-                    axis.errorbar(
-                        [d.mean],
-                        [y + 0.18 * (2 * n - 1)],
-                        xerr=[[d.mean - low], [high - d.mean]],
-                        color=colour(n),
-                        marker=marker(n),
-                        markerfacecolor=colour(n) if d.shown else "white",
-                        markersize=4.5,
-                        capsize=2,
-                        linewidth=0.9,
-                        linestyle="none",
-                        label=f"{variant} core",
-                    )
+            each = [[found.get((regime, variant, text), MISSING) for text in texts] for variant in VARIANTS]
+            every = [
+                (f"{variant} core", [Estimate(d.mean, d.low, d.high, d.n, d.values) for d in values])
+                for variant, values in zip(VARIANTS, each, strict=True)
+            ]
+            hollow = [[not d.shown for d in values] for values in each]
+            by_name(axis, every, [_short(text) for text in texts], dots=False, hollow=hollow)
             axis.axvline(0, color="#59636E", linewidth=0.8)
-            axis.set_yticks(range(len(texts)), [_short(t) for t in texts], fontsize=7)
-            axis.invert_yaxis()
             axis.set_title(f"{regime}, n = {len(known.of(regime))}")
             axis.set_xlabel("difference in the share of importance")
         legend_below(figure, axes)

@@ -125,6 +125,50 @@ def dots(axes: "Axes", pairs: Sequence[tuple[Estimate, Estimate]], color: str) -
     axes.scatter(x, y, s=9, color=color, alpha=0.45, linewidths=0, zorder=3)
 
 
+def by_name(
+    axes: "Axes",
+    series: "Sequence[tuple[str, Sequence[Estimate]]]",
+    names: Sequence[str],
+    *,
+    dots: bool = True,
+    hollow: "Sequence[Sequence[bool]] | None" = None,
+) -> None:
+    """Draw series of estimates by name, one line a name from top to bottom, means with intervals across.
+
+    Args:
+        axes: Where to draw.
+        series: (label, one estimate a name); those without a mean are left out.
+        names: Names of the lines.
+        dots: Draw each seed as a small dot.
+        hollow: For each series and name, whether its marker is hollow.
+    """
+    step = 0.6 / max(2, len(series)) if len(series) > 2 else 0.36
+    for n, (label, values) in enumerate(series):
+        shift, shown = step * (n - (len(series) - 1) / 2), label
+        for y, value in enumerate(values):
+            if not value.n:
+                continue
+            face = "white" if hollow is not None and hollow[n][y] else colour(n)
+            axes.errorbar(
+                [value.mean],
+                [y + shift],
+                xerr=bars([value]),
+                color=colour(n),
+                marker=marker(n),
+                markerfacecolor=face,
+                markersize=4,
+                capsize=2,
+                linewidth=0.9,
+                linestyle="none",
+                label=shown,
+            )
+            shown = "_nolegend_"
+            if dots and value.n > 1:
+                axes.scatter(value.values, [y + shift] * value.n, s=7, color=colour(n), alpha=0.4, linewidths=0)
+    axes.set_yticks(range(len(names)), names, fontsize=7.5)
+    axes.invert_yaxis()
+
+
 def bars(values: Sequence[Estimate]) -> list[list[float]]:
     """Return the lengths of error bars, below and above the means; NaN, which draws nothing, without an interval."""
     ends = [v.interval or (math.nan, math.nan) for v in values]

@@ -12,7 +12,7 @@ from dmsae_ray.report.found_again import BY, LIMITS, SETS, Rediscovery
 from dmsae_ray.report.page import Section, page
 from dmsae_ray.report.panels import left_out
 from dmsae_ray.report.picture import ESTIMATE_HEAD, Drawn, Picture, estimate_cells
-from dmsae_ray.report.plots import MOST_PANELS, bars, colour, legend_below, marker, panels
+from dmsae_ray.report.plots import MOST_PANELS, by_name, legend_below, panels
 from dmsae_ray.report.rediscovery_tables import MEASURES, Rediscovered, latent_rows, rediscovery_findings, tables
 
 if TYPE_CHECKING:
@@ -40,27 +40,8 @@ def stability_picture(found: Rediscovery) -> Picture | None:
         figure, axes = panels(len(shown), width=3.6, height=2.6, columns=2)
         for axis, (setting, kind) in zip(axes, shown, strict=True):
             names = [name for name in SETS if numbers.values(setting, kind, name, "mean decoder")]
-            for n, by in enumerate(BY):
-                cells = [(y, numbers.estimate(setting, kind, name, f"mean {by}")) for y, name in enumerate(names)]
-                known = [(y + 0.22 * (n - 1), value) for y, value in cells if value.n]
-                if known:
-                    axis.errorbar(
-                        [value.mean for _, value in known],
-                        [y for y, _ in known],
-                        xerr=bars([value for _, value in known]),
-                        color=colour(n),
-                        marker=marker(n),
-                        markersize=4,
-                        capsize=2,
-                        linewidth=0.9,
-                        linestyle="none",
-                        label=by,
-                    )
-                    for y, value in known:
-                        if value.n > 1:
-                            axis.scatter(value.values, [y] * value.n, s=7, color=colour(n), alpha=0.4, linewidths=0)
-            axis.set_yticks(range(len(names)), names, fontsize=7.5)
-            axis.invert_yaxis()
+            every = [(by, [numbers.estimate(setting, kind, name, f"mean {by}") for name in names]) for by in BY]
+            by_name(axis, every, names)
             axis.set_xlim(0, 1.02)
             most = max(len(numbers.values(setting, kind, name, "mean decoder")) for name in names)
             axis.set_title(f"{setting.label}, {kind}, n = {most}")

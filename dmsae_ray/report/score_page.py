@@ -10,7 +10,7 @@ from dmsae_ray.files import replacing
 from dmsae_ray.report.page import Section, page
 from dmsae_ray.report.panels import left_out
 from dmsae_ray.report.picture import ESTIMATE_HEAD, Picture, estimate_cells
-from dmsae_ray.report.plots import MOST_PANELS, bars, colour, legend_below, marker, panels
+from dmsae_ray.report.plots import MOST_PANELS, by_name, legend_below, panels
 from dmsae_ray.report.score_agreement import MEASURES, REFERENCE, Agreement, ScoredCycle
 from dmsae_ray.report.tables import Table
 
@@ -92,29 +92,13 @@ def score_picture(agreement: Agreement) -> Picture | None:
         shown = agreement.places[:MOST_PANELS]
         figure, axes = panels(len(shown), width=3.6, height=3.1, columns=2)
         for axis, (setting, cycle) in zip(axes, shown, strict=True):
-            for n, (measure, label) in enumerate(
-                (("rank", "with ablation"), ("retest rank", "with itself on other tokens"))
-            ):
-                cells = [(y, agreement.estimate(setting, cycle, name, measure)) for y, name in enumerate(names)]
-                known = [(y + 0.18 * (2 * n - 1), value) for y, value in cells if value.n]
-                axis.errorbar(
-                    [value.mean for _, value in known],
-                    [y for y, _ in known],
-                    xerr=bars([value for _, value in known]),
-                    color=colour(n),
-                    marker=marker(n),
-                    markersize=4,
-                    capsize=2,
-                    linewidth=0.9,
-                    linestyle="none",
-                    label=f"rank correlation {label}",
-                )
-                for y, value in known:
-                    if value.n > 1:
-                        axis.scatter(value.values, [y] * value.n, s=7, color=colour(n), alpha=0.4, linewidths=0)
+            labels = (("rank", "with ablation"), ("retest rank", "with itself on other tokens"))
+            every = [
+                (f"rank correlation {label}", [agreement.estimate(setting, cycle, name, measure) for name in names])
+                for measure, label in labels
+            ]
+            by_name(axis, every, names)
             axis.axvline(0, color="#59636E", linewidth=0.8)
-            axis.set_yticks(range(len(names)), names, fontsize=7.5)
-            axis.invert_yaxis()
             most = max(len(agreement.values(setting, cycle, name, "rank")) for name in names)
             axis.set_title(f"{setting.label}, cycle {cycle}, n = {most}")
             axis.set_xlabel("rank correlation")
