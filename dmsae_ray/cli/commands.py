@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmsae_ray import __version__
-from dmsae_ray.cli import groundtruth, latents, score, stability
+from dmsae_ray.cli import evaluate, groundtruth, latents, score, stability
 from dmsae_ray.cli.encoding import degrade_output
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
 from dmsae_ray.config import PRESETS, Experiment, TransferSettings, load_experiment, set_environment
@@ -192,6 +192,8 @@ def _parser() -> argparse.ArgumentParser:
         "score", score.run, "Ask a sweep's SAEs again: every score, beside exact ablation; nothing is trained."
     )
     score.add_arguments(sub)
+    sub = command("eval", evaluate.run, "What are a sweep's SAEs worth? SAEBench and measures of our own.")
+    evaluate.add_arguments(sub)
     text = "Run the benchmark with known features: does distillation find what matters, and do its rivals?"
     sub = command("groundtruth", groundtruth.run, text)
     groundtruth.add_arguments(sub)

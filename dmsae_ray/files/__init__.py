@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dmsae_ray.files.json_records import encode_sealed as encode_sealed
     from dmsae_ray.files.json_records import nan_to_null as nan_to_null
     from dmsae_ray.files.listing import list_files as list_files
+    from dmsae_ray.files.machine_lock import alone as alone
     from dmsae_ray.files.node_cache import NodeCache as NodeCache
     from dmsae_ray.files.prefetch import Prefetcher as Prefetcher
     from dmsae_ray.files.prefetch import ReaderClosed as ReaderClosed
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "machine_lock": ("alone",),
         "atomic": ("replacing",),
         "cache": (
             "cache_folder",

@@ -11,14 +11,13 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dmsae_ray.errors import ConfigError, DmsaeError
-from dmsae_ray.files import cache_folder, file_sha256, replacing
+from dmsae_ray.files import alone, cache_folder, file_sha256, replacing
 from dmsae_ray.lm.text import corpus_sha256, split_documents, stdlib_documents, stdlib_fingerprint
 from dmsae_ray.lm.tiny_recipe import OnTrainingStep, TinyRecipe, TrainingStep
 
@@ -52,7 +51,7 @@ def tiny_model(
             return place
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _alone(folder.with_suffix(".lock")):
+        with alone(folder.with_suffix(".lock")):  # without file locks two may train; the last model stays
             if not is_whole(folder, corpus, recipe):  # another process may have made it meanwhile
                 build(folder, recipe, progress)
     except OSError as error:
@@ -139,17 +138,6 @@ def _train_into(folder: Path, recipe: TinyRecipe, progress: OnTrainingStep | Non
     # safetensors makes a file that only its owner can read, but a cache may be shared.
     (folder / WEIGHTS).chmod((folder / META).stat().st_mode & 0o777)
     return meta
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Let one process in at a time. Without file locks (some network disks) two may train; the last model stays."""
-    with lock.open("w") as file:
-        with suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _corpus(cache: Path) -> str:

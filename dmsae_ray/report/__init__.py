@@ -16,6 +16,7 @@ from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
     from dmsae_ray.report.core_latents import sweep_latents as sweep_latents
+    from dmsae_ray.report.evaluated import EvaluatedSAE as EvaluatedSAE
     from dmsae_ray.report.found_again import Rediscovery as Rediscovery
     from dmsae_ray.report.found_again import rediscovery as rediscovery
     from dmsae_ray.report.known_features import KnownFeatures as KnownFeatures
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from dmsae_ray.report.publishing import HTML_FILE as HTML_FILE
     from dmsae_ray.report.publishing import compare as compare
     from dmsae_ray.report.publishing import publish as publish
+    from dmsae_ray.report.quality_page import quality_findings as quality_findings
+    from dmsae_ray.report.quality_page import write_quality as write_quality
     from dmsae_ray.report.rediscovery_page import rediscovery_section as rediscovery_section
     from dmsae_ray.report.rediscovery_page import write_stability as write_stability
     from dmsae_ray.report.rediscovery_tables import rediscovery_findings as rediscovery_findings
@@ -42,6 +45,7 @@ __getattr__, __dir__, __all__ = face(
     __name__,
     {
         "core_latents": ("sweep_latents",),
+        "evaluated": ("EvaluatedSAE",),
         "found_again": (
             "Rediscovery",
             "rediscovery",
@@ -60,6 +64,10 @@ __getattr__, __dir__, __all__ = face(
             "HTML_FILE",
             "compare",
             "publish",
+        ),
+        "quality_page": (
+            "quality_findings",
+            "write_quality",
         ),
         "rediscovery_page": (
             "rediscovery_section",

@@ -12,6 +12,9 @@ from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
     from dmsae_ray.sweep.controller import run_sweep as run_sweep
+    from dmsae_ray.sweep.evaluating import OWN as OWN
+    from dmsae_ray.sweep.evaluating import EvaluationTask as EvaluationTask
+    from dmsae_ray.sweep.evaluating import evaluate_sae as evaluate_sae
     from dmsae_ray.sweep.inputs import check_inputs as check_inputs
     from dmsae_ray.sweep.prepared import PreparedSweep as PreparedSweep
     from dmsae_ray.sweep.prepared import SweepResult as SweepResult
@@ -31,6 +34,11 @@ __getattr__, __dir__, __all__ = face(
     __name__,
     {
         "controller": ("run_sweep",),
+        "evaluating": (
+            "OWN",
+            "EvaluationTask",
+            "evaluate_sae",
+        ),
         "inputs": ("check_inputs",),
         "prepared": (
             "PreparedSweep",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dmsae_ray.tracking.callback import TrackingCallback as TrackingCallback
     from dmsae_ray.tracking.destination import Destination as Destination
     from dmsae_ray.tracking.destination import destination_of as destination_of
+    from dmsae_ray.tracking.evaluations import record_evaluations as record_evaluations
     from dmsae_ray.tracking.journal import read_journal as read_journal
     from dmsae_ray.tracking.names import RunName as RunName
     from dmsae_ray.tracking.outline import read_outline as read_outline
@@ -39,6 +40,7 @@ __getattr__, __dir__, __all__ = face(
             "Destination",
             "destination_of",
         ),
+        "evaluations": ("record_evaluations",),
         "journal": ("read_journal",),
         "names": ("RunName",),
         "outline": ("read_outline",),

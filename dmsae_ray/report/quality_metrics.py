@@ -1,0 +1,27 @@
+"""The numbers of evaluations that tables and figures show, under one name each."""
+
+from dmsae_ray.saebench import SUITE, Shown
+
+OWN = "own"
+
+
+def shown_metrics(evaluation: str) -> tuple[Shown, ...]:
+    """Return what is shown of an evaluation, in order."""
+    if evaluation == OWN:
+        return _own()
+    return SUITE[evaluation].shown if evaluation in SUITE else ()
+
+
+def shown_metric(name: str) -> Shown:
+    """Return what is shown of a number, such as 'core/ce_loss_score'; one that is not shown has its own name."""
+    evaluation, _, metric = name.partition("/")
+    return next((s for s in shown_metrics(evaluation) if s.name == metric), Shown(metric, metric, "neither"))
+
+
+def says(evaluation: str) -> str:
+    """Return what an evaluation measures."""
+    return SUITE[evaluation].says if evaluation in SUITE else "measures of our own, on held-out text"
+
+
+def _own() -> tuple[Shown, ...]:
+    return ()

@@ -1,0 +1,132 @@
+"""One evaluation of one SAE: a process of SAEBench's environment that reads a job file and writes a result file."""
+
+import json
+import subprocess
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dmsae_ray.errors import DataError
+from dmsae_ray.saebench.environment import inner_environment
+
+_PROGRAM = Path(__file__).with_name("inside")
+_TAIL = 200
+"""Lines of a failed process's output that are kept."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is evaluated, and how. All paths are of this machine.
+
+    Attributes:
+        evaluation: a name of `suite.SUITE`.
+        sae: folder of an SAE in our format, for raw activations.
+        model: Hub id or folder of the language model.
+        revision: of the Hub.
+        model_key: what SAEBench calls a model that TransformerLens does not know by name.
+        layer: block whose residual stream the SAE reads.
+        context: tokens of a context of its training.
+        dtype: of the language model.
+        batch: contexts that the language model reads at once.
+        tokens: file of contexts (`tokens` [n, t]) that `core` reads in place of its data set, or None.
+        data: folder of labelled texts in place of the data sets, or None.
+        forget_corpus: file for `unlearning`, or None.
+        settings: fields of SAEBench's configuration of this evaluation that are not its defaults.
+    """
+
+    evaluation: str
+    sae: str
+    model: str
+    revision: str | None
+    model_key: str
+    layer: int
+    context: int
+    dtype: str
+    batch: int
+    tokens: str | None = None
+    data: str | None = None
+    forget_corpus: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job.
+
+    Attributes:
+        metrics: the numbers, by SAEBench's names; empty where it failed.
+        versions: of what measured.
+        device: 'cpu' or 'cuda'.
+        seconds: how long it took.
+        error: why it failed, a line; empty where it did not.
+        log: the end of the output of a process that failed.
+    """
+
+    metrics: dict[str, float]
+    versions: dict[str, str]
+    device: str
+    seconds: float
+    error: str = ""
+    log: str = ""
+
+
+def run_job(job: Job, python: Path) -> Outcome:
+    """Run a job and return what came of it; a failure of the evaluation is returned, not raised.
+
+    Args:
+        job: the job.
+        python: that of SAEBench's environment.
+    """
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="dmsae-eval-") as folder:
+        place = Path(folder)
+        if job.forget_corpus is not None:  # SAEBench reads it below the working directory, by this name alone
+            data = place / "sae_bench" / "evals" / "unlearning" / "data"
+            data.mkdir(parents=True)
+            (data / "bio-forget-corpus.jsonl").symlink_to(job.forget_corpus)
+        (place / "job.json").write_text(json.dumps(asdict(job)), encoding="utf-8")
+        with (place / "output.txt").open("w+", encoding="utf-8", errors="replace") as output:
+            code = subprocess.run(
+                [str(python), str(_PROGRAM), str(place / "job.json")],
+                cwd=place,
+                env=inner_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            ).returncode
+            output.seek(0)
+            said = output.read()
+        seconds = time.monotonic() - begun
+        written = place / "result.json"
+        if code != 0 or not written.is_file():
+            tail = said.splitlines()[-_TAIL:]
+            return Outcome({}, {}, "", seconds, _reason(code, tail), "\n".join(tail))
+        found = json.loads(written.read_text(encoding="utf-8"))
+    return Outcome(found["metrics"], found["versions"], found["device"], seconds)
+
+
+def read_outcome(content: bytes, place: str) -> Outcome:
+    """Return the outcome that `as_json` gave.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        return Outcome(**json.loads(content)["outcome"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{place} is damaged ({type(error).__name__}); delete it to evaluate again") from None
+
+
+def _reason(code: int, said: list[str]) -> str:
+    """Return a line for a process that failed: its last error."""
+    if code < 0:
+        return f"its process was ended by signal {-code} (out of memory?)"
+    errors = [
+        line.strip()
+        for line in said
+        if line and not line[0].isspace() and ": " in line and "Error" in line.split(": ")[0]
+    ]
+    last = errors[-1] if errors else next((line.strip() for line in reversed(said) if line.strip()), "it said nothing")
+    return last[:300]
