@@ -56,7 +56,7 @@ def make_environment(say: Callable[[str], None] = print) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         log = folder.with_suffix(".log")
         python = folder / "bin" / "python"
-        # torch with what it needs (on CUDA that is a lot), the rest exactly as it was tested.
+        # The lock file exactly as it was tested; then torch with what it needs besides, on CUDA a lot.
         pip = [
             str(python),
             "-m",
@@ -69,8 +69,8 @@ def make_environment(say: Callable[[str], None] = print) -> Path:
         ]
         steps = (
             [base, "-m", "venv", str(folder)],
-            [*pip, f"torch=={_torch()}"],
             [*pip, "--no-deps", "-r", str(LOCK)],
+            [*pip, f"torch=={_torch()}"],
             [str(python), "-c", "import torch, sae_bench.evals.core.main"],
         )
         try:

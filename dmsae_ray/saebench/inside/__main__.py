@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import importlib
 import json
+import math
 import os
 import sys
 import threading
@@ -111,6 +112,7 @@ def _other(job: dict[str, Any], module: Any, sae: Any, device: str) -> dict[str,
     config.random_seed = 42
     if evaluation in ("scr", "tpp"):
         config.perform_scr = evaluation == "scr"
+        config.n_values = [n for n in config.n_values if n <= sae.cfg.d_sae]
     if job["data"] is not None:
         own_data.put_in_place(Path(job["data"]), config, _SIZES[evaluation])
         if evaluation == "tpp":
@@ -155,12 +157,12 @@ def _end_with(parent: int) -> None:
 
 
 def _flat(metrics: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers of a tree of metrics by their own names, which are different."""
+    """Return the finite numbers of a tree of metrics by their own names, which are different."""
     found: dict[str, float] = {}
     for name, value in metrics.items():
         if isinstance(value, dict):
             found |= _flat(value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
+        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             found[name] = float(value)
     return found
 
