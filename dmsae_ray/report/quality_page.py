@@ -166,10 +166,10 @@ def _findings(found: Sequence[AtEqualL0]) -> list[str]:
     lines = []
     for arm, rival in dict.fromkeys((one.arm, one.rival) for one in found):
         tested = [one for one in found if (one.arm, one.rival) == (arm, rival) and one.difference.n]
-        if not tested:
-            lines.append(f"{arm.label} against {rival.label}: no SAE has an L0 that the rival reaches.")
-            continue
         head = f"At equal L0, {arm.label} against {rival.label}"
+        if not tested:
+            lines.append(f"{head}: nothing to compare, since no SAE has an L0 that the rival's SAEs reach.")
+            continue
         most = max(one.difference.n for one in tested)
         if most < FEWEST:
             lines.append(f"{head}: n = {most}, too few to show a difference in any of {len(tested)} numbers.")

@@ -1,0 +1,162 @@
+"""Arms at equal L0: by hand-computed cases; which arm an SAE is of; what a page says."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dmsae_ray.distill.reports import CycleReport
+from dmsae_ray.plan.trials import CycleSetting, Setting, TransferSetting, Trial
+from dmsae_ray.report.equal_l0 import compare, interpolate
+from dmsae_ray.report.evaluated import Arm, Evaluated, EvaluatedSAE
+from dmsae_ray.report.quality_page import quality_findings, write_quality
+from dmsae_ray.results.trial import TrialResult
+
+LOSS = "core/ce_loss_score"
+
+
+def report(arm: str, l0: float, *, core: int = 5, cycle: int = 3, key: str = "", flops: float = 10.0) -> CycleReport:
+    return CycleReport(
+        cycle=cycle,
+        arm=arm,
+        key=key or f"{arm}-{l0}-{core}-{cycle}",
+        seed=0,
+        n_core_in=core,
+        n_core=5,
+        pool=20,
+        carried=None,
+        carryover=None,
+        chance=None,
+        new=None,
+        jaccard=None,
+        core_share=None,
+        collapsed=None,
+        tokens=100,
+        flops=flops,
+        seconds=1.0,
+        cached=False,
+        metrics={"l0": l0},
+    )
+
+
+def sae(setting: Setting, seed: int, one: CycleReport, value: float, sweep: str = "", **more: float) -> EvaluatedSAE:
+    result = TrialResult(Trial(setting, seed, 0), (one,))
+    return EvaluatedSAE(result, one, sweep, {LOSS: value, **more})
+
+
+def transferred(arm: str, k: int, seed: int, l0: float, value: float, sweep: str = "") -> EvaluatedSAE:
+    core = 0 if arm == "baseline" else 5
+    one = report(arm, l0, core=core, key=f"{arm} {k} {seed} {sweep}")
+    return sae(TransferSetting(k, arm, "dense"), seed, one, value, sweep)  # type: ignore[arg-type]
+
+
+def test_values_between_two_points_are_linear_in_log_l0() -> None:
+    curve = [(4.0, 0.80), (16.0, 0.90), (64.0, 0.94)]
+    assert interpolate(curve, 8.0) == pytest.approx(0.85)
+    assert interpolate(curve, 32.0) == pytest.approx(0.92)
+    assert interpolate(curve, 16.0) == pytest.approx(0.90)
+    # Nothing is extrapolated, but a twentieth beyond the ends counts as the end.
+    assert (interpolate(curve, 3.9), interpolate(curve, 65.0)) == (0.80, 0.94)
+    assert (interpolate(curve, 3.0), interpolate(curve, 70.0), interpolate([], 8.0)) == (None, None, None)
+    assert interpolate([(8.0, 0.5)], 8.2) == 0.5
+
+
+@given(
+    points=st.lists(st.tuples(st.floats(0.5, 500), st.floats(-1, 1)), min_size=2, max_size=6, unique_by=lambda p: p[0]),
+    share=st.floats(0, 1),
+)
+def test_an_interpolated_value_lies_between_its_neighbours(points: list[tuple[float, float]], share: float) -> None:
+    curve = sorted(points)
+    l0 = curve[0][0] + share * (curve[-1][0] - curve[0][0])
+    found = interpolate(curve, l0)
+    assert found is not None
+    below = max(i for i, (x, _) in enumerate(curve) if x <= l0) if l0 >= curve[0][0] else 0
+    two = [y for _, y in curve[below : below + 2]]
+    assert min(two) - 1e-9 <= found <= max(two) + 1e-9
+
+
+def baseline_and_core(gain: float, seeds: int = 3) -> list[EvaluatedSAE]:
+    """A baseline whose value is 0.5 + 0.1 log2(L0), and a core that is `gain` above it at an L0 of its own."""
+    found = []
+    for seed in range(seeds):
+        noise = 0.001 * seed
+        found += [transferred("baseline", k, seed, l0, 0.5 + 0.1 * math.log2(l0) + noise) for k, l0 in ((4, 4), (16, 16))]
+        found.append(transferred("distilled", 4, seed, 8.0, 0.8 + gain + noise + 1e-4 * seed))
+    return found
+
+
+def test_what_is_due_to_l0_alone_is_no_gain() -> None:
+    # At k = 4 the core is 0.1 above the baseline of the same k; all of that is its L0.
+    (one,) = [c for c in compare(Evaluated(baseline_and_core(0.0)), [LOSS]) if c.rival.core == "baseline"]
+    assert one.difference.mean == pytest.approx(1e-4, abs=1e-6) and one.compared == (3, 3)
+    assert one.verdict == "" and one.flops == (pytest.approx(1.0), pytest.approx(math.nan, nan_ok=True))
+    (better,) = compare(Evaluated(baseline_and_core(0.05)), [LOSS])
+    assert better.difference.mean == pytest.approx(0.05 + 1e-4, abs=1e-6) and better.verdict == "better"
+    (worse,) = compare(Evaluated(baseline_and_core(-0.05)), [LOSS])
+    assert worse.verdict == "worse"
+    assert quality_findings(baseline_and_core(0.05)) == [
+        "At equal L0, distilled core, dense against no core: better in loss recovered +0.050* [+0.050, +0.050] (n = 3)."
+    ]
+
+
+def test_two_seeds_show_nothing() -> None:
+    (line,) = quality_findings(baseline_and_core(0.05, seeds=2))
+    assert line.endswith("n = 2, too few to show a difference in any of 1 numbers.")
+
+
+def test_an_sae_outside_the_rival_s_l0_is_not_compared() -> None:
+    saes = [*baseline_and_core(0.05), *(transferred("distilled", 64, seed, 60.0, 0.2) for seed in range(3))]
+    (one,) = compare(Evaluated(saes), [LOSS])
+    assert one.compared == (3, 6) and one.difference.mean == pytest.approx(0.05 + 1e-4, abs=1e-6)
+    (far,) = compare(Evaluated([s for s in saes if s.arm.core == "baseline" or s.k == 64]), [LOSS])
+    assert far.compared == (0, 3) and far.difference.n == 0
+    (line,) = quality_findings([s for s in saes if s.arm.core == "baseline" or s.k == 64])
+    assert line.endswith("no core: nothing to compare, since no SAE has an L0 that the rival's SAEs reach.")
+
+
+def test_several_bearing_cores_are_the_replicas() -> None:
+    saes = []
+    for sweep, gain in (("one", 0.02), ("two", 0.03), ("three", 0.04)):
+        for seed in (0, 1):
+            saes += [transferred("baseline", k, seed, k, 0.5 + 0.1 * math.log2(k), sweep) for k in (4, 16)]
+            saes.append(transferred("distilled", 4, seed, 8.0, 0.8 + gain + (0.01 if seed else -0.01), sweep))
+    evaluated = Evaluated(saes)
+    (one,) = compare(evaluated, [LOSS])
+    # Six SAEs, but three cores: the seeds of a core count as one, by their mean.
+    assert one.difference.n == 3 and sorted(one.difference.values) == pytest.approx([0.02, 0.03, 0.04])
+    assert evaluated.estimate(Arm("distilled", "dense"), 4, LOSS).n == 3
+    assert evaluated.estimate(Arm("distilled", "dense"), 4, LOSS).mean == pytest.approx(0.83)
+
+
+def test_which_arm_an_sae_is_of() -> None:
+    setting = CycleSetting(8, 0.5, "dense")
+    first, last = report("distilled", 8.0, core=0, cycle=0, flops=7), report("distilled", 20.0, cycle=1, flops=9)
+    control = report("gaussian", 22.0, cycle=1)
+    result = TrialResult(Trial(setting, 1, 0), (first, last), {"gaussian": control})
+    arms = [EvaluatedSAE(result, one).arm for one in (first, last, control)]
+    assert arms == [Arm("baseline"), Arm("distilled", "dense", "τ = 0.5"), Arm("gaussian", "dense", "τ = 0.5")]
+    assert [arm.label for arm in arms] == ["no core", "distilled core, dense, τ = 0.5", "gaussian core, dense, τ = 0.5"]
+    assert EvaluatedSAE(result, last).whole_flops == 16
+    assert Evaluated(EvaluatedSAE(result, one) for one in (control, first, last)).arms == [arms[1], arms[0], arms[2]]
+
+
+def test_the_cycle_0_that_coverages_share_counts_once() -> None:
+    shared = report("distilled", 8.0, core=0, cycle=0, key="shared")
+    saes = [sae(CycleSetting(8, tau, "dense"), 0, shared, 0.9) for tau in (0.3, 0.6)]
+    assert Evaluated(saes).estimate(Arm("baseline"), 8, LOSS).n == 1
+
+
+def test_the_page_has_every_number(tmp_path: Path) -> None:
+    saes = baseline_and_core(0.05)
+    page = write_quality(saes, tmp_path, name="a <sweep>")
+    html = page.read_text()
+    assert "a &lt;sweep&gt;" in html and "loss recovered" in html and "+0.050*" in html
+    tree = json.loads((tmp_path / "quality.json").read_text())
+    assert [row["metrics"] for row in tree["saes"]] == [dict(s.metrics) for s in saes]
+    assert [(row["is"], row["compared"]) for row in tree["at_equal_l0"]] == [("better", [3, 3])]
+    assert (tmp_path / "figures" / "quality_core.png").stat().st_size > 10_000
+    lines = (tmp_path / "figures" / "quality_core.csv").read_text().splitlines()
+    assert len(lines) == 1 + 3 and lines[1].startswith('"distilled core, dense",4,core/ce_loss_score,8,')
