@@ -1,9 +1,11 @@
 """How good an SAE is: variance explained, L0 in its two parts, loss recovered; what single latents do, and where.
 
-Input: a `MatryoshkaSAE` that takes raw activations, with batches of raw activations (`evaluate`), or with a tapped
-language model and tokens (`loss_recovered`), or with a model whose activations can be replaced (`ablation`); or
-activations of single latents (`FiringCollector`). Output: the figures, as `Metrics`, `LossRecovered`, `LatentFiring` or
-one number a latent. The room trains nothing and reads no files.
+Input: a `MatryoshkaSAE` that takes raw activations, with batches of raw activations (`evaluate`, `measure_prefixes`),
+or with a tapped language model and tokens (`loss_recovered`), or with a model whose activations can be replaced
+(`ablation`), or with activations of words (`first_letter_absorption`); its decoder rows alone (`decoder_geometry`); or
+activations of single latents (`FiringCollector`). Output: the figures, as `Metrics`, `LossRecovered`, `LatentFiring`
+and others, or one number a latent; `QUALITY` names those that measure a whole SAE. The room trains no SAE and reads no
+files.
 """
 
 from typing import TYPE_CHECKING

@@ -48,24 +48,26 @@ QUALITY = (
     ),
     QualityName("kl", "KL", "KL(model as it is || through the SAE) of the next token, nats a token", "lower"),
     QualityName("dead_share", "dead", "share of the latents that never fire", "lower"),
-    QualityName("dense_share", "dense", "share of the latents that fire at more than 10% of the tokens", "lower"),
+    QualityName("dense_share", "dense", "share of the latents that fire at more than 10% of the tokens", "neither"),
     QualityName("live_frequency_median", "frequency", "median frequency of the latents that fire", "neither"),
     QualityName("core_dead_share", "core dead", "share of the core that never fires", "lower"),
     QualityName(
-        "core_dense_share", "core dense", "share of the core that fires at more than 10% of the tokens", "lower"
+        "core_dense_share", "core dense", "share of the core that fires at more than 10% of the tokens", "neither"
     ),
     QualityName(
         "core_live_frequency_median", "core frequency", "median frequency of the core latents that fire", "neither"
     ),
     QualityName("rest_dead_share", "rest dead", "share of the latents outside the core that never fire", "lower"),
     QualityName(
-        "rest_dense_share", "rest dense", "share of the rest that fires at more than 10% of the tokens", "lower"
+        "rest_dense_share", "rest dense", "share of the rest that fires at more than 10% of the tokens", "neither"
     ),
     QualityName("rest_live_frequency_median", "rest frequency", "median frequency of the rest that fires", "neither"),
     QualityName("nearest_cosine", "nearest cosine", f"mean {_COSINE} another one", "lower"),
     QualityName("nearest_cosine_median", "nearest cosine, median", f"median {_COSINE} another one", "lower"),
     QualityName("nearest_cosine_p95", "nearest cosine, 95%", f"95th percentile of the {_COSINE} another one", "lower"),
-    QualityName("nearest_cosine_chance", "chance", "nearest cosine of as many random directions", "neither"),
+    QualityName(
+        "nearest_cosine_chance", "nearest cosine, chance", "nearest cosine of as many random directions", "neither"
+    ),
     QualityName(
         "redundant_07", "cosine ≥ 0.7", "share of the decoder rows with another at cosine 0.7 or more", "lower"
     ),
@@ -73,7 +75,9 @@ QUALITY = (
         "redundant_09", "cosine ≥ 0.9", "share of the decoder rows with another at cosine 0.9 or more", "lower"
     ),
     QualityName("core_nearest_cosine", "within core", f"mean {_COSINE} another one, both of the core", "lower"),
-    QualityName("core_nearest_cosine_chance", "chance", "the same of as many random directions", "neither"),
+    QualityName(
+        "core_nearest_cosine_chance", "within core, chance", "the same of as many random directions", "neither"
+    ),
     QualityName(
         "core_redundant_07", "core ≥ 0.7", "share of the core with another of the core at 0.7 or more", "lower"
     ),
@@ -81,7 +85,9 @@ QUALITY = (
         "core_redundant_09", "core ≥ 0.9", "share of the core with another of the core at 0.9 or more", "lower"
     ),
     QualityName("core_rest_nearest_cosine", "core to rest", f"mean {_COSINE} one outside, over the core", "lower"),
-    QualityName("core_rest_nearest_cosine_chance", "chance", "the same of as many random directions", "neither"),
+    QualityName(
+        "core_rest_nearest_cosine_chance", "core to rest, chance", "the same of as many random directions", "neither"
+    ),
     QualityName(
         "core_rest_redundant_07", "core to rest ≥ 0.7", "share of the core with one outside at 0.7 or more", "lower"
     ),

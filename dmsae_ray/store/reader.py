@@ -183,7 +183,7 @@ class Store:
         Raises:
             DataError: a position has no activation.
         """
-        out, first = torch.full((len(places), self.d_model), torch.nan), 0
+        out, there, first = torch.empty(len(places), self.d_model), torch.zeros(len(places), dtype=torch.bool), 0
         for shard in range(self.layout.shards("eval")):
             size = self.commit("eval", shard).tokens
             wanted = ((places >= first) & (places < first + size)).nonzero().view(-1)
@@ -193,11 +193,10 @@ class Store:
                 row_of[tensors["position"].long()] = torch.arange(len(tensors["position"]))
                 rows = row_of[places[wanted] - first]
                 wanted, rows = wanted[rows >= 0], rows[rows >= 0]
-                out[wanted] = tensors["x"][rows].float()
+                out[wanted], there[wanted] = tensors["x"][rows].float(), True
             first += size
-        missing = out[:, 0].isnan() if self.d_model else torch.zeros(0)
-        if bool(missing.any()):
-            raise DataError(f"store {self.folder}: {int(missing.sum())} of the held-out tokens have no activation")
+        if not bool(there.all()):
+            raise DataError(f"store {self.folder}: {int((~there).sum())} of these tokens have no activation")
         return out
 
     def _eval_contexts(self) -> Contexts:

@@ -190,9 +190,23 @@ def test_a_silent_letter_that_no_latent_carries_is_not_absorbed(world):
     with torch.no_grad():
         for word in silent:
             sae.W_dec[len(LETTERS) + word] = world.own[word]
+        # One that fires at every word alike says nothing of the letter, whatever its direction.
+        sae.W_enc[-1], sae.b_enc[-1], sae.W_dec[-1] = 0, 2.0, world.letter[2]
     found = world.measure(sae)
     assert found.letters[2].silent == pytest.approx(0.3) and found.letters[2].absorbed == 0
     assert found.absorbed_when_silent == 0
+
+
+def test_a_small_share_or_a_crooked_direction_is_no_absorption(world):
+    """Of three silent words, one latent carries nearly the whole letter, one too little, one at too small a cosine."""
+    words = world.held_out_words(3)[:3]
+    sae = world.sae(words)
+    with torch.no_grad():
+        sae.W_dec[len(LETTERS) + words[1]] = world.own[words[1]] + 0.3 * world.letter[3]
+        probe, own = world.probes.directions[3].float(), world.own[words[2]]
+        sae.W_dec[len(LETTERS) + words[2]] = world.letter[3] + 15 * (own - (own @ probe) * probe)
+    found = world.measure(sae).letters[3]
+    assert found.silent == pytest.approx(0.3) and found.absorbed == pytest.approx(0.1)
 
 
 def test_a_letter_may_have_two_latents(world):

@@ -83,7 +83,7 @@ def test_eval_rows_are_the_activations_at_these_tokens(store: Store) -> None:
     torch.testing.assert_close(store.eval_rows(places), x[places])
     assert store.eval_rows(places[:0]).shape == (0, store.d_model)
     dropped = (~kept).nonzero().view(-1)
-    with pytest.raises(DataError, match="1 of the held-out tokens have no activation"):
+    with pytest.raises(DataError, match="1 of these tokens have no activation"):
         store.eval_rows(torch.cat([places, dropped[1:2]]))
 
 

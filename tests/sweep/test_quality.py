@@ -150,6 +150,6 @@ def test_what_is_not_there_is_one_line(small_sweep: Path, tmp_path: Path) -> Non
 
 
 def test_names_are_told_apart() -> None:
-    assert len(NAMES) == len(QUALITY)
+    assert len(NAMES) == len(QUALITY) == len({one.label for one in QUALITY})
     for one in QUALITY:
         assert one.better in ("higher", "lower", "neither") and one.label and one.meaning and "\n" not in one.meaning
