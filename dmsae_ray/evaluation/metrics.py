@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dmsae_ray.errors import DataError
+from dmsae_ray.evaluation.activation_batches import TotalVariance, checked_batches
 from dmsae_ray.sae import MatryoshkaSAE
 
 
@@ -53,8 +53,6 @@ class Metrics:
 def evaluate(sae: MatryoshkaSAE, batches: Iterable[Tensor]) -> Metrics:
     """Measure an SAE on batches of activations, in one pass.
 
-    Sums are taken about the first batch's mean, so that a large common mean costs no precision.
-
     Args:
         sae: takes raw activations.
         batches: raw x [n, d_model], of any float dtype.
@@ -63,32 +61,16 @@ def evaluate(sae: MatryoshkaSAE, batches: Iterable[Tensor]) -> Metrics:
         DataError: a value is not finite, a batch has another width, or there are no tokens.
     """
     device, c = sae.W_enc.device, sae.n_core
-    shift: Tensor | None = None
-    first = torch.zeros(sae.d_model, dtype=torch.float64, device=device)
-    second = torch.zeros((), dtype=torch.float64, device=device)
+    spread = TotalVariance(sae.d_model, device)
     error = torch.zeros((), dtype=torch.float64, device=device)
     fired = torch.zeros(sae.n_latents, dtype=torch.int64, device=device)
-    tokens = 0
-    for number, batch in enumerate(batches):
-        if batch.ndim != 2 or batch.shape[1] != sae.d_model:
-            raise DataError(f"evaluation: batch {number} has shape {tuple(batch.shape)}, d_model is {sae.d_model}")
-        x = batch.to(device, torch.float32)
-        if not bool(torch.isfinite(x).all()):
-            raise DataError(f"evaluation: batch {number} holds a value that is not finite")
-        if len(x) == 0:
-            continue
+    for x in checked_batches(batches, sae.d_model, device):
         z = sae.encode(x)
         wide = x.double()
-        shift = wide.mean(dim=0) if shift is None else shift
-        first += (wide - shift).sum(dim=0)
-        second += (wide - shift).square().sum()
+        spread.add(wide)
         error += (wide - sae.decode(z).double()).square().sum()
         fired += (z > 0).sum(dim=0)
-        tokens += len(x)
-    if tokens == 0:
-        raise DataError("evaluation: there are no tokens")
-    variance = float(second - first.square().sum() / tokens)
-    fvu = float(error) / variance if variance > 0 else float("nan")
+    tokens, fvu = spread.tokens, spread.unexplained(error)
     l0_core, l0_non_core = (int(part.sum()) / tokens for part in (fired[:c], fired[c:]))
     return Metrics(
         tokens=tokens,

@@ -27,6 +27,14 @@ class HasLoss(Protocol):
         The residual stream x [n, t, d] is replaced by edit(x), if `edit` is given.
         """
 
+    def compare(
+        self, tokens: Tensor, edit: Edit, loss_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Return three sums in nats and the number of targets; needed only where the divergence is asked for.
+
+        The sums are the cross-entropy without and with the edit, and KL(without || with).
+        """
+
 
 @dataclass(frozen=True)
 class LossRecovered:
@@ -41,6 +49,8 @@ class LossRecovered:
         mean: cross-entropy with the residual stream replaced by its mean; None if no mean was given.
         recovered_from_mean: (mean - spliced) / (mean - clean); NaN if the mean ablation does no harm; None without a
             mean. The mean does less harm than 0, so this is the stricter measure.
+        kl: mean over the predicted tokens of KL(model as it is || spliced model) of the next-token distributions, in
+            nats; None if it was not asked for.
     """
 
     clean: float
@@ -50,6 +60,7 @@ class LossRecovered:
     targets: int
     mean: float | None = None
     recovered_from_mean: float | None = None
+    kl: float | None = None
 
 
 @torch.no_grad()
@@ -63,6 +74,7 @@ def loss_recovered(
     loss_mask: Tensor | None = None,
     mean: Tensor | None = None,
     like: LossRecovered | None = None,
+    divergence: bool = False,
 ) -> LossRecovered:
     """Measure how much of the loss at `tap` an SAE recovers.
 
@@ -79,6 +91,7 @@ def loss_recovered(
         mean: [d_model], the mean activation, for the mean ablation; None: without it.
         like: the result for another SAE at the same tap, tokens and masks; the losses that do not depend on the SAE are
             taken from it.
+        divergence: measure `LossRecovered.kl`, too; the model as it is then runs whether or not `like` is given.
 
     Raises:
         ConfigError: an argument is outside its range, or two do not fit together.
@@ -86,15 +99,19 @@ def loss_recovered(
     """
     if batch_contexts < 1:
         raise ConfigError(f"batch_contexts: {batch_contexts!r} must be at least 1")
-    clean = spliced = zero = mean_loss = 0.0
+    clean = spliced = zero = mean_loss = apart = 0.0
     targets = 0
     for batch, mask, given in _batches(tokens, loss_mask, keep_mask, batch_contexts):
         keep = keep_mask(batch) if callable(keep_mask) else given
-        total, count = tap.loss(batch, _reconstruction(sae, keep), mask)
+        if divergence:
+            own, total, distance, count = tap.compare(batch, _reconstruction(sae, keep), mask)
+            clean, apart = clean + float(own), apart + float(distance)
+        else:
+            total, count = tap.loss(batch, _reconstruction(sae, keep), mask)
+            clean += float(tap.loss(batch, None, mask)[0]) if like is None else 0.0
         spliced += float(total)
         targets += count
         if like is None:
-            clean += float(tap.loss(batch, None, mask)[0])
             zero += float(tap.loss(batch, _replaced(None, keep), mask)[0])
             if mean is not None:
                 mean_loss += float(tap.loss(batch, _replaced(mean, keep), mask)[0])
@@ -107,7 +124,8 @@ def loss_recovered(
             raise ConfigError(f"like: it was measured on {like.targets} targets, and these are {targets}")
         clean, zero, by_mean = like.clean, like.zero, like.mean
     from_mean = None if by_mean is None else _recovered(clean, spliced, by_mean)
-    return LossRecovered(clean, spliced, zero, _recovered(clean, spliced, zero), targets, by_mean, from_mean)
+    kl = apart / targets if divergence else None
+    return LossRecovered(clean, spliced, zero, _recovered(clean, spliced, zero), targets, by_mean, from_mean, kl)
 
 
 def _recovered(clean: float, spliced: float, ablated: float) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, log_softmax
 
 _CHUNK_LOGITS = 1 << 27
 """Logits at a time.
@@ -87,6 +87,38 @@ def by_context(head: Unembed, hidden: Tensor, targets: Tensor, rows: int, like: 
                 losses = cross_entropy(_wide(head(part)), wanted, reduction="none").masked_fill(target == _IGNORED, 0)
             found.append(losses.double())
     return torch.cat(found).view(targets.shape).sum(dim=1)
+
+
+def compared(head: Unembed, clean: Tensor, edited: Tensor, targets: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how two runs of a model over the same tokens predict; no graph is built.
+
+    The logits of both exist at the same time, so that half as many tokens are taken at a time.
+
+    Args:
+        head: as in `summed`, like `targets` and `rows`.
+        clean: hidden states of the model as it is, [n, t, d].
+        edited: hidden states of the other run, [n, t, d].
+        targets: int64 [n, t], -100 where there is none.
+        rows: tokens at a time, if there was one run.
+
+    Returns:
+        Three sums over the tokens that have a target, in nats, float64 []: the cross-entropy of the clean run, that of
+        the edited run, and KL(clean || edited) of their next-token distributions.
+    """
+    total = torch.zeros(3, dtype=torch.float64, device=clean.device)
+    half = max(1, rows // 2)
+    with torch.no_grad():
+        for (own, target), (other, _) in zip(
+            _chunks(clean, targets, half), _chunks(edited, targets, half), strict=True
+        ):
+            log_p, log_q = log_softmax(_wide(head(own)), dim=1), log_softmax(_wide(head(other)), dim=1)
+            known, place = target != _IGNORED, target.clamp(min=0)[:, None]
+            p = log_p.exp()
+            # A token that cannot come adds nothing, even where both logarithms are -inf.
+            apart = torch.where(p > 0, p * (log_p - log_q), 0).sum(dim=1, dtype=torch.float64)
+            sums = -log_p.gather(1, place)[:, 0].double(), -log_q.gather(1, place)[:, 0].double(), apart
+            total += torch.stack([torch.where(known, one, 0).sum() for one in sums])
+    return total[0], total[1], total[2]
 
 
 def gradient(head: Unembed, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:

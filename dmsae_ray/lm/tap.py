@@ -140,15 +140,34 @@ class Tap:
         """
         head = self._whole()
         targets, valid = cross_entropy.targets_of(tokens.to(self.device), loss_mask)
-
-        def replace(x: Tensor) -> Tensor:
-            edited = x if edit is None else edit(x)
-            if edited.shape != x.shape:
-                raise ValueError(f"edit returned shape {list(edited.shape)}; it must be {list(x.shape)}")
-            return edited.to(x.dtype)
-
-        hidden = self._run(tokens, replace)
+        hidden = self._run(tokens, _replacing(edit))
         return cross_entropy.summed(head, hidden, targets, self._rows), int(valid.sum())
+
+    @torch.no_grad()
+    def compare(
+        self, tokens: Tensor, edit: Edit, loss_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Return how the model predicts as it is and with the residual stream at the tap replaced by `edit`.
+
+        The logits are made for some tokens at a time, as in `loss`.
+
+        Args:
+            tokens: int64 [n, t].
+            edit: as in `loss`.
+            loss_mask: as in `gradients`.
+
+        Returns:
+            Three sums in nats (float64 []) over the positions that have a target: the cross-entropy of the model as it
+            is, that of the edited one, and KL(as it is || edited) of their next-token distributions; and the number of
+            targets.
+
+        Raises:
+            ValueError: as in `loss`.
+        """
+        head = self._whole()
+        targets, valid = cross_entropy.targets_of(tokens.to(self.device), loss_mask)
+        clean, edited = self._run(tokens, _replacing(None)), self._run(tokens, _replacing(edit))
+        return *cross_entropy.compared(head, clean, edited, targets, self._rows), int(valid.sum())
 
     @torch.no_grad()
     def final(self, tokens: Tensor) -> Tensor:
@@ -202,6 +221,21 @@ class _Reached(Exception):
     def __init__(self, x: Tensor) -> None:
         super().__init__()
         self.x = x
+
+
+def _replacing(edit: Edit | None) -> Edit:
+    """Return a function that replaces the stream by `edit`, in the same dtype.
+
+    It raises ValueError if the replacement has another shape.
+    """
+
+    def replace(x: Tensor) -> Tensor:
+        edited = x if edit is None else edit(x)
+        if edited.shape != x.shape:
+            raise ValueError(f"edit returned shape {list(edited.shape)}; it must be {list(x.shape)}")
+        return edited.to(x.dtype)
+
+    return replace
 
 
 @contextmanager

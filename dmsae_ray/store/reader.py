@@ -172,6 +172,33 @@ class Store:
                 total += rows.double().sum(dim=0)
         return total / max(1, self.rows("eval"))
 
+    def eval_rows(self, places: Tensor) -> Tensor:
+        """Return some activations of the eval split: float32 [n, d_model], in the order of `places`.
+
+        One shard is mapped at a time; waits for them.
+
+        Args:
+            places: int64 [n], positions in the flattened `eval_tokens`, each of them kept (`eval_kept`).
+
+        Raises:
+            DataError: a position has no activation.
+        """
+        out, there, first = torch.empty(len(places), self.d_model), torch.zeros(len(places), dtype=torch.bool), 0
+        for shard in range(self.layout.shards("eval")):
+            size = self.commit("eval", shard).tokens
+            wanted = ((places >= first) & (places < first + size)).nonzero().view(-1)
+            if len(wanted):
+                tensors = self.read("eval", shard)
+                row_of = torch.full((size,), -1)
+                row_of[tensors["position"].long()] = torch.arange(len(tensors["position"]))
+                rows = row_of[places[wanted] - first]
+                wanted, rows = wanted[rows >= 0], rows[rows >= 0]
+                out[wanted], there[wanted] = tensors["x"][rows].float(), True
+            first += size
+        if not bool(there.all()):
+            raise DataError(f"store {self.folder}: {int((~there).sum())} of these tokens have no activation")
+        return out
+
     def _eval_contexts(self) -> Contexts:
         names = [shard_name("eval", shard) for shard in range(self.layout.shards("eval"))]
         return join([read_tokens(self.folder, self.layout, name) for name in names])

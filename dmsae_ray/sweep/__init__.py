@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from dmsae_ray.sweep.prepared import SweepResult as SweepResult
     from dmsae_ray.sweep.prepared import prepare_sweep as prepare_sweep
     from dmsae_ray.sweep.prepared import sweep_state as sweep_state
+    from dmsae_ray.sweep.quality import QUALITY_VERSION as QUALITY_VERSION
+    from dmsae_ray.sweep.quality import QualityTask as QualityTask
+    from dmsae_ray.sweep.quality import measure_quality as measure_quality
     from dmsae_ray.sweep.scoring import ScoreTask as ScoreTask
     from dmsae_ray.sweep.scoring import score_cycle as score_cycle
     from dmsae_ray.sweep.session import cluster_of_ray as cluster_of_ray
@@ -45,6 +48,11 @@ __getattr__, __dir__, __all__ = face(
             "SweepResult",
             "prepare_sweep",
             "sweep_state",
+        ),
+        "quality": (
+            "QUALITY_VERSION",
+            "QualityTask",
+            "measure_quality",
         ),
         "scoring": (
             "ScoreTask",

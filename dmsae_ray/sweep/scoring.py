@@ -1,7 +1,6 @@
 """Every score of one trained cycle, exact ablation included: a Ray task that holds the language model."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from dmsae_ray.config import parse_experiment
@@ -10,8 +9,6 @@ from dmsae_ray.files import be_patient
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from dmsae_ray.lm import Tap
 
 ABLATION = "ablation"
 """Exact ablation at x: the latent is taken out of reconstruction plus error; expected over all next tokens."""
@@ -63,6 +60,7 @@ def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
     from dmsae_ray.evaluation import SplicedContexts, ablation
     from dmsae_ray.feed import Feed
     from dmsae_ray.store import open_store
+    from dmsae_ray.sweep.kept_model import kept_tap
     from dmsae_ray.sweep.shared_cycles import cycle_store
 
     be_patient()
@@ -71,7 +69,7 @@ def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
     trained = cycle_store(task.cycles).load(task.key)
     if trained is None:
         raise DataError(f"cycle {task.key} is not in {task.cycles}")
-    tap = _tap(experiment.model.model_dump_json())
+    tap = kept_tap(experiment.model.model_dump_json())
     sae, pairs = trained.sae.to(tap.device), Feed(store, experiment.recipe.batch_size, 0).attribution()
     stretches: tuple[AttributionSet, ...] = (pairs, *halves(pairs))
     found = {}
@@ -102,12 +100,3 @@ def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
         whole = sum(one * count for one, count in zip(parts, targets, strict=True)) / max(1, sum(targets))
         found[name] = torch.stack([torch.as_tensor(whole), *parts])
     return found
-
-
-@lru_cache(maxsize=1)
-def _tap(model: str) -> "Tap":
-    """Return the language model, which stays loaded in this process for the next task."""
-    from dmsae_ray.config import ModelSettings
-    from dmsae_ray.harvest import open_tap
-
-    return open_tap(ModelSettings.model_validate_json(model), full=True)

@@ -148,6 +148,30 @@ def test_on_the_tiny_gemma_an_identity_loses_nothing_and_a_worse_sae_loses_more(
     assert kept.spliced == pytest.approx(kept.clean, rel=1e-6)
 
 
+def test_the_divergence_is_that_of_the_spliced_model(tap):
+    """With masks and batches, against one dense run; the losses stay what they are without it."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(4, tap.vocab_size, (6, 16), generator=generator)
+    keep, mask = (torch.rand(6, 16, generator=generator) < share for share in (0.3, 0.6))
+    sae = identity_sae(tap.d_model)
+    with torch.no_grad():
+        sae.W_dec[:, ::4] = 0
+    masks = {"keep_mask": keep, "loss_mask": mask, "batch_contexts": 4, "mean": torch.ones(tap.d_model)}
+    found, plain = (loss_recovered(tap, sae, tokens, **masks, divergence=on) for on in (True, False))
+
+    def edit(x):
+        return torch.where(keep[..., None], x, sae(x.reshape(-1, tap.d_model)).view(x.shape))
+
+    *_, apart, count = tap.compare(tokens, edit, mask)
+    assert found.kl == pytest.approx(float(apart) / count, rel=1e-5) and found.kl > 0.01
+    assert plain.kl is None
+    for name in ("clean", "spliced", "zero", "mean", "recovered", "recovered_from_mean"):
+        assert getattr(found, name) == pytest.approx(getattr(plain, name), rel=1e-6, nan_ok=True), name
+    assert loss_recovered(tap, sae, tokens, **masks, divergence=True, like=plain).kl == found.kl
+    perfect = loss_recovered(tap, identity_sae(tap.d_model), tokens, divergence=True)
+    assert perfect.kl == pytest.approx(0, abs=1e-6)
+
+
 def test_masked_targets_are_left_out_whatever_the_batching() -> None:
     tap = load_tap("tiny", 1, "cpu", "float32")
     generator = torch.Generator().manual_seed(0)

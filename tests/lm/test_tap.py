@@ -214,6 +214,54 @@ def test_edits_replace_the_stream_that_the_layers_above_see(
     assert tap.loss(tokens) == tap_of(folder, 1).loss(tokens)  # nothing of the edit stays
 
 
+def logits_of(model: Any, tokens: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(tokens).logits.double()
+
+
+@every_model
+@pytest.mark.parametrize("rows", [2, 1000])
+def test_two_runs_are_compared_over_the_whole_vocabulary(
+    random_models: dict[str, Path], name: str, tokens: Tensor, rows: int
+) -> None:
+    folder, mask = random_models[name], torch.rand(3, 24, generator=torch.Generator().manual_seed(3)) < 0.7
+
+    def turned(x: Tensor) -> Tensor:
+        return 0.5 * x.flip(-1)
+
+    model = reference(folder)
+    clean = logits_of(model, tokens)
+    blocks(model)[1].register_forward_hook(
+        lambda _, __, out: (turned(out[0]), *out[1:]) if isinstance(out, tuple) else turned(out)
+    )
+    edited = logits_of(model, tokens)
+    want = [0.0, 0.0, 0.0]
+    for c, t in mask[:, :-1].nonzero().tolist():  # token by token, by the definitions
+        p, q, target = clean[c, t].softmax(0), edited[c, t].softmax(0), tokens[c, t + 1]
+        want[0] -= float(p[target].log())
+        want[1] -= float(q[target].log())
+        want[2] += float((p * (p / q).log()).sum())
+    tap = tap_of(folder, 1)
+    tap._rows = rows
+    *found, n = tap.compare(tokens, turned, mask)
+    assert n == int(mask[:, :-1].sum()) and {sums.dtype for sums in found} == {torch.float64}
+    assert [float(sums) for sums in found] == pytest.approx(want, rel=1e-4)
+    assert float(found[0]) == pytest.approx(float(tap.loss(tokens, None, mask)[0]), rel=1e-6)
+    assert float(found[1]) == pytest.approx(float(tap.loss(tokens, turned, mask)[0]), rel=1e-6)
+    assert float(tap.compare(tokens, lambda x: x, mask)[2]) == 0
+    with pytest.raises(ValueError, match=r"must be \[3, 24, 32\]"):
+        tap.compare(tokens, lambda x: x[:, :-1])
+
+
+def test_a_token_that_cannot_come_adds_nothing_to_the_divergence() -> None:
+    logits = torch.tensor([[[0.0, 1.0, -math.inf], [1.0, 0.0, -math.inf]]])
+    targets = torch.tensor([[0, -100]])
+    found = chunked.compared(lambda hidden: hidden, logits, logits.flip(1), targets, 10)
+    p = 1 / (1 + math.e)
+    want = (-math.log(p), -math.log(1 - p), p * math.log(p / (1 - p)) + (1 - p) * math.log((1 - p) / p))
+    assert [float(sums) for sums in found] == pytest.approx(want, rel=1e-6)
+
+
 def test_zero_ablation_after_the_last_block_leaves_a_uniform_guess(
     random_models: dict[str, Path], tokens: Tensor
 ) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from dmsae_ray.config.experiment import Experiment
 from dmsae_ray.errors import DataError
 from dmsae_ray.files.folder import Folder
+from dmsae_ray.lm.loading import load_tap
 from dmsae_ray.store.commit import norm_factor
 from dmsae_ray.store.identity import store_key
 from dmsae_ray.store.reader import Store, open_store
@@ -73,6 +74,17 @@ def test_eval_tokens_and_mask(store: Store) -> None:
     assert bool((tokens[:, 0] == store.layout.bos).all()) and not bool(mask[:, -1].any())
     ends = (tokens == store.layout.eos)[:, :-1]
     assert bool(ends.any()) and not bool(mask[:, :-1][ends].any()) and bool(mask[:, :-1][~ends].all())
+
+
+def test_eval_rows_are_the_activations_at_these_tokens(store: Store) -> None:
+    tap = load_tap("tiny", 1, "cpu", "float32")
+    kept, x = store.eval_kept().view(-1), tap.activations(store.eval_tokens()).view(-1, store.d_model)
+    places = kept.nonzero().view(-1)[torch.tensor([700, 3, 3, 0, 950])]
+    torch.testing.assert_close(store.eval_rows(places), x[places])
+    assert store.eval_rows(places[:0]).shape == (0, store.d_model)
+    dropped = (~kept).nonzero().view(-1)
+    with pytest.raises(DataError, match="1 of these tokens have no activation"):
+        store.eval_rows(torch.cat([places, dropped[1:2]]))
 
 
 def test_verify_passes_on_a_sound_store(store: Store) -> None:
