@@ -1,14 +1,28 @@
 """The numbers of evaluations that tables and figures show, under one name each."""
 
+from dmsae_ray.evaluation import QUALITY
 from dmsae_ray.saebench import SUITE, Shown
 
 OWN = "own"
+_OWN = (
+    "loss_recovered",
+    "loss_recovered_from_mean",
+    "kl",
+    "fvu",
+    "dead_share",
+    "dense_share",
+    "nearest_cosine",
+    "redundant_07",
+    "first_letter_absorption",
+)
+"""Of our own measures, those that tables and figures show; quality.json has all."""
 
 
 def shown_metrics(evaluation: str) -> tuple[Shown, ...]:
     """Return what is shown of an evaluation, in order."""
     if evaluation == OWN:
-        return _own()
+        names = {name.name: name for name in QUALITY}
+        return tuple(Shown(n, names[n].label, names[n].better) for n in _OWN)
     return SUITE[evaluation].shown if evaluation in SUITE else ()
 
 
@@ -21,7 +35,3 @@ def shown_metric(name: str) -> Shown:
 def says(evaluation: str) -> str:
     """Return what an evaluation measures."""
     return SUITE[evaluation].says if evaluation in SUITE else "measures of our own, on held-out text"
-
-
-def _own() -> tuple[Shown, ...]:
-    return ()

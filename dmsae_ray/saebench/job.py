@@ -62,6 +62,7 @@ class Outcome:
         seconds: how long it took.
         error: why it failed, a line; empty where it did not.
         log: the end of the output of a process that failed.
+        details: what is not a number, as JSON.
     """
 
     metrics: dict[str, float]
@@ -70,6 +71,7 @@ class Outcome:
     seconds: float
     error: str = ""
     log: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def run_job(job: Job, python: Path) -> Outcome:
@@ -108,7 +110,11 @@ def run_job(job: Job, python: Path) -> Outcome:
 
 
 def read_outcome(content: bytes, place: str) -> Outcome:
-    """Return the outcome that `as_json` gave.
+    """Return the outcome in the content of a file, under the key 'outcome'.
+
+    Args:
+        content: of the file.
+        place: what a message calls the file.
 
     Raises:
         DataError: it is damaged.

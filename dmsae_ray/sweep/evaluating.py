@@ -4,19 +4,20 @@ import hashlib
 import json
 import re
 import tempfile
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dmsae_ray import __version__
 from dmsae_ray.config import Experiment, parse_experiment
 from dmsae_ray.errors import DmsaeError
 from dmsae_ray.files import Folder, be_patient, on_this_machine
 from dmsae_ray.saebench import VERSION, Job, Outcome, make_environment, run_job
+from dmsae_ray.sweep.quality import QUALITY_VERSION, QualityTask, measure_quality
 
 OWN = "own"
 """The evaluation that is not SAEBench's: `quality.measure_quality`."""
-_OWN_VERSION = 1
-"""Increased whenever a number of `own` changes its meaning."""
 _SAE_FILES = ("config.json", "sae.safetensors")
 CORE_SETTINGS: dict[str, Any] = {
     "batch_size_prompts": 16,
@@ -63,7 +64,7 @@ class EvaluationTask:
         model = {"name": experiment.model.name, "revision": experiment.model.revision, "dtype": experiment.model.dtype}
         found: dict[str, Any] = {"evaluation": self.evaluation}
         if self.evaluation == OWN:
-            return {**found, "version": _OWN_VERSION, "store": self.store}
+            return {**found, "version": QUALITY_VERSION, "store": self.store}
         found |= {"saebench": VERSION, "model": model}
         if self.evaluation == "core":
             text: dict[str, Any] = {"store": self.store} if self.own_text else CORE_SETTINGS
@@ -86,20 +87,23 @@ class EvaluationTask:
 
 
 def evaluate_sae(task: EvaluationTask) -> Outcome:
-    """Evaluate an SAE; a failure of the evaluation is part of the outcome, so that it takes no other along."""
+    """Evaluate an SAE; that it cannot be evaluated is part of the outcome, so that it takes no other along."""
     be_patient()
-    experiment = parse_experiment(task.experiment)
     try:
         if task.evaluation == OWN:
             return _own(task)
         with tempfile.TemporaryDirectory(prefix="dmsae-eval-") as scratch:
-            return _saebench(task, experiment, Path(scratch))
+            return _saebench(task, parse_experiment(task.experiment), Path(scratch))
     except DmsaeError as error:
         return Outcome({}, {}, "", 0.0, str(error))
 
 
 def _own(task: EvaluationTask) -> Outcome:
-    raise NotImplementedError
+    begun = time.monotonic()
+    found = measure_quality(QualityTask(task.experiment, task.stores, task.store, task.cycles, task.key))
+    numbers = {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+    details = {name: value for name, value in found.items() if name not in numbers}
+    return Outcome(numbers, {"dmsae_ray": __version__}, "", time.monotonic() - begun, details=details)
 
 
 def _saebench(task: EvaluationTask, experiment: Experiment, scratch: Path) -> Outcome:

@@ -83,7 +83,9 @@ def baseline_and_core(gain: float, seeds: int = 3) -> list[EvaluatedSAE]:
     found = []
     for seed in range(seeds):
         noise = 0.001 * seed
-        found += [transferred("baseline", k, seed, l0, 0.5 + 0.1 * math.log2(l0) + noise) for k, l0 in ((4, 4), (16, 16))]
+        found += [
+            transferred("baseline", k, seed, l0, 0.5 + 0.1 * math.log2(l0) + noise) for k, l0 in ((4, 4), (16, 16))
+        ]
         found.append(transferred("distilled", 4, seed, 8.0, 0.8 + gain + noise + 1e-4 * seed))
     return found
 

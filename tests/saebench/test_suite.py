@@ -33,9 +33,7 @@ def test_evaluations_are_named_once() -> None:
         ("autointerp", "google/gemma-2-2b", "set OPENAI_API_KEY in the environment"),
     ],
 )
-def test_an_evaluation_says_what_it_lacks(
-    name: str, model: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_says_what_it_lacks(name: str, model: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigError) as raised:
         check_needs([name], Given(model))
@@ -88,11 +86,15 @@ def test_without_a_network_it_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_p
     with pytest.raises(ConfigError) as raised:
         check_reachable(["sparse_probing"], Given("tiny"))
     said = str(raised.value)
-    assert said.startswith("--evals has 'sparse_probing', which reads the data set LabHC/bias_in_bios: the Hub does not")
+    assert said.startswith(
+        "--evals has 'sparse_probing', which reads the data set LabHC/bias_in_bios: the Hub does not"
+    )
     assert said.endswith("; --data FOLDER takes texts of your own") and "\n" not in said
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"openwebtext: HF_HUB_OFFLINE is set, and it is not in the Hub's cache; --text"):
+    with pytest.raises(
+        ConfigError, match=r"openwebtext: HF_HUB_OFFLINE is set, and it is not in the Hub's cache; --text"
+    ):
         check_reachable(["core"], Given("tiny"))
     (tmp_path / "datasets--Skylion007--openwebtext").mkdir()
     check_reachable(["core"], Given("tiny"))
