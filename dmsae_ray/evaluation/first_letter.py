@@ -106,7 +106,8 @@ class FirstLetter:
 def first_letter_absorption(sae: MatryoshkaSAE, x: Tensor, sample: WordSample, probes: LetterProbes) -> FirstLetter:
     """Measure first-letter absorption.
 
-    For a letter with unit probe w, and means over the words of the first half written with a bar:
+    For a letter with unit probe w, and means over the words of the first half written with a bar (words of letters
+    without a probe are left out everywhere):
 
     - its main latents are found on the first half: the latent whose firing tells the letter best (F1), and more as long
       as "one of them fires" gains `LEAST_GAIN`;
@@ -123,7 +124,7 @@ def first_letter_absorption(sae: MatryoshkaSAE, x: Tensor, sample: WordSample, p
     judged = [n for n, f1 in enumerate(probes.f1.tolist()) if f1 >= LEAST_F1]
     if not judged:
         return FirstLetter((), len(sample.words), len(probes.letters), _reason(sample, probes))
-    active = _Active(sae, x, sample)
+    active = _Active(sae, x, sample, probes)
     letters = tuple(_judge(sae, x, sample, probes, active, n) for n in judged)
     return FirstLetter(letters, len(sample.words), len(probes.letters), None)
 
@@ -138,7 +139,7 @@ class _Active:
         mean: float64 [m], mean over the words of the first half.
     """
 
-    def __init__(self, sae: MatryoshkaSAE, x: Tensor, sample: WordSample) -> None:
+    def __init__(self, sae: MatryoshkaSAE, x: Tensor, sample: WordSample, probes: LetterProbes) -> None:
         device = sae.W_enc.device
         rows, latents, values = [], [], []
         step = max(1, _ELEMENTS // sae.n_latents)
@@ -150,7 +151,7 @@ class _Active:
             values.append(z[row, latent])
         self.row, self.latent, self.value = torch.cat(rows), torch.cat(latents), torch.cat(values)
         self.m = sae.n_latents
-        self.weight = (sample.weight * ~sample.held_out).to(device)
+        self.weight = (sample.weight * (~sample.held_out & torch.isin(sample.letter, probes.letters))).to(device)
         self.letter = sample.letter.to(device)
         self.mean = torch.zeros(self.m, dtype=torch.float64, device=device)
         self.mean.index_add_(0, self.latent, self.weight[self.row] * self.value.double())

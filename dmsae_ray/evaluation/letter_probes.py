@@ -20,7 +20,7 @@ class LetterProbes:
     Attributes:
         letters: int64 [p], the letters, ascending.
         directions: float64 [p, d_model], unit vectors: along them a word with the letter differs from other words.
-        centre: float64 [d_model], the mean activation over the words of the first half, each counting once.
+        centre: float64 [d_model], the mean activation over the words of the first half that begin with these letters.
         f1: float64 [p], F1 on the second half.
         auroc: float64 [p], area under the ROC curve on the second half.
         right: bool [n], the occurrences of the sample that are in the second half and whose letter the probes find.
