@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dmsae_ray.cli.console import Screen
 from dmsae_ray.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
 from dmsae_ray.cli.interrupts import Interrupts
-from dmsae_ray.config import refuse_secrets
+from dmsae_ray.config import refuse_secrets, shell_command
 from dmsae_ray.errors import ConfigError, DataError, DmsaeError
 from dmsae_ray.files import Folder
 from dmsae_ray.saebench import SUITE, Given, check_needs, check_reachable, chosen, read_outcome
@@ -264,4 +264,4 @@ def _write(
         record_evaluations(experiment, sweep, [(s.result, s.report, s.metrics) for s in evaluated], page)
     except DmsaeError as error:  # the numbers are on the disk; the same command logs them
         screen.say(f"dmsae: MLflow has no record of this: {error}")
-    screen.say(f"report: {page}")
+    screen.say(f"report: {page} (also a part of the sweep's report: {shell_command('dmsae', 'report', sweep)})")

@@ -6,8 +6,8 @@ Out: report.html (one file with all in it), report.md, report.json and figures/ 
 the terminal shows; or one page that compares several sweeps. It needs no Ray session and can be made at any time, from
 the first finished cycle on. Pages of single latents (`write_latents`) are made of a sweep's cores (`sweep_latents`) or
 of any SAE (`sae_latents`). Questions to a finished sweep have pages of their own: whether other seeds find its cores
-again (`rediscovery`), how scores agree with exact ablation (`write_scores`); so has the benchmark with known features
-(`KnownFeatures`).
+again (`rediscovery`), how scores agree with exact ablation (`write_scores`), what its SAEs are worth (`write_quality`);
+so has the benchmark with known features (`KnownFeatures`).
 """
 
 from typing import TYPE_CHECKING

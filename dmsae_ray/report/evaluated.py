@@ -161,7 +161,8 @@ class Evaluated:
             value = value_of(sae, name)
             if sae.k == k and not math.isnan(value):
                 values.setdefault(sae.sweep if self.several else sae.seed, []).append(value)
-        return estimate(_mean(found) for _, found in sorted(values.items(), key=str))
+        means = [_mean(found) for _, found in sorted(values.items(), key=str)]
+        return estimate(means, "amount" if min(means, default=0) >= 0 else "real")
 
     def by_replica(self, values: Mapping[tuple[str, int], float]) -> dict[int, float]:
         """Return values of sweeps and seeds as values of replicas, numbered; of a sweep the mean over its seeds."""

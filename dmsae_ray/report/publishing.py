@@ -10,6 +10,7 @@ from dmsae_ray.report.comparison import comparison_lead, comparison_picture, com
 from dmsae_ray.report.figures import write_figures
 from dmsae_ray.report.page import Section, page
 from dmsae_ray.report.picture import Which
+from dmsae_ray.report.quality_page import stored_quality
 from dmsae_ray.report.rediscovery_page import REDISCOVERY
 from dmsae_ray.report.report import Report, make_report, write_report
 from dmsae_ray.report.sections import report_lead, report_sections
@@ -28,7 +29,8 @@ def publish(
         sweep_dir: The sweep folder.
         draw: Which figures are drawn: 'all', those whose numbers have 'changed', or 'none', which takes a second: then
             pictures of an earlier time stay, and say so.
-        sections: More parts of the HTML page, at its end; rediscovery stands second.
+        sections: More parts of the HTML page, at its end; rediscovery stands second. What `dmsae eval` found is there
+            by itself.
 
     Returns:
         The report, and the files written.
@@ -40,6 +42,8 @@ def publish(
     figures = write_figures(report, sweep_dir, which=draw)
     first, *rest = [*report_sections(report, figures)]
     answers = [s for s in sections if s.anchor == REDISCOVERY]  # beside what came back: is it found again?
+    quality = stored_quality(Path(sweep_dir), draw)
+    rest += [] if quality is None else [quality]
     parts = [first, *answers, *rest, *(s for s in sections if s.anchor != REDISCOVERY)]
     html = _write(Path(sweep_dir).absolute() / HTML_FILE, page(report.name, parts, report_lead(report)))
     return report, [html, *write_report(report, sweep_dir, figures.drawn), *figures.files]

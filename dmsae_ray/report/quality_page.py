@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmsae_ray.files import nan_to_null, replacing
+from dmsae_ray.plan import TransferSetting
 from dmsae_ray.report.equal_l0 import AtEqualL0, compare
 from dmsae_ray.report.estimates import FEWEST
 from dmsae_ray.report.evaluated import NO_CORE, Evaluated, EvaluatedSAE
 from dmsae_ray.report.page import Section, page
-from dmsae_ray.report.picture import ESTIMATE_HEAD, Drawn, Picture, estimate_cells
+from dmsae_ray.report.picture import ESTIMATE_HEAD, Drawn, Picture, Which, estimate_cells
 from dmsae_ray.report.plots import colour, legend_below, log_axis, marker, panels, points
 from dmsae_ray.report.quality_metrics import says, shown_metric, shown_metrics
 from dmsae_ray.report.tables import Table
+from dmsae_ray.results import load_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,12 +52,12 @@ def write_quality(saes: Sequence[EvaluatedSAE], folder: Path, *, name: str) -> P
     evaluated = Evaluated(saes)
     found = compare(evaluated, _directed(evaluated))
     lines = _findings(found)
-    drawn = [picture.write(folder / "figures") for picture in quality_pictures(evaluated)]
-    tables = quality_tables(evaluated, found)
+    drawn = [picture.write(folder / "figures") for picture in _pictures(evaluated)]
+    tables = _tables(evaluated, found)
     title = f"Quality: {name}"
     shown = "".join(f"![{d.picture.title}](figures/{d.png.name})\n\n{d.caption}\n\n" for d in drawn if d is not None)
     text = f"# {title}\n\n{HOW}\n\n" + "\n".join(f"- {line}" for line in lines) + f"\n\n{shown}"
-    section = quality_section(lines, [d for d in drawn if d is not None], tables)
+    section = _section(lines, [d for d in drawn if d is not None], tables)
     for file, content in (
         (f"{NAME}.json", json.dumps(nan_to_null(_tree(evaluated, found, lines)), indent=1)),
         (f"{NAME}.md", text + "\n".join(table.markdown() for table in tables)),
@@ -66,7 +68,35 @@ def write_quality(saes: Sequence[EvaluatedSAE], folder: Path, *, name: str) -> P
     return folder / f"{NAME}.html"
 
 
-def quality_section(lines: Sequence[str], drawn: Sequence[Drawn], tables: Sequence[Table]) -> Section:
+def stored_quality(sweep_dir: Path, draw: Which = "changed") -> Section | None:
+    """Return what the last `dmsae eval` of a sweep found, as a section of its report; None if there was none.
+
+    Trials that have changed or are gone since then are left out.
+
+    Args:
+        sweep_dir: the sweep's folder.
+        draw: which figures are drawn.
+    """
+    try:
+        rows = json.loads((sweep_dir / f"{NAME}.json").read_text(encoding="utf-8"))["saes"]
+        measured = {(row["trial"], row["key"]): row["metrics"] for row in rows}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    saes = [
+        EvaluatedSAE(result, report, metrics={name: v for name, v in metrics.items() if v is not None})
+        for result in load_results(sweep_dir)
+        for report in (*result.reports, *result.controls.values())
+        if (metrics := measured.get((result.trial_id, report.key))) is not None
+    ]
+    if not saes:
+        return None
+    evaluated = Evaluated(saes)
+    found = compare(evaluated, _directed(evaluated))
+    drawn = [picture.write(sweep_dir / "figures", which=draw) for picture in _pictures(evaluated)]
+    return _section(_findings(found), [d for d in drawn if d is not None], _tables(evaluated, found))
+
+
+def _section(lines: Sequence[str], drawn: Sequence[Drawn], tables: Sequence[Table]) -> Section:
     """Return the section of a page."""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     body = [f'<p class="soft">{escape(HOW)}</p><ul>{items}</ul>', *(table.html() for table in tables[:1])]
@@ -74,7 +104,7 @@ def quality_section(lines: Sequence[str], drawn: Sequence[Drawn], tables: Sequen
     return Section(NAME, "Quality", "\n".join([*body, *(table.html() for table in tables[1:])]))
 
 
-def quality_tables(evaluated: Evaluated, found: Sequence[AtEqualL0]) -> list[Table]:
+def _tables(evaluated: Evaluated, found: Sequence[AtEqualL0]) -> list[Table]:
     """Return the tables: differences at equal L0, then the numbers of each evaluation by arm and k."""
     made = []
     if found:
@@ -108,7 +138,7 @@ def quality_tables(evaluated: Evaluated, found: Sequence[AtEqualL0]) -> list[Tab
     return [table for table in made if table.rows]
 
 
-def quality_pictures(evaluated: Evaluated) -> list[Picture]:
+def _pictures(evaluated: Evaluated) -> list[Picture]:
     """Return a figure for each evaluation: its numbers against measured L0 (Figures 4 and 7 of the paper)."""
     return [_picture(evaluated, evaluation) for evaluation in _evaluations(evaluated)]
 
@@ -139,10 +169,11 @@ def _picture(evaluated: Evaluated, evaluation: str) -> Picture:
     counts = [evaluated.estimate(arm, k, names[0]).n for arm in evaluated.arms for k in evaluated.ks(arm)]
     unit = "bearing cores" if evaluated.several else "seeds"
     spread = "bars are 95% intervals, small dots" if max(counts, default=0) >= FEWEST else "small dots are"
+    transfer = any(isinstance(sae.result.setting, TransferSetting) for sae in evaluated.saes)
     more = f" The first {MOST_NUMBERS} of {len(names)} numbers are drawn." if len(names) > MOST_NUMBERS else ""
     return Picture(
         f"{NAME}_{evaluation}",
-        f"{evaluation}: {says(evaluation)}",
+        f"{'Figures 4 and 7, ' if transfer else ''}{evaluation}: {says(evaluation)}",
         f"Against the L0 that the SAEs have (log axis); n = {max(counts, default=0)} {unit} at most; {spread} the "
         f"{unit}. Points of one k are not comparable where their L0 differs.{more}",
         ("arm", "k", "number", *(f"L0 {c}" for c in ESTIMATE_HEAD), *ESTIMATE_HEAD),
