@@ -99,7 +99,10 @@ def test_bad_input_is_one_line(copied: Path, dmsae_here: Here, monkeypatch: pyte
         ((copied, "--cycles", "7"), "--cycles is '7'; no finished trial that did not collapse has such a cycle"),
         ((copied, "--cycles", "x"), "--cycles is 'x'; it must be numbers and ranges, as in 0,5,10-12"),
         ((copied, "--batch", 0), "--batch is 0; it must be at least 1"),
-        ((copied, "--evals", "tpp", "--data", copied), f"--data is '{copied}'; it must be a folder with <name>.jsonl"),
+        (
+            (copied, "--evals", "tpp", "--data", copied / "figures"),
+            f"--data is '{copied / 'figures'}'; it must <name>.jsonl",
+        ),
     ):
         done = dmsae_here("eval", *arguments)
         assert done.returncode == 2 and done.stderr.startswith(f"dmsae: error: {message}"), (arguments, done.stderr)
