@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmsae_ray import __version__
-from dmsae_ray.cli import groundtruth, latents, score, stability
+from dmsae_ray.cli import groundtruth, latents, publish, score, stability
 from dmsae_ray.cli.encoding import degrade_output
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
 from dmsae_ray.config import PRESETS, Experiment, TransferSettings, load_experiment, set_environment
@@ -205,6 +205,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", help="name of the language model; default: as noted with the SAE")
     sub.add_argument("--layer", type=int, help="block whose output the SAE reads; default: as noted with the SAE")
     sub.add_argument("--context", type=int, help="context length; default: as noted with the SAE")
+    sub = command("publish", publish.run, "Write a trained SAE with its core and its card, and upload it to the Hub.")
+    publish.add_arguments(sub)
     sub = command("register", _register, "Register a trained SAE in MLflow, as a model that encodes activations.")
     sub.add_argument("sweep", metavar="SWEEP", help="<output>/sweeps/<name>-<hash>")
     sub.add_argument("name", metavar="NAME", help="name of the model; a known one gets a new version")

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from dmsae_ray.files.heartbeat import has_ended as has_ended
     from dmsae_ray.files.heartbeat import is_beating as is_beating
     from dmsae_ray.files.here import on_this_machine as on_this_machine
+    from dmsae_ray.files.hub_upload import Uploaded as Uploaded
+    from dmsae_ray.files.hub_upload import check_repo_name as check_repo_name
+    from dmsae_ray.files.hub_upload import upload_files as upload_files
     from dmsae_ray.files.json_records import decode_record as decode_record
     from dmsae_ray.files.json_records import decode_sealed as decode_sealed
     from dmsae_ray.files.json_records import encode_record as encode_record
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from dmsae_ray.files.node_cache import NodeCache as NodeCache
     from dmsae_ray.files.prefetch import Prefetcher as Prefetcher
     from dmsae_ray.files.prefetch import ReaderClosed as ReaderClosed
+    from dmsae_ray.files.public_names import is_public_name as is_public_name
+    from dmsae_ray.files.public_names import public_name as public_name
     from dmsae_ray.files.retry import HUB as HUB
     from dmsae_ray.files.retry import PATIENCE_SECONDS as PATIENCE_SECONDS
     from dmsae_ray.files.retry import START_SECONDS as START_SECONDS
@@ -71,6 +76,11 @@ __getattr__, __dir__, __all__ = face(
             "has_ended",
             "is_beating",
         ),
+        "hub_upload": (
+            "Uploaded",
+            "check_repo_name",
+            "upload_files",
+        ),
         "json_records": (
             "decode_record",
             "decode_sealed",
@@ -83,6 +93,10 @@ __getattr__, __dir__, __all__ = face(
         "prefetch": (
             "Prefetcher",
             "ReaderClosed",
+        ),
+        "public_names": (
+            "is_public_name",
+            "public_name",
         ),
         "retry": (
             "HUB",

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from dmsae_ray.plan.trials import TransferSetting as TransferSetting
     from dmsae_ray.plan.trials import Trial as Trial
     from dmsae_ray.plan.trials import expand as expand
+    from dmsae_ray.plan.words import bytes_text as bytes_text
     from dmsae_ray.plan.work import Done as Done
     from dmsae_ray.plan.work import Pace as Pace
     from dmsae_ray.plan.work import RunningTrial as RunningTrial
@@ -95,6 +96,7 @@ __getattr__, __dir__, __all__ = face(
             "Trial",
             "expand",
         ),
+        "words": ("bytes_text",),
         "work": (
             "Done",
             "Pace",

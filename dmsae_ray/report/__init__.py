@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from dmsae_ray.report.latent_study import Wanted as Wanted
     from dmsae_ray.report.latents_of_sae import sae_latents as sae_latents
     from dmsae_ray.report.page import Section as Section
+    from dmsae_ray.report.published_folder import known_licence as known_licence
+    from dmsae_ray.report.published_folder import write_published as write_published
     from dmsae_ray.report.publishing import HTML_FILE as HTML_FILE
     from dmsae_ray.report.publishing import compare as compare
     from dmsae_ray.report.publishing import publish as publish
+    from dmsae_ray.report.rediscovery_page import read_stability as read_stability
     from dmsae_ray.report.rediscovery_page import rediscovery_section as rediscovery_section
     from dmsae_ray.report.rediscovery_page import write_stability as write_stability
     from dmsae_ray.report.rediscovery_tables import rediscovery_findings as rediscovery_findings
@@ -56,12 +59,17 @@ __getattr__, __dir__, __all__ = face(
         "latent_study": ("Wanted",),
         "latents_of_sae": ("sae_latents",),
         "page": ("Section",),
+        "published_folder": (
+            "known_licence",
+            "write_published",
+        ),
         "publishing": (
             "HTML_FILE",
             "compare",
             "publish",
         ),
         "rediscovery_page": (
+            "read_stability",
             "rediscovery_section",
             "write_stability",
         ),

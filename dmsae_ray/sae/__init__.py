@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dmsae_ray.sae.saelens import SAELENS_CONFIG as SAELENS_CONFIG
     from dmsae_ray.sae.saelens import export_saelens as export_saelens
     from dmsae_ray.sae.saelens import load_saelens as load_saelens
+    from dmsae_ray.sae.saelens_fields import saelens_metadata as saelens_metadata
     from dmsae_ray.sae.stats import StepStats as StepStats
     from dmsae_ray.sae.trainer import SAETrainer as SAETrainer
 
@@ -67,6 +68,7 @@ __getattr__, __dir__, __all__ = face(
             "export_saelens",
             "load_saelens",
         ),
+        "saelens_fields": ("saelens_metadata",),
         "stats": ("StepStats",),
         "trainer": ("SAETrainer",),
     },

@@ -39,7 +39,7 @@ from dmsae_ray.files import Folder, be_patient, passes, retry_outages
 from dmsae_ray.plan import CycleSetting, TransferSetting, Trial, cycle_settings, initial_sae
 from dmsae_ray.results import Folders, TrialReport, cycle_name, folders_of
 from dmsae_ray.sae import MatryoshkaSAE
-from dmsae_ray.store import Store, open_store
+from dmsae_ray.store import Store, note_of, open_store
 from dmsae_ray.sweep.attempts import AttemptLog
 from dmsae_ray.sweep.checkpoint import load_checkpoint, save_checkpoint
 from dmsae_ray.sweep.model_service import ModelServiceLost, await_metrics
@@ -273,7 +273,7 @@ def _run(task: TrialTask, experiment: Experiment, folders: Folders, trial: Trial
     runner = CycleRunner(
         settings,
         feed,
-        store=cycle_store(folders.cycles, _about(experiment, store)),
+        store=cycle_store(folders.cycles, note_of(experiment, store.key, store.layout)),
         others=TrainingMarks(Folder(folders.cycles), folders.name),
         on_wait=reporter.wait,
         evaluate=_evaluation(feed, task.model),
@@ -325,19 +325,6 @@ def _run_transfer(
         on_cycle=reporter.cycle,
     )
     return {"records": [done.report.as_dict()], "tokens": done.report.tokens, "flops": done.report.flops}
-
-
-def _about(experiment: Experiment, store: Store) -> dict[str, Any]:
-    """Return what is noted with an SAE, so that it can be used without the experiment's config."""
-    model, corpus = experiment.model, experiment.corpus
-    return {
-        "model": model.name,
-        "revision": model.revision,
-        "layer": model.layer,
-        "context": corpus.context,
-        "corpus": corpus.path or corpus.source,
-        "store": store.key,
-    }
 
 
 def _streamed(store: Store, service: ActorHandle[Any], world: int) -> ShardSource:
