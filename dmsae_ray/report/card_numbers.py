@@ -198,6 +198,8 @@ def _has_seeds(one: PublishedSAE) -> bool:
 
 def _over(one: PublishedSAE) -> str:
     n = 0 if one.over_seeds is None else len(one.over_seeds.seeds)
+    if n == 1 and one.over_seeds is not None:
+        return f"seed {one.over_seeds.seeds[0]}"
     return f"mean over {_seeds(n)}{_brackets(n)}"
 
 

@@ -13,11 +13,12 @@ import yaml
 
 from dmsae_ray import __version__
 from dmsae_ray.config import Experiment
-from dmsae_ray.distill import Core, CycleReport, LineageId, load_core, save_core
-from dmsae_ray.errors import ConfigError, DmsaeError
+from dmsae_ray.distill import DISTILLED, Core, CycleReport, load_core
+from dmsae_ray.errors import ConfigError
 from dmsae_ray.files import Folder, nan_to_null, public_name, replacing
 from dmsae_ray.lm import Licence, licence_of
-from dmsae_ray.plan import CycleSetting
+from dmsae_ray.plan import CycleSetting, Setting
+from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.found_again import Rediscovery
 from dmsae_ray.report.model_card import model_card
 from dmsae_ray.report.published_sae import FORMATS, PublishedSAE
@@ -78,19 +79,17 @@ def write_published(
     """
     sae, public = load_sae(sae_folder), public_experiment(experiment)
     about = _public_note(_whole_note(sweep, about_sae(sae_folder), experiment))
-    core, places = _core_of(sweep, result, report, experiment)
+    core_file = _core_file(result, report, experiment)
+    core = None if core_file is None else load_core(core_file)
     one = PublishedSAE(
         result=result,
         report=report,
         experiment=public,
         about=about,
         sae=sae,
-        over_seeds=next(
-            (a for a in _aggregates(sweep) if a.setting == result.setting),
-            None,
-        ),
+        over_seeds=_over_seeds(sweep, result),
         core=core,
-        places=places,
+        places=() if core is None else _places(core, result, report),
         found=found,
         licence=known_licence(experiment) if licence is None else Licence(licence, ""),
         formats=tuple(formats),
@@ -106,8 +105,8 @@ def write_published(
         for name, content in _texts(sweep, one).items():
             _write(out / name, content)
             names.append(name)
-        if core is not None:
-            save_core(core, out / CORE_FILE)
+        if core_file is not None:
+            _write(out / CORE_FILE, core_file.read_bytes())
             names.append(CORE_FILE)
     except OSError as error:
         raise ConfigError(f"--out is '{out}'; it cannot be written ({error.strerror or error})") from None
@@ -134,9 +133,10 @@ def public_experiment(experiment: Experiment) -> Experiment:
     return Experiment.model_validate(shown)
 
 
-def _aggregates(sweep: Path) -> list[Any]:
+def _over_seeds(sweep: Path, result: TrialResult) -> Aggregate[Setting] | None:
     report = make_report(sweep)
-    return [*report.cycles, *report.transfers]
+    every: list[Aggregate[Setting]] = [*report.cycles, *report.transfers]
+    return next((one for one in every if one.setting == result.setting), None)
 
 
 def _whole_note(sweep: Path, about: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
@@ -159,26 +159,24 @@ def _public_note(about: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _core_of(
-    sweep: Path, result: TrialResult, report: CycleReport, experiment: Experiment
-) -> tuple[Core | None, tuple[int, ...]]:
-    """Return the core that goes along with an SAE, and the rows of its latents in the SAE."""
+def _core_file(result: TrialResult, report: CycleReport, experiment: Experiment) -> Path | None:
+    """Return the file of the core that goes along with an SAE; None for a control, or where it is gone."""
+    path: Path | None = None
+    if report.arm == DISTILLED and isinstance(result.setting, CycleSetting):
+        path = None if result.folder is None else result.folder / CORE_FILE
+    elif report.arm == DISTILLED and experiment.transfer is not None and experiment.transfer.core is not None:
+        path = Path(experiment.transfer.core)
+    return path if path is not None and path.is_file() else None
+
+
+def _places(core: Core, result: TrialResult, report: CycleReport) -> tuple[int, ...]:
+    """Return the row in the SAE of each latent of the core; none where one was learned later than the SAE."""
     if not isinstance(result.setting, CycleSetting):
-        given = experiment.transfer.core if experiment.transfer is not None else None
-        if report.arm != "distilled" or given is None:
-            return None, ()
-        try:
-            core = load_core(given)
-        except DmsaeError:
-            return None, ()  # it is no longer where it was
-        return core, tuple(range(len(core)))
-    path = None if result.folder is None else result.folder / CORE_FILE
-    if report.arm != "distilled" or path is None or not path.is_file():
-        return None, ()
-    core = load_core(path)
+        return tuple(range(len(core)))
     found = trial_cores([result], None, [])
-    rows = [found[0].row(report.cycle, LineageId(*i)) for i in core.lineage] if found else []
-    return core, tuple(row for row in rows if row is not None) if None not in rows else ()
+    rows = [found[0].row(report.cycle, i) for i in core.lineage] if found else []
+    known = tuple(row for row in rows if row is not None)
+    return known if len(known) == len(rows) else ()
 
 
 def _described(core: Core | None, result: TrialResult) -> tuple[tuple[str, str], ...]:
@@ -246,6 +244,6 @@ def _texts(sweep: Path, one: PublishedSAE) -> dict[str, str]:
     }
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str | bytes) -> None:
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)

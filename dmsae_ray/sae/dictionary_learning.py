@@ -129,8 +129,9 @@ def export_dictionary_learning(sae: MatryoshkaSAE, folder: str | os.PathLike[str
             "k": sae.k,
         },
     }
-    with replacing(path / "ae.pt") as temporary:
-        torch.save(state, temporary)
+    # Through an open file: a path's own name would stand in the archive, and the same SAE would be other bytes.
+    with replacing(path / "ae.pt") as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)
     with replacing(path / "config.json") as temporary:
         temporary.write_text(json.dumps(config, indent=4), encoding="utf-8")
     return path
