@@ -73,11 +73,11 @@ class Hub:
             repo: Its id, 'user/name'.
             files: Contents by name.
             kind: 'models' or 'datasets'.
-            revision: The branch or ref that moves to the commit.
+            revision: The branch or ref that moves to the commit; a new one begins with the files of main.
             parent: Keep the other files of the branch.
         """
         held = self.repos.setdefault((kind, repo), Repo())
-        before = held.refs.get(revision) if parent else None
+        before = held.refs.get(revision, held.refs.get("main")) if parent else None
         tree = {**(held.commits[before] if before else {}), **files}
         commit = hashlib.sha1(f"{kind} {repo} {len(held.commits)}".encode()).hexdigest()
         held.commits[commit], held.refs[revision] = tree, commit

@@ -66,7 +66,7 @@ def run(args: "Namespace") -> int:
         name = f"{chosen.result.trial_id}{which}"
         out = sweep / "publish" / name if args.out is None else Path(args.out).expanduser().absolute()
         names = write_published(
-            sweep,
+            chosen.folders,
             chosen.here,
             chosen.result,
             chosen.report,

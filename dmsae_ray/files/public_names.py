@@ -2,12 +2,12 @@
 
 import re
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+from dmsae_ray.files.hub import HUB_SCHEME, hub_place
 
 
 def is_public_name(place: str) -> bool:
-    """Return whether a name means the same to everyone: an id of the Hub, or a URI hf://."""
-    return place.startswith("hf://") or _HUB_ID.fullmatch(place) is not None
+    """Return whether a name means the same to everyone: an id or a place of the Hub, or a word such as 'gpt2'."""
+    return place.startswith(HUB_SCHEME) or hub_place(place) is not None or re.fullmatch(r"\w[\w.-]*", place) is not None
 
 
 def public_name(place: str) -> str:

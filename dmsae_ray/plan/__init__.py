@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from dmsae_ray.plan.queue import TrialQueue as TrialQueue
     from dmsae_ray.plan.rendering import plan_text as plan_text
     from dmsae_ray.plan.text import check_text as check_text
+    from dmsae_ray.plan.training import NOWHERE as NOWHERE
+    from dmsae_ray.plan.training import Here as Here
     from dmsae_ray.plan.training import check_core as check_core
     from dmsae_ray.plan.training import check_initial_saes as check_initial_saes
     from dmsae_ray.plan.training import cycle_settings as cycle_settings
@@ -84,6 +86,8 @@ __getattr__, __dir__, __all__ = face(
         "training": (
             "cycle_settings",
             "check_core",
+            "NOWHERE",
+            "Here",
             "check_initial_saes",
             "initial_sae",
         ),

@@ -189,9 +189,7 @@ def _load(one: PublishedSAE) -> str:
     if one.core is not None:
         head, code = snippets["dmsae"]
         rows = f"[{len(one.core)}, {one.core.d_model}]"
-        fetched = f'hf_hub_download("{repo}", "core.safetensors")'
-        code = code.replace("import snapshot_download", "import hf_hub_download, snapshot_download")
-        code = f"from dmsae_ray.distill import load_core\n{code}\ncore = load_core({fetched})  # core.rows {rows}"
+        code = f'from dmsae_ray import load_core\n{code}\ncore = load_core("{repo}")  # core.rows {rows}, core.lineage'
         snippets["dmsae"] = (head, code)
     parts = [
         f"The SAE takes raw activations, float32 [tokens, {d}]; scale and bias are folded into its weights. All "

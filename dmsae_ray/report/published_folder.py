@@ -13,9 +13,9 @@ import yaml
 
 from dmsae_ray import __version__
 from dmsae_ray.config import Experiment
-from dmsae_ray.distill import DISTILLED, Core, CycleReport, load_core
+from dmsae_ray.distill import DISTILLED, Core, CycleReport, core_file, load_core
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.files import Folder, nan_to_null, public_name, replacing
+from dmsae_ray.files import Folder, nan_to_null, on_this_machine, public_name, replacing
 from dmsae_ray.lm import Licence, licence_of
 from dmsae_ray.plan import CycleSetting, Setting
 from dmsae_ray.report.aggregate import Aggregate
@@ -23,8 +23,8 @@ from dmsae_ray.report.found_again import Rediscovery
 from dmsae_ray.report.model_card import model_card
 from dmsae_ray.report.published_sae import FORMATS, PublishedSAE
 from dmsae_ray.report.report import make_report
-from dmsae_ray.report.trial_cores import output_of_sweep, trial_cores
-from dmsae_ray.results import CORE_FILE, SUMMARY_FILE, TrialResult
+from dmsae_ray.report.trial_cores import trial_cores
+from dmsae_ray.results import CORE_FILE, INPUTS_FILE, SUMMARY_FILE, Folders, TrialResult
 from dmsae_ray.sae import (
     MatryoshkaSAE,
     about_sae,
@@ -47,7 +47,7 @@ _PRIVATE = {"output", "resources", "tracking"}
 
 
 def write_published(
-    sweep: Path,
+    folders: Folders,
     sae_folder: Path,
     result: TrialResult,
     report: CycleReport,
@@ -62,7 +62,7 @@ def write_published(
     """Write the folder of one SAE, the card last; return the names of its files, sorted.
 
     Args:
-        sweep: the sweep's folder.
+        folders: the sweep's folders.
         sae_folder: the folder of the SAE.
         result: its trial.
         report: its cycle or control.
@@ -78,16 +78,15 @@ def write_published(
         DataError: a file is missing or damaged.
     """
     sae, public = load_sae(sae_folder), public_experiment(experiment)
-    about = _public_note(_whole_note(sweep, about_sae(sae_folder), experiment))
-    core_file = _core_file(result, report, experiment)
-    core = None if core_file is None else load_core(core_file)
+    about = _public_note(_whole_note(folders, about_sae(sae_folder), experiment))
+    core, core_content = _core_of(folders, result, report, experiment)
     one = PublishedSAE(
         result=result,
         report=report,
         experiment=public,
         about=about,
         sae=sae,
-        over_seeds=_over_seeds(sweep, result),
+        over_seeds=_over_seeds(folders.sweep, result),
         core=core,
         places=() if core is None else _places(core, result, report),
         found=found,
@@ -102,11 +101,11 @@ def write_published(
         # First, since it says which SAE the folder is of: a call that was cut off can be made again.
         _write(out / NUMBERS, json.dumps(_numbers(one), indent=1, allow_nan=False))
         names = _write_sae(sae, out, about, formats)
-        for name, content in _texts(sweep, one).items():
+        for name, content in _texts(one).items():
             _write(out / name, content)
             names.append(name)
-        if core_file is not None:
-            _write(out / CORE_FILE, core_file.read_bytes())
+        if core is not None:
+            _write(out / CORE_FILE, core_content)
             names.append(CORE_FILE)
     except OSError as error:
         raise ConfigError(f"--out is '{out}'; it cannot be written ({error.strerror or error})") from None
@@ -139,12 +138,12 @@ def _over_seeds(sweep: Path, result: TrialResult) -> Aggregate[Setting] | None:
     return next((one for one in every if one.setting == result.setting), None)
 
 
-def _whole_note(sweep: Path, about: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
+def _whole_note(folders: Folders, about: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
     """Return the note with an SAE; what an old one does not say is taken from the experiment and the store."""
     if "text" in about:
         return about
     key = str(about.get("store", ""))
-    layout = read_layout(output_of_sweep(sweep) / "stores" / key) if key else None
+    layout = read_layout(folders.output / "stores" / key) if key else None
     return {**note_of(experiment, key, layout), **about}
 
 
@@ -159,14 +158,32 @@ def _public_note(about: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _core_file(result: TrialResult, report: CycleReport, experiment: Experiment) -> Path | None:
-    """Return the file of the core that goes along with an SAE; None for a control, or where it is gone."""
-    path: Path | None = None
-    if report.arm == DISTILLED and isinstance(result.setting, CycleSetting):
-        path = None if result.folder is None else result.folder / CORE_FILE
-    elif report.arm == DISTILLED and experiment.transfer is not None and experiment.transfer.core is not None:
-        path = Path(experiment.transfer.core)
-    return path if path is not None and path.is_file() else None
+def _core_of(
+    folders: Folders, result: TrialResult, report: CycleReport, experiment: Experiment
+) -> tuple[Core | None, bytes]:
+    """Return the core that goes along with an SAE, and its file; None for a control, or where it is gone."""
+    if report.arm != DISTILLED:
+        return None, b""
+    if isinstance(result.setting, CycleSetting):
+        folder, name = folders.output / "sweeps" / folders.name / "trials" / result.trial_id, CORE_FILE
+    else:
+        folder, name = _given_core(folders, experiment)
+    if folder.size(name) is None:
+        return None, b""
+    with on_this_machine(folder, (name,)) as here:
+        return load_core(here / name), (here / name).read_bytes()
+
+
+def _given_core(folders: Folders, experiment: Experiment) -> tuple[Folder, str]:
+    """Return where the core of a sweep of transfers is: its copy in the output, or what the config names."""
+    noted = (folders.output / "sweeps" / folders.name).read(INPUTS_FILE) or b"{}"
+    copy = folders.given / str(json.loads(noted).get("transfer.core"))
+    for name in copy.sizes():
+        if name.endswith(".safetensors"):
+            return copy, name
+    assert experiment.transfer is not None, "its trials are transfers"
+    path = core_file(experiment.transfer.core or "")
+    return Folder(str(path.absolute().parent)), path.name
 
 
 def _places(core: Core, result: TrialResult, report: CycleReport) -> tuple[int, ...]:
@@ -234,9 +251,10 @@ def _again(one: PublishedSAE, found: Rediscovery) -> list[dict[str, Any]]:
     return [asdict(again) for again in found.again if again.setting == one.result.setting]
 
 
-def _texts(sweep: Path, one: PublishedSAE) -> dict[str, str]:
+def _texts(one: PublishedSAE) -> dict[str, str]:
     shown = one.experiment.model_dump(mode="json", exclude=_PRIVATE)
-    summary = (Folder(str(one.result.folder or sweep)).read(SUMMARY_FILE) or b"").decode()
+    assert one.result.folder is not None, "it was loaded from a folder"
+    summary = (one.result.folder / SUMMARY_FILE).read_text(encoding="utf-8")
     return {
         EXPERIMENT: yaml.safe_dump(shown, sort_keys=False),
         SUMMARY_FILE: summary,

@@ -10,7 +10,6 @@ _NAMES = {
     "openai-community/gpt2-medium": "gpt2-medium",
     "openai-community/gpt2-large": "gpt2-large",
     "openai-community/gpt2-xl": "gpt2-xl",
-    "mistralai/Mistral-7B-v0.1": "mistral-7b",
 }
 _WITHOUT_OWNER = re.compile(r"google/(gemma-\d+b(?:-it)?|gemma-2-\d+b(?:-it)?)|EleutherAI/(pythia-\S+)")
 _LOWER = re.compile(r"Qwen/(Qwen3-[\d.]+B)")
