@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmsae_ray.cli.console import Screen
-from dmsae_ray.cli.export import Wanted, chosen_sae
 from dmsae_ray.cli.stability import quick_rediscovery
 from dmsae_ray.config import refuse_secrets, shell_command
 from dmsae_ray.errors import ConfigError, DmsaeError
@@ -51,11 +50,13 @@ def run(args: "Namespace") -> int:
     if args.repo is not None:
         check_repo_name(args.repo)
     formats = [name for name in _FORMATS if name in (args.formats or _FORMATS)]
-    wanted = Wanted(args.trial, args.cycle, args.arm)
+    from dmsae_ray.cli.export import Wanted, chosen_sae
     from dmsae_ray.report import known_licence, write_published
 
+    wanted = Wanted(args.trial, args.cycle, args.arm)
     with Screen() as screen, chosen_sae(args.folder, wanted, "TRIAL") as chosen:
         sweep = chosen.folders.sweep
+        chosen.folders.fetch(chosen.result.trial_id)  # the report reads what is on this machine
         if args.repo is not None and args.license is None and known_licence(chosen.experiment) is None:
             raise ConfigError(
                 f"--license is missing; the licence of '{chosen.experiment.model.name}' is not known here: give the id "

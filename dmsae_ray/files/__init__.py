@@ -3,8 +3,8 @@
 Input: a path or URI, with bytes or records to write. Output: bytes, records, sorted lists of files, checksums. A file
 is written whole or not at all. The package also keeps copies on a machine's disk (`NodeCache`), reads ahead in a thread
 (`Prefetcher`), decides which errors pass by themselves (`passes`), repeats what an outage hindered (`retry_outages` for
-storages, `call_with_retries` for servers), brings files of the Hub here (`fetch_from_hub`) and shows whether a process
-is alive (`Heartbeat`). It does not know what the files mean.
+storages, `call_with_retries` for servers), brings files of the Hub here (`fetch_from_hub`) and files there
+(`upload_files`), and shows whether a process is alive (`Heartbeat`). It does not know what the files mean.
 """
 
 from typing import TYPE_CHECKING

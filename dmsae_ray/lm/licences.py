@@ -32,7 +32,7 @@ class Licence:
 
     Attributes:
         id: Its id on the Hub, such as 'apache-2.0'.
-        source: Who says so, in words.
+        source: Who says so, in words that follow an "as".
     """
 
     id: str
@@ -50,12 +50,12 @@ def licence_of(model: str, revision: str | None = None) -> Licence | None:
         revision: Hub revision.
     """
     if model == "tiny":
-        return Licence("mit", "dmsae_ray")
+        return Licence("mit", "dmsae_ray is")
     said = _in_readme(model, revision)
     if said is not None:
-        return Licence(said, "the model's own README")
+        return Licence(said, "the model's own README says")
     known = next((licence for names, licence in _FAMILIES if re.fullmatch(names, model)), None)
-    return None if known is None else Licence(known, "the page of the model's family on the Hub")
+    return None if known is None else Licence(known, "its page on the Hub names it (from a table in dmsae_ray)")
 
 
 def _in_readme(model: str, revision: str | None) -> str | None:

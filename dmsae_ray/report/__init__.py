@@ -7,7 +7,7 @@ the terminal shows; or one page that compares several sweeps. It needs no Ray se
 the first finished cycle on. Pages of single latents (`write_latents`) are made of a sweep's cores (`sweep_latents`) or
 of any SAE (`sae_latents`). Questions to a finished sweep have pages of their own: whether other seeds find its cores
 again (`rediscovery`), how scores agree with exact ablation (`write_scores`); so has the benchmark with known features
-(`KnownFeatures`).
+(`KnownFeatures`). `write_published` writes the folder of one SAE for others, with its card.
 """
 
 from typing import TYPE_CHECKING

@@ -6,15 +6,16 @@ from dmsae_ray.config import shell_command
 from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report.estimates import FEWEST, NONE, Estimate
 from dmsae_ray.report.finding import UNMATCHED
-from dmsae_ray.report.found_again import BY, LIMITS, SETS
+from dmsae_ray.report.found_again import BY, DISTILLED, IN_FIRST, LIMITS, RIVALS, SETS
 from dmsae_ray.report.published_sae import PublishedSAE, in_words, table
-from dmsae_ray.report.rediscovery_tables import SAME, Rediscovered, often_found
+from dmsae_ray.report.rediscovery_tables import SAME, STAR, Rediscovered, often_found
 from dmsae_ray.report.report import CAVEAT
 
 _MOST_LISTED = 40
 _SETS = (
-    "*distilled* is the core in this trial's last SAE, *in cycle 0* the same latents where they were learned; *best of "
-    "cycle 0* are as many latents of the best scores; *chance* is the core against directions that mean nothing."
+    "*distilled* is the core in this trial's last SAE, *distilled, in cycle 0* the same latents where they were "
+    "learned; *best of cycle 0* are as many latents of the best scores; *chance* is the core against directions that "
+    "mean nothing."
 )
 SHOWN: tuple[tuple[str, str, int | None], ...] = (
     ("L0: latents that fire at a token", "l0", 1),
@@ -50,21 +51,21 @@ def core_part(one: PublishedSAE) -> str:
     if not isinstance(one.result.setting, CycleSetting):
         if one.core is None:
             return ""
-        rows = f"rows of latents 0 to {len(one.core) - 1}" if one.places else "rows"
         return (
-            f"`core.safetensors` is the core that was given, {len(one.core)} latents: the {rows}. Its header says the "
-            "lineage of each row, and which training learned it."
+            f"`core.safetensors` is the core that was given, the encoder rows of the first {len(one.core)} latents. "
+            "Its header says the lineage of each row, and which training learned it."
         )
     sizes = one.result.core_sizes
     parts = [table(["cycle", *map(str, range(len(sizes)))], [["latents selected", *map(str, sizes)]])]
-    distilled = one.core.lineage if one.core is not None else ()
-    born = [
-        [str(birth), str(alive[0]), str(alive[-1]), str(sum(i.cycle == birth for i in distilled))]
-        for birth, alive in sorted(one.result.survival.items())
-    ]
-    if born:
-        parts.append("Where the latents were learned, and how many stayed:")
-        parts.append(table(["born in cycle", "selected then", "in the last core", "distilled"], born))
+    if one.is_control:
+        parts.insert(0, "That of the trial, which this control stands against:")
+    head = ["born in cycle", "selected then", "in the last core"]
+    rows = [[str(birth), str(alive[0]), str(alive[-1])] for birth, alive in sorted(one.result.survival.items())]
+    if one.core is not None:
+        head.append("distilled")
+        rows = [[*row, str(sum(str(i.cycle) == row[0] for i in one.core.lineage))] for row in rows]
+    if rows:
+        parts += ["Where the latents were learned, and how many stayed:", table(head, rows)]
     if one.places:
         shown = ", ".join(map(str, one.places[:_MOST_LISTED]))
         more = f", … (all {len(one.places)} in `metrics.json`)" if len(one.places) > _MOST_LISTED else ""
@@ -100,12 +101,14 @@ def carryover_part(one: PublishedSAE) -> str:
         if value is not None or estimate.n
     ]
     head = ["", f"seed {one.result.trial.seed}", *([_over(one)] if several else [])]
-    where = "" if transfer else f" in the last cycle, {last.cycle}"
     count = "" if last.carried is None else f" ({last.carried} of {last.n_core_in} latents)"
-    lead = f"Of the core, {last.carryover:.0%}{count} was selected again{where}, of this seed."
-    return f"{lead} {CAVEAT} Where test-retest is no higher, other tokens alone may explain what changed.\n\n" + table(
-        head, cells
-    )
+    if transfer:
+        lead = f"Of the frozen core, {last.carryover:.0%}{count} would be selected again from this SAE, of this seed. "
+        lead += "This tells how useful its latents are here, not whether another training finds them."
+    else:
+        lead = f"Of the core, {last.carryover:.0%}{count} was selected again in the last cycle, {last.cycle}, of this "
+        lead += f"seed. {CAVEAT} Where test-retest is no higher, other tokens alone may explain what changed."
+    return f"{lead}\n\n{table(head, cells)}"
 
 
 def rediscovery_part(one: PublishedSAE) -> str:
@@ -116,17 +119,16 @@ def rediscovery_part(one: PublishedSAE) -> str:
     parts = []
     similar = one.over_seeds.consistency if one.over_seeds else None
     if similar is not None and similar.mean is not None:
-        reach = f" [{similar.low:.2f}, {similar.high:.2f}]" if similar.pairs > 1 else ""
-        pairs = f"{similar.pairs} pairs of seeds" if similar.pairs > 1 else "one pair of seeds"
+        pairs = "one pair of seeds"
+        if similar.pairs > 1:
+            pairs = f"{similar.pairs} pairs of seeds (lowest {similar.low:.2f}, highest {similar.high:.2f})"
         chance = ""
         if similar.chance is not None:
-            chance = (
-                f"; random parts of the candidate pools have {similar.chance:.2f} "
-                f"[{similar.chance_low:.2f}, {similar.chance_high:.2f}]"
-            )
+            middle = f"{similar.chance_low:.2f} to {similar.chance_high:.2f}"
+            chance = f"; random parts of the candidate pools have {similar.chance:.2f} (95% of them {middle})"
         parts.append(
             f"The distilled cores of different seeds, matched one to one, have a mean cosine (PW-MCC) of "
-            f"{similar.mean:.2f}{reach} over {pairs}{chance}."
+            f"{similar.mean:.2f} over {pairs}{chance}."
         )
     numbers = None if one.found is None else Rediscovered(one.found)
     names = [n for n in SETS if numbers is not None and numbers.values(setting, SAME, n, "mean decoder")]
@@ -146,10 +148,23 @@ def rediscovery_part(one: PublishedSAE) -> str:
     head = ["set", *(m if m.startswith("mean") else f"decoder at {LIMITS[0]} or more" for m in measures)]
     parts.append(table(head, rows))
     parts.append(f"Means over {_seeds(n)}{_brackets(n)}; in the last column a share of the latents. {_SETS}")
+    parts += _less_best(numbers, setting)
     own = [latent for latent in one.found.latents if latent.trial == one.result.trial_id]
     if own:
         parts.append(often_found(own).replace("latents of distilled cores", "latents of this distilled core"))
     return "\n\n".join(parts)
+
+
+def _less_best(numbers: Rediscovered, setting: CycleSetting) -> list[str]:
+    """Return in a sentence how the core compares with the best latents of cycle 0, paired by seed."""
+    measure, said = f"decoder {LIMITS[0]}", []
+    for arm in (DISTILLED, IN_FIRST):
+        found = numbers.differences(measure, arm).get((setting, SAME, RIVALS[0]))
+        if found is not None and found.n:
+            said.append(f"*{arm}* {found.text()}")
+    if not said:
+        return []
+    return [f"The share in the last column less that of *{RIVALS[0]}*, paired by seed: {'; '.join(said)}. ({STAR}.)"]
 
 
 def limits_part(one: PublishedSAE) -> str:
@@ -157,7 +172,7 @@ def limits_part(one: PublishedSAE) -> str:
     over, filters = one.over_seeds, one.experiment.activations
     lines = []
     if one.result.last.carryover is not None:
-        lines.append("Carryover is not rediscovery: frozen rows are copied from cycle to cycle.")
+        lines.append("Carryover is not rediscovery: frozen rows are copied, not found again.")
     if one.sae.n_dense:
         lines.append(
             f"The core is dense, so that L0 is above the target of k = {one.sae.k}: compare with other SAEs at "

@@ -101,14 +101,14 @@ def _what(one: PublishedSAE) -> str:
         f"A sparse autoencoder (SAE) with {sae.n_latents:,} latents. It reads the residual stream of "
         f"{model_of(one)} after block {layer}, counted from 0 (`{hook_of(one)}`, width {sae.d_model:,}). "
     )
-    text += f"It is the {_training(one)} of trial `{one.result.trial_id}`. {_method(one)}"
+    text += f"It is the {_training(one)} of trial `{one.result.trial_id}`.\n\n{_method(one)}"
     if one.report.collapsed or one.result.collapse:
         reason = one.report.collapsed or one.result.collapse
         text += f"\n\n**This trial collapsed ({reason}). It is in no mean of this page; do not use it as a good SAE.**"
     shown = [(name, own_number(one, key, digits)) for name, key, digits in SHOWN if not name.startswith(("-", "Share"))]
-    core = one.report.metrics.get("l0_core")
-    if core and sae.n_core:
-        shown[0] = (shown[0][0], f"{shown[0][1]}, of it the core {core:.1f}")
+    core, rest = (one.report.metrics.get(name) for name in ("l0_core", "l0_non_core"))
+    if core is not None and rest is not None and sae.n_core:
+        shown[0] = (shown[0][0], f"{shown[0][1]} (core {core:.1f} + others {rest:.1f})")
     shown = [(name.partition(":")[0], value) for name, value in shown if value != "-"]
     return f"{text}\n\n{table([n for n, _ in shown], [[v for _, v in shown]])}" if shown else text
 
@@ -291,7 +291,7 @@ def _licence(one: PublishedSAE) -> str:
         return f"unknown: the licence of {model} is not known here."
     return (
         f"`{one.licence.id}`. The SAE was made from the activations of {model}, and is given under the licence of that "
-        f"model, as {one.licence.source} has it."
+        f"model, as {one.licence.source}."
         if one.licence.source
         else f"`{one.licence.id}`, as its publisher chose. The SAE was made from the activations of {model}, whose own "
         "terms apply too."

@@ -19,7 +19,10 @@ from huggingface_hub import ModelCard, snapshot_download
 from dmsae_ray.cli.commands import main
 from dmsae_ray.config.experiment import load_experiment
 from dmsae_ray.distill.core import load_core
+from dmsae_ray.lm.loading import load_tap
+from dmsae_ray.lm.tiny import tiny_model
 from dmsae_ray.report.report import make_report, write_report
+from dmsae_ray.results.begun import folder_name
 from dmsae_ray.sae.files import load_sae
 from tests.hub_server import Hub, hub_server, use
 from tests.optional import left_out
@@ -123,6 +126,27 @@ def test_saelens_metadata_say_what_was_used(made: Sweeps, tmp_path: Path) -> Non
     assert (told["model_name"], told["model_dtype"], told["dataset_path"]) == ("tiny", "float32", None)
 
 
+def test_export_says_the_same(made: Sweeps, tmp_path: Path) -> None:
+    publish(made.cycles, TRIAL, tmp_path / "out")
+    for name in ("saelens", "dictionary_learning"):
+        options = ["--trial", TRIAL, "--format", name]
+        assert main(["export", str(made.cycles), str(tmp_path / name), *options]) == 0
+        assert dict(texts(tmp_path / name)) == dict(texts(tmp_path / "out" / name))
+
+
+def test_transformers_gives_the_activations_where_the_card_says(made: Sweeps, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    card = publish(made.cycles, TRIAL, tmp_path / "out")
+    assert "`model(tokens, output_hidden_states=True).hidden_states[2]`" in card
+    tokens = torch.arange(40, 72)[None]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model(), dtype=torch.float32)
+    with torch.no_grad():
+        there = model(tokens, output_hidden_states=True).hidden_states[2]
+    tap = load_tap("tiny", 1, "cpu", "float32")
+    assert torch.allclose(there[0], tap.activations(tokens).reshape(32, -1), atol=1e-5)
+
+
 def test_the_numbers_of_the_card_are_those_of_the_report(made: Sweeps, tmp_path: Path) -> None:
     card = publish(made.cycles, TRIAL, tmp_path / "out")
     write_report(make_report(made.cycles), made.cycles, [])
@@ -218,6 +242,7 @@ def test_another_cycle_and_a_control(
     assert title in card and said in card
     assert (tmp_path / "out" / "core.safetensors").exists() is core is ("load_core" in card)
     summary = json.loads((made.cycles / "trials" / TRIAL / "summary.json").read_text())
+    assert ("distilled" in section(card, "The core")) is core, "a control has no distilled core"
     own = summary["controls"]["gaussian"] if "--arm" in options else summary["records"][int(options[1])]
     assert cells(card, "Measured")["L0: latents that fire at a token"][0] == f"{own['metrics']['l0']:.1f}"
 
@@ -273,28 +298,48 @@ def test_what_is_not_there_is_said_with_what_is(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_licence_is_asked_for_before_an_upload_only(
-    copy: Path, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def as_if(sweep: Path, model: str, **corpus: Any) -> Path:
+    """The sweep as if it was of another model and corpus; its folder has the name that its config gives."""
     for name in ("config.yaml", "begun.yaml"):
-        tree = yaml.safe_load((copy / name).read_text())
-        tree["model"]["name"] = "someone/model"
-        (copy / name).write_text(yaml.safe_dump(tree))
-    renamed = copy.with_name(renamed_to(copy))
-    copy.rename(renamed)
+        tree = yaml.safe_load((sweep / name).read_text())
+        tree["model"] |= {"name": model, "revision": "abc"}
+        tree["corpus"] |= corpus
+        (sweep / name).write_text(yaml.safe_dump(tree))
+    for path in sweep.parent.parent.glob("cycles/*/sae/config.json"):
+        config = json.loads(path.read_text())
+        text = {**config["extra"]["text"], **corpus}
+        named = corpus.get("path", config["extra"]["corpus"])
+        config["extra"] |= {"model": model, "revision": "abc", "corpus": named, "text": text}
+        path.write_text(json.dumps(config))
+    return sweep.rename(sweep.with_name(folder_name(load_experiment(sweep / "begun.yaml"))))
+
+
+def test_a_model_and_a_dataset_of_the_hub(copy: Path, tmp_path: Path) -> None:
+    dataset = {"source": "huggingface", "path": "ada/text", "subset": "en", "split": "train", "revision": "def"}
+    sweep, out = as_if(copy, "google/gemma-2-2b", **dataset), tmp_path / "out"
+    card = publish(sweep, TRIAL, out)
+    head = ModelCard.load(out / "README.md").data.to_dict()
+    assert (head["license"], head["base_model"], head["datasets"]) == ("gemma", "google/gemma-2-2b", ["ada/text"])
+    assert "# Distilled Matryoshka SAE: gemma-2-2b, layer 1, k = 4" in card
+    data = cells(card, "What it was trained on")
+    assert data["Text"] == ["[ada/text](https://huggingface.co/datasets/ada/text), subset `en`, split `train`"]
+    assert card.count("| - revision | `abc` |") == card.count("| - revision | `def` |") == 1
+    told = json.loads((out / "saelens" / "cfg.json").read_text())["metadata"]
+    assert (told["model_name"], told["dataset_path"]) == ("gemma-2-2b", "ada/text")
+    assert (told["model_revision"], told["dataset_revision"], told["dataset_subset"]) == ("abc", "def", "en")
+
+
+def test_an_unknown_licence_is_asked_for_before_an_upload_only(
+    copy: Path, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = as_if(copy, "someone/model")
     assert "--license is missing; the licence of 'someone/model' is not known" in refused(
-        capsys, renamed, TRIAL, "--repo", REPO
+        capsys, sweep, TRIAL, "--repo", REPO
     )
-    assert hub.requests == []
-    card = publish(renamed, TRIAL, tmp_path / "out")
+    assert hub.requests == [] and not (sweep / "publish").exists()
+    card = publish(sweep, TRIAL, tmp_path / "out")
     assert section(card, "Licence").startswith("unknown: ")
-
-
-def renamed_to(sweep: Path) -> str:
-    """The name that a sweep's folder has by its config."""
-    from dmsae_ray.results.begun import folder_name
-
-    return folder_name(load_experiment(sweep / "begun.yaml"))
+    assert ModelCard.load(tmp_path / "out" / "README.md").data.to_dict()["license"] == "unknown"
 
 
 def test_files_arrive_byte_for_byte_and_load_in_three_libraries(

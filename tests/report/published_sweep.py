@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dmsae_ray.config.experiment import Experiment, load_experiment
+from dmsae_ray.distill.controls import random_core
 from dmsae_ray.distill.core import load_core
 from dmsae_ray.distill.core_transfer import transfer
 from dmsae_ray.distill.cycle_runner import CycleRunner
@@ -21,7 +22,7 @@ from dmsae_ray.store.sae_note import note_of
 from tests.report.small_output import CONTEXT, SAE, make_store
 from tests.small_sweep import write_config
 
-TRIAL, ARM = "k4-tau0.6-seed0", "k4-sparse-distilled-seed7"
+TRIAL, ARM = "k4-tau0.6-seed0", "k4-dense-distilled-seed7"
 PRIVATE = "nobody's-business"
 """A folder of the machine that trains; its name must be in no published file."""
 RECIPE = {"tokens": 1920, "batch_size": 64, "lr": 3e-3, "warmup_steps": 2, "threshold_start_step": 5}
@@ -77,9 +78,10 @@ def make_sweeps(home: Path) -> Sweeps:
     moved = config(home, "moved", transfer={"core": str(place), "arms": ["distilled", "gaussian"]})
     around = create_folders(moved)
     for arm in ("distilled", "gaussian"):
-        done = transfer(runner_of(moved, around, store), load_core(place), seed=7, coverage=0.6, arm=arm)
+        core = load_core(place) if arm == "distilled" else random_core(arm, load_core(place), 3)
+        done = transfer(runner_of(moved, around, store), core, seed=7, coverage=0.6, arm=arm)
         found = {"records": [done.report.as_dict()], "tokens": done.report.tokens, "flops": done.report.flops}
-        around.publish_trial(Trial(TransferSetting(4, arm, "sparse"), 7, 0), found, None)
+        around.publish_trial(Trial(TransferSetting(4, arm, "dense"), 7, 0), found, None)
     return Sweeps(folders.sweep, around.sweep, store.key)
 
 
