@@ -101,7 +101,7 @@ def _given(args: "Namespace") -> list[object]:
     options += [("--format", name) for name in args.formats or ()]
     for option, value in options:
         given += [] if value is None else [option, value]
-    return given
+    return [*given, *(["--private"] if args.private else [])]
 
 
 def _stability(sweep: Path, screen: Screen) -> "Rediscovery | None":

@@ -429,5 +429,6 @@ def test_an_upload_that_was_cut_off_goes_on(
     assert not [request for request in hub.requests if request.startswith("PUT")], "the large files are there already"
     assert hub.files(REPO) == dict(texts(tmp_path / "out")) and hub.repos["models", REPO].private
     before = dict(hub.repos["models", REPO].commits)
+    (tmp_path / "out" / "letter.txt").write_text("dear")
     assert main(["publish", *map(str, common)]) == 0
-    assert hub.repos["models", REPO].commits == before, "nothing has changed, so that there is no new commit"
+    assert hub.repos["models", REPO].commits == before, "nothing has changed, and no other file is uploaded"
