@@ -157,14 +157,16 @@ def rediscovery_part(one: PublishedSAE) -> str:
 
 def _less_best(numbers: Rediscovered, setting: CycleSetting) -> list[str]:
     """Return in a sentence how the core compares with the best latents of cycle 0, paired by seed."""
-    measure, said = f"decoder {LIMITS[0]}", []
+    measure, said, tested = f"decoder {LIMITS[0]}", [], False
     for arm in (DISTILLED, IN_FIRST):
         found = numbers.differences(measure, arm).get((setting, SAME, RIVALS[0]))
         if found is not None and found.n:
             said.append(f"*{arm}* {found.text()}")
+            tested = tested or found.p is not None
     if not said:
         return []
-    return [f"The share in the last column less that of *{RIVALS[0]}*, paired by seed: {'; '.join(said)}. ({STAR}.)"]
+    star = f" ({STAR}.)" if tested else ""
+    return [f"The share in the last column less that of *{RIVALS[0]}*, paired by seed: {'; '.join(said)}.{star}"]
 
 
 def limits_part(one: PublishedSAE) -> str:

@@ -391,7 +391,7 @@ def run_snippets(card: str, hub: Hub, tmp_path: Path) -> dict[str, Any]:
         env=env,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=380,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = torch.load(tmp_path / "found.pt", weights_only=True)
