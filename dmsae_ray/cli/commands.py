@@ -286,10 +286,16 @@ def _harvest(args: argparse.Namespace) -> int:
     from dmsae_ray.plan import check_harvest_fits, plan_experiment
     from dmsae_ray.results import create_folders
     from dmsae_ray.store import unpinned
-    from dmsae_ray.sweep import check_inputs, check_output_is_shared, cluster_of_ray, ray_session
+    from dmsae_ray.sweep import (
+        check_inputs,
+        check_output_is_shared,
+        check_saes_and_core,
+        cluster_of_ray,
+        ray_session,
+    )
 
     largest = _largest(args)
-    check_inputs(experiment)
+    check_saes_and_core(experiment, check_inputs(experiment))
     plan, folders = plan_experiment(experiment), create_folders(experiment)
     with (
         Screen() as screen,

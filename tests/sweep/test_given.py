@@ -131,8 +131,8 @@ def test_a_sweep_goes_on_with_what_it_began_with(hub: Hub, tmp_path: Path, caplo
     with caplog.at_level(logging.WARNING, "dmsae_ray"):
         assert is_seed(first_saes(prepare_sweep(asked)), 0)
     assert [record.message for record in caplog.records] == [
-        f"distill.initial_sae.{k} is '{SAES}/{LAYOUT}/trainer_{i}', without a revision; it is that of today: "
-        f"pin it, as '{SAES}@{first}/{LAYOUT}/trainer_{i}'"
+        f"distill.initial_sae.{k} is '{SAES}/{LAYOUT}/trainer_{i}', which may change on the Hub; "
+        f"pin what is there now: '{SAES}@{first}/{LAYOUT}/trainer_{i}'"
         for i, k in enumerate((4, 8))
     ]
     second = release(hub, tmp_path, seed=1)
