@@ -52,7 +52,7 @@ def test_the_first_experiment_has_a_plan(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "given.yaml").write_text(f"{first}{given}".replace("distill: {cycles: 3}\n", ""))
     assert main(["plan", str(tmp_path / "given.yaml")]) == 0
     said = capsys.readouterr().out
-    assert all(f"distill.initial_sae.{k} 'adamkarvonen/" in said for k in (20, 40)) and "is on the Hub" in said
+    assert all(f"distill.initial_sae.{k} 'adamkarvonen/" in said for k in (20, 40)) and "a place on the Hub" in said
 
 
 def test_the_plan_that_is_shown_is_what_the_command_says(

@@ -95,7 +95,7 @@ def test_what_is_on_the_hub_is_looked_at_in_its_cache_only(tmp_path: Path, monke
             "distill": {"initial_sae": {8: "you/saes/k8"}},
             "transfer": {"core": "you/saes"},
         }
-        notes = [f"{field} is on the Hub: nothing of it was looked at" for field in WHERE]
+        notes = [f"{field} is a place on the Hub, no path here: nothing of it was looked at" for field in WHERE]
         assert given(distill=asked["distill"], transfer=asked["transfer"]) == tuple(notes) and hub.requests == []
         snapshot_download("you/saes")
         hub.requests.clear()
