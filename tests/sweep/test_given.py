@@ -256,6 +256,8 @@ def test_a_core_in_a_local_folder(tmp_path: Path) -> None:
         assert load_core(here[CORE]).rows.equal(core.rows)
     for place in (tmp_path / "folder", str(tmp_path / "folder" / "core.safetensors")):
         assert dmsae_ray.load_core(place).rows.equal(core.rows)
+    with pytest.raises(DataError, match=r"^core: no file runs/sweeps/core.safetensors$"):
+        dmsae_ray.load_core(Path("runs/sweeps/core.safetensors"))
 
 
 @pytest.mark.sweep
