@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         running(sub)
     sub = command("transfer", _transfer, "Train SAEs around a fixed core at every k (Algorithm 3), with controls.")
     experiment(sub)
-    sub.add_argument("--core", metavar="CORE", help="core file (core.safetensors of a trial)")
+    sub.add_argument("--core", metavar="CORE", help="core file (core.safetensors of a trial), or user/repo on the Hub")
     running(sub)
     sub = command("resume", _resume, "Go on with an interrupted sweep.")
     sub.add_argument("folder", metavar="FOLDER", help="<output>/sweeps/<name>-<hash>")
@@ -197,7 +197,9 @@ def _parser() -> argparse.ArgumentParser:
     groundtruth.add_arguments(sub)
     sub = command("export", _export, "Write a trained SAE in a peer's format.")
     sub.add_argument(
-        "sae", metavar="PLACE", help="folder of a sweep (with --trial), or of an SAE: <output>/cycles/<key>/sae"
+        "sae",
+        metavar="PLACE",
+        help="folder of a sweep (with --trial), or of an SAE: <output>/cycles/<key>/sae, or user/repo on the Hub",
     )
     sub.add_argument("folder", metavar="FOLDER", help="folder to write")
     of_trial(sub)
@@ -286,10 +288,16 @@ def _harvest(args: argparse.Namespace) -> int:
     from dmsae_ray.plan import check_harvest_fits, plan_experiment
     from dmsae_ray.results import create_folders
     from dmsae_ray.store import unpinned
-    from dmsae_ray.sweep import check_inputs, check_output_is_shared, cluster_of_ray, ray_session
+    from dmsae_ray.sweep import (
+        check_inputs,
+        check_output_is_shared,
+        check_saes_and_core,
+        cluster_of_ray,
+        ray_session,
+    )
 
     largest = _largest(args)
-    check_inputs(experiment)
+    check_saes_and_core(experiment, check_inputs(experiment))
     plan, folders = plan_experiment(experiment), create_folders(experiment)
     with (
         Screen() as screen,

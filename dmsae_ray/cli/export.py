@@ -12,7 +12,14 @@ from dmsae_ray.distill import CycleReport
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.files import Folder, on_this_machine
 from dmsae_ray.results import SUMMARY_FILE, Folders, TrialResult, cycle_name, experiment_of, folders_of, parse_result
-from dmsae_ray.sae import about_sae, export_dictionary_learning, export_saelens, load_sae, saelens_metadata
+from dmsae_ray.sae import (
+    about_sae,
+    export_dictionary_learning,
+    export_saelens,
+    load_sae,
+    sae_folder,
+    saelens_metadata,
+)
 from dmsae_ray.tracking import destination_of, register_sae
 
 _CONFIG_FILE, _TRIALS = "config.yaml", "trials"
@@ -39,7 +46,7 @@ def export(place: str, target: str, wanted: Wanted, format_: str, given: dict[st
     """Write an SAE in a peer's format; return the exit code.
 
     Args:
-        place: Folder of an SAE, of a sweep, or of a trial of a sweep.
+        place: Folder of an SAE, here or on the Hub, of a sweep, or of a trial of a sweep.
         target: Folder to write.
         wanted: Which SAE of a sweep.
         format_: 'saelens' or 'dictionary_learning'.
@@ -139,8 +146,8 @@ def chosen_sae(sweep: str | Path, wanted: Wanted, said: str = "--trial") -> Iter
 
 @contextmanager
 def _sae_folder(place: str, wanted: Wanted) -> Iterator[Path]:
-    """Give the folder of the SAE, or a copy of it where it is in a bucket."""
-    folder = Path(place).expanduser()
+    """Give the folder of the SAE, or a copy of it where it is in a bucket or on the Hub."""
+    folder = sae_folder(place, f"PLACE is '{place}'")
     if (folder / SUMMARY_FILE).is_file() and folder.parent.name == _TRIALS:
         wanted = Wanted(folder.name if wanted.trial is None else wanted.trial, wanted.cycle, wanted.arm)
         folder = folder.parent.parent

@@ -135,7 +135,7 @@ def load_core(place: str | os.PathLike[str], d_model: int | None = None) -> Core
 
     Args:
         place: a file, a folder that holds core.safetensors, or a place on the Hub: user/repo[@revision] for its
-            core.safetensors, with a path behind it for that of a folder, or for a file.
+            core.safetensors, with a path behind it for that of a folder, or for a file. A `Path` is never on the Hub.
         d_model: width that the rows must have; None: any.
 
     Raises:
@@ -144,7 +144,7 @@ def load_core(place: str | os.PathLike[str], d_model: int | None = None) -> Core
             finite; or the Hub cannot be reached.
         TransientError: the Hub does not answer.
     """
-    on_hub = hub_place(os.fspath(place))
+    on_hub = hub_place(place) if isinstance(place, str) else None
     if on_hub is None:
         path = core_file(place)
     else:

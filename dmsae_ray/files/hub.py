@@ -22,7 +22,6 @@ _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _PLACE = re.compile(
     rf"(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>refs/pr/\d+|refs/convert/[\w.-]+|[^/@]+))?(?:/(?P<path>.+))?"
 )
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _KINDS = ("datasets", "spaces", "buckets", "kernels")
 _SECONDS = 10.0  # for the first answer, as the Hub's client waits for that of a file
 _MOST_LISTED = 6
@@ -57,11 +56,6 @@ class HubPlace:
         if any(part in ("", ".", "..") for part in path.split("/")) and path:
             return None
         return cls(found["repo"], None if found["revision"] is None else unquote(found["revision"]), path)
-
-    @property
-    def pinned(self) -> bool:
-        """Whether the revision is a commit."""
-        return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
 
     def __str__(self) -> str:
         revision = "" if self.revision is None else f"@{quote(self.revision, safe='')}"

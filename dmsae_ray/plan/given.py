@@ -31,7 +31,7 @@ def check_given(experiment: Experiment) -> tuple[str, ...]:
             if on_hub is not None:
                 found = _in_hub_cache(field, on_hub)
                 if found is None:
-                    away.append(f"{field} '{place}' is on the Hub: nothing of it was looked at")
+                    away.append(f"{field} '{place}' is a place on the Hub, no path here: nothing of it was looked at")
                 else:
                     here[field] = found
             elif not Path(place).expanduser().exists():

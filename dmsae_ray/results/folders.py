@@ -95,31 +95,30 @@ class Folders:
         return self.sweep / "trials" / trial_id
 
     def check_inputs_unchanged(self, inputs: dict[str, str], commits: Mapping[str, str] | None = None) -> None:
-        """Save the hashes of a sweep's inputs when it begins; later, check that they are still the same.
+        """Save the hashes of a sweep's inputs when it first reads them; later, check that they are still the same.
 
         The config alone is not enough: it names files whose content may change.
 
         Args:
             inputs: Hashes of the inputs, by setting.
-            commits: What is noted beside them when the sweep begins: the commits of what comes from the Hub, by
-                setting.
+            commits: What is noted beside them: the commits of what comes from the Hub, by setting.
 
         Raises:
             ConfigError: The sweep of this name was begun with other inputs.
         """
         shared = self.output / "sweeps" / self.name
         content = shared.read(INPUTS_FILE)
-        if content is None:
-            noted = {f"{name}{COMMIT}": commit for name, commit in (commits or {}).items()}
-            shared.write(INPUTS_FILE, [json.dumps({**inputs, **noted}, indent=1).encode()])
-            return
-        begun = json.loads(content)
-        changed = [name for name, found in inputs.items() if begun.get(name) != found]
+        begun = {} if content is None else json.loads(content)
+        changed = [name for name, found in inputs.items() if begun.get(name, found) != found]
         if changed:
             raise ConfigError(
                 f"name is '{self.name.rpartition('-')[0]}'; since this sweep was begun, what its config calls "
                 f"{' and '.join(changed)} has changed: give another name to begin anew"
             )
+        noted = {f"{name}{COMMIT}": commit for name, commit in (commits or {}).items()}
+        whole = {**inputs, **noted, **begun}
+        if whole != begun:
+            shared.write(INPUTS_FILE, [json.dumps(whole, indent=1).encode()])
 
     def publish_trial(self, trial: Trial, summary: dict[str, Any], core: "Core | None") -> None:
         """Write the result of a trial where the controller finds it; a worker calls this.

@@ -13,6 +13,7 @@ from dmsae_ray.lazy import face
 if TYPE_CHECKING:
     from dmsae_ray.sweep.controller import run_sweep as run_sweep
     from dmsae_ray.sweep.inputs import check_inputs as check_inputs
+    from dmsae_ray.sweep.inputs import check_saes_and_core as check_saes_and_core
     from dmsae_ray.sweep.prepared import PreparedSweep as PreparedSweep
     from dmsae_ray.sweep.prepared import SweepResult as SweepResult
     from dmsae_ray.sweep.prepared import prepare_sweep as prepare_sweep
@@ -31,7 +32,10 @@ __getattr__, __dir__, __all__ = face(
     __name__,
     {
         "controller": ("run_sweep",),
-        "inputs": ("check_inputs",),
+        "inputs": (
+            "check_inputs",
+            "check_saes_and_core",
+        ),
         "prepared": (
             "PreparedSweep",
             "SweepResult",

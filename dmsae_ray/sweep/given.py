@@ -15,10 +15,10 @@ from pathlib import Path
 
 from dmsae_ray.config import Experiment
 from dmsae_ray.distill import core_file, fetch_core
+from dmsae_ray.errors import DataError
 from dmsae_ray.files import (
     Folder,
     HubPlace,
-    decode_record,
     encode_record,
     fetch_from_hub,
     file_sha256,
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 CORE = "transfer.core"
 _MARK = "given.json"
-"""Written last into the folder of a copy: which files it has, and where they come from."""
+"""Written last into the folder of a copy: where its files come from."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,12 @@ class Given:
 
 
 def given_places(experiment: Experiment) -> dict[str, str]:
-    """Return the places of the SAEs and the core that an experiment is given, by setting."""
-    transfer = experiment.transfer
+    """Return the places of the SAEs and the core that the trials of an experiment read, by setting."""
+    transfer, asked = experiment.transfer, {experiment.distill.initial_setting(k) for k in experiment.ks}
+    saes = {field: place for field, place in experiment.distill.initial_places.items() if field in asked}
     needed = transfer is not None and transfer.core is not None and set(transfer.arms) != {"baseline"}
     core = {CORE: transfer.core} if transfer is not None and transfer.core is not None and needed else {}
-    return {**experiment.distill.initial_places, **core}
+    return {**saes, **core}
 
 
 def find_given(experiment: Experiment, begun: Mapping[str, str]) -> dict[str, Given]:
@@ -81,10 +82,9 @@ def find_given(experiment: Experiment, begun: Mapping[str, str]) -> dict[str, Gi
 def _found(field: str, place: str, begun: Mapping[str, str], copies: Folder) -> Given:
     on_hub, sha256, commit = hub_place(place), begun.get(field), begun.get(f"{field}{COMMIT}")
     if sha256 is not None and (on_hub is not None or not Path(place).expanduser().exists()):
-        content = (copies / sha256).read(_MARK)
-        if content is not None:
-            names = decode_record(content, copies / sha256 / _MARK)["files"]
-            return Given(place, copies / sha256, tuple(names), commit, sha256)
+        copy = copies / sha256
+        if copy.size(_MARK) is not None:
+            return Given(place, copy, _names(copy), commit, sha256)
     if on_hub is not None:
         return _downloaded(field, place, on_hub, commit)
     if field == CORE:
@@ -95,12 +95,16 @@ def _found(field: str, place: str, begun: Mapping[str, str], copies: Folder) -> 
     return Given(place, Folder(str(folder)), tuple(name for name in kind if (folder / name).is_file()))
 
 
+def _names(copy: Folder) -> tuple[str, ...]:
+    return tuple(name for name in copy.sizes() if name != _MARK)
+
+
 def _downloaded(field: str, place: str, on_hub: HubPlace, commit: str | None) -> Given:
     wanted, what = on_hub if commit is None else replace(on_hub, revision=commit), f"{field} is '{place}'"
     files = fetch_core(wanted, what) if field == CORE else fetch_from_hub(wanted, SAE_FILES, what)
-    if on_hub.revision is None and commit is None:
+    if on_hub.revision in (None, "main") and commit is None:
         pinned = replace(on_hub, revision=files.commit)
-        log.warning("%s, without a revision; it is that of today: pin it, as '%s'", what, pinned)
+        log.warning("%s, which may change on the Hub; pin what is there now: '%s'", what, pinned)
     return Given(place, Folder(str(files.folder)), files.names, files.commit)
 
 
@@ -141,8 +145,7 @@ def keep_given(given: Mapping[str, Given], hashes: Mapping[str, str], copies: Fo
         if found.sha256 is None and target.size(_MARK) is None:
             for name in found.names:
                 _copy(Path(found.folder.uri) / name, target, name)
-            files = {"files": list(found.names), "place": found.place, "commit": found.commit}
-            target.write(_MARK, [encode_record(files)])
+            target.write(_MARK, [encode_record({"place": found.place, "commit": found.commit})])
     return {field: (copies / hashes[field]).uri for field in given}
 
 
@@ -188,6 +191,8 @@ def copy_here(folder: str | None, field: str) -> Iterator[dict[str, Path]]:
         yield {}
         return
     copy = Folder(folder)
-    names = tuple(name for name in copy.sizes() if name != _MARK)
+    names = _names(copy)
+    if not names:
+        raise DataError(f"{field}: its copy '{copy}' is gone; the same command makes it again")
     with given_here({field: Given("", copy, names)}) as here:
         yield here

@@ -9,7 +9,7 @@ from dmsae_ray.plan import Plan, plan_experiment
 from dmsae_ray.results import STORE_INPUT, Folders, begun_inputs, create_folders
 from dmsae_ray.store import store_key
 from dmsae_ray.sweep.given import find_given, given_here, given_places, hash_given, keep_given
-from dmsae_ray.sweep.inputs import check_inputs
+from dmsae_ray.sweep.inputs import check_inputs, check_saes_and_core
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +65,10 @@ def prepare_sweep(experiment: Experiment, say: Callable[[str], None] = log.info)
         DataError: The corpus, or a file of an initial SAE, is missing or damaged, or the Hub cannot be reached.
         TransientError: The Hub does not answer.
     """
+    d_model = check_inputs(experiment)
     given = find_given(experiment, begun_inputs(experiment) if given_places(experiment) else {})
     with given_here(given) as here:
-        check_inputs(experiment, here)
+        check_saes_and_core(experiment, d_model, here)
     folders = create_folders(experiment, say)
     key, hashes = store_key(experiment), hash_given(given)
     commits = {field: found.commit for field, found in given.items() if found.commit is not None}

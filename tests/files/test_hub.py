@@ -63,7 +63,7 @@ def test_what_is_here_is_local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     assert hub_place("saes/k20") == HubPlace("saes/k20")
     (tmp_path / "saes" / "k20").mkdir(parents=True)
-    for text in ("saes/k20", "/a/b", "./a/b", "../a/b", "~/a/b", "s3://a/b", "saes", "x" * 5000, "a/\0"):
+    for text in ("saes/k20", "/no/b", "./a/b", "../a/b", "~/a/b", "s3://a/b", "saes", "x" * 5000, "a/\0"):
         assert hub_place(text) is None, text
     assert hub_place("hf://saes/k20") == HubPlace("saes/k20"), "said in so many words"
 
