@@ -45,10 +45,14 @@ def test_every_sweep_file_is_named() -> None:
 
 
 def test_the_first_experiment_has_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = blocks("yaml")
-    (tmp_path / "first.yaml").write_text(example)
+    first, given = blocks("yaml")
+    (tmp_path / "first.yaml").write_text(first)
     assert main(["plan", str(tmp_path / "first.yaml")]) == 0
     assert "first: google/gemma-2-2b" in capsys.readouterr().out
+    (tmp_path / "given.yaml").write_text(f"{first}{given}".replace("distill: {cycles: 3}\n", ""))
+    assert main(["plan", str(tmp_path / "given.yaml")]) == 0
+    said = capsys.readouterr().out
+    assert all(f"distill.initial_sae.{k} 'adamkarvonen/" in said for k in (20, 40)) and "a place on the Hub" in said
 
 
 def test_the_plan_that_is_shown_is_what_the_command_says(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmsae_ray import __version__
-from dmsae_ray.cli import evaluate, groundtruth, latents, score, stability
+from dmsae_ray.cli import evaluate, groundtruth, latents, publish, score, stability
 from dmsae_ray.cli.encoding import degrade_output
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
 from dmsae_ray.config import PRESETS, Experiment, TransferSettings, load_experiment, set_environment
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         running(sub)
     sub = command("transfer", _transfer, "Train SAEs around a fixed core at every k (Algorithm 3), with controls.")
     experiment(sub)
-    sub.add_argument("--core", metavar="CORE", help="core file (core.safetensors of a trial)")
+    sub.add_argument("--core", metavar="CORE", help="core file (core.safetensors of a trial), or user/repo on the Hub")
     running(sub)
     sub = command("resume", _resume, "Go on with an interrupted sweep.")
     sub.add_argument("folder", metavar="FOLDER", help="<output>/sweeps/<name>-<hash>")
@@ -199,7 +199,9 @@ def _parser() -> argparse.ArgumentParser:
     groundtruth.add_arguments(sub)
     sub = command("export", _export, "Write a trained SAE in a peer's format.")
     sub.add_argument(
-        "sae", metavar="PLACE", help="folder of a sweep (with --trial), or of an SAE: <output>/cycles/<key>/sae"
+        "sae",
+        metavar="PLACE",
+        help="folder of a sweep (with --trial), or of an SAE: <output>/cycles/<key>/sae, or user/repo on the Hub",
     )
     sub.add_argument("folder", metavar="FOLDER", help="folder to write")
     of_trial(sub)
@@ -207,6 +209,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", help="name of the language model; default: as noted with the SAE")
     sub.add_argument("--layer", type=int, help="block whose output the SAE reads; default: as noted with the SAE")
     sub.add_argument("--context", type=int, help="context length; default: as noted with the SAE")
+    sub = command("publish", publish.run, "Write a trained SAE with its core and its card, and upload it to the Hub.")
+    publish.add_arguments(sub)
     sub = command("register", _register, "Register a trained SAE in MLflow, as a model that encodes activations.")
     sub.add_argument("sweep", metavar="SWEEP", help="<output>/sweeps/<name>-<hash>")
     sub.add_argument("name", metavar="NAME", help="name of the model; a known one gets a new version")
@@ -286,10 +290,16 @@ def _harvest(args: argparse.Namespace) -> int:
     from dmsae_ray.plan import check_harvest_fits, plan_experiment
     from dmsae_ray.results import create_folders
     from dmsae_ray.store import unpinned
-    from dmsae_ray.sweep import check_inputs, check_output_is_shared, cluster_of_ray, ray_session
+    from dmsae_ray.sweep import (
+        check_inputs,
+        check_output_is_shared,
+        check_saes_and_core,
+        cluster_of_ray,
+        ray_session,
+    )
 
     largest = _largest(args)
-    check_inputs(experiment)
+    check_saes_and_core(experiment, check_inputs(experiment))
     plan, folders = plan_experiment(experiment), create_folders(experiment)
     with (
         Screen() as screen,

@@ -7,11 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dmsae_ray.config import Experiment
 from dmsae_ray.distill import CycleReport
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.files import Folder, on_this_machine
 from dmsae_ray.results import SUMMARY_FILE, Folders, TrialResult, cycle_name, experiment_of, folders_of, parse_result
-from dmsae_ray.sae import about_sae, export_dictionary_learning, export_saelens, load_sae
+from dmsae_ray.sae import (
+    about_sae,
+    export_dictionary_learning,
+    export_saelens,
+    load_sae,
+    sae_folder,
+    saelens_metadata,
+)
 from dmsae_ray.tracking import destination_of, register_sae
 
 _CONFIG_FILE, _TRIALS = "config.yaml", "trials"
@@ -38,7 +46,7 @@ def export(place: str, target: str, wanted: Wanted, format_: str, given: dict[st
     """Write an SAE in a peer's format; return the exit code.
 
     Args:
-        place: Folder of an SAE, of a sweep, or of a trial of a sweep.
+        place: Folder of an SAE, here or on the Hub, of a sweep, or of a trial of a sweep.
         target: Folder to write.
         wanted: Which SAE of a sweep.
         format_: 'saelens' or 'dictionary_learning'.
@@ -60,8 +68,7 @@ def export(place: str, target: str, wanted: Wanted, format_: str, given: dict[st
             raise ConfigError(f"--{name} is {known[name]}; it must be at least {least}")
     try:
         if format_ == "saelens":
-            hook = f"blocks.{known['layer']}.hook_resid_post"
-            export_saelens(sae, target, model_name=known["model"], hook_name=hook, context_size=known["context"])
+            export_saelens(sae, target, **saelens_metadata({**about, **known}))
         else:
             export_dictionary_learning(sae, target, lm_name=known["model"], layer=known["layer"])
     except OSError as error:
@@ -93,10 +100,54 @@ def register(place: str, name: str, wanted: Wanted) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """An SAE of a sweep.
+
+    Attributes:
+        experiment: The sweep's experiment.
+        folders: The sweep's folders.
+        result: The trial.
+        report: The training of the SAE: a cycle, or a control.
+        place: The folder of the SAE.
+        here: The same, or a copy of it where it is in a bucket.
+    """
+
+    experiment: Experiment
+    folders: Folders
+    result: TrialResult
+    report: CycleReport
+    place: Folder
+    here: Path
+
+
+@contextmanager
+def chosen_sae(sweep: str | Path, wanted: Wanted, said: str = "--trial") -> Iterator[Chosen]:
+    """Give an SAE of a sweep; its files are there within the context.
+
+    Args:
+        sweep: Folder of the sweep.
+        wanted: Which SAE.
+        said: What the command line calls the trial.
+
+    Raises:
+        ConfigError: There is no such sweep, trial, cycle or control.
+        DataError: A file is missing or damaged.
+    """
+    folder = Path(sweep).expanduser()
+    experiment = experiment_of(folder)
+    folders = folders_of(experiment, folder.absolute().name)
+    result = _result(folders, wanted.trial, said)
+    report = _report(result, wanted)
+    place = Folder(folders.cycles) / report.key / "sae"
+    with on_this_machine(place, _SAE_FILES) as here:
+        yield Chosen(experiment, folders, result, report, place, here)
+
+
 @contextmanager
 def _sae_folder(place: str, wanted: Wanted) -> Iterator[Path]:
-    """Give the folder of the SAE, or a copy of it where it is in a bucket."""
-    folder = Path(place).expanduser()
+    """Give the folder of the SAE, or a copy of it where it is in a bucket or on the Hub."""
+    folder = sae_folder(place, f"PLACE is '{place}'")
     if (folder / SUMMARY_FILE).is_file() and folder.parent.name == _TRIALS:
         wanted = Wanted(folder.name if wanted.trial is None else wanted.trial, wanted.cycle, wanted.arm)
         folder = folder.parent.parent
@@ -106,16 +157,12 @@ def _sae_folder(place: str, wanted: Wanted) -> Iterator[Path]:
                 raise ConfigError(f"--{name} is {value}; it needs a sweep's folder, and '{place}' is none")
         yield folder
         return
-    folders = folders_of(experiment_of(folder), folder.absolute().name)
-    report = _report(folders, wanted)
-    sae = Folder(folders.cycles) / report.key / "sae"
-    print(f"{wanted.trial}, {cycle_name(report.arm, report.cycle)}: {sae}")
-    with on_this_machine(sae, _SAE_FILES) as here:
-        yield here
+    with chosen_sae(folder, wanted) as chosen:
+        print(f"{wanted.trial}, {cycle_name(chosen.report.arm, chosen.report.cycle)}: {chosen.place}")
+        yield chosen.here
 
 
-def _report(folders: Folders, wanted: Wanted) -> CycleReport:
-    result = _result(folders, wanted.trial)
+def _report(result: TrialResult, wanted: Wanted) -> CycleReport:
     if wanted.arm is not None:
         found = result.controls.get(wanted.arm)
         if found is None:
@@ -132,16 +179,17 @@ def _report(folders: Folders, wanted: Wanted) -> CycleReport:
     return cycles[chosen]
 
 
-def _result(folders: Folders, trial: str | None) -> TrialResult:
+def _result(folders: Folders, trial: str | None, said: str) -> TrialResult:
     trials = folders.output / "sweeps" / folders.name / _TRIALS
     content = None if trial is None or "/" in trial else (trials / trial).read(SUMMARY_FILE)
     if content is not None:
-        return parse_result(json.loads(content))
+        assert trial is not None, "it has a summary"
+        return parse_result(json.loads(content), folders.trial(trial))
     names = sorted(str(entry.base_name) for entry in trials.entries())
     finished = [name for name in names if (trials / name).size(SUMMARY_FILE) is not None]
     there = f"finished are {_listed(finished)}" if finished else "none has finished yet"
-    said = "--trial is missing: a sweep has many SAEs" if trial is None else f"--trial is {trial}"
-    raise ConfigError(f"{said}; of sweep {folders.name} {there}")
+    what = f"{said} is missing: a sweep has many SAEs" if trial is None else f"{said} is {trial}"
+    raise ConfigError(f"{what}; of sweep {folders.name} {there}")
 
 
 def _listed(names: Iterable[object]) -> str:

@@ -10,6 +10,7 @@ from dmsae_ray.cli.console import Screen
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED
 from dmsae_ray.config import refuse_secrets
 from dmsae_ray.errors import ConfigError, DmsaeError
+from dmsae_ray.files import hub_place
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -27,7 +28,8 @@ def add_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "place",
         metavar="SAE|SWEEP",
-        help="an SAE, <output>/cycles/<key>/sae, or a sweep, <output>/sweeps/<name>-<hash>",
+        help="an SAE, <output>/cycles/<key>/sae or user/repo[@revision][/folder] on the Hub, or a sweep, "
+        "<output>/sweeps/<name>-<hash>",
     )
     parser.add_argument("--latents", metavar="LIST", help="of an SAE: these, as in 0,5,17 or 0-31")
     parser.add_argument(
@@ -54,6 +56,7 @@ def _run(args: "Namespace") -> int:
     of_sweep = (Path(args.place).expanduser() / "trials").is_dir()
     _check(args, of_sweep)
     from dmsae_ray.report import Wanted, sae_latents, sweep_latents, write_latents
+    from dmsae_ray.sae import sae_folder
 
     wanted = Wanted(top=args.top)
     with Screen() as screen:
@@ -69,8 +72,9 @@ def _run(args: "Namespace") -> int:
             )
         else:
             latents = None if args.latents is None else numbers(args.latents)
+            on_hub = hub_place(args.place)
             table = sae_latents(
-                args.place,
+                args.place if on_hub is None else str(sae_folder(args.place, f"SAE is '{args.place}'")),
                 latents,
                 core=args.core,
                 most=args.most,

@@ -11,7 +11,7 @@ from dmsae_ray.results import load_results
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from dmsae_ray.report import Section
+    from dmsae_ray.report import Rediscovery, Section
 
 QUICK = 2e7
 """Cosines that a sweep's report computes by itself; larger sweeps leave it to the command."""
@@ -67,18 +67,28 @@ def run(args: "Namespace") -> int:
 
 def quick_sections(sweep_dir: Path, screen: Screen) -> "list[Section]":
     """Return rediscovery as a section of a sweep's report, where it takes seconds; otherwise say how to have it."""
+    found = quick_rediscovery(sweep_dir, screen)
+    if found is None:
+        return []
+    from dmsae_ray.report import rediscovery_section
+
+    return [rediscovery_section(found, sweep_dir)]
+
+
+def quick_rediscovery(sweep_dir: Path, screen: Screen) -> "Rediscovery | None":
+    """Return what a sweep's cores are to other seeds, where it takes seconds; otherwise say how to have it."""
     results = [r for r in load_results(sweep_dir) if r.distilled_size]
     config = sweep_dir / "config.yaml"
     if len({r.trial.seed for r in results}) < 2 or not config.is_file():
-        return []
+        return None
     latents = load_experiment(config).sae.n_latents
     cosines = sum(r.distilled_size or 0 for r in results) * latents * len(results)
     if cosines > QUICK:
         screen.say(f"are the cores found again by other seeds? {shell_command('dmsae', 'stability', sweep_dir)}")
-        return []
-    from dmsae_ray.report import rediscovery, rediscovery_section
+        return None
+    from dmsae_ray.report import rediscovery
 
     try:
-        return [rediscovery_section(rediscovery(sweep_dir, progress=screen.bar), sweep_dir)]
+        return rediscovery(sweep_dir, progress=screen.bar)
     except DmsaeError:
-        return []  # where nothing can be looked into, the report says nothing of it
+        return None  # where nothing can be looked into, the report says nothing of it

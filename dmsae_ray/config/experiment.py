@@ -33,6 +33,7 @@ from dmsae_ray.config.sections import (
 )
 from dmsae_ray.config.text import apply_override, described, read_yaml
 from dmsae_ray.errors import ConfigError
+from dmsae_ray.files import hub_place
 
 _SECTIONS = (
     "model",
@@ -204,7 +205,10 @@ class Experiment(Section):
         return parse_experiment(tree)
 
     def located(self) -> "Experiment":
-        """Return the experiment with absolute local paths, because workers run in other folders than the command."""
+        """Return the experiment with absolute local paths, because workers run in other folders than the command.
+
+        Places on the Hub stay as they are.
+        """
         update: dict[str, Any] = {"output": _located(self.output)}
         if self.corpus.source not in ("stdlib", "huggingface"):
             update["corpus"] = self.corpus.model_copy(update={"path": _located(str(self.corpus.path))})
@@ -213,11 +217,11 @@ class Experiment(Section):
         if self.distill.initial_sae:
             given = self.distill.initial_sae
             initial_sae: str | dict[int, str] = (
-                _located(given) if isinstance(given, str) else {k: _located(place) for k, place in given.items()}
+                _given(given) if isinstance(given, str) else {k: _given(place) for k, place in given.items()}
             )
             update["distill"] = self.distill.model_copy(update={"initial_sae": initial_sae})
         if self.transfer and self.transfer.core:
-            update["transfer"] = self.transfer.model_copy(update={"core": _located(self.transfer.core)})
+            update["transfer"] = self.transfer.model_copy(update={"core": _given(self.transfer.core)})
         if self.tracking.uri:
             update["tracking"] = self.tracking.model_copy(update={"uri": _located_database(self.tracking.uri)})
         return self.model_copy(update=update)
@@ -264,6 +268,10 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _located(path: str) -> str:
     return path if "://" in path else str(Path(path).expanduser().absolute())
+
+
+def _given(place: str) -> str:
+    return _located(place) if hub_place(place) is None else place
 
 
 def _located_database(uri: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from dmsae_ray.config.messages import allowed
+from dmsae_ray.files import HUB_FORM, HUB_SCHEME, hub_place
 
 Score = Literal["quantile", "mean", "mean_square", "trimmed_mean", "max", "frequency", "random"]
 Control = Literal["gaussian", "gaussian_unit", "random_latents", "matched_frequency", "lowest_score", "most_frequent"]
@@ -61,6 +62,13 @@ def _distinct(values: _Values) -> _Values:
     if values is not None and (not values or len(set(values)) != len(values)):
         raise ValueError(f"is {json.dumps(list(values))}; it must hold at least one value, and none twice")
     return values
+
+
+def _of_a_model(place: str | None) -> str | None:
+    """Check that a URI of the Hub is of a repository of a model: those of data sets are spelt alike."""
+    if place is not None and place.startswith(HUB_SCHEME) and hub_place(place) is None:
+        raise ValueError(f"is {json.dumps(place)}; on the Hub it must be {HUB_SCHEME}{HUB_FORM}, of a model")
+    return place
 
 
 def _whole_above_one(gpus: float | None) -> float | None:
@@ -307,7 +315,8 @@ class DistillSettings(Section):
     initial_sae: str | dict[int, str] | None = Field(
         None,
         description="cycle 0 from outside: the folder of a trained Matryoshka SAE (ours, dictionary_learning's, "
-        "SAELens's) or, for several k, a mapping from k to folder; each is checked for width, n_latents, groups and k",
+        "SAELens's), here or on the Hub (user/repo[@revision][/folder]) or, for several k, a mapping from k to folder; "
+        "each is checked for model, layer, width, n_latents, groups and k",
     )
     initial_sae_any_k: bool = Field(False, description="take an initial SAE for trials of another k than its own")
     controls: tuple[Control, ...] = Field(
@@ -329,6 +338,10 @@ class DistillSettings(Section):
             return {} if given is None else {"distill.initial_sae": given}
         return {f"distill.initial_sae.{k}": place for k, place in given.items()}
 
+    def initial_setting(self, k: int) -> str:
+        """Return the setting that says which SAE is cycle 0 of trials of `k`, as in `initial_places`."""
+        return f"distill.initial_sae.{k}" if isinstance(self.initial_sae, dict) else "distill.initial_sae"
+
     @field_validator("initial_sae", mode="before")
     @classmethod
     def _by_k(cls, value: Any) -> Any:
@@ -345,6 +358,13 @@ class DistillSettings(Section):
                 "{20: saes/k20, 40: saes/k40}"
             )
         return found
+
+    @field_validator("initial_sae")
+    @classmethod
+    def _are_of_models(cls, value: str | dict[int, str] | None) -> str | dict[int, str] | None:
+        for place in value.values() if isinstance(value, dict) else (value,):
+            _of_a_model(place)
+        return value
 
     @field_validator("controls")
     @classmethod
@@ -373,7 +393,11 @@ class DistillSettings(Section):
 class TransferSettings(Section):
     """Train around one fixed core (Algorithm 3) instead of running cycles."""
 
-    core: str | None = Field(None, description="core file (safetensors); `--core` on the command line sets it")
+    core: str | None = Field(
+        None,
+        description="core file (safetensors), or a folder with core.safetensors, here or on the Hub "
+        "(user/repo[@revision][/path]); `--core` on the command line sets it",
+    )
     arms: tuple[Literal["distilled", "gaussian", "gaussian_unit", "baseline"], ...] = Field(
         ("distilled", "gaussian", "baseline"),
         description="the core, norm-matched random rows, random rows of norm 1, no core at all",
@@ -381,6 +405,7 @@ class TransferSettings(Section):
     core_sparsity: tuple[CoreSparsity, ...] = Field(("dense", "sparse"), description="which core variants to train")
 
     _checks = field_validator("arms", "core_sparsity")(_distinct)
+    _place = field_validator("core")(_of_a_model)
 
 
 class SweepSettings(Section):

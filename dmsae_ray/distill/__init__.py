@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.core import empty_core as empty_core
     from dmsae_ray.distill.core import load_core as load_core
     from dmsae_ray.distill.core import save_core as save_core
+    from dmsae_ray.distill.core_place import CORE_FILE as CORE_FILE
+    from dmsae_ray.distill.core_place import core_file as core_file
+    from dmsae_ray.distill.core_place import core_on_hub as core_on_hub
+    from dmsae_ray.distill.core_place import fetch_core as fetch_core
     from dmsae_ray.distill.core_transfer import TransferResult as TransferResult
     from dmsae_ray.distill.core_transfer import transfer as transfer
     from dmsae_ray.distill.cost import scoring_flops as scoring_flops
@@ -92,6 +96,12 @@ __getattr__, __dir__, __all__ = face(
             "empty_core",
             "load_core",
             "save_core",
+        ),
+        "core_place": (
+            "CORE_FILE",
+            "core_file",
+            "core_on_hub",
+            "fetch_core",
         ),
         "core_transfer": (
             "TransferResult",

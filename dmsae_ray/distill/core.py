@@ -14,9 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from dmsae_ray.distill.core_place import core_file, fetch_core
 from dmsae_ray.distill.lineage import Lineage, LineageId, Origin, Origins, persistent
 from dmsae_ray.errors import ConfigError, DataError, one_line
-from dmsae_ray.files import replacing
+from dmsae_ray.files import hub_place, replacing
 
 FORMAT = "dmsae-core-1"
 
@@ -129,18 +130,26 @@ def save_core(core: Core, path: str | os.PathLike[str]) -> None:
         temporary.write_bytes(core.to_bytes())
 
 
-def load_core(path: str | os.PathLike[str], d_model: int | None = None) -> Core:
-    """Return the core in the file at `path`.
+def load_core(place: str | os.PathLike[str], d_model: int | None = None) -> Core:
+    """Return the core at a place.
 
     Args:
-        path: the file.
+        place: a file, a folder that holds core.safetensors, or a place on the Hub: user/repo[@revision] for its
+            core.safetensors, with a path behind it for that of a folder, or for a file. A `Path` is never on the Hub.
         d_model: width that the rows must have; None: any.
 
     Raises:
+        ConfigError: the Hub has no such core for this login.
         DataError: the file is missing, truncated or not a core file, has another width, or holds values that are not
-            finite.
+            finite; or the Hub cannot be reached.
+        TransientError: the Hub does not answer.
     """
-    path = Path(path)
+    on_hub = hub_place(place) if isinstance(place, str) else None
+    if on_hub is None:
+        path = core_file(place)
+    else:
+        found = fetch_core(on_hub, f"core: '{place}'")
+        path = found.folder / found.names[0]
     if not path.is_file():
         raise DataError(f"core: no file {path}")
     try:

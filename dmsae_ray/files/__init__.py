@@ -3,8 +3,8 @@
 Input: a path or URI, with bytes or records to write. Output: bytes, records, sorted lists of files, checksums. A file
 is written whole or not at all. The package also keeps copies on a machine's disk (`NodeCache`), reads ahead in a thread
 (`Prefetcher`), decides which errors pass by themselves (`passes`), repeats what an outage hindered (`retry_outages` for
-storages, `call_with_retries` for servers) and shows whether a process is alive (`Heartbeat`). It does not know what the
-files mean.
+storages, `call_with_retries` for servers), brings files of the Hub here (`fetch_from_hub`) and files there
+(`upload_files`), and shows whether a process is alive (`Heartbeat`). It does not know what the files mean.
 """
 
 from typing import TYPE_CHECKING
@@ -27,6 +27,16 @@ if TYPE_CHECKING:
     from dmsae_ray.files.heartbeat import has_ended as has_ended
     from dmsae_ray.files.heartbeat import is_beating as is_beating
     from dmsae_ray.files.here import on_this_machine as on_this_machine
+    from dmsae_ray.files.hub import HUB_FORM as HUB_FORM
+    from dmsae_ray.files.hub import HUB_SCHEME as HUB_SCHEME
+    from dmsae_ray.files.hub import HubFiles as HubFiles
+    from dmsae_ray.files.hub import HubPlace as HubPlace
+    from dmsae_ray.files.hub import fetch_from_hub as fetch_from_hub
+    from dmsae_ray.files.hub import find_in_hub_cache as find_in_hub_cache
+    from dmsae_ray.files.hub import hub_place as hub_place
+    from dmsae_ray.files.hub_upload import Uploaded as Uploaded
+    from dmsae_ray.files.hub_upload import check_repo_name as check_repo_name
+    from dmsae_ray.files.hub_upload import upload_files as upload_files
     from dmsae_ray.files.json_records import decode_record as decode_record
     from dmsae_ray.files.json_records import decode_sealed as decode_sealed
     from dmsae_ray.files.json_records import encode_record as encode_record
@@ -37,6 +47,8 @@ if TYPE_CHECKING:
     from dmsae_ray.files.node_cache import NodeCache as NodeCache
     from dmsae_ray.files.prefetch import Prefetcher as Prefetcher
     from dmsae_ray.files.prefetch import ReaderClosed as ReaderClosed
+    from dmsae_ray.files.public_names import is_public_name as is_public_name
+    from dmsae_ray.files.public_names import public_name as public_name
     from dmsae_ray.files.retry import HUB as HUB
     from dmsae_ray.files.retry import PATIENCE_SECONDS as PATIENCE_SECONDS
     from dmsae_ray.files.retry import START_SECONDS as START_SECONDS
@@ -73,6 +85,20 @@ __getattr__, __dir__, __all__ = face(
             "has_ended",
             "is_beating",
         ),
+        "hub": (
+            "HUB_FORM",
+            "HUB_SCHEME",
+            "HubFiles",
+            "HubPlace",
+            "fetch_from_hub",
+            "find_in_hub_cache",
+            "hub_place",
+        ),
+        "hub_upload": (
+            "Uploaded",
+            "check_repo_name",
+            "upload_files",
+        ),
         "json_records": (
             "decode_record",
             "decode_sealed",
@@ -85,6 +111,10 @@ __getattr__, __dir__, __all__ = face(
         "prefetch": (
             "Prefetcher",
             "ReaderClosed",
+        ),
+        "public_names": (
+            "is_public_name",
+            "public_name",
         ),
         "retry": (
             "HUB",

@@ -35,6 +35,8 @@ _LOST_NAMES = {
     "torch.DistNetworkError",
     "torch.DistStoreError",
 }
+_NEVER_REACHED_NAMES = {"ConnectError", "ConnectTimeout", "NewConnectionError", "ConnectTimeoutError"}
+"""As httpx, requests and urllib3 call it."""
 _LOST_ERRNOS = {
     errno.ESTALE,
     errno.EHOSTDOWN,
@@ -63,6 +65,15 @@ def passes(error: BaseException) -> bool:
     and from a 404.
     """
     return next((_passes(link) for link in _chain(error) if _says_what_happened(link)), False)
+
+
+def never_reached(error: BaseException) -> bool:
+    """Return whether an error says that no connection to a server came about: no network, no such host, no listener."""
+    return any(
+        isinstance(link, (ConnectionRefusedError, socket.gaierror))
+        or {kind.__name__ for kind in type(link).__mro__} & _NEVER_REACHED_NAMES
+        for link in _chain(error)
+    )
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -3,8 +3,9 @@
 Input: the name of a model (the embedded tiny Gemma-2, a Hub id or a local folder), a layer, and tokens. Output: a `Tap`
 that gives activations, gradients and losses, with its tokenizer; `keep_mask` says which tokens are kept,
 `load_unembedding` what a direction does to the logits, and `TokenText` what tokens are as text; `check_tap` says from
-a configuration alone whether a model can be tapped. The room also makes the embedded model from text that every Python
-carries (`tiny_model`). It needs torch and transformers, imported on first use, and knows nothing of SAEs or Ray.
+a configuration alone whether a model can be tapped, `licence_of` under which licence it is. The room also makes the
+embedded model from text that every Python carries (`tiny_model`). It needs torch and transformers, imported on first
+use, and knows nothing of SAEs or Ray.
 """
 
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from dmsae_ray.lm.description import check_context as check_context
     from dmsae_ray.lm.description import describe_model as describe_model
     from dmsae_ray.lm.filters import keep_mask as keep_mask
+    from dmsae_ray.lm.licences import Licence as Licence
+    from dmsae_ray.lm.licences import licence_of as licence_of
     from dmsae_ray.lm.loading import load_tap as load_tap
     from dmsae_ray.lm.support import check_tap as check_tap
     from dmsae_ray.lm.tap import Tap as Tap
@@ -39,6 +42,10 @@ __getattr__, __dir__, __all__ = face(
             "ModelInfo",
             "check_context",
             "describe_model",
+        ),
+        "licences": (
+            "Licence",
+            "licence_of",
         ),
         "loading": ("load_tap",),
         "support": ("check_tap",),

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from dmsae_ray.plan.queue import TrialQueue as TrialQueue
     from dmsae_ray.plan.rendering import plan_text as plan_text
     from dmsae_ray.plan.text import check_text as check_text
+    from dmsae_ray.plan.training import NOWHERE as NOWHERE
+    from dmsae_ray.plan.training import Here as Here
     from dmsae_ray.plan.training import check_core as check_core
     from dmsae_ray.plan.training import check_initial_saes as check_initial_saes
     from dmsae_ray.plan.training import cycle_settings as cycle_settings
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from dmsae_ray.plan.trials import TransferSetting as TransferSetting
     from dmsae_ray.plan.trials import Trial as Trial
     from dmsae_ray.plan.trials import expand as expand
+    from dmsae_ray.plan.words import bytes_text as bytes_text
     from dmsae_ray.plan.work import Done as Done
     from dmsae_ray.plan.work import Pace as Pace
     from dmsae_ray.plan.work import RunningTrial as RunningTrial
@@ -83,6 +86,8 @@ __getattr__, __dir__, __all__ = face(
         "training": (
             "cycle_settings",
             "check_core",
+            "NOWHERE",
+            "Here",
             "check_initial_saes",
             "initial_sae",
         ),
@@ -95,6 +100,7 @@ __getattr__, __dir__, __all__ = face(
             "Trial",
             "expand",
         ),
+        "words": ("bytes_text",),
         "work": (
             "Done",
             "Pace",

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dmsae_ray.config import Experiment
+from dmsae_ray.files import HubPlace, find_in_hub_cache, hub_place
 from dmsae_ray.lm import check_context, check_files, describe_model, is_configuration_only
 from dmsae_ray.plan.model_size import config_file, model_size
 
@@ -23,14 +24,39 @@ def check_given(experiment: Experiment) -> tuple[str, ...]:
     core = {} if transfer is None or transfer.core is None else {"transfer.core": transfer.core}
     saes = experiment.distill.initial_places
     for given in (saes, core):
-        away = [field for field, place in given.items() if not Path(place).expanduser().exists()]
-        notes += [f"{field} '{given[field]}' is not on this machine: nothing of it was looked at" for field in away]
+        here: dict[str, Path] = {}
+        away = []
+        for field, place in given.items():
+            on_hub = hub_place(place)
+            if on_hub is not None:
+                found = _in_hub_cache(field, on_hub)
+                if found is None:
+                    away.append(f"{field} '{place}' is a place on the Hub, no path here: nothing of it was looked at")
+                else:
+                    here[field] = found
+            elif not Path(place).expanduser().exists():
+                away.append(f"{field} '{place}' is not on this machine: nothing of it was looked at")
+        notes += away
         if given and not away:
             from dmsae_ray.plan.training import check_core, check_initial_saes  # they load torch
 
             check = check_initial_saes if given is saes else check_core
-            check(experiment, model_size(experiment.model.name, experiment.model.revision).hidden)
+            check(experiment, model_size(experiment.model.name, experiment.model.revision).hidden, here)
     return tuple(notes)
+
+
+def _in_hub_cache(field: str, place: HubPlace) -> Path | None:
+    """Return what is in the cache of the Hub's client: the folder of an SAE, the file of a core; None if it is not."""
+    if field == "transfer.core":
+        from dmsae_ray.distill import core_on_hub
+
+        folder, kinds = core_on_hub(place)
+        core = find_in_hub_cache(folder, kinds)
+        return None if core is None else core.folder / core.names[0]
+    from dmsae_ray.sae import SAE_FILES
+
+    sae = find_in_hub_cache(place, SAE_FILES)
+    return None if sae is None else sae.folder
 
 
 def _model_notes(experiment: Experiment) -> tuple[str, ...]:

@@ -1,13 +1,18 @@
 """Turn an experiment and a trial into what the training rooms take: cycle settings and the initial SAE."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from dmsae_ray.config import Experiment
 from dmsae_ray.distill import CycleSettings, load_core
 from dmsae_ray.errors import ConfigError, DataError, DmsaeError
+from dmsae_ray.files import HUB_FORM, hub_place
 from dmsae_ray.plan.trials import CycleSetting, Setting
-from dmsae_ray.sae import SAELENS_CONFIG, MatryoshkaSAE, Recipe, load_dictionary_learning, load_sae, load_saelens
+from dmsae_ray.sae import SAE_FILES, MatryoshkaSAE, NotedPlace, Recipe, load_any_sae, noted_place
+
+Here = Mapping[str, Path]
+"""Where the files that settings name are on this machine: folders of SAEs, a file of a core."""
+NOWHERE: Here = {}
 
 
 def cycle_settings(experiment: Experiment, setting: Setting, d_model: int) -> CycleSettings:
@@ -52,24 +57,35 @@ def cycle_settings(experiment: Experiment, setting: Setting, d_model: int) -> Cy
     )
 
 
-def check_initial_saes(experiment: Experiment, d_model: int) -> None:
+def check_initial_saes(experiment: Experiment, d_model: int, here: Here = NOWHERE) -> None:
     """Check that there is an SAE for cycle 0 for every k of the grid, where SAEs are given at all.
+
+    Those on the Hub that are not in `here` are passed over.
 
     Raises:
         ConfigError: As `initial_sae`.
         DataError: As `initial_sae`.
     """
-    if isinstance(experiment.distill.initial_sae, str):
-        sae = _loaded("distill.initial_sae", experiment.distill.initial_sae, experiment, d_model, experiment.ks[0])
-        for k in experiment.ks:
-            _check_k("distill.initial_sae", experiment.distill.initial_sae, sae, k, experiment)
+    given = experiment.distill.initial_sae
+    if isinstance(given, str):
+        if not _is_away("distill.initial_sae", given, here):
+            sae = _loaded("distill.initial_sae", given, experiment, d_model, experiment.ks[0], here)
+            for k in experiment.ks:
+                _check_k("distill.initial_sae", given, sae, k, experiment)
         return
     for k in experiment.ks:
-        initial_sae(experiment, d_model, k)
+        if given is None or k not in given or not _is_away(f"distill.initial_sae.{k}", given[k], here):
+            initial_sae(experiment, d_model, k, here)
 
 
-def check_core(experiment: Experiment, d_model: int) -> None:
+def _is_away(field: str, place: str, here: Here) -> bool:
+    return field not in here and hub_place(place) is not None
+
+
+def check_core(experiment: Experiment, d_model: int, here: Here = NOWHERE) -> None:
     """Check that there is a core to transfer, where the experiment needs one, and that it fits.
+
+    One on the Hub that is not in `here` is passed over.
 
     Raises:
         ConfigError: It is not there, has another width or too many rows, or was borne by a seed of the experiment.
@@ -83,8 +99,10 @@ def check_core(experiment: Experiment, d_model: int) -> None:
             f"transfer.core is missing; arms {list(transfer.arms)} need a core file: --core CORE, "
             "or transfer.arms=[baseline]"
         )
+    if _is_away("transfer.core", transfer.core, here):
+        return
     try:
-        core = load_core(transfer.core, d_model)
+        core = load_core(here.get("transfer.core", transfer.core), d_model)
     except DmsaeError as error:
         raise type(error)(f"transfer.core is '{transfer.core}'; {error}") from None
     rows = len(core)
@@ -104,15 +122,21 @@ def check_core(experiment: Experiment, d_model: int) -> None:
         )
 
 
-def initial_sae(experiment: Experiment, d_model: int, k: int) -> MatryoshkaSAE | None:
+def initial_sae(experiment: Experiment, d_model: int, k: int, here: Here = NOWHERE) -> MatryoshkaSAE | None:
     """Load the SAE that serves as cycle 0 of trials of `k`: ours, dictionary_learning's (SAEBench) or SAELens's.
+
+    Args:
+        experiment: The experiment.
+        d_model: Width of the residual stream.
+        k: The sparsity.
+        here: Folders on this machine to read in place of what the settings name, by setting: copies.
 
     Returns:
         The SAE, or None if `distill.initial_sae` is not given.
 
     Raises:
         ConfigError: There is no SAE for this k, or none at its place, or it has another width, number of latents,
-            groups or k (unless `distill.initial_sae_any_k`), or fewer groups than `distill.pool_groups`.
+            groups, k (unless `distill.initial_sae_any_k`), model or layer, or fewer groups than `distill.pool_groups`.
         DataError: Its files are truncated or wrong.
     """
     given = experiment.distill.initial_sae
@@ -124,7 +148,7 @@ def initial_sae(experiment: Experiment, d_model: int, k: int) -> MatryoshkaSAE |
             known = ", ".join(str(other) for other in sorted(place))
             raise ConfigError(f"distill.initial_sae has SAEs for k = {known}; {_asks(experiment)} {k}: give one for it")
         field, place = f"distill.initial_sae.{k}", place[k]
-    sae = _loaded(field, place, experiment, d_model, k)
+    sae = _loaded(field, place, experiment, d_model, k, here)
     _check_k(field, place, sae, k, experiment)
     return sae
 
@@ -141,28 +165,19 @@ def _check_k(field: str, place: str, sae: MatryoshkaSAE, k: int, experiment: Exp
         )
 
 
-def _loaded(field: str, place: str, experiment: Experiment, d_model: int, k: int) -> MatryoshkaSAE:
-    folder = Path(place).expanduser()
-    config = folder / "config.json"
-    saelens = not config.is_file() and (folder / SAELENS_CONFIG).is_file()
-    if not saelens and not config.is_file():
+def _loaded(field: str, place: str, experiment: Experiment, d_model: int, k: int, here: Here) -> MatryoshkaSAE:
+    folder = here.get(field, Path(place).expanduser())
+    if not any((folder / files[0]).is_file() for files in SAE_FILES):
         raise ConfigError(
             f"{field} is '{place}'; it must be the folder of a trained SAE, with the weights and the "
-            "config.json of this package (cycles/<key>/sae) or of dictionary_learning, or the cfg.json of SAELens"
+            "config.json of this package (cycles/<key>/sae) or of dictionary_learning, or the cfg.json of SAELens; "
+            f"or a place on the Hub that holds such files, {HUB_FORM}"
         )
     try:
-        tree = {} if saelens else json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        tree = None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{field} is '{place}'; its config.json is not a readable JSON object")
-    try:
-        if saelens:
-            sae = load_saelens(folder, k=k)
-        else:
-            sae = load_dictionary_learning(folder) if "trainer" in tree else load_sae(folder)
+        sae, noted = load_any_sae(folder, k=k), noted_place(folder)
     except DmsaeError as error:
         raise type(error)(f"{field} is '{place}'; {error}") from None
+    _check_place(f"{field} is '{place}'", noted, experiment)
     wrong = [name for name, tensor in sae.state_dict().items() if not bool(tensor.isfinite().all())]
     if wrong:
         raise DataError(f"{field} is '{place}'; its {wrong[0]} holds numbers that are NaN or infinite")
@@ -186,3 +201,25 @@ def _loaded(field: str, place: str, experiment: Experiment, d_model: int, k: int
             f"{list(experiment.sae.groups)}"
         )
     return sae
+
+
+def _check_place(said: str, noted: NotedPlace, experiment: Experiment) -> None:
+    """Check that an SAE was trained on the activations of the experiment, as far as its files say it.
+
+    Raises:
+        ConfigError: It was trained on another model, after another block, or not on the residual stream.
+    """
+    model, layer = experiment.model.name, experiment.model.layer
+    if noted.elsewhere is not None:
+        raise ConfigError(f"{said}, trained on '{noted.elsewhere}'; it must be of the residual stream between blocks")
+    if noted.layer is not None and noted.layer != layer:
+        raise ConfigError(f"{said}, trained after block {noted.layer}; it must be of model.layer = {layer}")
+    # A path says nothing: the same model lies elsewhere on another machine.
+    named = noted.model is not None and not Path(noted.model).is_absolute() and not Path(model).is_absolute()
+    if noted.model is not None and named and _short(noted.model) != _short(model):
+        raise ConfigError(f"{said}, trained on model '{noted.model}'; it must be of model.name '{model}'")
+
+
+def _short(model: str) -> str:
+    """Return the name of a model without its organisation, which many files leave out, and mirrors change."""
+    return model.rpartition("/")[2].lower()

@@ -7,7 +7,8 @@ the terminal shows; or one page that compares several sweeps. It needs no Ray se
 the first finished cycle on. Pages of single latents (`write_latents`) are made of a sweep's cores (`sweep_latents`) or
 of any SAE (`sae_latents`). Questions to a finished sweep have pages of their own: whether other seeds find its cores
 again (`rediscovery`), how scores agree with exact ablation (`write_scores`), what its SAEs are worth (`write_quality`);
-so has the benchmark with known features (`KnownFeatures`).
+so has the benchmark with known features (`KnownFeatures`). `write_published` writes the folder of one SAE for others,
+with its card.
 """
 
 from typing import TYPE_CHECKING
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
     from dmsae_ray.report.latent_study import Wanted as Wanted
     from dmsae_ray.report.latents_of_sae import sae_latents as sae_latents
     from dmsae_ray.report.page import Section as Section
+    from dmsae_ray.report.published_folder import known_licence as known_licence
+    from dmsae_ray.report.published_folder import write_published as write_published
     from dmsae_ray.report.publishing import HTML_FILE as HTML_FILE
     from dmsae_ray.report.publishing import compare as compare
     from dmsae_ray.report.publishing import publish as publish
     from dmsae_ray.report.quality_page import quality_findings as quality_findings
     from dmsae_ray.report.quality_page import write_quality as write_quality
+    from dmsae_ray.report.rediscovery_page import read_stability as read_stability
     from dmsae_ray.report.rediscovery_page import rediscovery_section as rediscovery_section
     from dmsae_ray.report.rediscovery_page import write_stability as write_stability
     from dmsae_ray.report.rediscovery_tables import rediscovery_findings as rediscovery_findings
@@ -60,6 +64,10 @@ __getattr__, __dir__, __all__ = face(
         "latent_study": ("Wanted",),
         "latents_of_sae": ("sae_latents",),
         "page": ("Section",),
+        "published_folder": (
+            "known_licence",
+            "write_published",
+        ),
         "publishing": (
             "HTML_FILE",
             "compare",
@@ -70,6 +78,7 @@ __getattr__, __dir__, __all__ = face(
             "write_quality",
         ),
         "rediscovery_page": (
+            "read_stability",
             "rediscovery_section",
             "write_stability",
         ),

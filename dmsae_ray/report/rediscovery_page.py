@@ -7,8 +7,11 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dmsae_ray.distill import LineageId
+from dmsae_ray.errors import DataError, one_line
 from dmsae_ray.files import replacing
-from dmsae_ray.report.found_again import BY, LIMITS, SETS, Rediscovery
+from dmsae_ray.plan import CycleSetting
+from dmsae_ray.report.found_again import BY, LIMITS, SETS, Again, CoreLatent, Rediscovery
 from dmsae_ray.report.page import Section, page
 from dmsae_ray.report.panels import left_out
 from dmsae_ray.report.picture import ESTIMATE_HEAD, Drawn, Picture, estimate_cells
@@ -125,6 +128,27 @@ def write_stability(
         with replacing(folder / file) as temporary:
             temporary.write_text(content, encoding="utf-8")
     return folder / f"{NAME}.html"
+
+
+def read_stability(folder: Path) -> Rediscovery | None:
+    """Return what `write_stability` wrote into a folder; None if it wrote nothing there.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    path = folder / f"{NAME}.json"
+    if not path.is_file():
+        return None
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        again = [Again(**{**one, "setting": CycleSetting(**one["setting"])}) for one in tree["again"]]
+        latents = [
+            CoreLatent(one["trial"], LineageId(*one["lineage"]), tuple(one["decoder"]), tuple(one["activations"]))
+            for one in tree["latents"]
+        ]
+        return Rediscovery(tuple(again), tuple(latents), tree["tokens"], tuple(tree["lacks"]))
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not what `dmsae stability` writes ({one_line(error)}); run it again") from None
 
 
 def _latents(found: Rediscovery, report: str) -> str:

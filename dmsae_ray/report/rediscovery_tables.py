@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report.estimates import FEWEST, Estimate, Scale, estimate
-from dmsae_ray.report.found_again import BY, DISTILLED, IN_FIRST, LIMITS, RIVALS, SETS, Rediscovery
+from dmsae_ray.report.found_again import BY, DISTILLED, IN_FIRST, LIMITS, RIVALS, SETS, CoreLatent, Rediscovery
 from dmsae_ray.report.paired import Difference, holm, paired
 from dmsae_ray.report.tables import Table
 
@@ -85,15 +85,20 @@ def rediscovery_findings(found: Rediscovery) -> list[str]:
             f"By {rows} at a cosine of {LIMITS[0]}, other SAEs have of the distilled core, less what they have of as "
             f"many best-scoring latents of cycle 0: {shown}: {each}."
         )
-    counts = [latent.found(LIMITS[0]) / len(latent.decoder) for latent in found.latents]
-    if counts:
-        always, never = (sum(share == all_or_none for share in counts) for all_or_none in (1.0, 0.0))
-        often = sum(OFTEN <= share < 1.0 for share in counts)
-        lines.append(
-            f"Of {len(counts)} latents of distilled cores, SAEs of other seeds have {always} always, {often} often (at "
-            f"least half of them), {never} never (cosine of {LIMITS[0]} with their decoder rows of cycle 0)."
-        )
+    if found.latents:
+        lines.append(often_found(found.latents))
     return lines
+
+
+def often_found(latents: Sequence[CoreLatent]) -> str:
+    """Return a sentence: how many of these latents SAEs of other seeds have always, often and never."""
+    counts = [latent.found(LIMITS[0]) / len(latent.decoder) for latent in latents]
+    always, never = (sum(share == all_or_none for share in counts) for all_or_none in (1.0, 0.0))
+    often = sum(OFTEN <= share < 1.0 for share in counts)
+    return (
+        f"Of {len(counts)} latents of distilled cores, SAEs of other seeds have {always} always, {often} often (at "
+        f"least half of them), {never} never (cosine of {LIMITS[0]} with their decoder rows of cycle 0)."
+    )
 
 
 def tables(found: Rediscovery) -> list[Table]:

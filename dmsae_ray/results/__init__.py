@@ -11,10 +11,13 @@ from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
     from dmsae_ray.results.data_frame import frame as frame
+    from dmsae_ray.results.folders import COMMIT as COMMIT
     from dmsae_ray.results.folders import CORE_FILE as CORE_FILE
+    from dmsae_ray.results.folders import INPUTS_FILE as INPUTS_FILE
     from dmsae_ray.results.folders import STORE_INPUT as STORE_INPUT
     from dmsae_ray.results.folders import SUMMARY_FILE as SUMMARY_FILE
     from dmsae_ray.results.folders import Folders as Folders
+    from dmsae_ray.results.folders import begun_inputs as begun_inputs
     from dmsae_ray.results.folders import create_folders as create_folders
     from dmsae_ray.results.folders import experiment_of as experiment_of
     from dmsae_ray.results.folders import folders_of as folders_of
@@ -34,10 +37,13 @@ __getattr__, __dir__, __all__ = face(
     {
         "data_frame": ("frame",),
         "folders": (
+            "COMMIT",
             "CORE_FILE",
+            "INPUTS_FILE",
             "STORE_INPUT",
             "SUMMARY_FILE",
             "Folders",
+            "begun_inputs",
             "create_folders",
             "experiment_of",
             "folders_of",

@@ -8,7 +8,7 @@ the machine that runs the controller.
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from dmsae_ray.config import Experiment, load_experiment, parse_experiment
+from dmsae_ray.distill import CORE_FILE as CORE_FILE
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.files import Folder, decode_record, nan_to_null
 from dmsae_ray.plan import Trial
@@ -37,10 +38,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SUMMARY_FILE = "summary.json"
-CORE_FILE = "core.safetensors"
 INPUTS_FILE = "inputs.json"
 STORE_INPUT = "model and corpus (and, for text that Python carries, its version)"
 """What the key of the store is called among the hashes of a sweep's inputs."""
+COMMIT = " (Hub commit)"
+"""Behind the setting, where a commit is noted among the hashes of a sweep's inputs."""
 HOME = "dmsae-runs"
 
 
@@ -69,6 +71,11 @@ class Folders:
         return (self.output / "cycles").uri
 
     @property
+    def given(self) -> Folder:
+        """Copies of the SAEs and cores that sweeps are given, by the hash of their files."""
+        return self.output / "given"
+
+    @property
     def train(self) -> str:
         """Checkpoints of Ray Train, one folder per trial."""
         return (self.output / "sweeps" / self.name / "train").uri
@@ -87,29 +94,31 @@ class Folders:
         """Return the controller's folder with the results of one trial: summary.json and the distilled core."""
         return self.sweep / "trials" / trial_id
 
-    def check_inputs_unchanged(self, inputs: dict[str, str]) -> None:
-        """Save the hashes of a sweep's inputs when it begins; later, check that they are still the same.
+    def check_inputs_unchanged(self, inputs: dict[str, str], commits: Mapping[str, str] | None = None) -> None:
+        """Save the hashes of a sweep's inputs when it first reads them; later, check that they are still the same.
 
         The config alone is not enough: it names files whose content may change.
 
         Args:
             inputs: Hashes of the inputs, by setting.
+            commits: What is noted beside them: the commits of what comes from the Hub, by setting.
 
         Raises:
             ConfigError: The sweep of this name was begun with other inputs.
         """
         shared = self.output / "sweeps" / self.name
         content = shared.read(INPUTS_FILE)
-        if content is None:
-            shared.write(INPUTS_FILE, [json.dumps(inputs, indent=1).encode()])
-            return
-        begun = json.loads(content)
-        changed = [name for name, found in inputs.items() if begun.get(name) != found]
+        begun = {} if content is None else json.loads(content)
+        changed = [name for name, found in inputs.items() if begun.get(name, found) != found]
         if changed:
             raise ConfigError(
                 f"name is '{self.name.rpartition('-')[0]}'; since this sweep was begun, what its config calls "
                 f"{' and '.join(changed)} has changed: give another name to begin anew"
             )
+        noted = {f"{name}{COMMIT}": commit for name, commit in (commits or {}).items()}
+        whole = {**inputs, **noted, **begun}
+        if whole != begun:
+            shared.write(INPUTS_FILE, [json.dumps(whole, indent=1).encode()])
 
     def publish_trial(self, trial: Trial, summary: dict[str, Any], core: "Core | None") -> None:
         """Write the result of a trial where the controller finds it; a worker calls this.
@@ -174,6 +183,22 @@ def recorded_store(sweep: Folder) -> str | None:
     content = sweep.read(INPUTS_FILE)
     key = None if content is None else decode_record(content, sweep / INPUTS_FILE).get(STORE_INPUT)
     return None if key is None else str(key)
+
+
+def begun_inputs(experiment: Experiment) -> dict[str, str]:
+    """Return what was noted of its inputs when the sweep began that an experiment goes on with; empty if it begins one.
+
+    Returns:
+        Hashes by setting, and commits by setting and `COMMIT`.
+
+    Raises:
+        DataError: The output, or the record, cannot be read.
+    """
+    output = folders_of(experiment).output
+    known = sweep_of(experiment, begun_sweeps(output, experiment.name))
+    sweep = output / "sweeps" / (known or "")
+    content = None if known is None else sweep.read(INPUTS_FILE)
+    return {} if content is None else {k: str(v) for k, v in decode_record(content, sweep / INPUTS_FILE).items()}
 
 
 def create_folders(experiment: Experiment, say: Callable[[str], None] = log.info) -> Folders:

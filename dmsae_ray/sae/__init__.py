@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.sae.any_format import NotedPlace as NotedPlace
+    from dmsae_ray.sae.any_format import load_any_sae as load_any_sae
+    from dmsae_ray.sae.any_format import noted_place as noted_place
+    from dmsae_ray.sae.any_format import sae_folder as sae_folder
     from dmsae_ray.sae.calibration import calibrated_threshold as calibrated_threshold
     from dmsae_ray.sae.chosen_latents import LatentRows as LatentRows
     from dmsae_ray.sae.chosen_latents import latent_rows as latent_rows
@@ -26,17 +30,24 @@ if TYPE_CHECKING:
     from dmsae_ray.sae.health import Diagnosis as Diagnosis
     from dmsae_ray.sae.health import HealthMonitor as HealthMonitor
     from dmsae_ray.sae.health import Trouble as Trouble
+    from dmsae_ray.sae.layouts import SAE_FILES as SAE_FILES
     from dmsae_ray.sae.ranks import RankGroup as RankGroup
     from dmsae_ray.sae.recipe import Recipe as Recipe
-    from dmsae_ray.sae.saelens import SAELENS_CONFIG as SAELENS_CONFIG
     from dmsae_ray.sae.saelens import export_saelens as export_saelens
     from dmsae_ray.sae.saelens import load_saelens as load_saelens
+    from dmsae_ray.sae.saelens_fields import saelens_metadata as saelens_metadata
     from dmsae_ray.sae.stats import StepStats as StepStats
     from dmsae_ray.sae.trainer import SAETrainer as SAETrainer
 
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "any_format": (
+            "NotedPlace",
+            "load_any_sae",
+            "noted_place",
+            "sae_folder",
+        ),
         "calibration": ("calibrated_threshold",),
         "chosen_latents": (
             "LatentRows",
@@ -60,13 +71,14 @@ __getattr__, __dir__, __all__ = face(
             "HealthMonitor",
             "Trouble",
         ),
+        "layouts": ("SAE_FILES",),
         "ranks": ("RankGroup",),
         "recipe": ("Recipe",),
         "saelens": (
-            "SAELENS_CONFIG",
             "export_saelens",
             "load_saelens",
         ),
+        "saelens_fields": ("saelens_metadata",),
         "stats": ("StepStats",),
         "trainer": ("SAETrainer",),
     },

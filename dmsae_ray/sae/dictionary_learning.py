@@ -16,6 +16,7 @@ from dmsae_ray.errors import DataError, one_line
 from dmsae_ray.files import replacing
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.files import add_product, adopt, naming, read_json
+from dmsae_ray.sae.layouts import CONFIG, PEER_WEIGHTS
 
 _KEYS = {"W_enc", "b_enc", "W_dec", "b_dec", "k", "threshold", "group_sizes"}
 _LINEAR_KEYS = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"}
@@ -36,7 +37,7 @@ def load_dictionary_learning(folder: str | os.PathLike[str]) -> MatryoshkaSAE:
     Raises:
         DataError: a file is missing, truncated or of another kind.
     """
-    path, weights = Path(folder) / "config.json", Path(folder) / "ae.pt"
+    path, weights = Path(folder) / CONFIG, Path(folder) / PEER_WEIGHTS
     config = read_json(path)
     trainer, ours = config.get("trainer"), config.get(_OURS)
     name = trainer.get("trainer_class") if isinstance(trainer, dict) else None
@@ -63,7 +64,24 @@ def load_dictionary_learning(folder: str | os.PathLike[str]) -> MatryoshkaSAE:
         sae.seed = int(trainer.get("seed") or 0)
         tensors = _weights(sae, state, jump_relu=name == _JUMP_RELU)
     adopt(sae, tensors, weights)
+    _check_said(trainer, state, path)
     return sae
+
+
+def _check_said(trainer: dict[str, Any], state: dict[str, Tensor], path: Path) -> None:
+    """Check that the weights are those of the training that config.json describes, as far as it describes it.
+
+    Raises:
+        DataError: they are not; one line that names the entry, its value and that of the weights.
+    """
+    d_model, n_latents = state["W_enc"].shape
+    held: dict[str, Any] = {"activation_dim": d_model, "dict_size": n_latents}
+    if trainer["trainer_class"] != _JUMP_RELU:
+        held |= {"k": state["k"].item(), "group_sizes": state["group_sizes"].tolist()}
+    for name, value in held.items():
+        said = trainer.get(name)
+        if said is not None and said != value:
+            raise DataError(f"{path}: trainer.{name} is {said!r}, and {value!r} in ae.pt: they are of different SAEs")
 
 
 def _weights(sae: MatryoshkaSAE, state: dict[str, Tensor], *, jump_relu: bool) -> dict[str, Tensor]:
@@ -129,9 +147,10 @@ def export_dictionary_learning(sae: MatryoshkaSAE, folder: str | os.PathLike[str
             "k": sae.k,
         },
     }
-    with replacing(path / "ae.pt") as temporary:
-        torch.save(state, temporary)
-    with replacing(path / "config.json") as temporary:
+    # Through an open file: a path's own name would stand in the archive, and the same SAE would be other bytes.
+    with replacing(path / PEER_WEIGHTS) as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)
+    with replacing(path / CONFIG) as temporary:
         temporary.write_text(json.dumps(config, indent=4), encoding="utf-8")
     return path
 
@@ -184,7 +203,7 @@ def _read_state(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:
     if {_LINEAR_KEYS.get(key) for key in state} & set(state):
         raise DataError(f"{path}: spells its weights in both ways: {sorted(state)}")
     state = {_LINEAR_KEYS.get(key, key): value.T if key.endswith(".weight") else value for key, value in state.items()}
-    with naming(path.with_name("config.json")):
+    with naming(path.with_name(CONFIG)):
         for name in ("k", "group_sizes"):
             if name not in state and config.get(name) is not None:
                 state[name] = torch.tensor(config[name])

@@ -13,9 +13,9 @@ from torch import Tensor
 from dmsae_ray.errors import ConfigError, DataError, one_line
 from dmsae_ray.files import replacing
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
+from dmsae_ray.sae.layouts import CONFIG, WEIGHTS
 
 FORMAT = "dmsae_ray.sae/1"
-WEIGHTS, CONFIG = "sae.safetensors", "config.json"
 _TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec", "theta")
 
 

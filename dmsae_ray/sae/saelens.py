@@ -21,10 +21,10 @@ from dmsae_ray.errors import DataError
 from dmsae_ray.files import replacing
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.files import add_product, adopt, naming, read_json, read_tensors
+from dmsae_ray.sae.layouts import SAELENS_CONFIG, SAELENS_RUNNER, SAELENS_WEIGHTS
 
 log = logging.getLogger(__name__)
 
-SAELENS_CONFIG, _RUNNER, _WEIGHTS = "cfg.json", "runner_cfg.json", "sae_weights.safetensors"
 _TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
 _THRESHOLDS = {"jumprelu": "threshold", "batchtopk": "topk_threshold", "matryoshka_batchtopk": "topk_threshold"}
 """Name of the threshold by architecture: what SAELens keeps for use, and its checkpoints of a training."""
@@ -98,7 +98,7 @@ def export_saelens(
         },
         "architecture": "jumprelu",
     }
-    with replacing(path / _WEIGHTS) as temporary:
+    with replacing(path / SAELENS_WEIGHTS) as temporary:
         save_file({name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
     with replacing(path / SAELENS_CONFIG) as temporary:
         temporary.write_text(json.dumps(config, indent=2), encoding="utf-8")
@@ -119,7 +119,7 @@ def load_saelens(folder: str | os.PathLike[str], *, k: int) -> MatryoshkaSAE:
         DataError: a file is missing or truncated, the architecture is another, activations are changed before they are
             encoded, or the latents have thresholds of their own.
     """
-    path, weights = Path(folder) / SAELENS_CONFIG, Path(folder) / _WEIGHTS
+    path, weights = Path(folder) / SAELENS_CONFIG, Path(folder) / SAELENS_WEIGHTS
     config = read_json(path)
     _check_config(config, path)
     threshold = _THRESHOLDS[config["architecture"]]
@@ -132,7 +132,7 @@ def load_saelens(folder: str | os.PathLike[str], *, k: int) -> MatryoshkaSAE:
         tensors = {name: state[name].float() for name in _TENSORS}
         tensors["W_enc"] = tensors["W_enc"].T.contiguous()
     with naming(path), torch.device("meta"):
-        sae = _empty(config, _training(path.parent / _RUNNER, config), k, str(path))
+        sae = _empty(config, _training(path.parent / SAELENS_RUNNER, config), k, str(path))
     for name, tensor in tensors.items():
         expected = list(sae.state_dict()[name].shape)
         if list(tensor.shape) != expected:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from dmsae_ray.store.reader import Store as Store
     from dmsae_ray.store.reader import check_finite_shard as check_finite_shard
     from dmsae_ray.store.reader import open_store as open_store
+    from dmsae_ray.store.sae_note import note_of as note_of
     from dmsae_ray.store.tensor_file import tensors_in as tensors_in
     from dmsae_ray.store.timing import TIMING as TIMING
     from dmsae_ray.store.timing import StoreTiming as StoreTiming
@@ -126,6 +127,7 @@ __getattr__, __dir__, __all__ = face(
             "check_finite_shard",
             "open_store",
         ),
+        "sae_note": ("note_of",),
         "tensor_file": ("tensors_in",),
         "timing": (
             "TIMING",

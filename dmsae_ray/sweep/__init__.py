@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dmsae_ray.sweep.evaluating import EvaluationTask as EvaluationTask
     from dmsae_ray.sweep.evaluating import evaluate_sae as evaluate_sae
     from dmsae_ray.sweep.inputs import check_inputs as check_inputs
+    from dmsae_ray.sweep.inputs import check_saes_and_core as check_saes_and_core
     from dmsae_ray.sweep.prepared import PreparedSweep as PreparedSweep
     from dmsae_ray.sweep.prepared import SweepResult as SweepResult
     from dmsae_ray.sweep.prepared import prepare_sweep as prepare_sweep
@@ -42,7 +43,10 @@ __getattr__, __dir__, __all__ = face(
             "EvaluationTask",
             "evaluate_sae",
         ),
-        "inputs": ("check_inputs",),
+        "inputs": (
+            "check_inputs",
+            "check_saes_and_core",
+        ),
         "prepared": (
             "PreparedSweep",
             "SweepResult",

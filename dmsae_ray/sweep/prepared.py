@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from dmsae_ray.config import Experiment
 from dmsae_ray.plan import Plan, plan_experiment
-from dmsae_ray.results import Folders, create_folders
+from dmsae_ray.results import STORE_INPUT, Folders, begun_inputs, create_folders
 from dmsae_ray.store import store_key
-from dmsae_ray.sweep.inputs import check_inputs, hash_inputs
+from dmsae_ray.sweep.given import find_given, given_here, given_places, hash_given, keep_given
+from dmsae_ray.sweep.inputs import check_inputs, check_saes_and_core
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +23,14 @@ class PreparedSweep:
         folders: Where its files are.
         plan: What it would do and cost.
         store_key: Key of the store that its trials read.
+        given: Folders with copies of the SAEs and the core that it is given, by setting.
     """
 
     experiment: Experiment
     folders: Folders
     plan: Plan
     store_key: str
+    given: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -50,6 +53,8 @@ class SweepResult:
 def prepare_sweep(experiment: Experiment, say: Callable[[str], None] = log.info) -> PreparedSweep:
     """Check what the experiment reads, find or make its folders, and plan it.
 
+    Given SAEs and cores are copied to the output, once; from the Hub they are downloaded for that.
+
     Args:
         experiment: The experiment.
         say: Called with a line if a sweep of this name was begun with other settings.
@@ -57,13 +62,19 @@ def prepare_sweep(experiment: Experiment, say: Callable[[str], None] = log.info)
     Raises:
         ConfigError: An input is not there or does not fit, the output cannot be written, or the sweep was begun with
             another model, text, core or initial SAE.
-        DataError: The corpus, or a file of an initial SAE, is missing or damaged.
+        DataError: The corpus, or a file of an initial SAE, is missing or damaged, or the Hub cannot be reached.
+        TransientError: The Hub does not answer.
     """
-    check_inputs(experiment)
+    d_model = check_inputs(experiment)
+    given = find_given(experiment, begun_inputs(experiment) if given_places(experiment) else {})
+    with given_here(given) as here:
+        check_saes_and_core(experiment, d_model, here)
     folders = create_folders(experiment, say)
-    key = store_key(experiment)
-    folders.check_inputs_unchanged(hash_inputs(experiment, key))
-    return PreparedSweep(experiment, folders, plan_experiment(experiment), key)
+    key, hashes = store_key(experiment), hash_given(given)
+    commits = {field: found.commit for field, found in given.items() if found.commit is not None}
+    folders.check_inputs_unchanged({STORE_INPUT: key, **hashes}, commits)
+    copies = keep_given(given, hashes, folders.given)
+    return PreparedSweep(experiment, folders, plan_experiment(experiment), key, copies)
 
 
 def sweep_state(sweep: PreparedSweep, errors: dict[str, str] | None = None) -> SweepResult:

@@ -113,12 +113,13 @@ def run_trials(
         if resources.gpus_per_worker:
             per_worker["GPU"] = resources.gpus_per_worker
         stream = start_stream(experiment, folders.stores, key) if streams else None
+        task = TrialTask(tree, folders.name, trial.params(), key, session, model, stream, sweep.given)
         # Ray's types are those of Train V1: V2 returns the loop's result, and knows more kinds of failures.
         trainer: Any = TorchTrainer
         failures: Any = ray.train.FailureConfig
         run = trainer(
             train_loop,
-            train_loop_config=vars(TrialTask(tree, folders.name, trial.params(), key, session, model, stream)),
+            train_loop_config=vars(task),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=resources.workers_per_trial,
                 use_gpu=resources.gpus_per_worker > 0,

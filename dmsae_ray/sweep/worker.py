@@ -5,7 +5,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,9 +39,10 @@ from dmsae_ray.files import Folder, be_patient, passes, retry_outages
 from dmsae_ray.plan import CycleSetting, TransferSetting, Trial, cycle_settings, initial_sae
 from dmsae_ray.results import Folders, TrialReport, cycle_name, folders_of
 from dmsae_ray.sae import MatryoshkaSAE
-from dmsae_ray.store import Store, open_store
+from dmsae_ray.store import Store, note_of, open_store
 from dmsae_ray.sweep.attempts import AttemptLog
 from dmsae_ray.sweep.checkpoint import load_checkpoint, save_checkpoint
+from dmsae_ray.sweep.given import CORE, copy_here
 from dmsae_ray.sweep.model_service import ModelServiceLost, await_metrics
 from dmsae_ray.sweep.shared_cycles import cycle_store
 from dmsae_ray.sweep.training_marks import TrainingMarks
@@ -67,6 +68,7 @@ class TrialTask:
         model: Handle of the sweep's `model_service.LanguageModelService`.
         stream: Handle of the `StreamService` (see `feed.start_stream`) that computes the training shards of the trial;
             None if they are in the store.
+        given: Folders with copies of the SAEs and the core that the sweep is given, by setting.
     """
 
     experiment: dict[str, Any]
@@ -76,6 +78,7 @@ class TrialTask:
     session: str
     model: ActorHandle[Any]
     stream: ActorHandle[Any] | None = None
+    given: dict[str, str] = field(default_factory=dict)
 
 
 class Reporter:
@@ -273,7 +276,7 @@ def _run(task: TrialTask, experiment: Experiment, folders: Folders, trial: Trial
     runner = CycleRunner(
         settings,
         feed,
-        store=cycle_store(folders.cycles, _about(experiment, store)),
+        store=cycle_store(folders.cycles, note_of(experiment, store.key, store.layout)),
         others=TrainingMarks(Folder(folders.cycles), folders.name),
         on_wait=reporter.wait,
         evaluate=_evaluation(feed, task.model),
@@ -287,16 +290,24 @@ def _run(task: TrialTask, experiment: Experiment, folders: Folders, trial: Trial
         device=ray.train.torch.get_device(),
     )
     if isinstance(trial.setting, CycleSetting):
-        summary, core = _run_cycles(experiment, trial, trial.setting, runner, reporter)
+        summary, core = _run_cycles(task, experiment, trial, trial.setting, runner, reporter)
     else:
-        summary, core = _run_transfer(experiment, trial, trial.setting, runner, reporter), None
+        summary, core = _run_transfer(task, experiment, trial, trial.setting, runner, reporter), None
     if rank == 0:
         folders.publish_trial(trial, summary, core)
 
 
 def _run_cycles(
-    experiment: Experiment, trial: Trial, setting: CycleSetting, runner: CycleRunner, reporter: Reporter
+    task: TrialTask,
+    experiment: Experiment,
+    trial: Trial,
+    setting: CycleSetting,
+    runner: CycleRunner,
+    reporter: Reporter,
 ) -> tuple[dict[str, Any], Core]:
+    given = experiment.distill.initial_setting(setting.k)
+    with copy_here(task.given.get(given), given) as here:
+        first = initial_sae(experiment, runner.source.d_model, setting.k, here)
     result = run_cycles(
         runner,
         cycles=experiment.distill.cycles,
@@ -304,7 +315,7 @@ def _run_cycles(
         seed=trial.seed,
         core_size=setting.core_size,
         min_cycles=experiment.distill.min_cycles,
-        initial_sae=initial_sae(experiment, runner.source.d_model, setting.k),
+        initial_sae=first,
         controls=experiment.distill.controls,
         on_cycle=reporter.cycle,
     )
@@ -312,9 +323,14 @@ def _run_cycles(
 
 
 def _run_transfer(
-    experiment: Experiment, trial: Trial, setting: TransferSetting, runner: CycleRunner, reporter: Reporter
+    task: TrialTask,
+    experiment: Experiment,
+    trial: Trial,
+    setting: TransferSetting,
+    runner: CycleRunner,
+    reporter: Reporter,
 ) -> dict[str, Any]:
-    core = _transfer_core(experiment, trial, setting, runner.source.d_model)
+    core = _transfer_core(task, trial, setting, runner.source.d_model)
     done = transfer(
         runner,
         core,
@@ -325,19 +341,6 @@ def _run_transfer(
         on_cycle=reporter.cycle,
     )
     return {"records": [done.report.as_dict()], "tokens": done.report.tokens, "flops": done.report.flops}
-
-
-def _about(experiment: Experiment, store: Store) -> dict[str, Any]:
-    """Return what is noted with an SAE, so that it can be used without the experiment's config."""
-    model, corpus = experiment.model, experiment.corpus
-    return {
-        "model": model.name,
-        "revision": model.revision,
-        "layer": model.layer,
-        "context": corpus.context,
-        "corpus": corpus.path or corpus.source,
-        "store": store.key,
-    }
 
 
 def _streamed(store: Store, service: ActorHandle[Any], world: int) -> ShardSource:
@@ -353,13 +356,12 @@ def _streamed(store: Store, service: ActorHandle[Any], world: int) -> ShardSourc
     return StreamedShards(store, service, attempt[0])
 
 
-def _transfer_core(experiment: Experiment, trial: Trial, setting: TransferSetting, d_model: int) -> Core:
+def _transfer_core(task: TrialTask, trial: Trial, setting: TransferSetting, d_model: int) -> Core:
     """Return the core of a transfer trial: the given one, random rows of the same norms, or an empty one."""
-    assert experiment.transfer is not None
     if setting.arm == "baseline":
         return empty_core(d_model)
-    assert experiment.transfer.core is not None  # inputs.check_inputs makes sure of it
-    core = load_core(experiment.transfer.core, d_model)
+    with copy_here(task.given[CORE], CORE) as here:  # prepared.prepare_sweep makes sure of it
+        core = load_core(here[CORE], d_model)
     if setting.arm == "distilled":
         return core
     return random_core(setting.arm, core, derive_seed(trial.seed, "control", setting.arm))

@@ -28,7 +28,7 @@ from dmsae_ray.sae.trainer import SAETrainer
 
 Step = Callable[[int, Tensor], Any]
 FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)
-_UNUSED = ("transformer_lens", "nnsight", "wandb", "plotly", "datasets", "babe", "nltk")
+_UNUSED = ("transformer_lens", "nnsight", "wandb", "plotly", "datasets", "babe", "nltk", "zstandard")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dmsae_ray.results.folders import Folders, create_folders
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.dictionary_learning import load_dictionary_learning
 from dmsae_ray.sae.files import save_sae
+from tests.hub_server import hub_server, use
 from tests.report.summaries import CYCLES, make_summary
 from tests.small_sweep import write_config
 
@@ -88,6 +89,20 @@ def test_an_sae_of_its_own_has_no_trial(sweep: Folders, tmp_path: Path, capsys: 
     sae = tmp_path / "runs" / "cycles" / "0distilled" / "sae"
     assert main(["export", str(sae), str(tmp_path / "out"), "--trial", TRIAL]) == 2
     assert f"--trial is {TRIAL}; it needs a sweep's folder, and '{sae}' is none" in capsys.readouterr().err
+
+
+def test_an_sae_of_the_hub(
+    sweep: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sae, target = tmp_path / "runs" / "cycles" / "0distilled" / "sae", str(tmp_path / "out")
+    with hub_server() as hub:
+        use(hub, monkeypatch, str(tmp_path / "cache"))
+        hub.commit("you/saes", {f"a/{path.name}": path.read_bytes() for path in sae.iterdir()})
+        assert main(["export", "you/saes@main/a", target, "--format", "dictionary_learning"]) == 0
+        assert torch.equal(load_dictionary_learning(target).W_dec, made(0).W_dec)
+        capsys.readouterr()
+        assert main(["export", "you/saes@v2/a", target]) == 2
+        assert "PLACE is 'you/saes@v2/a'; repository 'you/saes' has no revision 'v2'" in capsys.readouterr().err
 
 
 def test_a_registered_sae_encodes_as_the_sae_itself(

@@ -45,10 +45,31 @@ def test_local_paths_come_out_absolute(tmp_path: Path, monkeypatch: pytest.Monke
     assert loaded.transfer and loaded.transfer.core == f"{tmp_path}/../core.safetensors"
     text = "{name: test, distill: {initial_sae: {20: a, 40: 's3://b/c'}}}"
     assert load_text(tmp_path, text).distill.initial_sae == {20: f"{tmp_path}/a", 40: "s3://b/c"}
+    text = (
+        "{name: test, distill: {initial_sae: {20: you/saes@v1/k20, 40: 'hf://you/saes'}}, transfer: {core: you/core}}"
+    )
+    loaded = load_text(tmp_path, text)
+    assert loaded.distill.initial_sae == {20: "you/saes@v1/k20", 40: "hf://you/saes"} and loaded.transfer
+    assert loaded.transfer.core == "you/core"
+    (tmp_path / "you" / "core").mkdir(parents=True)
+    found = load_text(tmp_path, text).transfer
+    assert found is not None and found.core == f"{tmp_path}/you/core", "what is here is local"
     far = "{name: test, output: 's3://b/o', model: {name: google/gemma-2-2b}, corpus: {path: monology/pile}}"
     loaded = load_text(tmp_path, far)
     assert (loaded.output, loaded.model.name) == ("s3://b/o", "google/gemma-2-2b")
     assert loaded.corpus.path == "monology/pile"
+
+
+@pytest.mark.parametrize("place", ["hf://datasets/a/b", "hf://a", "hf://a/b/../c", "hf://"])
+def test_a_uri_of_the_hub_must_be_of_a_model(place: str) -> None:
+    for tree in (
+        {"distill": {"initial_sae": place}},
+        {"distill": {"initial_sae": {4: place}}},
+        {"transfer": {"core": place}},
+    ):
+        line = refused(tree)
+        assert f'is "{place}"; on the Hub it must be hf://user/repo[@revision][/folder], of a model' in line
+        assert line.startswith(("distill.initial_sae", "transfer.core"))
 
 
 # --- defaults and short forms ---

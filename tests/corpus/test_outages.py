@@ -14,10 +14,11 @@ from dmsae_ray.corpus.reading import list_units, read_unit
 from dmsae_ray.errors import DataError, TransientError
 from dmsae_ray.files import retry as outages
 from dmsae_ray.files.retry import call_with_retries, iterate_with_retries
-from tests.corpus.hub_server import COMMIT, DATASET, Hub, hub_server, use
+from tests.hub_server import Hub, hub_server, use
 
 TEXTS = [f"{i} " + "x" * 800_000 for i in range(40)]  # a file is read in several requests
-STREAMED = CorpusSettings(source="huggingface", path=DATASET, revision=COMMIT)
+DATASET = "someone/data"
+STREAMED = CorpusSettings(source="huggingface", path=DATASET, revision="v1")
 FILES = CorpusSettings(source="jsonl", path=f"hf://datasets/{DATASET}")
 DELAYS = (0.25, 0.375, 0.625)  # nobody else's; none of them passes
 
@@ -25,7 +26,10 @@ DELAYS = (0.25, 0.375, 0.625)  # nobody else's; none of them passes
 @pytest.fixture(scope="module")
 def server() -> Iterator[Hub]:
     lines = [json.dumps({"text": text}).encode() + b"\n" for text in TEXTS]
-    with hub_server({"a.jsonl": b"".join(lines[:30]), "b.jsonl": b"".join(lines[30:])}) as hub:
+    with hub_server() as hub:
+        files = {"a.jsonl": b"".join(lines[:30]), "b.jsonl": b"".join(lines[30:])}
+        held = hub.commit(DATASET, files, kind="datasets")
+        hub.repos["datasets", DATASET].refs["v1"] = held
         yield hub
 
 

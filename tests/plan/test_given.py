@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import snapshot_download
 
 from dmsae_ray.cli.commands import main
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.plan.given import check_given
 from dmsae_ray.plan.plan import plan_experiment
 from dmsae_ray.sae import MatryoshkaSAE, save_sae
+from tests.hub_server import hub_server, use
 from tests.lm.models import save_random_model
 
 from .test_text import experiment
@@ -80,6 +82,31 @@ def test_what_is_elsewhere_is_a_note() -> None:
         "distill.initial_sae '/nowhere/sae' is not on this machine: nothing of it was looked at",
         "transfer.core '/nowhere/core' is not on this machine: nothing of it was looked at",
     )
+
+
+def test_what_is_on_the_hub_is_looked_at_in_its_cache_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_sae(MatryoshkaSAE(16, 128, [4, 8, 16, 32, 68], 8, seed=0), tmp_path / "sae")
+    (tmp_path / "core.safetensors").write_bytes(b"none")
+    with hub_server() as hub:
+        use(hub, monkeypatch, str(tmp_path / "cache"))
+        files = {f"k8/{path.name}": path.read_bytes() for path in (tmp_path / "sae").iterdir()}
+        hub.commit("you/saes", {**files, "core.safetensors": b"none"})
+        asked: dict[str, dict[str, object]] = {
+            "distill": {"initial_sae": {8: "you/saes/k8"}},
+            "transfer": {"core": "you/saes"},
+        }
+        notes = [f"{field} is a place on the Hub, no path here: nothing of it was looked at" for field in WHERE]
+        assert given(distill=asked["distill"], transfer=asked["transfer"]) == tuple(notes) and hub.requests == []
+        snapshot_download("you/saes")
+        hub.requests.clear()
+        with pytest.raises(ConfigError, match=r"^distill.initial_sae.8 is 'you/saes/k8', of width 16"):
+            given(distill=asked["distill"])
+        with pytest.raises(DmsaeError, match=r"^transfer.core is 'you/saes'; [^\n]*not a core file"):
+            given(transfer=asked["transfer"])
+        assert hub.requests == []
+
+
+WHERE = ("distill.initial_sae.8 'you/saes/k8'", "transfer.core 'you/saes'")
 
 
 @pytest.mark.parametrize("uri", ["ftp://host/x", "mlruns"])

@@ -11,7 +11,7 @@ from dmsae_ray.plan.training import check_initial_saes, initial_sae
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.files import save_sae
 from dmsae_ray.sae.saelens import export_saelens
-from dmsae_ray.sweep.inputs import hash_inputs
+from dmsae_ray.sweep.given import find_given, hash_given
 
 KS = (4, 8)
 
@@ -24,7 +24,11 @@ def saes(tmp_path: Path) -> dict[int, str]:
 
 
 def experiment(given: object, **more: object) -> Experiment:
-    tree = {"name": "given", "model": {"name": "tiny"}, "sae": {"n_latents": 64, "group_sizes": [32, 32], "k": 4}}
+    tree = {
+        "name": "given",
+        "model": {"name": "tiny", "layer": 1},
+        "sae": {"n_latents": 64, "group_sizes": [32, 32], "k": 4},
+    }
     return parse_experiment({**tree, "distill": {"initial_sae": given, **more}, "sweep": {"k": list(KS)}})
 
 
@@ -37,10 +41,8 @@ def test_each_k_has_its_own(saes: dict[int, str], tmp_path: Path) -> None:
     (tmp_path / "e.yaml").write_text(given.to_yaml())
     again = load_experiment(tmp_path / "e.yaml")
     assert again.distill == given.distill and again.digest() == given.digest(), "keys are numbers again"
-    assert set(hash_inputs(given, "store")) - set(hash_inputs(experiment(None), "store")) == {
-        "distill.initial_sae.4",
-        "distill.initial_sae.8",
-    }
+    assert set(hash_given(find_given(given, {}))) == {"distill.initial_sae.4", "distill.initial_sae.8"}
+    assert find_given(experiment(None), {}) == {}
 
 
 def test_one_for_all_must_be_said(saes: dict[int, str]) -> None:
