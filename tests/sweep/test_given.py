@@ -193,6 +193,7 @@ def test_other_formats_on_the_hub(hub: Hub, tmp_path: Path) -> None:
         ({"group_sizes": [128, 128]}, "trainer.group_sizes is [128, 128], and [64, 64, 128] in ae.pt"),
         ({"k": 80}, "trainer.k is 80, and 4 in ae.pt"),
         ({"layer": "one"}, "layer is 'one', must be a number"),
+        ({"submodule_name": "mlp_out_layer_1"}, "trained on 'mlp_out_layer_1'; it must be of the residual stream"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
