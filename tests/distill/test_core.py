@@ -71,7 +71,7 @@ def test_a_core_file_of_a_stranger_is_a_one_line_error(rows, header, tmp_path):
     path = tmp_path / "core.safetensors"
     plain = {"format": "dmsae-core-1", "lineage": "[[0, 0], [0, 1]]", "provenance": "{}", "origins": "[]"}
     save_file({"rows": rows}, path, metadata={**plain, **header})
-    with pytest.raises(DataError, match="not a core file|not finite") as error:
+    with pytest.raises(DataError, match=r"not a core file|not finite") as error:
         load_core(path)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
