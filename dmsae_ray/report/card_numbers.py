@@ -67,7 +67,8 @@ def quality_part(one: PublishedSAE) -> str:
             over = estimate(known, "amount" if min(known, default=0) >= 0 else "real")  # as on the page of `dmsae eval`
             label = _MEANINGS[shown.name] if evaluation == OWN else f"SAEBench, {evaluation}: {shown.label}"
             better = "" if shown.better == "neither" else f" ({shown.better} is better)"
-            rows.append([f"{label}{better}", value, *([over.text(3)] if several else [])])
+            fewer = f", n = {over.n}" if over.n < len(found.seeds) else ""
+            rows.append([f"{label}{better}", value, *([f"{over.text(3)}{fewer}"] if several else [])])
             said.append(evaluation)
     if found is None or not rows:
         command = shell_command("dmsae", "eval", "SWEEP")

@@ -74,6 +74,9 @@ def model_card(one: PublishedSAE) -> str:
 
 def _front_matter(one: PublishedSAE) -> dict[str, Any]:
     head: dict[str, Any] = {"license": one.licence.id if one.licence else "unknown"}
+    if one.licence is not None and one.licence.name is not None:
+        head["license_name"] = one.licence.name
+        head |= {} if one.licence.link is None else {"license_link": one.licence.link}
     if is_on_hub(one):
         head["base_model"] = one.about["model"]
     lens = "saelens" in one.formats
@@ -294,11 +297,14 @@ def _licence(one: PublishedSAE) -> str:
     model = model_of(one)
     if one.licence is None:
         return f"unknown: the licence of {model} is not known here."
+    called = code(one.licence.name or one.licence.id)
+    if one.licence.link is not None and re.fullmatch(r"https://[\w./%-]+", one.licence.link):
+        called += f" ({one.licence.link})"
     return (
-        f"`{one.licence.id}`. The SAE was made from the activations of {model}, and is given under the licence of that "
+        f"{called}. The SAE was made from the activations of {model}, and is given under the licence of that "
         f"model, as {one.licence.source}."
         if one.licence.source
-        else f"`{one.licence.id}`, as its publisher chose. The SAE was made from the activations of {model}, whose own "
+        else f"{called}, as its publisher chose. The SAE was made from the activations of {model}, whose own "
         "terms apply too."
     )
 
