@@ -139,7 +139,10 @@ def carryover_part(one: PublishedSAE) -> str:
         lead = f"Of the frozen core, {last.carryover:.0%}{count} would be selected again from this SAE, of this seed. "
         lead += "This tells how useful its latents are here, not whether another training finds them."
     else:
-        lead = f"Of the core, {last.carryover:.0%}{count} was selected again in the last cycle, {last.cycle}, of this "
+        whose = "trial's own core, which this control stands against" if one.is_control else "core"
+        lead = (
+            f"Of the {whose}, {last.carryover:.0%}{count} was selected again in the last cycle, {last.cycle}, of this "
+        )
         lead += f"seed. {CAVEAT} Where test-retest is no higher, other tokens alone may explain what changed."
     return f"{lead}\n\n{table(head, cells)}"
 
@@ -149,6 +152,8 @@ def rediscovery_part(one: PublishedSAE) -> str:
     setting = one.result.setting
     if not isinstance(setting, CycleSetting) or one.core is None or not len(one.core):
         return ""
+    if one.result.collapse:
+        return "Not measured of this trial, since it collapsed."
     parts = []
     similar = one.over_seeds.consistency if one.over_seeds else None
     if similar is not None and similar.mean is not None:

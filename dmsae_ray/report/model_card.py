@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from dmsae_ray.distill import DISTILLED
-from dmsae_ray.files import is_hub_id
 from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report.card_numbers import (
     SHOWN,
@@ -83,7 +82,7 @@ def _front_matter(one: PublishedSAE) -> dict[str, Any]:
     head["library_name"] = "saelens" if lens else "dmsae_ray"
     head["tags"] = [*(["saelens"] if lens else []), *_TAGS]
     dataset = saelens_metadata(one.about)["dataset_path"]
-    if dataset is not None and is_hub_id(dataset):
+    if dataset is not None and "text" in one.public:
         head["datasets"] = [dataset]
     return head
 

@@ -79,7 +79,7 @@ def write_published(
         DataError: a file is missing or damaged.
     """
     sae, public = load_sae(sae_folder), public_experiment(experiment)
-    about = _public_note(_whole_note(folders, about_sae(sae_folder), experiment))
+    about = _public_note(_whole_note(folders, about_sae(sae_folder), experiment), experiment)
     over_seeds = _over_seeds(folders.sweep, result)
     core, core_content = _core_of(folders, result, report, experiment)
     one = PublishedSAE(
@@ -160,14 +160,16 @@ def _whole_note(folders: Folders, about: dict[str, Any], experiment: Experiment)
     return {**note_of(experiment, key, layout), **about}
 
 
-def _public_note(about: dict[str, Any]) -> dict[str, Any]:
+def _public_note(about: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
     text = about["text"]
     path = None if text["path"] is None else public_name(text["path"])
+    # The last part of a path would be read as the name of a data set of the Hub.
+    source = text["source"] if "text" in _public(experiment) else "local"
     return {
         **about,
         "model": public_name(about["model"]),
         "corpus": public_name(about["corpus"]),
-        "text": {**text, "path": path},
+        "text": {**text, "path": path, "source": source},
     }
 
 

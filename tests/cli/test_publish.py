@@ -254,6 +254,7 @@ def test_a_collapsed_seed_is_in_no_mean(copy: Path, tmp_path: Path) -> None:
     own = publish(copy, "k4-tau0.6-seed1", tmp_path / "own")
     assert "**This trial collapsed (all_scores_zero in cycle 2)." in own
     assert "| this SAE | seed 0 |" in section(own, "Measured")
+    assert section(own, "Do other trainings find it?") == "Not measured of this trial, since it collapsed.\n\n"
 
 
 @pytest.mark.parametrize(
@@ -272,6 +273,7 @@ def test_another_cycle_and_a_control(
     assert (tmp_path / "out" / "core.safetensors").exists() is core is ("load_core" in card)
     summary = json.loads((made.cycles / "trials" / TRIAL / "summary.json").read_text())
     assert ("distilled" in section(card, "The core")) is core, "a control has no distilled core"
+    assert ("trial's own core, which this control" in section(card, "Does the core come back?")) is not core
     own = summary["controls"]["gaussian"] if "--arm" in options else summary["records"][int(options[1])]
     assert cells(card, "Measured")["L0: latents that fire at a token"][0] == f"{own['metrics']['l0']:.1f}"
 
@@ -379,6 +381,7 @@ def test_names_cannot_break_the_card(copy: Path, tmp_path: Path) -> None:
     card = publish(sweep, TRIAL, out, "--license", "mit")
     head = ModelCard.load(out / "README.md").data.to_dict()
     assert head["license"] == "mit" and "base_model" not in head and "datasets" not in head
+    assert json.loads((out / "saelens" / "cfg.json").read_text())["metadata"]["dataset_path"] is None
     assert card.count("\n# ") + card.startswith("# ") == 1 and "\n---\n" not in card
     # Outside of code there is nothing of it.
     plain = re.sub(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", "", card)
