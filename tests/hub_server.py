@@ -1,6 +1,7 @@
 """A Hugging Face Hub on loopback: repositories of models and of datasets, with commits, branches and uploads.
 
-It answers what the installed huggingface_hub asks, over plain HTTP (no Xet), and fails when it is told to.
+It answers what the installed huggingface_hub asks, over plain HTTP (no Xet), and fails when it is told to. As the real
+one, it refuses a token that it does not know, whatever is asked, and has large files on another host.
 """
 
 import base64
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, quote, unquote
 
 import pytest
 
@@ -90,7 +91,7 @@ class Hub:
 
     def downloads(self) -> list[str]:
         """Return the names of the files whose content was asked for, once for each request."""
-        asked = (re.fullmatch(r"GET [^?]*/resolve/[^/]+/([^?]*).*", request) for request in self.requests)
+        asked = (re.fullmatch(r"GET [^?]*/(?:resolve|cdn)/[^/]+/([^?]*).*", request) for request in self.requests)
         return [unquote(found[1]) for found in asked if found]
 
     def environment(self, cache: str, token: str | None = None) -> dict[str, str]:
@@ -138,7 +139,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self, body: bytes) -> None:
         path = self.path.partition("?")[0]
-        if path == "/api/repos/create":
+        if asked := re.fullmatch(r"/cdn/([0-9a-f]{64})/.*", path):
+            self._from_cdn(asked[1])
+        elif self.headers.get("Authorization") and self._user() is None:
+            self._answer(401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"})
+        elif path == "/api/repos/create":
             self._create(json.loads(body))
         elif path == "/api/validate-yaml":
             self._json({"errors": [], "warnings": []})
@@ -210,8 +215,20 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(401, "GatedRepo", commit)
         elif content is None:
             self._refuse(404, "EntryNotFound", commit)
+        elif name.endswith(LARGE):
+            oid = _etag(name, content)
+            self.hub.objects[oid] = content
+            there = self.hub.url.replace("127.0.0.1", "localhost")
+            linked = {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(content)), "X-Repo-Commit": commit}
+            self._answer(302, b"", {"Location": f"{there}/cdn/{oid}/{quote(name)}?signed=1", **linked})
         else:
             self._file(content, {"ETag": f'"{_etag(name, content)}"', "X-Repo-Commit": commit})
+
+    def _from_cdn(self, oid: str) -> None:
+        if self.headers.get("Authorization"):
+            self._refuse(400, "ATokenForAnotherHost")
+        else:
+            self._file(self.hub.objects[oid], {"ETag": f'"{oid}"'})
 
     def _create(self, asked: dict[str, Any]) -> None:
         user = self._user()

@@ -49,6 +49,12 @@ def run(args: "Namespace") -> int:
     refuse_secrets({"SWEEP": args.folder, "repo": args.repo or "", "license": args.license or ""})
     if args.repo is not None:
         check_repo_name(args.repo)
+    from dmsae_ray.lm import is_licence_id
+
+    if args.license is not None and (args.license == "other" or not is_licence_id(args.license)):
+        raise ConfigError(
+            f"--license is '{args.license}'; it must be an id of the Hub's list, such as apache-2.0, or unknown"
+        )
     formats = [name for name in _FORMATS if name in (args.formats or _FORMATS)]
     from dmsae_ray.cli.export import Wanted, chosen_sae
     from dmsae_ray.report import known_licence, write_published

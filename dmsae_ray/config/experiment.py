@@ -33,7 +33,7 @@ from dmsae_ray.config.sections import (
 )
 from dmsae_ray.config.text import apply_override, described, read_yaml
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.files import hub_place
+from dmsae_ray.files import HUB_SCHEME, hub_place
 
 _SECTIONS = (
     "model",
@@ -207,7 +207,7 @@ class Experiment(Section):
     def located(self) -> "Experiment":
         """Return the experiment with absolute local paths, because workers run in other folders than the command.
 
-        Places on the Hub stay as they are.
+        Places on the Hub get hf:// in front: a folder of such a name may be where the sweep goes on.
         """
         update: dict[str, Any] = {"output": _located(self.output)}
         if self.corpus.source not in ("stdlib", "huggingface"):
@@ -271,7 +271,8 @@ def _located(path: str) -> str:
 
 
 def _given(place: str) -> str:
-    return _located(place) if hub_place(place) is None else place
+    found = hub_place(place)
+    return _located(place) if found is None else f"{HUB_SCHEME}{found}"  # a path to nobody, wherever it is read again
 
 
 def _located_database(uri: str) -> str:

@@ -156,12 +156,21 @@ def load_core(place: str | os.PathLike[str], d_model: int | None = None) -> Core
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
-                raise DataError(f"core: {path} is not a core file (format {header.get('format')!r}, needed {FORMAT!r})")
+                raise DataError(
+                    f"core: {path} is not a core file (format {header.get('format')!r:.40}, needed {FORMAT!r})"
+                )
             rows = file.get_tensor("rows")
+        if not rows.is_floating_point():
+            raise ValueError(f"rows are {rows.dtype}, must be floating point")
+        rows = rows.float()
         lineage = tuple(LineageId(*map(int, i)) for i in json.loads(header["lineage"]))
         provenance = json.loads(header["provenance"])
         origins = tuple(None if o is None else Origin(*o) for o in json.loads(header.get("origins", "[]")))
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        if not isinstance(provenance, dict) or not isinstance(provenance.get("bearing_seeds", {}), dict):
+            raise ValueError("its provenance is not an object")
+        if not all(o is None or (isinstance(o.key, str) and isinstance(o.latent, int)) for o in origins):
+            raise ValueError("its origins are not pairs of a key and a latent")
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         raise DataError(f"core: {path} is truncated or not a core file ({one_line(error)})") from None
     if d_model is not None and rows.ndim == 2 and rows.shape[1] != d_model:
         raise DataError(f"core: {path} has rows of width {rows.shape[1]}, the model needs {d_model}")

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from dmsae_ray.files.node_cache import NodeCache as NodeCache
     from dmsae_ray.files.prefetch import Prefetcher as Prefetcher
     from dmsae_ray.files.prefetch import ReaderClosed as ReaderClosed
+    from dmsae_ray.files.public_names import is_hub_id as is_hub_id
     from dmsae_ray.files.public_names import is_public_name as is_public_name
     from dmsae_ray.files.public_names import public_name as public_name
     from dmsae_ray.files.retry import HUB as HUB
@@ -113,6 +114,7 @@ __getattr__, __dir__, __all__ = face(
             "ReaderClosed",
         ),
         "public_names": (
+            "is_hub_id",
             "is_public_name",
             "public_name",
         ),

@@ -86,6 +86,11 @@ def is_server_error(error: BaseException) -> bool:
     return any(map(_says_what_happened, _chain(error))) or (isinstance(error, OSError) and error.errno is not None)
 
 
+def http_status(error: BaseException) -> int | None:
+    """Return the HTTP status of 400 or more with which a server answered; None if it is no such error."""
+    return next((status for link in _chain(error) if (status := _status(link)) is not None), None)
+
+
 def root_message(error: BaseException) -> str:
     """Return what went wrong, in one line.
 
@@ -95,7 +100,7 @@ def root_message(error: BaseException) -> str:
     links = list(_chain(error))
     if passes(error):
         error = [link for link in links if _passes(link)][-1]
-    elif type(error) is FileNotFoundError:
+    elif isinstance(error, FileNotFoundError):
         error = next(filter(_says_what_happened, links), error)
     return one_line(error).partition(" For more information check: ")[0]  # httpx adds this to an HTTP status
 

@@ -11,20 +11,20 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from dmsae_ray.errors import ConfigError, DataError
-from dmsae_ray.files.faults import never_reached, passes, root_message
+from dmsae_ray.files.faults import http_status, never_reached, passes, root_message
 from dmsae_ray.files.retry import HUB, call_with_retries
 
 HUB_SCHEME = "hf://"
 HUB_FORM = "user/repo[@revision][/folder]"
 """How a place on the Hub is written."""
 
-_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_NAME = r"(?![^/@]*\.git(?:[/@]|$))[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 _PLACE = re.compile(
     rf"(?P<repo>{_NAME}/{_NAME})(?:@(?P<revision>refs/pr/\d+|refs/convert/[\w.-]+|[^/@]+))?(?:/(?P<path>.+))?"
 )
 _KINDS = ("datasets", "spaces", "buckets", "kernels")
 _SECONDS = 10.0  # for the first answer, as the Hub's client waits for that of a file
-_MOST_LISTED = 6
+_MOST_LISTED, _MOST_CHARACTERS = 6, 96
 _LOGIN = "HF_TOKEN or `hf auth login`"
 
 
@@ -50,12 +50,14 @@ class HubPlace:
         """
         body = text.removeprefix(HUB_SCHEME).removeprefix("models/")
         found = _PLACE.fullmatch(body.rstrip("/"))
-        if found is None or re.search(r"--|\.\.", found["repo"]) or found["repo"].partition("/")[0] in _KINDS:
+        if found is None or re.search(r"--|\.\.", found["repo"]) or len(found["repo"]) > _MOST_CHARACTERS:
             return None
-        path = found["path"] or ""
-        if any(part in ("", ".", "..") for part in path.split("/")) and path:
+        path, revision = found["path"] or "", None if found["revision"] is None else unquote(found["revision"])
+        # Both become parts of paths in the cache of the Hub's client.
+        unfit = [part in ("", ".", "..") for part in re.split(r"[/\\]", f"{path or 'a'}/{revision or 'a'}")]
+        if found["repo"].partition("/")[0] in _KINDS or any(unfit) or not f"{path}{revision}".isprintable():
             return None
-        return cls(found["repo"], None if found["revision"] is None else unquote(found["revision"]), path)
+        return cls(found["repo"], revision, path)
 
     def __str__(self) -> str:
         revision = "" if self.revision is None else f"@{quote(self.revision, safe='')}"
@@ -125,7 +127,8 @@ def find_in_hub_cache(place: HubPlace, kinds: Sequence[Sequence[str]]) -> HubFil
         if found is not None:
             commit = _commit_of(found, place)
             names = (first, *(name for name in others if find(name, commit) is not None))
-            return HubFiles(found.parent, names, commit)
+            # The first alone says only which kind it is: the download of the others was cut off.
+            return HubFiles(found.parent, names, commit) if len(names) > 1 or not others else None
     return None
 
 
@@ -136,12 +139,12 @@ def _fetched(place: HubPlace, kinds: Sequence[Sequence[str]], what: str) -> HubF
     try:
         about = HfApi().model_info(place.repo, revision=place.revision, timeout=_SECONDS)
         names = _chosen(place, kinds, [file.rfilename for file in about.siblings or ()], what)
+        # By the name of the branch, so that the client notes what it means, for times without a network.
         first = Path(hf_hub_download(place.repo, _join(place.path, names[0]), revision=place.revision))
-        commit = _commit_of(first, place)
-        if about.sha != commit:  # the branch has moved between the two
-            return _fetched(place, kinds, what)
-        for name in names[1:]:
-            hf_hub_download(place.repo, _join(place.path, name), revision=commit)
+        commit = about.sha or _commit_of(first, place)
+        # Again the first one: the branch may have moved, or the client has given an older file for want of an answer.
+        for name in names if commit != _commit_of(first, place) else names[1:]:
+            first = Path(hf_hub_download(place.repo, _join(place.path, name), revision=commit))
         return HubFiles(first.parent, names, commit)
     except GatedRepoError:  # a kind of RepositoryNotFoundError
         raise ConfigError(
@@ -165,8 +168,12 @@ def _fetched(place: HubPlace, kinds: Sequence[Sequence[str]], what: str) -> HubF
             return cached
         if offline:
             said = "HF_HUB_OFFLINE is set, and it is not in the Hub's cache"
+        elif isinstance(error, UnicodeError) or http_status(error) == 401:  # a token of letters that no header takes
+            said = f"the Hub does not accept the login of this machine: mend or remove it ({_LOGIN})"
         elif never_reached(error):
             said = f"the Hub cannot be reached ({root_message(error)})"
+        elif isinstance(error, OSError) and error.errno is not None:
+            said = f"the cache of the Hub's client cannot be written ({root_message(error)}; HF_HOME says where it is)"
         else:
             said = f"the Hub refuses it ({root_message(error)})"
         raise DataError(f"{what}; there is no such path here, and {said}") from None

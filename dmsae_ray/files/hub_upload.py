@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmsae_ray.errors import ConfigError, DmsaeError, TransientError, one_line
-from dmsae_ray.files.faults import passes, root_message
+from dmsae_ray.files.faults import http_status, passes, root_message
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ def upload_files(folder: Path, names: Sequence[str], repo: str, *, private: bool
 
 
 def _told(error: Exception, repo: str, token: str) -> DmsaeError:
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = http_status(error)
     said = root_message(error).replace(token, "***")
     if passes(error):
         return TransientError(f"--repo is '{repo}'; the Hub cannot be reached ({said})")
-    if status == 401:
+    if status == 401 or isinstance(error, UnicodeError):  # a token of letters that no header takes
         return ConfigError(f"--repo is '{repo}'; the Hub does not accept the token; give one that may write")
     if status in (403, 404):
         return ConfigError(f"--repo is '{repo}'; the Hub's login may not write there: give a name of your own user")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dmsae_ray.lm.description import describe_model as describe_model
     from dmsae_ray.lm.filters import keep_mask as keep_mask
     from dmsae_ray.lm.licences import Licence as Licence
+    from dmsae_ray.lm.licences import is_licence_id as is_licence_id
     from dmsae_ray.lm.licences import licence_of as licence_of
     from dmsae_ray.lm.loading import load_tap as load_tap
     from dmsae_ray.lm.support import check_tap as check_tap
@@ -45,6 +46,7 @@ __getattr__, __dir__, __all__ = face(
         ),
         "licences": (
             "Licence",
+            "is_licence_id",
             "licence_of",
         ),
         "loading": ("load_tap",),

@@ -26,6 +26,10 @@ _FAMILIES = (
 """Models of the Hub, as regular expressions, with the licence that their pages name."""
 
 
+_MOST_CHARACTERS = 40
+_README = "the model's own README says"
+
+
 @dataclass(frozen=True)
 class Licence:
     """A licence.
@@ -33,10 +37,14 @@ class Licence:
     Attributes:
         id: Its id on the Hub, such as 'apache-2.0'.
         source: Who says so, in words that follow an "as".
+        name: Its own name, where the id is 'other'.
+        link: Where it can be read, where the id is 'other'.
     """
 
     id: str
     source: str
+    name: str | None = None
+    link: str | None = None
 
 
 def licence_of(model: str, revision: str | None = None) -> Licence | None:
@@ -53,12 +61,17 @@ def licence_of(model: str, revision: str | None = None) -> Licence | None:
         return Licence("mit", "dmsae_ray is")
     said = _in_readme(model, revision)
     if said is not None:
-        return Licence(said, "the model's own README says")
+        return said
     known = next((licence for names, licence in _FAMILIES if re.fullmatch(names, model)), None)
     return None if known is None else Licence(known, "its page on the Hub names it (from a table in dmsae_ray)")
 
 
-def _in_readme(model: str, revision: str | None) -> str | None:
+def is_licence_id(text: str) -> bool:
+    """Return whether a text can be the id of a licence on the Hub; which ids it takes is its own list."""
+    return re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", text) is not None and len(text) <= _MOST_CHARACTERS
+
+
+def _in_readme(model: str, revision: str | None) -> Licence | None:
     path = Path(model).expanduser() / "README.md"
     if not path.is_file():
         from huggingface_hub import try_to_load_from_cache
@@ -76,5 +89,13 @@ def _in_readme(model: str, revision: str | None) -> str | None:
         head = yaml.safe_load(found[1]) if found else None
     except (OSError, ValueError, yaml.YAMLError):
         return None
-    licence = head.get("license") if isinstance(head, dict) else None
-    return licence if isinstance(licence, str) else None
+    said = {} if not isinstance(head, dict) else {k: v.strip() for k, v in head.items() if isinstance(v, str)}
+    name, link = said.get("license_name"), said.get("license_link")
+    if not is_licence_id(licence := said.get("license", "").lower()):
+        return None
+    if licence != "other":
+        return Licence(licence, _README)
+    if link is not None and "://" not in link:  # a file of the model's repository
+        link = f"https://huggingface.co/{model}/blob/main/{link}" if path.parent != Path(model).expanduser() else None
+    # Without its name the Hub does not show which one it is.
+    return None if name is None else Licence(licence, _README, name, link)

@@ -1,15 +1,19 @@
 """What the card of a published SAE says of its numbers; each is one of the sweep's report."""
 
 import math
+from collections.abc import Sequence
 
 from dmsae_ray.config import shell_command
+from dmsae_ray.evaluation import QUALITY
 from dmsae_ray.plan import CycleSetting
-from dmsae_ray.report.estimates import FEWEST, NONE, Estimate
+from dmsae_ray.report.estimates import FEWEST, NONE, Estimate, estimate
 from dmsae_ray.report.finding import UNMATCHED
 from dmsae_ray.report.found_again import BY, DISTILLED, IN_FIRST, LIMITS, RIVALS, SETS
 from dmsae_ray.report.published_sae import PublishedSAE, in_words, table
+from dmsae_ray.report.quality_metrics import OWN, says, shown_metrics
 from dmsae_ray.report.rediscovery_tables import SAME, STAR, Rediscovered, often_found
 from dmsae_ray.report.report import CAVEAT
+from dmsae_ray.saebench import SUITE
 
 _MOST_LISTED = 40
 _SETS = (
@@ -29,6 +33,7 @@ SHOWN: tuple[tuple[str, str, int | None], ...] = (
     ("- the most frequent one", "core_frequency_max", None),
 )
 """What it is called, its name among the metrics, and its digits; None for a share that is written in percent."""
+_MEANINGS = {name.name: name.meaning for name in QUALITY}
 
 
 def measured_part(one: PublishedSAE) -> str:
@@ -44,6 +49,34 @@ def measured_part(one: PublishedSAE) -> str:
     head = ["", "this SAE", *([_over(one)] if several else [])]
     troubles = "".join(f"\n\nIn training: {name} at step {step:,}." for name, step in one.report.troubles.items())
     return f"{_seeds_said(one)}\n\n{table(head, rows)}{troubles}"
+
+
+def quality_part(one: PublishedSAE) -> str:
+    """Show what `dmsae eval` has measured of the SAE, or say how it can be had."""
+    found, rows, said = one.quality, [], []
+    several = found is not None and bool(set(found.seeds) - {one.result.trial.seed})
+    for evaluation in (OWN, *SUITE) if found is not None else ():
+        assert found is not None, "there is something to show"
+        for shown in shown_metrics(evaluation):
+            name = f"{evaluation}/{shown.name}"
+            value = _number(found.own.get(name), 3)
+            if value == "-":
+                continue
+            values = [metrics.get(name) for metrics in found.seeds.values()]
+            known = [each for each in values if each is not None]
+            over = estimate(known, "amount" if min(known, default=0) >= 0 else "real")  # as on the page of `dmsae eval`
+            label = _MEANINGS[shown.name] if evaluation == OWN else f"SAEBench, {evaluation}: {shown.label}"
+            better = "" if shown.better == "neither" else f" ({shown.better} is better)"
+            fewer = f", n = {over.n}" if over.n < len(found.seeds) else ""
+            rows.append([f"{label}{better}", value, *([f"{over.text(3)}{fewer}"] if several else [])])
+            said.append(evaluation)
+    if found is None or not rows:
+        command = shell_command("dmsae", "eval", "SWEEP")
+        return f"This SAE was not measured by SAEBench, nor by more of our own measures (`{command}` does both)."
+    head = ["", "this SAE", *([_over_seeds(sorted(found.seeds))] if several else [])]
+    named = [f"*{name}*, {says(name)}" for name in dict.fromkeys(said) if name != OWN]
+    bench = f" SAEBench's definitions and texts are its own ({'; '.join(named)})." if named else ""
+    return f"Measured by `dmsae eval`, on held-out tokens of the same text.{bench}\n\n{table(head, rows)}"
 
 
 def core_part(one: PublishedSAE) -> str:
@@ -106,7 +139,10 @@ def carryover_part(one: PublishedSAE) -> str:
         lead = f"Of the frozen core, {last.carryover:.0%}{count} would be selected again from this SAE, of this seed. "
         lead += "This tells how useful its latents are here, not whether another training finds them."
     else:
-        lead = f"Of the core, {last.carryover:.0%}{count} was selected again in the last cycle, {last.cycle}, of this "
+        whose = "trial's own core, which this control stands against" if one.is_control else "core"
+        lead = (
+            f"Of the {whose}, {last.carryover:.0%}{count} was selected again in the last cycle, {last.cycle}, of this "
+        )
         lead += f"seed. {CAVEAT} Where test-retest is no higher, other tokens alone may explain what changed."
     return f"{lead}\n\n{table(head, cells)}"
 
@@ -116,6 +152,8 @@ def rediscovery_part(one: PublishedSAE) -> str:
     setting = one.result.setting
     if not isinstance(setting, CycleSetting) or one.core is None or not len(one.core):
         return ""
+    if one.result.collapse:
+        return "Not measured of this trial, since it collapsed."
     parts = []
     similar = one.over_seeds.consistency if one.over_seeds else None
     if similar is not None and similar.mean is not None:
@@ -214,10 +252,12 @@ def _has_seeds(one: PublishedSAE) -> bool:
 
 
 def _over(one: PublishedSAE) -> str:
-    n = 0 if one.over_seeds is None else len(one.over_seeds.seeds)
-    if n == 1 and one.over_seeds is not None:
-        return f"seed {one.over_seeds.seeds[0]}"
-    return f"mean over {_seeds(n)}{_brackets(n)}"
+    return _over_seeds(() if one.over_seeds is None else one.over_seeds.seeds)
+
+
+def _over_seeds(seeds: Sequence[int]) -> str:
+    n = len(seeds)
+    return f"seed {seeds[0]}" if n == 1 else f"mean over {_seeds(n)}{_brackets(n)}"
 
 
 def _brackets(n: int) -> str:
@@ -230,7 +270,8 @@ def _seeds(n: int) -> str:
 
 def _seeds_said(one: PublishedSAE) -> str:
     """Say which seeds of the setting are behind the means."""
-    over, tokens = one.over_seeds, f"On {one.experiment.corpus.eval_tokens:,} held-out tokens."
+    out = " (but what is left out of all)" if one.experiment.activations.drop_bos else ""
+    over, tokens = one.over_seeds, f"On {one.experiment.corpus.eval_tokens:,} held-out tokens{out}."
     if over is None:
         return tokens
     seeds = ", ".join(map(str, over.seeds)) or "none"

@@ -3,12 +3,12 @@
 Every number is one of the sweep's report: of the trial itself, or an `Aggregate` of its setting.
 """
 
+import re
 from typing import Any
 
 import yaml
 
 from dmsae_ray.distill import DISTILLED
-from dmsae_ray.files import is_public_name
 from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report.card_numbers import (
     SHOWN,
@@ -17,12 +17,14 @@ from dmsae_ray.report.card_numbers import (
     limits_part,
     measured_part,
     own_number,
+    quality_part,
     rediscovery_part,
 )
 from dmsae_ray.report.finding import UNMATCHED
 from dmsae_ray.report.published_sae import (
     FORMATS,
     PublishedSAE,
+    code,
     hook_of,
     in_words,
     is_on_hub,
@@ -55,6 +57,7 @@ def model_card(one: PublishedSAE) -> str:
         ("What it was trained on", _data(one)),
         ("How it was trained", _settings(one)),
         ("Measured", measured_part(one)),
+        ("Quality", quality_part(one)),
         ("The core", core_part(one)),
         ("Does the core come back?", carryover_part(one)),
         ("Do other trainings find it?", rediscovery_part(one)),
@@ -70,13 +73,16 @@ def model_card(one: PublishedSAE) -> str:
 
 def _front_matter(one: PublishedSAE) -> dict[str, Any]:
     head: dict[str, Any] = {"license": one.licence.id if one.licence else "unknown"}
+    if one.licence is not None and one.licence.name is not None:
+        head["license_name"] = one.licence.name
+        head |= {} if one.licence.link is None else {"license_link": one.licence.link}
     if is_on_hub(one):
         head["base_model"] = one.about["model"]
     lens = "saelens" in one.formats
     head["library_name"] = "saelens" if lens else "dmsae_ray"
     head["tags"] = [*(["saelens"] if lens else []), *_TAGS]
     dataset = saelens_metadata(one.about)["dataset_path"]
-    if dataset is not None:
+    if dataset is not None and "text" in one.public:
         head["datasets"] = [dataset]
     return head
 
@@ -90,7 +96,7 @@ def _title(one: PublishedSAE) -> str:
     elif not one.is_control and isinstance(one.result.setting, CycleSetting) and one.report.n_core_in == 0:
         kind = "Matryoshka SAE (cycle 0, no core yet)"
     model = one.about["model"].rpartition("/")[2]
-    name = "a tiny test model" if model == "tiny" else model
+    name = "a tiny test model" if model == "tiny" else re.sub(r"[^\w.-]+", "_", model)
     return f"{kind}: {name}, layer {one.about['layer']}, k = {one.sae.k}"
 
 
@@ -210,31 +216,32 @@ def _load(one: PublishedSAE) -> str:
 def _data(one: PublishedSAE) -> str:
     experiment, text = one.experiment, one.about["text"]
     corpus, filters = experiment.corpus, experiment.activations
-    place = f"`{text['path']}`" if text["path"] else "text that every Python carries (standard library)"
-    if text["source"] == "huggingface":
-        parts = [f"[{text['path']}](https://huggingface.co/datasets/{text['path']})"]
-        parts += [f"subset `{text['subset']}`"] if text["subset"] else []
-        place = ", ".join([*parts, f"split `{text['split']}`"])
-    elif text["path"] and not is_public_name(corpus.path or ""):
-        place += ", which is not public"
+    place = code(text["path"]) if text["path"] else "text that every Python carries (standard library)"
+    on_hub = text["source"] == "huggingface" and "text" in one.public
+    if on_hub:
+        place = f"[{text['path']}](https://huggingface.co/datasets/{text['path']})"
+    place += f", subset {code(text['subset'])}" if text["subset"] else ""
+    place += f", split {code(text['split'])}" if text["split"] else ""
+    place += "" if "text" in one.public else ", which is not public"
     left_out = ["BOS"] if filters.drop_bos and text["begins"] else []
     left_out += ["other special tokens"] if filters.drop_special else []
     if filters.max_norm_multiple is not None:
         left_out.append(f"tokens whose norm is above {filters.max_norm_multiple:g} times the median")
+    kept = f"stored as {filters.dtype}" if filters.mode == "store" else "not stored"
     begins = "begins with BOS" if text["begins"] else "does not begin with BOS: the tokenizer has none"
     between = "EOS stands between documents" if text["separator"] else "nothing stands between documents"
     rows = [
         ("Language model", model_of(one)),
-        ("- revision", f"`{one.about['revision']}`" if one.about["revision"] else _unpinned(is_on_hub(one))),
+        ("- revision", code(one.about["revision"]) if one.about["revision"] else _unpinned(is_on_hub(one))),
         ("- runs in", one.about.get("dtype") or experiment.model.dtype),
         ("- place", f"residual stream after block {one.about['layer']}: `{hook_of(one)}`"),
         ("Text", place),
-        ("- revision", f"`{text['revision']}`" if text["revision"] else _unpinned(text["source"] == "huggingface")),
+        ("- revision", code(text["revision"]) if text["revision"] else _unpinned(on_hub)),
         ("- context", f"{one.about['context']:,} tokens; each {begins}; {between}"),
-        ("Training activations", f"{corpus.tokens:,} tokens, stored as {filters.dtype}"),
-        ("- left out", ", ".join(left_out) or "nothing"),
+        ("Text for training", f"{corpus.tokens:,} tokens; activations {kept}"),
         ("Scores of latents", f"{corpus.attribution_tokens:,} held-out tokens, with the loss gradient"),
         ("Evaluation", f"{corpus.eval_tokens:,} other held-out tokens of the same text"),
+        ("Left out of all", ", ".join(left_out) or "nothing"),
     ]
     return table(["", ""], [list(row) for row in rows if row[1]])
 
@@ -248,7 +255,7 @@ def _settings(one: PublishedSAE) -> str:
         kind = {"dense": "not under BatchTopK: it may fire at every token", "sparse": "under BatchTopK as all latents"}
         core = f"{sae.n_core:,} latents, {sae.core_sparsity} ({kind[sae.core_sparsity]})"
     target = one.report.metrics.get("l0_target")
-    given = ", ".join(distill.initial_places.values())
+    given = ", ".join(map(code, distill.initial_places.values()))
     setting = one.result.setting
     tau, size = distill.coverage, distill.core_size
     if isinstance(setting, CycleSetting):
@@ -268,7 +275,7 @@ def _settings(one: PublishedSAE) -> str:
         ("Cycles", cycles),
         ("Training of a cycle", f"{one.report.tokens:,} tokens, batches of {recipe.batch_size:,}"),
         ("Adam", f"learning rate {recipe.lr:g}, warm-up {recipe.warmup_steps:,} steps"),
-        ("Cycle 0 was given", f"`{given}`" if given else ""),
+        ("Cycle 0 was given", given),
         ("Cost of the trial", f"{one.result.flops:.2g} FLOP, without its controls" if one.result.flops else ""),
     ]
     rest = "`experiment.yaml` has every setting."
@@ -289,11 +296,14 @@ def _licence(one: PublishedSAE) -> str:
     model = model_of(one)
     if one.licence is None:
         return f"unknown: the licence of {model} is not known here."
+    called = code(one.licence.name or one.licence.id)
+    if one.licence.link is not None and re.fullmatch(r"https://[\w./%-]+", one.licence.link):
+        called += f" ({one.licence.link})"
     return (
-        f"`{one.licence.id}`. The SAE was made from the activations of {model}, and is given under the licence of that "
+        f"{called}. The SAE was made from the activations of {model}, and is given under the licence of that "
         f"model, as {one.licence.source}."
         if one.licence.source
-        else f"`{one.licence.id}`, as its publisher chose. The SAE was made from the activations of {model}, whose own "
+        else f"{called}, as its publisher chose. The SAE was made from the activations of {model}, whose own "
         "terms apply too."
     )
 

@@ -15,11 +15,12 @@ from dmsae_ray import __version__
 from dmsae_ray.config import Experiment
 from dmsae_ray.distill import DISTILLED, Core, CycleReport, core_file, load_core
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.files import Folder, nan_to_null, on_this_machine, public_name, replacing
+from dmsae_ray.files import HUB_SCHEME, Folder, is_hub_id, nan_to_null, on_this_machine, public_name, replacing
 from dmsae_ray.lm import Licence, licence_of
 from dmsae_ray.plan import CycleSetting, Setting
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.found_again import Rediscovery
+from dmsae_ray.report.measured_quality import read_quality
 from dmsae_ray.report.model_card import model_card
 from dmsae_ray.report.published_sae import FORMATS, PublishedSAE
 from dmsae_ray.report.report import make_report
@@ -78,18 +79,21 @@ def write_published(
         DataError: a file is missing or damaged.
     """
     sae, public = load_sae(sae_folder), public_experiment(experiment)
-    about = _public_note(_whole_note(folders, about_sae(sae_folder), experiment))
+    about = _public_note(_whole_note(folders, about_sae(sae_folder), experiment), experiment)
+    over_seeds = _over_seeds(folders.sweep, result)
     core, core_content = _core_of(folders, result, report, experiment)
     one = PublishedSAE(
         result=result,
         report=report,
         experiment=public,
         about=about,
+        public=_public(experiment),
         sae=sae,
-        over_seeds=_over_seeds(folders.sweep, result),
+        over_seeds=over_seeds,
         core=core,
         places=() if core is None else _places(core, result, report),
         found=found,
+        quality=read_quality(folders.sweep, result, report, () if over_seeds is None else over_seeds.seeds),
         licence=known_licence(experiment) if licence is None else Licence(licence, ""),
         formats=tuple(formats),
         repo=repo,
@@ -110,6 +114,15 @@ def write_published(
     except OSError as error:
         raise ConfigError(f"--out is '{out}'; it cannot be written ({error.strerror or error})") from None
     return sorted([*names, NUMBERS])
+
+
+def _public(experiment: Experiment) -> frozenset[str]:
+    """Return what others find: 'model' on the Hub, 'text' on the Hub, or what every Python carries."""
+    path = experiment.corpus.path
+    on_hub = experiment.corpus.source == "huggingface" and is_hub_id(path or "")
+    text = path is None or on_hub or path.startswith(HUB_SCHEME)
+    model = is_hub_id(experiment.model.name)
+    return frozenset(name for name, known in (("model", model), ("text", text)) if known)
 
 
 def known_licence(experiment: Experiment) -> Licence | None:
@@ -147,14 +160,16 @@ def _whole_note(folders: Folders, about: dict[str, Any], experiment: Experiment)
     return {**note_of(experiment, key, layout), **about}
 
 
-def _public_note(about: dict[str, Any]) -> dict[str, Any]:
+def _public_note(about: dict[str, Any], experiment: Experiment) -> dict[str, Any]:
     text = about["text"]
     path = None if text["path"] is None else public_name(text["path"])
+    # The last part of a path would be read as the name of a data set of the Hub.
+    source = text["source"] if "text" in _public(experiment) else "local"
     return {
         **about,
         "model": public_name(about["model"]),
         "corpus": public_name(about["corpus"]),
-        "text": {**text, "path": path},
+        "text": {**text, "path": path, "source": source},
     }
 
 
@@ -243,6 +258,7 @@ def _numbers(one: PublishedSAE) -> dict[str, Any]:
         "sae": nan_to_null(one.report),
         "distilled_latents": list(one.places),
         "over_seeds": None if one.over_seeds is None else nan_to_null(one.over_seeds),
+        "quality": None if one.quality is None else nan_to_null(one.quality),
         "stability": None if one.found is None else nan_to_null(_again(one, one.found)),
     }
 

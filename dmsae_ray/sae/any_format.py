@@ -19,6 +19,10 @@ _SAELENS_MODELS = {"gpt2-small": "gpt2"}
 _HOOK = re.compile(r"blocks\.(\d+)\.hook_resid_(pre|post)|model\.layers\.(\d+)")
 
 
+_NO_STREAM = re.compile(r"mlp|att(e?n|ention)|resid_(pre|mid)", re.IGNORECASE)
+"""What dictionary_learning's users call places that are not the output of a block."""
+
+
 @dataclass(frozen=True)
 class NotedPlace:
     """What the files of an SAE say of the activations that it was trained on; None for what they do not say.
@@ -86,7 +90,8 @@ def noted_place(folder: Path) -> NotedPlace:
     for name, value, kind in (("model", model, str), ("layer", layer, int)):
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
             raise DataError(f"{folder / CONFIG}: {name} is {value!r}, must be a {'text' if kind is str else 'number'}")
-    return NotedPlace(model, layer)
+    read = str(said.get("submodule_name"))
+    return NotedPlace(model, layer, elsewhere=read if _NO_STREAM.search(read) else None)
 
 
 def _noted_by_saelens(said: Mapping[str, Any]) -> NotedPlace:

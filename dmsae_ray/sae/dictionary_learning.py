@@ -5,6 +5,7 @@ What these layouts cannot say about a core is in config.json under "dmsae_ray", 
 
 import json
 import os
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -196,10 +197,16 @@ def _read_state(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
+    except pickle.UnpicklingError as error:  # its text advises to run what the file holds
+        raise DataError(
+            f"{path}: not a whole torch file of tensors alone (what else it may hold is never run)"
+        ) from error
     except Exception as error:  # the unpickler raises almost any error on a damaged file
         raise DataError(f"{path}: not a whole torch file ({one_line(error)})") from error
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise DataError(f"{path}: not a flat dictionary of tensors (a training backup?)")
+    if not all(_is_whole(value) for value in state.values()):
+        raise DataError(f"{path}: a matrix is larger than the file, or a tensor is not one of plain numbers")
     if {_LINEAR_KEYS.get(key) for key in state} & set(state):
         raise DataError(f"{path}: spells its weights in both ways: {sorted(state)}")
     state = {_LINEAR_KEYS.get(key, key): value.T if key.endswith(".weight") else value for key, value in state.items()}
@@ -210,6 +217,16 @@ def _read_state(path: Path, config: dict[str, Any]) -> dict[str, Tensor]:
     if set(state) != _KEYS:
         missing, surplus = sorted(_KEYS - set(state)), sorted(set(state) - _KEYS)
         raise DataError(f"{path}: not a Matryoshka BatchTopK dictionary: misses {missing}, has also {surplus}")
-    if state["W_enc"].ndim != 2 or state["group_sizes"].ndim != 1 or state["k"].numel() != 1:
-        raise DataError(f"{path}: W_enc {list(state['W_enc'].shape)} must be [d, m], group_sizes a list, k a number")
+    k = state["k"]
+    if state["W_enc"].ndim != 2 or state["group_sizes"].ndim != 1 or k.numel() != 1 or not bool(k == k.round()):
+        raise DataError(
+            f"{path}: W_enc {list(state['W_enc'].shape)} must be [d, m], group_sizes a list, k a whole number"
+        )
     return state
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    """Return whether a tensor's numbers are all in the file: a small file can describe a matrix of any size."""
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    size = tensor.numel() * tensor.element_size()
+    return plain and (tensor.ndim < 2 or size <= tensor.untyped_storage().nbytes())  # vectors must fit to the matrices

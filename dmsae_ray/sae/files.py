@@ -168,7 +168,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a JSON file ({one_line(error)})") from error
     if not isinstance(value, dict):
         raise DataError(f"{path}: holds a {type(value).__name__}, must hold an object")

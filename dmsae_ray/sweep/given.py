@@ -102,7 +102,7 @@ def _names(copy: Folder) -> tuple[str, ...]:
 def _downloaded(field: str, place: str, on_hub: HubPlace, commit: str | None) -> Given:
     wanted, what = on_hub if commit is None else replace(on_hub, revision=commit), f"{field} is '{place}'"
     files = fetch_core(wanted, what) if field == CORE else fetch_from_hub(wanted, SAE_FILES, what)
-    if on_hub.revision in (None, "main") and commit is None:
+    if on_hub.revision != files.commit and commit is None:
         pinned = replace(on_hub, revision=files.commit)
         log.warning("%s, which may change on the Hub; pin what is there now: '%s'", what, pinned)
     return Given(place, Folder(str(files.folder)), files.names, files.commit)

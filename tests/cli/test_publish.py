@@ -211,6 +211,35 @@ def test_stability_that_was_measured_and_that_was_not(copy: Path, tmp_path: Path
     assert "was not measured (`dmsae stability SWEEP` does it)" in section(alone, "Do other trainings find it?")
 
 
+def test_quality_that_was_measured_and_that_was_not(copy: Path, tmp_path: Path) -> None:
+    said = section(publish(copy, TRIAL, tmp_path / "none"), "Quality")
+    assert "was not measured by SAEBench" in said and "`dmsae eval SWEEP` does both" in said
+    trials = (TRIAL, "k4-tau0.6-seed1")
+    records = [json.loads((copy / "trials" / name / "summary.json").read_text())["records"] for name in trials]
+
+    def row(key: str, fvu: float | None, **more: float) -> dict[str, Any]:
+        return {"trial": "any", "key": key, "metrics": {"own/fvu": fvu, "own/tokens": 9.0, **more}}
+
+    rows = [row(records[0][-1]["key"], 0.25, **{"core/l0": 7.0}), row(records[1][-1]["key"], 0.75)]
+    rows += [row(records[0][0]["key"], 0.5), row("another", 0.9), row(records[0][1]["key"], None)]
+    (copy / "quality.json").write_text(json.dumps({"saes": rows}))
+    found = cells(publish(copy, TRIAL, tmp_path / "last"), "Quality")
+    assert found == {
+        "this SAE": ["mean over 2 seeds (both values)"],
+        "---": ["---", "---"],
+        "fraction of variance unexplained (lower is better)": ["0.250", "0.500 (0.250, 0.750)"],
+        "SAEBench, core: L0 of SAEBench": ["7.000", "7.000, n = 1"],
+    }
+    numbers = json.loads((tmp_path / "last" / "metrics.json").read_text())["quality"]
+    assert numbers["own"]["own/fvu"] == 0.25 and set(numbers["seeds"]) == {"0", "1"}
+    first = section(publish(copy, TRIAL, tmp_path / "first", "--cycle", "0"), "Quality")
+    assert "| 0.500 |" in first and "mean" not in first.partition("|")[2].partition("---")[0]
+    for options in (["--cycle", "1"], ["--arm", "gaussian"]):
+        assert "was not measured" in section(publish(copy, TRIAL, tmp_path / options[1], *options), "Quality")
+    edit_summary(copy, "k4-tau0.6-seed1", collapse="all_scores_zero", collapsed_at=2)
+    assert "mean over" not in section(publish(copy, TRIAL, tmp_path / "last"), "Quality")
+
+
 def test_one_seed_has_no_mean(copy: Path, tmp_path: Path) -> None:
     shutil.rmtree(copy / "trials" / "k4-tau0.6-seed1")
     card = publish(copy, TRIAL, tmp_path / "out")
@@ -225,6 +254,7 @@ def test_a_collapsed_seed_is_in_no_mean(copy: Path, tmp_path: Path) -> None:
     own = publish(copy, "k4-tau0.6-seed1", tmp_path / "own")
     assert "**This trial collapsed (all_scores_zero in cycle 2)." in own
     assert "| this SAE | seed 0 |" in section(own, "Measured")
+    assert section(own, "Do other trainings find it?") == "Not measured of this trial, since it collapsed.\n\n"
 
 
 @pytest.mark.parametrize(
@@ -243,6 +273,7 @@ def test_another_cycle_and_a_control(
     assert (tmp_path / "out" / "core.safetensors").exists() is core is ("load_core" in card)
     summary = json.loads((made.cycles / "trials" / TRIAL / "summary.json").read_text())
     assert ("distilled" in section(card, "The core")) is core, "a control has no distilled core"
+    assert ("trial's own core, which this control" in section(card, "Does the core come back?")) is not core
     own = summary["controls"]["gaussian"] if "--arm" in options else summary["records"][int(options[1])]
     assert cells(card, "Measured")["L0: latents that fire at a token"][0] == f"{own['metrics']['l0']:.1f}"
 
@@ -288,6 +319,8 @@ def test_a_folder_is_written_again_for_the_same_sae_only(
         ([TRIAL, "--repo", "no-user"], "--repo is 'no-user'; it must be user/name"),
         ([TRIAL, "--repo", "a/b/c"], "--repo is 'a/b/c'; it must be user/name"),
         ([TRIAL, "--repo", "me/a sae"], "--repo is 'me/a sae'; it must be user/name"),
+        ([TRIAL, "--license", "my own"], "--license is 'my own'; it must be an id of the Hub's list"),
+        ([TRIAL, "--license", "other"], "--license is 'other'; it must be an id of the Hub's list"),
     ],
 )
 def test_what_is_not_there_is_said_with_what_is(
@@ -327,6 +360,35 @@ def test_a_model_and_a_dataset_of_the_hub(copy: Path, tmp_path: Path) -> None:
     told = json.loads((out / "saelens" / "cfg.json").read_text())["metadata"]
     assert (told["model_name"], told["dataset_path"]) == ("gemma-2-2b", "ada/text")
     assert (told["model_revision"], told["dataset_revision"], told["dataset_subset"]) == ("abc", "def", "en")
+
+
+def test_a_model_of_the_hub_without_an_owner(copy: Path, tmp_path: Path) -> None:
+    card = publish(as_if(copy, "gpt2"), TRIAL, tmp_path / "out")
+    assert "[gpt2](https://huggingface.co/gpt2)" in card and "which is not public" in card
+    assert ModelCard.load(tmp_path / "out" / "README.md").data.to_dict()["base_model"] == "gpt2"
+    assert cells(card, "What it was trained on")["Text"] == ["`texts.txt`, which is not public"]
+
+
+HOSTILE = "</script><img src=x>\n# Free money\n---\nlicense: mit | `a` ``b``"
+
+
+def test_names_cannot_break_the_card(copy: Path, tmp_path: Path) -> None:
+    local = tmp_path / "mödel`\n# Hello <b>"
+    local.mkdir()
+    dataset = {"source": "huggingface", "path": f"./{HOSTILE}", "subset": HOSTILE, "split": "träin|", "revision": "a`b"}
+    out = tmp_path / "out"
+    sweep = as_if(copy, str(local), **dataset)
+    card = publish(sweep, TRIAL, out, "--license", "mit")
+    head = ModelCard.load(out / "README.md").data.to_dict()
+    assert head["license"] == "mit" and "base_model" not in head and "datasets" not in head
+    assert json.loads((out / "saelens" / "cfg.json").read_text())["metadata"]["dataset_path"] is None
+    assert card.count("\n# ") + card.startswith("# ") == 1 and "\n---\n" not in card
+    # Outside of code there is nothing of it.
+    plain = re.sub(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", "", card)
+    assert not {word for word in ("<img", "<b>", "Free money", "huggingface.co/datasets") if word in plain}
+    rows = [line for line in section(card, "What it was trained on").splitlines() if line.startswith("|")]
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 3 for row in rows)
+    assert all(str(tmp_path).encode() not in content for _, content in texts(out))
 
 
 def test_an_unknown_licence_is_asked_for_before_an_upload_only(

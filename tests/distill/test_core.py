@@ -47,6 +47,35 @@ def test_bad_core_files_are_one_line_errors(tmp_path):
         load_core(path)
 
 
+DEEP = 100_000
+
+
+@pytest.mark.parametrize(
+    ("rows", "header"),
+    [
+        (torch.zeros(2, 3), {"lineage": "[" * DEEP}),
+        (torch.zeros(2, 3), {"provenance": "[" * DEEP + "]" * DEEP}),
+        (torch.zeros(2, 3), {"lineage": "[[Infinity, 0], [0, 1]]"}),
+        (torch.zeros(2, 3), {"provenance": "[1]"}),
+        (torch.zeros(2, 3), {"provenance": '{"bearing_seeds": [1]}'}),
+        (torch.zeros(2, 3), {"origins": '[[[], 0], ["a", 1]]'}),
+        (torch.zeros(2, 3, dtype=torch.int64), {}),
+        (torch.zeros(2, 3, dtype=torch.complex64), {}),
+        (torch.full((2, 3), 1e300, dtype=torch.float64), {}),
+        (torch.full((2, 3), torch.nan).to(torch.float8_e4m3fn), {}),
+        (torch.zeros(2, 3), {"format": "evil" * 1000}),
+    ],
+    ids=range(11),
+)
+def test_a_core_file_of_a_stranger_is_a_one_line_error(rows, header, tmp_path):
+    path = tmp_path / "core.safetensors"
+    plain = {"format": "dmsae-core-1", "lineage": "[[0, 0], [0, 1]]", "provenance": "{}", "origins": "[]"}
+    save_file({"rows": rows}, path, metadata={**plain, **header})
+    with pytest.raises(DataError, match=r"not a core file|not finite") as error:
+        load_core(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
 def test_rows_and_ids_must_belong_together():
     with pytest.raises(DataError, match="do not belong together"):
         Core(torch.zeros(2, 3), (LineageId(0, 0),))

@@ -53,6 +53,14 @@ def test_places_are_read_as_the_hub_s_client_reads_uris(
         "datasets/a/b",
         "a b/c",
         "ä/b",
+        "a/b.git",
+        "a/b.",
+        "a./b",
+        "a-/b",
+        "a/" + 95 * "b",
+        "a/b@..%2F..%2Fc",
+        "a/b@%00",
+        "a/b/c\\..\\d",
     ],
 )
 def test_what_is_no_place(text: str) -> None:
@@ -109,7 +117,7 @@ def refused(text: str, kind: type[DmsaeError] = ConfigError) -> str:
 def test_each_reason_is_a_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.commit(REPO, {"a/b/config.json": b"{}", "a/c.txt": b""})
     for repo in ("someone/secret", "someone/gated"):
-        hub.commit(repo, {"config.json": b"{}"})
+        hub.commit(repo, {"config.json": b"{}", "ae.pt": b"1"})
     hub.repos["models", "someone/secret"].private = hub.repos["models", "someone/gated"].gated = True
     line = refused("saes/k20")
     assert "no such path here" in line and "the Hub has no model repository 'saes/k20'" in line
@@ -125,8 +133,51 @@ def test_each_reason_is_a_line(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Non
     hub.fault = lambda method, path: None
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     for repo in ("someone/secret", "someone/gated"):
-        assert fetch(repo)[0] == {"config.json": b"{}"}
+        assert fetch(repo)[0] == {"config.json": b"{}", "ae.pt": b"1"}
     assert "no model repository" in refused("someone/nothing")
+
+
+def test_a_branch_that_moves_while_the_hub_gives_no_file(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client gives an older file of its cache for a file that the Hub does not answer for."""
+    import huggingface_hub.file_download as client
+
+    first = hub.commit(REPO, {"config.json": b"{}", "ae.pt": b"1"})
+    assert fetch(REPO)[1] == first
+    second = hub.commit(REPO, {"config.json": b"{ }", "ae.pt": b"2"})
+    monkeypatch.setattr(client, "_DEFAULT_RETRY_ON_STATUS_CODES", ())
+    hub.fault = lambda method, path: 503 if method == "HEAD" else None
+    assert "the Hub did not answer after 3 tries" in refused(REPO, TransientError)
+    assert len(hub.requests) < 40
+    hub.fault = lambda method, path: 503 if method == "HEAD" and "/main/" in path else None
+    found = fetch_from_hub(HubPlace(REPO, "main"), KINDS, "x")
+    assert found.commit == second and (found.folder / "ae.pt").read_bytes() == b"2"
+
+
+def test_a_download_that_was_cut_off_is_not_in_the_cache(hub: Hub) -> None:
+    hub.commit(REPO, {"config.json": b"{}", "ae.pt": b"1"})
+    hub.fault = lambda method, path: 403 if path.endswith("/ae.pt") else None
+    assert "the Hub refuses it (" in (line := refused(REPO, DataError)) and "403" in line
+    place = hub_place(REPO)
+    assert place is not None and find_in_hub_cache(place, KINDS) is None
+    hub.fault = lambda method, path: None
+    assert fetch(REPO)[0]["ae.pt"] == b"1"
+
+
+@pytest.mark.parametrize("token", ["hf_wrong", "hf_\u201cpasted\u201d"])
+def test_a_login_that_the_hub_does_not_know(token: str, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.commit(REPO, {"config.json": b"{}", "ae.pt": b"1"})
+    monkeypatch.setenv("HF_TOKEN", token)
+    line = refused(REPO, DataError)
+    assert "the Hub does not accept the login of this machine" in line and token[3:] not in line
+
+
+def test_a_cache_that_cannot_be_written(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    hub.commit(REPO, {"config.json": b"{}", "ae.pt": b"1"})
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
+    assert "the cache of the Hub's client cannot be written (" in refused(REPO, DataError)
 
 
 @pytest.mark.parametrize("status", [0, 429, 503])
@@ -142,7 +193,7 @@ def test_an_outage_is_waited_for(status: int, hub: Hub) -> None:
 def test_without_a_network_it_is_said_at_once(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.constants
 
-    hub.commit(REPO, {"config.json": b"{}"})
+    hub.commit(REPO, {"config.json": b"{}", "ae.pt": b"1"})
     found = fetch(REPO)
     monkeypatch.setattr(outages, "RETRY_DELAYS", (60.0,))
     with socket.create_server(("127.0.0.1", 0)) as nobody:

@@ -54,3 +54,25 @@ def test_the_readme_in_the_cache_of_the_hub_is_before_the_table(
         found = licence_of("google/gemma-2-2b")
         assert found is not None and (found.id, found.source) == ("another", "the model's own README says")
         assert hub.requests == [], "the network is not asked"
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("license: Apache-2.0", ("apache-2.0", None, None)),
+        (
+            "license: other\nlicense_name: qwen-research\nlicense_link: https://a.b/c",
+            ("other", "qwen-research", "https://a.b/c"),
+        ),
+        ("license: other\nlicense_name: mine\nlicense_link: LICENSE", ("other", "mine", None)),
+        ("license: other", None),
+        ('license: "mit\\n# heading"', None),
+        ("license: [mit, apache-2.0]", None),
+    ],
+)
+def test_a_licence_that_is_not_in_the_hub_s_list(
+    head: str, expected: tuple[str, str | None, str | None] | None, tmp_path: Path
+) -> None:
+    (tmp_path / "README.md").write_text(f"---\n{head}\n---\n")
+    found = licence_of(str(tmp_path))
+    assert (None if found is None else (found.id, found.name, found.link)) == expected

@@ -338,7 +338,7 @@ def damage(folder: Path, what: str) -> None:
     elif what == "truncated config":
         config.write_text(config.read_text()[:20])
     elif what == "config of something else":
-        config.write_text("[1, 2]")
+        config.write_text("[" * 100_000)
     elif what == "config without its fields":
         format_only = {"format": "dmsae_ray.sae/1"}
         config.write_text(json.dumps(format_only))
@@ -384,6 +384,9 @@ def named_keys(value: dict[str, Any] | str) -> str:
         ({"W_dec": torch.zeros(64, 12).to_sparse()}, "ae.pt"),
         ({"encoder.bias": torch.zeros(64)}, "both ways"),
         ({"k": torch.tensor(torch.inf)}, "infinity"),
+        ({"k": torch.tensor(4.5)}, "whole number"),
+        ({"W_dec": torch.zeros(1).expand(10**6, 10**6)}, "larger than the file"),
+        ({"W_dec": torch.zeros(64, 12, device="meta")}, "plain numbers"),
     ],
     ids=named_keys,
 )
@@ -488,8 +491,9 @@ def test_weights_that_share_memory_are_trained_apart(odd: str, tmp_path: Path) -
 def test_a_peer_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     peer_files(tmp_path, make_sae(), "MatryoshkaBatchTopKTrainer")
     torch.save({"W_enc": pytest.raises}, tmp_path / "ae.pt")
-    with pytest.raises(DataError, match=r"ae\.pt"):
+    with pytest.raises(DataError, match=r"ae\.pt: not a whole torch file of tensors alone") as error:
         load_dictionary_learning(tmp_path)
+    assert "False" not in str(error.value), "PyTorch's own text advises to run it"
     torch.save({7: torch.zeros(1)}, tmp_path / "ae.pt")
     with pytest.raises(DataError, match="not a flat dictionary"):
         load_dictionary_learning(tmp_path)

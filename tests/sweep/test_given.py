@@ -17,6 +17,7 @@ from dmsae_ray.distill.core import Core, load_core
 from dmsae_ray.distill.lineage import LineageId
 from dmsae_ray.errors import ConfigError, DataError, DmsaeError
 from dmsae_ray.plan.training import initial_sae
+from dmsae_ray.results.folders import experiment_of
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.dictionary_learning import export_dictionary_learning
 from dmsae_ray.sae.saelens import export_saelens
@@ -111,7 +112,7 @@ def test_workers_never_ask_the_hub(hub: Hub, finished_sweep: Path, tmp_path: Pat
     assert done.returncode == 0, done.stdout + done.stderr
     assert hub.downloads() == DOWNLOADS, "each file once"
     assert hub.requests[-1].endswith(DOWNLOADS[-1]), "nothing was asked after that"
-    assert asked.distill.initial_sae == {4: f"{SAES}/{LAYOUT}/trainer_0", 8: f"{SAES}/{LAYOUT}/trainer_1"}
+    assert asked.distill.initial_sae == {k: f"hf://{SAES}/{LAYOUT}/trainer_{i}" for i, k in enumerate((4, 8))}
     folder = sweep_folder(tmp_path)
     inputs = json.loads((folder / "inputs.json").read_text())
     assert inputs["distill.initial_sae.4 (Hub commit)"] == commit
@@ -131,7 +132,7 @@ def test_a_sweep_goes_on_with_what_it_began_with(hub: Hub, tmp_path: Path, caplo
     with caplog.at_level(logging.WARNING, "dmsae_ray"):
         assert is_seed(first_saes(prepare_sweep(asked)), 0)
     assert [record.message for record in caplog.records] == [
-        f"distill.initial_sae.{k} is '{SAES}/{LAYOUT}/trainer_{i}', which may change on the Hub; "
+        f"distill.initial_sae.{k} is 'hf://{SAES}/{LAYOUT}/trainer_{i}', which may change on the Hub; "
         f"pin what is there now: '{SAES}@{first}/{LAYOUT}/trainer_{i}'"
         for i, k in enumerate((4, 8))
     ]
@@ -144,6 +145,28 @@ def test_a_sweep_goes_on_with_what_it_began_with(hub: Hub, tmp_path: Path, caplo
     shutil.rmtree(tmp_path / "cache")
     assert is_seed(first_saes(prepare_sweep(asked)), 0), "the commit that it began with"
     assert is_seed(first_saes(prepare_sweep(experiment(tmp_path, f"@{second}"))), 1), "another setting, another sweep"
+
+
+def test_a_folder_of_such_a_name_changes_nothing_for_a_sweep(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dmsae resume` may be called in any working directory."""
+    release(hub, tmp_path)
+    sweep = prepare_sweep(experiment(tmp_path)).folders.sweep
+    for trainer in (0, 1):
+        (tmp_path / "here" / SAES / LAYOUT / f"trainer_{trainer}").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    resumed = experiment_of(sweep)
+    assert prepare_sweep(resumed).folders.sweep == sweep and is_seed(first_saes(prepare_sweep(resumed)), 0)
+
+
+def test_what_may_move_is_said(hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    commit = release(hub, tmp_path)
+    hub.repos["models", SAES].refs["dev"] = commit
+    for revision, times in (("@dev", 2), (f"@{commit}", 0)):
+        caplog.clear()
+        prepare_sweep(experiment(tmp_path, revision))
+        assert len([line for line in caplog.messages if "pin what is there now" in line]) == times
 
 
 def test_what_a_grid_does_not_ask_for_is_not_downloaded(hub: Hub, tmp_path: Path) -> None:
@@ -193,6 +216,7 @@ def test_other_formats_on_the_hub(hub: Hub, tmp_path: Path) -> None:
         ({"group_sizes": [128, 128]}, "trainer.group_sizes is [128, 128], and [64, 64, 128] in ae.pt"),
         ({"k": 80}, "trainer.k is 80, and 4 in ae.pt"),
         ({"layer": "one"}, "layer is 'one', must be a number"),
+        ({"submodule_name": "mlp_out_layer_1"}, "trained on 'mlp_out_layer_1'; it must be of the residual stream"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -201,7 +225,7 @@ def test_what_the_files_say_is_checked(said: dict[str, Any], line: str, hub: Hub
     with pytest.raises(DmsaeError) as caught:
         prepare_sweep(experiment(tmp_path))
     message = str(caught.value)
-    assert message.startswith(f"distill.initial_sae.4 is '{SAES}/{LAYOUT}/trainer_0'") and "\n" not in message
+    assert message.startswith(f"distill.initial_sae.4 is 'hf://{SAES}/{LAYOUT}/trainer_0'") and "\n" not in message
     assert line in message and not (tmp_path / "runs").exists(), "nothing was begun"
 
 
