@@ -1,15 +1,19 @@
 """The command `dmsae eval`: what the trained SAEs of a sweep are worth, by SAEBench and by measures of our own."""
 
 import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dmsae_ray.cli.console import Screen
 from dmsae_ray.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
 from dmsae_ray.cli.interrupts import Interrupts
 from dmsae_ray.config import refuse_secrets, shell_command
 from dmsae_ray.errors import ConfigError, DataError, DmsaeError
-from dmsae_ray.files import Folder
+from dmsae_ray.files import Folder, file_sha256
 from dmsae_ray.saebench import SUITE, Given, check_needs, check_reachable, chosen, read_outcome
 
 if TYPE_CHECKING:
@@ -21,17 +25,77 @@ if TYPE_CHECKING:
     from dmsae_ray.saebench import Outcome
     from dmsae_ray.sweep import EvaluationTask
 
-Place = tuple[str, str]
-"""Cycle key and evaluation."""
+Place = tuple[str, str, str]
+"""Of an outcome: the place of the cycles, the cycle's key and the name of the file."""
 
 OWN = "own"
 LOGS = "evaluations"
 """Folder of a sweep for the output of evaluations that failed."""
+TOGETHER = "together"
+"""Folder of the first of several sweeps for the page of all."""
+STOPPING = "stopping: what is evaluated is kept; Ctrl-C again ends hard"
+_OPTIONS = ("text", "data", "forget_corpus")
+"""What of an evaluation's settings follows from options of the command."""
+_SAME = ("model.name", "model.revision", "model.layer", "sae.n_latents")
+"""Settings that sweeps have in common whose SAEs stand in one page."""
+
+
+@dataclass(frozen=True)
+class Evaluable:
+    """A sweep whose SAEs are evaluated.
+
+    Attributes:
+        folder: its folder.
+        experiment: its experiment.
+        folders: its folders.
+        store: key of the store that it reads.
+        label: its name, or where several have this name its folder.
+        saes: all SAEs of its finished trials that did not collapse, without numbers yet.
+        collapsed: how many trials did.
+    """
+
+    folder: Path
+    experiment: "Experiment"
+    folders: "Folders"
+    store: str
+    label: str
+    saes: "list[EvaluatedSAE]"
+    collapsed: int
+
+    @cached_property
+    def tree(self) -> dict[str, Any]:
+        """The experiment, as JSON."""
+        return self.experiment.model_dump(mode="json")
+
+    def place(self, sae: "EvaluatedSAE", file: str) -> Place:
+        """Return where the outcome of an SAE is."""
+        return self.folders.cycles, sae.key, file
+
+
+@dataclass(frozen=True)
+class Left:
+    """An evaluation that is not done yet.
+
+    Attributes:
+        task: the task.
+        name: what a person calls it: trial, cycle and evaluation.
+        log: file for its output, should it fail.
+    """
+
+    task: "EvaluationTask"
+    name: str
+    log: Path
 
 
 def add_arguments(parser: "ArgumentParser") -> None:
     """Add the arguments of the command."""
-    parser.add_argument("folder", metavar="SWEEP", nargs="?", help="<output>/sweeps/<name>-<hash>")
+    parser.add_argument(
+        "folders",
+        metavar="SWEEP",
+        nargs="*",
+        help="<output>/sweeps/<name>-<hash>; of several, such as transfers of the cores of several seeds, a page of "
+        "all is written too, with intervals over the sweeps",
+    )
     parser.add_argument(
         "--evals",
         metavar="LIST",
@@ -58,210 +122,322 @@ def add_arguments(parser: "ArgumentParser") -> None:
     )
     parser.add_argument("--forget-corpus", metavar="FILE", help="for unlearning: WMDP's bio-forget-corpus.jsonl")
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="contexts at once (default: %(default)s)")
+    parser.add_argument(
+        "--out", metavar="FOLDER", help=f"folder for the page of several sweeps (default: {TOGETHER} in the first's)"
+    )
     parser.add_argument("--setup", action="store_true", help="only make SAEBench's environment on this machine")
     parser.add_argument("--address", help="Ray cluster to run on ('auto' on its head node); default: this machine")
     parser.add_argument("-v", "--verbose", action="store_true", help="show Ray's own messages")
 
 
 def run(args: "Namespace") -> int:
-    """Evaluate, write the page and print what was found; return the exit code."""
+    """Evaluate, write the pages and print what was found; return the exit code."""
     from dmsae_ray.saebench import make_environment
 
     if args.setup:
         print(f"SAEBench's environment: {make_environment().parent.parent}")
         return 0
-    if args.folder is None:
+    if not args.folders:
         raise ConfigError("SWEEP is missing; it is the folder <output>/sweeps/<name>-<hash>")
-    refuse_secrets({"SWEEP": args.folder})
-    from dmsae_ray.results import experiment_of, folders_of
-
-    sweep = Path(args.folder).expanduser().absolute()
-    experiment = experiment_of(sweep)
-    names = chosen(args.evals.split(","), (OWN,))
-    benchmark = [name for name in names if name != OWN]
+    refuse_secrets({"SWEEP": " ".join(args.folders), "out": args.out or ""})
+    names = chosen([name.strip() for name in args.evals.split(",")], (OWN,))
     if args.batch < 1:
         raise ConfigError(f"--batch is {args.batch}; it must be at least 1")
+    sweeps = _sweeps([Path(folder).expanduser().absolute() for folder in args.folders])
+    if args.out is not None and len(sweeps) == 1:
+        raise ConfigError(f"--out is '{args.out}'; it is for several sweeps: the page of one is in the sweep's folder")
+    model = sweeps[0].experiment.model.name
     data = None if args.data is None else Path(args.data).expanduser().absolute()
     corpus = None if args.forget_corpus is None else Path(args.forget_corpus).expanduser().absolute()
-    own_text = args.text == "own" or (args.text is None and experiment.model.name == "tiny")
-    given = Given(experiment.model.name, data, own_text, corpus)
+    given = Given(model, data, args.text == "own" or (args.text is None and model == "tiny"), corpus)
+    benchmark = [name for name in names if name != OWN]
     check_needs(benchmark, given)
-    saes = _chosen_saes(sweep, args.trials, args.cycles)
+    wanted = _chosen_saes(sweeps, args.trials, args.cycles)
     check_reachable(benchmark, given)
-    folders = folders_of(experiment, sweep.name)
-    with Screen() as screen, Interrupts(screen.say, screen.leave):
-        tasks = _tasks(args, experiment, folders, {sae.key for sae in saes}, names, given)
-        outcomes = _kept(Folder(folders.cycles), tasks)
+    with Screen() as screen, Interrupts(screen.say, screen.leave, STOPPING):
+        models = [_models(sweep, given, args.batch) for sweep in sweeps]
+        settings = [_settings(sweep, names, tasks) for sweep, tasks in zip(sweeps, models, strict=True)]
+        outcomes = _kept(screen, sweeps, settings)
+        tasks: dict[Place, Left] = {}
+        for sweep, saes, task, own in zip(sweeps, wanted, models, settings, strict=True):
+            for name in names:
+                for sae in saes:
+                    place = sweep.place(sae, _file(own[name]))
+                    tasks.setdefault(place, _left(sweep, sae, task[name], several=len(sweeps) > 1))
         left = {place: task for place, task in tasks.items() if place not in outcomes}
-        said = f", {len(outcomes)} of them kept from before" if outcomes else ""
-        screen.say(f"{len({key for key, _ in tasks})} SAEs x {len(names)} evaluations: {len(tasks)}{said}")
-        if any(name != OWN for _, name in left):
-            make_environment(screen.say)
-        failed = False
+        before = len(tasks) - len(left)
+        said = f", {before} of them kept from before" if before else ""
+        screen.say(f"{len({place[:2] for place in tasks})} SAEs x {len(names)} evaluations: {len(tasks)}{said}")
+        collapsed = sum(sweep.collapsed for sweep in sweeps)
+        if collapsed:
+            screen.say(f"note: {collapsed} trials collapsed; they are left out")
+        failures = 0
         try:
+            if any(task.task.evaluation != OWN for task in left.values()):
+                make_environment(screen.say)
             if left:
-                failed = _run_left(args, screen, experiment, sweep, left, saes, outcomes)
+                failures = _run_left(args, screen, sweeps[0], left, outcomes)
         except KeyboardInterrupt:
-            done = sum(not outcome.error for outcome in outcomes.values())
+            done = sum(place in outcomes for place in tasks)
             screen.say(f"dmsae: interrupted with {done} of {len(tasks)} evaluated; the same command goes on")
             return EXIT_INTERRUPTED
-        _write(screen, experiment, sweep, saes, {place: o for place, o in outcomes.items() if not o.error})
-    return EXIT_FAILED if failed else 0
+        _write(args, screen, sweeps, settings, outcomes)
+    return EXIT_FAILED if failures else 0
 
 
-def _chosen_saes(sweep: Path, trials: str | None, cycles: str) -> "list[EvaluatedSAE]":
-    """Return the SAEs that are asked for, without numbers yet; those of collapsed trials are left out.
+def _sweeps(places: Sequence[Path]) -> list[Evaluable]:
+    """Read the sweeps.
+
+    Raises:
+        ConfigError: one is none, or they cannot be compared.
+        DataError: one has no finished trial.
+    """
+    from dmsae_ray.report import EvaluatedSAE
+    from dmsae_ray.results import experiment_of, folders_of, load_results, recorded_store
+
+    found: list[Evaluable] = []
+    names = [place.name for place in places]
+    for place in places:
+        if place in [sweep.folder for sweep in found]:
+            raise ConfigError(f"SWEEP is '{place}' twice; give each sweep once")
+        experiment = experiment_of(place)
+        folders = folders_of(experiment, place.name)
+        finished = load_results(place)
+        if not finished:
+            raise DataError(f"'{place}' has no finished trial: there is nothing to evaluate yet")
+        store = recorded_store(folders.output / "sweeps" / folders.name)
+        if store is None:
+            raise DataError(f"'{place}' does not say which activations it reads (inputs.json is gone)")
+        label = place.name if names.count(place.name) == 1 else str(place)
+        saes = [
+            EvaluatedSAE(result, report, label)
+            for result in finished
+            if result.collapse is None
+            for report in (*result.reports, *result.controls.values())
+            if report.key
+        ]
+        collapsed = sum(result.collapse is not None for result in finished)
+        found.append(Evaluable(place, experiment, folders, store, label, saes, collapsed))
+        for setting in _SAME:
+            section, name = setting.split(".")
+            here, first = (getattr(getattr(sweep.experiment, section), name) for sweep in (found[-1], found[0]))
+            if here != first:
+                raise ConfigError(
+                    f"'{place}' has {setting} = {here} and '{places[0]}' {first}: they cannot be compared"
+                )
+    return found
+
+
+def _chosen_saes(sweeps: Sequence[Evaluable], trials: str | None, cycles: str) -> "list[list[EvaluatedSAE]]":
+    """Return the SAEs of each sweep that are asked for.
 
     Raises:
         ConfigError: there is no such trial, or the cycles are no list.
         DataError: no SAE is among them.
     """
     from dmsae_ray.cli.latents import numbers
-    from dmsae_ray.report import EvaluatedSAE
-    from dmsae_ray.results import load_results
 
-    finished = load_results(sweep)
-    known = [result.trial_id for result in finished]
-    if not finished:
-        raise DataError(f"'{sweep}' has no finished trial: there is nothing to evaluate yet")
-    wanted = set(known)
-    if trials is not None:
-        wanted = set()
-        for pattern in trials.split(","):
-            found = fnmatch.filter(known, pattern.strip())
-            if not found:
-                raise ConfigError(f"--trials has '{pattern}'; finished are {', '.join(known)}")
-            wanted |= set(found)
-    parts = cycles.split(",")
+    known = list(dict.fromkeys(sae.result.trial_id for sweep in sweeps for sae in sweep.saes))
+    patterns = ["*"] if trials is None else [pattern.strip() for pattern in trials.split(",")]
+    for pattern in patterns:
+        if known and not fnmatch.filter(known, pattern):
+            raise ConfigError(f"--trials has '{pattern}'; finished and not collapsed are {', '.join(known)}")
+    parts = [part.strip() for part in cycles.split(",")]
     last, every = "last" in parts, "all" in parts
     listed = [part for part in parts if part not in ("last", "all")]
     asked = set(numbers(",".join(listed), "--cycles")) if listed else set()
-    saes = [
-        EvaluatedSAE(result, report)
-        for result in finished
-        if result.trial_id in wanted and result.collapse is None
-        for report in (*result.reports, *result.controls.values())
-        if every or report.cycle in asked or (last and report.cycle == result.last.cycle)
+    found = [
+        [
+            sae
+            for sae in sweep.saes
+            if any(fnmatch.fnmatch(sae.result.trial_id, pattern) for pattern in patterns)
+            and (every or sae.report.cycle in asked or (last and sae.report.cycle == sae.result.last.cycle))
+        ]
+        for sweep in sweeps
     ]
-    saes = [sae for sae in saes if sae.key]
-    if not saes:
+    if not any(found):
         raise DataError(f"--cycles is '{cycles}'; no finished trial that did not collapse has such a cycle")
-    return saes
+    return found
 
 
-def _tasks(
-    args: "Namespace",
-    experiment: "Experiment",
-    folders: "Folders",
-    keys: set[str],
-    names: tuple[str, ...],
-    given: Given,
-) -> "dict[Place, EvaluationTask]":
-    from dmsae_ray.results import recorded_store
+def _models(sweep: Evaluable, given: Given, batch: int) -> "dict[str, EvaluationTask]":
+    """Return the task of each evaluation, for no SAE yet, by its name."""
     from dmsae_ray.sweep import EvaluationTask
 
-    store = recorded_store(folders.output / "sweeps" / folders.name)
-    if store is None:
-        raise DataError(f"'{folders.sweep}' does not say which activations it reads (inputs.json is gone)")
     texts = {}
     if given.data is not None:
         texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(given.data.glob("*.jsonl"))}
+    corpus = given.forget_corpus
     return {
-        (key, name): EvaluationTask(
-            experiment=experiment.model_dump(mode="json"),
-            stores=folders.stores,
-            store=store,
-            cycles=folders.cycles,
-            key=key,
+        name: EvaluationTask(
+            experiment=sweep.tree,
+            stores=sweep.folders.stores,
+            store=sweep.store,
+            cycles=sweep.folders.cycles,
+            key="",
             evaluation=name,
             own_text=given.own_text and name == "core",
             data=texts if name != OWN and SUITE[name].own_data else {},
-            forget_corpus=None if given.forget_corpus is None else str(given.forget_corpus),
-            batch=args.batch,
+            forget_corpus=str(corpus) if corpus is not None and name == "unlearning" else None,
+            forget_corpus_sha256=file_sha256(corpus) if corpus is not None and name == "unlearning" else None,
+            batch=batch,
         )
-        for name in names
-        for key in sorted(keys)
+        for name in (OWN, *SUITE)
     }
 
 
-def _kept(cycles: Folder, tasks: "dict[Place, EvaluationTask]") -> "dict[Place, Outcome]":
+def _settings(
+    sweep: Evaluable, names: Sequence[str], tasks: "Mapping[str, EvaluationTask]"
+) -> dict[str, dict[str, Any]]:
+    """Return, by evaluation, the settings of the numbers that the page shows.
+
+    Those of the evaluations that are asked for now are the command's; of others, those of the page that is there.
+    """
+    from dmsae_ray.report import stored_settings
+
+    before, found = stored_settings(sweep.folder), {}
+    for name, task in tasks.items():
+        now = task.identity
+        if name in names:
+            found[name] = now
+        elif name in before and all(before[name].get(f) == value for f, value in now.items() if f not in _OPTIONS):
+            found[name] = before[name]
+    return found
+
+
+def _file(settings: Mapping[str, Any]) -> str:
+    from dmsae_ray.sweep import outcome_file
+
+    return outcome_file(settings)
+
+
+def _left(sweep: Evaluable, sae: "EvaluatedSAE", task: "EvaluationTask", several: bool) -> Left:
+    name = f"{sae.name}: {task.evaluation}"
+    file = re.sub(r"[^A-Za-z0-9.]+", "-", name)
+    shown = f"{sweep.label}, {name}" if several else name
+    return Left(replace(task, key=sae.key), shown, sweep.folder / LOGS / f"{file}.txt")
+
+
+def _kept(
+    screen: Screen, sweeps: Sequence[Evaluable], settings: Sequence[Mapping[str, Mapping[str, Any]]]
+) -> "dict[Place, Outcome]":
+    """Return the outcomes that are there, of all SAEs; a damaged one counts as none, and a line says so."""
+    places = {
+        sweep.place(sae, file): None
+        for sweep, own in zip(sweeps, settings, strict=True)
+        for file in map(_file, own.values())
+        for sae in sweep.saes
+    }
     found = {}
-    for place, task in tasks.items():
-        folder = cycles / task.key
-        content = folder.read(task.file)
+    for place in places:
+        cycles, key, file = place
+        folder = Folder(cycles) / key
+        content = folder.read(file)
         if content is not None:
-            found[place] = read_outcome(content, str(folder / task.file))
+            try:
+                found[place] = read_outcome(content, str(folder / file))
+            except DataError as error:
+                screen.say(f"note: {error}; it counts as not evaluated")
     return found
 
 
 def _run_left(
-    args: "Namespace",
-    screen: Screen,
-    experiment: "Experiment",
-    sweep: Path,
-    left: "dict[Place, EvaluationTask]",
-    saes: "list[EvaluatedSAE]",
-    outcomes: "dict[Place, Outcome]",
-) -> bool:
-    """Run what is left, keep each outcome as it comes, and return whether an evaluation failed."""
-    from dmsae_ray.sweep import evaluate_sae, ray_session, run_tasks
+    args: "Namespace", screen: Screen, first: Evaluable, left: dict[Place, Left], outcomes: "dict[Place, Outcome]"
+) -> int:
+    """Run what is left, keep each outcome as it comes, and return how many evaluations failed."""
+    from dmsae_ray.sweep import evaluate_sae, failed, ray_session, run_tasks
 
-    cpus, gpus = experiment.resources.evaluation
-    names = {sae.key: sae.name for sae in reversed(saes)}
-    places, failures = list(left), 0
-    with ray_session(args.address, log=sweep / "ray.log", verbose=args.verbose):
-        work = [(task,) for task in left.values()]
-        for n, (number, outcome) in enumerate(run_tasks(evaluate_sae, work, cpus=cpus, gpus=gpus)):
+    cpus, gpus = first.experiment.resources.evaluation
+    places, failures, logs = list(left), 0, set()
+    with ray_session(args.address, log=first.folder / "ray.log", verbose=args.verbose):
+        work = [(each.task,) for each in left.values()]
+        done = run_tasks(evaluate_sae, work, cpus=cpus, gpus=gpus, instead=failed)
+        for n, (number, outcome) in enumerate(done, 1):
             place = places[number]
-            task, name = left[place], f"{names[place[0]]}: {place[1]}"
-            outcomes[place] = outcome
+            each = left[place]
             if outcome.error:
                 failures += 1
-                screen.say(f"  {n + 1} of {len(left)}: {name} failed: {outcome.error}")
+                screen.say(f"  {n} of {len(left)}: {each.name} failed: {outcome.error}")
                 if outcome.log:
-                    _keep_log(sweep / LOGS / f"{task.key[:16]}-{task.evaluation}.txt", outcome.log)
+                    each.log.parent.mkdir(exist_ok=True)
+                    each.log.write_text(outcome.log, encoding="utf-8")
+                    logs.add(each.log.parent)
             else:
-                (Folder(task.cycles) / task.key).write(task.file, [task.content(outcome)])
-                screen.say(f"  {n + 1} of {len(left)}: {name} [{outcome.seconds:.0f} s]")
-            screen.bar("evaluations", n + 1, len(left))
+                (Folder(place[0]) / place[1]).write(place[2], [each.task.content(outcome)])
+                outcomes[place] = outcome
+                each.log.unlink(missing_ok=True)
+                screen.say(f"  {n} of {len(left)}: {each.name} [{outcome.seconds:.0f} s]")
+            screen.bar("evaluations", n, len(left))
     if failures:
         screen.say(f"dmsae: {failures} of {len(left)} evaluations failed; the same command runs them again")
-        if (sweep / LOGS).is_dir():
-            screen.say(f"dmsae: what they printed: {sweep / LOGS}")
-    return bool(failures)
-
-
-def _keep_log(path: Path, text: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    for folder in sorted(logs):
+        screen.say(f"dmsae: what they printed: {folder}")
+    return failures
 
 
 def _write(
+    args: "Namespace",
     screen: Screen,
-    experiment: "Experiment",
-    sweep: Path,
-    saes: "list[EvaluatedSAE]",
-    outcomes: "dict[Place, Outcome]",
+    sweeps: Sequence[Evaluable],
+    settings: Sequence[Mapping[str, Mapping[str, Any]]],
+    outcomes: "Mapping[Place, Outcome]",
 ) -> None:
-    """Write the page, give the numbers to MLflow, and say what was found."""
-    if not outcomes:
-        return
-    from dataclasses import replace
-
+    """Write the page of each sweep and of all together, give the numbers to MLflow, and say what was found."""
     from dmsae_ray.report import quality_findings, write_quality
     from dmsae_ray.tracking import record_evaluations
 
-    evaluated = []
-    for sae in saes:
-        own = {name: outcome for (key, name), outcome in outcomes.items() if key == sae.key}
-        numbers = {f"{name}/{metric}": v for name, outcome in own.items() for metric, v in outcome.metrics.items()}
-        if numbers:
-            evaluated.append(replace(sae, metrics=numbers))
-    page = write_quality(evaluated, sweep, name=sweep.name)
-    for line in quality_findings(evaluated):
+    together: list[EvaluatedSAE] = []
+    pages = []
+    for sweep, own in zip(sweeps, settings, strict=True):
+        evaluated = []
+        for sae in sweep.saes:
+            numbers = {
+                f"{name}/{metric}": value
+                for name, identity in own.items()
+                if (outcome := outcomes.get(sweep.place(sae, _file(identity)))) is not None
+                for metric, value in outcome.metrics.items()
+            }
+            if numbers:
+                evaluated.append(replace(sae, metrics=numbers))
+        if not evaluated:
+            continue
+        together += evaluated
+        pages.append(write_quality(evaluated, sweep.folder, name=sweep.label, settings=own))
+        try:
+            runs = [(sae.result, sae.report, sae.metrics) for sae in evaluated]
+            record_evaluations(sweep.experiment, sweep.folder, runs, pages[-1])
+        except DmsaeError as error:  # the numbers are on the disk
+            screen.say(f"dmsae: MLflow has no record of this yet, the same command logs it: {error}")
+    if not together:
+        return
+    if len(sweeps) > 1:
+        out = sweeps[0].folder / TOGETHER if args.out is None else Path(args.out).expanduser().absolute()
+        out.mkdir(parents=True, exist_ok=True)
+        names = ", ".join(sweep.label for sweep in sweeps)
+        alike = _alike(settings)
+        together = [
+            replace(sae, metrics={n: value for n, value in sae.metrics.items() if n.partition("/")[0] in alike})
+            for sae in together
+        ]
+        pages = [write_quality(together, out, name=names, settings=alike)]
+    for line in quality_findings(together):
         screen.say(line)
-    try:
-        record_evaluations(experiment, sweep, [(s.result, s.report, s.metrics) for s in evaluated], page)
-    except DmsaeError as error:  # the numbers are on the disk; the same command logs them
-        screen.say(f"dmsae: MLflow has no record of this: {error}")
-    screen.say(f"report: {page} (also a part of the sweep's report: {shell_command('dmsae', 'report', sweep)})")
+    again = "" if len(sweeps) > 1 else f" (also a part of the sweep's report: {_report(sweeps[0])})"
+    screen.say(f"report: {pages[0]}{again}")
+
+
+def _alike(settings: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Mapping[str, Any]]:
+    """Return the settings of the evaluations that all sweeps have with the same settings, but for their stores."""
+
+    def without_store(one: Mapping[str, Any]) -> dict[str, Any]:
+        return {n: v.keys() if n == "text" and "store" in v else v for n, v in one.items() if n != "store"}
+
+    return {
+        name: one
+        for name, one in settings[0].items()
+        if all(name in own and without_store(own[name]) == without_store(one) for own in settings)
+    }
+
+
+def _report(sweep: Evaluable) -> str:
+    return shell_command("dmsae", "report", sweep.folder)

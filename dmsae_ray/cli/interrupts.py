@@ -30,11 +30,14 @@ class Interrupts:
 
     Args:
         say: Called from the thread with what a person is told.
+        stopping: What that is at the first Ctrl-C.
         last: Called right before the process ends hard.
     """
 
-    def __init__(self, say: Callable[[str], None], last: Callable[[], None] = lambda: None) -> None:
-        self._say, self._last = say, last
+    def __init__(
+        self, say: Callable[[str], None], last: Callable[[], None] = lambda: None, stopping: str = STOPPING
+    ) -> None:
+        self._say, self._last, self._stopping = say, last, stopping
         self._stopped = False
         self._handlers: dict[int, Any] = {}
 
@@ -82,7 +85,7 @@ class Interrupts:
             now = time.monotonic()
             if first is None:
                 first = now
-                self._say(STOPPING)
+                self._say(self._stopping)
             elif now - first > _SAME_SECONDS:
                 self._end()
 

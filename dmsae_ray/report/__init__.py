@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dmsae_ray.report.publishing import compare as compare
     from dmsae_ray.report.publishing import publish as publish
     from dmsae_ray.report.quality_page import quality_findings as quality_findings
+    from dmsae_ray.report.quality_page import stored_settings as stored_settings
     from dmsae_ray.report.quality_page import write_quality as write_quality
     from dmsae_ray.report.rediscovery_page import read_stability as read_stability
     from dmsae_ray.report.rediscovery_page import rediscovery_section as rediscovery_section
@@ -75,6 +76,7 @@ __getattr__, __dir__, __all__ = face(
         ),
         "quality_page": (
             "quality_findings",
+            "stored_settings",
             "write_quality",
         ),
         "rediscovery_page": (

@@ -29,7 +29,8 @@ class AtEqualL0:
         arm: the arm.
         rival: the arm that it is compared with.
         difference: mean of arm - rival over the SAEs of a replica, paired over the replicas.
-        compared: SAEs that are compared, and how many there are: the others lie outside the rival's L0.
+        compared: SAEs that are compared, and how many there are: the others lie outside the L0 of the rival's SAEs of
+            their seed, or that seed has none.
         flops: training FLOP of the arm's SAEs over those of the rival, and the same with the cycles that made the core;
             NaN where they are not known.
     """
@@ -107,10 +108,9 @@ def _at_equal_l0(evaluated: Evaluated, arm: Arm, rival: Arm, name: str, flops: t
     own, other = evaluated.curves(arm, name), evaluated.curves(rival, name)
     a: dict[tuple[str, int], float] = {}
     b: dict[tuple[str, int], float] = {}
-    compared = total = 0
+    compared, total = 0, sum(len(points) for points in own.values()) if other else 0
     for replica in own.keys() & other.keys():
         pairs = [(value, interpolate(other[replica], l0)) for l0, value in own[replica]]
-        total += len(pairs)
         both = [(value, at) for value, at in pairs if at is not None]
         compared += len(both)
         if both:

@@ -2,10 +2,10 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dmsae_ray.files import nan_to_null, replacing
 from dmsae_ray.plan import TransferSetting
@@ -22,6 +22,8 @@ from dmsae_ray.results import load_results
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Settings = Mapping[str, Mapping[str, Any]]
+"""By evaluation, what its numbers depend on beside the SAE."""
 NAME = "quality"
 MOST_NUMBERS = 9
 """Panels of a figure."""
@@ -41,17 +43,18 @@ def quality_findings(saes: Sequence[EvaluatedSAE]) -> list[str]:
     return _findings(compare(evaluated := Evaluated(saes), _directed(evaluated)))
 
 
-def write_quality(saes: Sequence[EvaluatedSAE], folder: Path, *, name: str) -> Path:
+def write_quality(saes: Sequence[EvaluatedSAE], folder: Path, *, name: str, settings: Settings | None = None) -> Path:
     """Write quality.html, .md, .json and the figures into a folder; return the page.
 
     Args:
         saes: the evaluated SAEs.
         folder: the folder.
         name: name of the sweep.
+        settings: what the numbers of each evaluation depend on, beside the SAE.
     """
     evaluated = Evaluated(saes)
     found = compare(evaluated, _directed(evaluated))
-    lines = _findings(found)
+    lines = _findings(found) + _notes(evaluated, settings or {})
     drawn = [picture.write(folder / "figures") for picture in _pictures(evaluated)]
     tables = _tables(evaluated, found)
     title = f"Quality: {name}"
@@ -59,7 +62,7 @@ def write_quality(saes: Sequence[EvaluatedSAE], folder: Path, *, name: str) -> P
     text = f"# {title}\n\n{HOW}\n\n" + "\n".join(f"- {line}" for line in lines) + f"\n\n{shown}"
     section = _section(lines, [d for d in drawn if d is not None], tables)
     for file, content in (
-        (f"{NAME}.json", json.dumps(nan_to_null(_tree(evaluated, found, lines)), indent=1)),
+        (f"{NAME}.json", json.dumps(nan_to_null(_tree(evaluated, found, lines, settings or {})), indent=1)),
         (f"{NAME}.md", text + "\n".join(table.markdown() for table in tables)),
         (f"{NAME}.html", page(title, [section])),
     ):
@@ -78,8 +81,8 @@ def stored_quality(sweep_dir: Path, draw: Which = "changed") -> Section | None:
         draw: which figures are drawn.
     """
     try:
-        rows = json.loads((sweep_dir / f"{NAME}.json").read_text(encoding="utf-8"))["saes"]
-        measured = {(row["trial"], row["key"]): row["metrics"] for row in rows}
+        tree = json.loads((sweep_dir / f"{NAME}.json").read_text(encoding="utf-8"))
+        measured = {(row["trial"], row["key"]): dict(row["metrics"]) for row in tree["saes"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None
     saes = [
@@ -93,7 +96,17 @@ def stored_quality(sweep_dir: Path, draw: Which = "changed") -> Section | None:
     evaluated = Evaluated(saes)
     found = compare(evaluated, _directed(evaluated))
     drawn = [picture.write(sweep_dir / "figures", which=draw) for picture in _pictures(evaluated)]
-    return _section(_findings(found), [d for d in drawn if d is not None], _tables(evaluated, found))
+    lines = _findings(found) + _notes(evaluated, stored_settings(sweep_dir))
+    return _section(lines, [d for d in drawn if d is not None], _tables(evaluated, found))
+
+
+def stored_settings(sweep_dir: Path) -> dict[str, dict[str, Any]]:
+    """Return the settings, by evaluation, of the numbers in a sweep's page; empty where there is none."""
+    try:
+        found = json.loads((sweep_dir / f"{NAME}.json").read_text(encoding="utf-8"))["settings"]
+        return {str(name): dict(settings) for name, settings in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _section(lines: Sequence[str], drawn: Sequence[Drawn], tables: Sequence[Table]) -> Section:
@@ -216,6 +229,26 @@ def _findings(found: Sequence[AtEqualL0]) -> list[str]:
     return lines
 
 
+def _notes(evaluated: Evaluated, settings: Settings) -> list[str]:
+    """Return what else is to be known of the numbers, a sentence each."""
+    notes = []
+    if (text := settings.get("core", {}).get("text")) is not None and "core" in _evaluations(evaluated):
+        read = "the sweep's held-out tokens" if "store" in text else f"the data set {text.get('dataset')}"
+        notes.append(f"core read {read}.")
+    notes += [
+        f"{name} read texts of the user's own in place of the benchmark's."
+        for name in _evaluations(evaluated)
+        if settings.get(name, {}).get("data")
+    ]
+    shared = len({(sae.sweep, sae.key) for sae in evaluated.saes}) - len({sae.key for sae in evaluated.saes})
+    if evaluated.several and shared:
+        notes.append(
+            f"The sweeps share SAEs ({shared} stand in more than one): intervals over bearing cores hold how much "
+            "cores differ, and not how much those SAEs would."
+        )
+    return notes
+
+
 def _evaluations(evaluated: Evaluated) -> list[str]:
     return list(dict.fromkeys(name.partition("/")[0] for name in _names(evaluated)))
 
@@ -232,10 +265,13 @@ def _directed(evaluated: Evaluated) -> list[str]:
     return [name for name in _names(evaluated) if shown_metric(name).better != "neither"]
 
 
-def _tree(evaluated: Evaluated, found: Sequence[AtEqualL0], lines: Sequence[str]) -> dict[str, object]:
+def _tree(
+    evaluated: Evaluated, found: Sequence[AtEqualL0], lines: Sequence[str], settings: Settings
+) -> dict[str, object]:
     """Return everything for quality.json: all numbers of all SAEs, shown or not."""
     return {
         "findings": list(lines),
+        "settings": dict(settings),
         "saes": [
             {
                 "sweep": sae.sweep,

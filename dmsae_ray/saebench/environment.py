@@ -13,7 +13,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from dmsae_ray.errors import ConfigError
+from dmsae_ray.errors import ConfigError, one_line
 from dmsae_ray.files import alone, cache_folder, replacing
 
 LOCK = Path(__file__).with_name("requirements.txt")
@@ -45,8 +45,18 @@ def make_environment(say: Callable[[str], None] = print) -> Path:
     Raises:
         ConfigError: it cannot be made; one line, which names the log.
     """
+    python = ready_python()
+    if python is not None:
+        return python
     folder = environment_folder()
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return _make(folder, say)
+    except OSError as error:
+        raise ConfigError(f"SAEBench's environment cannot be made in {folder}: {one_line(error)}") from None
+
+
+def _make(folder: Path, say: Callable[[str], None]) -> Path:
     with alone(folder.with_suffix(".lock")):
         python = ready_python()
         if python is not None:

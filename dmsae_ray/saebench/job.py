@@ -1,6 +1,7 @@
 """One evaluation of one SAE: a process of SAEBench's environment that reads a job file and writes a result file."""
 
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -14,6 +15,8 @@ from dmsae_ray.saebench.environment import inner_environment
 _PROGRAM = Path(__file__).with_name("inside")
 _TAIL = 200
 """Lines of a failed process's output that are kept."""
+_SHORTEST_SECRET = 8
+"""Characters; a shorter value may be a word."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def run_job(job: Job, python: Path) -> Outcome:
         (place / "job.json").write_text(json.dumps(asdict(job)), encoding="utf-8")
         with (place / "output.txt").open("w+", encoding="utf-8", errors="replace") as output:
             code = subprocess.run(
-                [str(python), str(_PROGRAM), str(place / "job.json")],
+                [str(python), str(_PROGRAM), str(place / "job.json"), str(os.getpid())],
                 cwd=place,
                 env=inner_environment(),
                 stdin=subprocess.DEVNULL,
@@ -99,7 +102,7 @@ def run_job(job: Job, python: Path) -> Outcome:
                 stderr=subprocess.STDOUT,
             ).returncode
             output.seek(0)
-            said = output.read()
+            said = _without_secrets(output.read())
         seconds = time.monotonic() - begun
         written = place / "result.json"
         if code != 0 or not written.is_file():
@@ -120,9 +123,20 @@ def read_outcome(content: bytes, place: str) -> Outcome:
         DataError: it is damaged.
     """
     try:
-        return Outcome(**json.loads(content)["outcome"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{place} is damaged ({type(error).__name__}); delete it to evaluate again") from None
+        found = Outcome(**json.loads(content)["outcome"])
+        if found.error or not all(isinstance(value, int | float) for value in found.metrics.values()):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{place} is damaged ({type(error).__name__})") from None
+    return found
+
+
+def _without_secrets(text: str) -> str:
+    """Return a text without the passwords and keys of this process's environment."""
+    for name, value in os.environ.items():
+        if name.endswith(("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")) and len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, f"({name})")
+    return text
 
 
 def _reason(code: int, said: list[str]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dmsae_ray.errors import ConfigError
+from dmsae_ray.errors import ConfigError, one_line
 
 Better = Literal["higher", "lower", "neither"]
 VERSION = "0.6.0"
@@ -207,7 +207,13 @@ def _check_data(folder: Path) -> None:
         raise ConfigError(f"--data is '{folder}'; it must be a folder with <name>.jsonl files of {{text, label}}")
     for path in files:
         counts: dict[str, int] = {}
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--data has {path.name}, which cannot be read as UTF-8 ({one_line(error)})") from None
+        for number, line in enumerate(text.split("\n"), 1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
                 if not isinstance(row["text"], str):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dmsae_ray.sweep.evaluating import OWN as OWN
     from dmsae_ray.sweep.evaluating import EvaluationTask as EvaluationTask
     from dmsae_ray.sweep.evaluating import evaluate_sae as evaluate_sae
+    from dmsae_ray.sweep.evaluating import failed as failed
+    from dmsae_ray.sweep.evaluating import outcome_file as outcome_file
     from dmsae_ray.sweep.inputs import check_inputs as check_inputs
     from dmsae_ray.sweep.inputs import check_saes_and_core as check_saes_and_core
     from dmsae_ray.sweep.prepared import PreparedSweep as PreparedSweep
@@ -42,6 +44,8 @@ __getattr__, __dir__, __all__ = face(
             "OWN",
             "EvaluationTask",
             "evaluate_sae",
+            "failed",
+            "outcome_file",
         ),
         "inputs": (
             "check_inputs",

@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+import os
 import re
+import socket
 import tempfile
 import time
+import traceback
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dmsae_ray import __version__
 from dmsae_ray.config import Experiment, parse_experiment
-from dmsae_ray.errors import DmsaeError
+from dmsae_ray.errors import ConfigError, DmsaeError, one_line
 from dmsae_ray.files import Folder, be_patient, on_this_machine
 from dmsae_ray.saebench import VERSION, Job, Outcome, make_environment, run_job
 from dmsae_ray.sweep.quality import QUALITY_VERSION, QualityTask, measure_quality
@@ -43,6 +47,7 @@ class EvaluationTask:
         own_text: whether `core` reads the held-out tokens of the store.
         data: labelled texts in place of the benchmark's data sets, content by file name.
         forget_corpus: path of the file for `unlearning`, on all machines.
+        forget_corpus_sha256: its hash.
         batch: contexts that the language model reads at once.
     """
 
@@ -55,6 +60,7 @@ class EvaluationTask:
     own_text: bool = False
     data: dict[str, str] = field(default_factory=dict)
     forget_corpus: str | None = None
+    forget_corpus_sha256: str | None = None
     batch: int = 32
 
     @property
@@ -72,18 +78,31 @@ class EvaluationTask:
         if self.data:
             content = json.dumps(self.data, sort_keys=True).encode()
             return {**found, "data": hashlib.sha256(content).hexdigest()}
+        if self.evaluation == "unlearning":
+            return {**found, "forget_corpus": self.forget_corpus_sha256}
         return found
 
     @property
     def file(self) -> str:
         """Name of the file of its outcome, in the cycle's folder."""
-        digest = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-        return f"eval-{self.evaluation}-{digest[:16]}.json"
+        return outcome_file(self.identity)
 
     def content(self, outcome: Outcome) -> bytes:
         """Return what the file holds."""
         tree = {**self.identity, "outcome": {name: v for name, v in asdict(outcome).items() if name != "log"}}
         return json.dumps(tree, indent=1).encode()
+
+
+def outcome_file(identity: Mapping[str, Any]) -> str:
+    """Return the name of the file, in the cycle's folder, of the outcome of an evaluation with this identity."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"eval-{identity['evaluation']}-{digest[:16]}.json"
+
+
+def failed(error: Exception, log: str = "") -> Outcome:
+    """Return the outcome of an evaluation that failed with an error."""
+    kind = "" if isinstance(error, DmsaeError) else f"{type(error).__name__}: "
+    return Outcome({}, {}, "", 0.0, f"{kind}{one_line(error)}", log)
 
 
 def evaluate_sae(task: EvaluationTask) -> Outcome:
@@ -95,7 +114,9 @@ def evaluate_sae(task: EvaluationTask) -> Outcome:
         with tempfile.TemporaryDirectory(prefix="dmsae-eval-") as scratch:
             return _saebench(task, parse_experiment(task.experiment), Path(scratch))
     except DmsaeError as error:
-        return Outcome({}, {}, "", 0.0, str(error))
+        return failed(error)
+    except Exception as error:  # whatever is wrong with one SAE, the others are evaluated
+        return failed(error, traceback.format_exc())
 
 
 def _own(task: EvaluationTask) -> Outcome:
@@ -109,6 +130,11 @@ def _own(task: EvaluationTask) -> Outcome:
 def _saebench(task: EvaluationTask, experiment: Experiment, scratch: Path) -> Outcome:
     model = experiment.model
     name = model.name
+    # What the command has checked on its own machine may be missing on this one.
+    if task.evaluation == "autointerp" and not os.environ.get("OPENAI_API_KEY"):
+        raise ConfigError(f"OPENAI_API_KEY is not set on {socket.gethostname()}; set it where Ray is started there")
+    if task.forget_corpus is not None and not Path(task.forget_corpus).is_file():
+        raise ConfigError(f"--forget-corpus is '{task.forget_corpus}'; {socket.gethostname()} has no such file")
     if name == "tiny":
         from dmsae_ray.lm import tiny_model
 

@@ -65,6 +65,11 @@ def measure_quality(task: QualityTask) -> dict[str, Any]:
     if trained is None:
         raise DataError(f"cycle {task.key} is not in {task.cycles}")
     held_out = _held_out(json.dumps(task.experiment, sort_keys=True), task.stores, task.store)
+    width = held_out.store.d_model
+    if trained.sae.d_model != width:
+        raise DataError(
+            f"the SAE is for activations of width {trained.sae.d_model}; {held_out.store.folder} has {width}"
+        )
     sae = trained.sae.to(held_out.tap.device)
     found = {
         **_reconstruction(sae, held_out.store),

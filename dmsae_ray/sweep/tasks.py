@@ -13,7 +13,12 @@ RETRIES = 10
 
 
 def run_tasks(
-    function: Callable[..., T], work: Sequence[tuple[Any, ...]], *, cpus: float = 1.0, gpus: float = 0.0
+    function: Callable[..., T],
+    work: Sequence[tuple[Any, ...]],
+    *,
+    cpus: float = 1.0,
+    gpus: float = 0.0,
+    instead: Callable[[DmsaeError], T] | None = None,
 ) -> Iterator[tuple[int, T]]:
     """Yield (number, result) of function(*arguments) for each of `work`, as they finish, in the current Ray session.
 
@@ -25,13 +30,14 @@ def run_tasks(
         work: the arguments of each call.
         cpus: CPUs of a call; whole ones are also the threads of its numeric libraries.
         gpus: GPUs of a call; a fraction shares one.
+        instead: what stands for the result of a call that raised an error or was lost; None raises the error.
 
     Raises:
         DmsaeError: a call raised it.
         TransientError: a call was lost, and its repetitions too.
     """
     import ray
-    from ray.exceptions import RayError, RayTaskError
+    from ray.exceptions import RayError
 
     remote: Any = ray.remote(function).options(
         num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, retry_exceptions=False
@@ -48,14 +54,25 @@ def run_tasks(
             for reference in done:
                 number = running.pop(reference)
                 try:
-                    yield number, ray.get(reference)
-                except RayTaskError as error:
-                    if isinstance(error.cause, DmsaeError):
-                        raise error.cause from None
-                    raise
+                    result = ray.get(reference)
                 except RayError as error:
-                    lost = f"a task was lost, and {RETRIES} repetitions too"
-                    raise TransientError(f"{lost} ({type(error).__name__}: {one_line(error, 200)})") from None
+                    failure = _told(error)
+                    if failure is None:
+                        raise
+                    if instead is None:
+                        raise failure from None
+                    result = instead(failure)
+                yield number, result
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
+
+
+def _told(error: Exception) -> DmsaeError | None:
+    """Return what a person is told of an error of Ray; None where the call raised an error that is none of ours."""
+    from ray.exceptions import RayTaskError
+
+    if isinstance(error, RayTaskError):
+        return error.cause if isinstance(error.cause, DmsaeError) else None
+    lost = f"a task was lost, and {RETRIES} repetitions too"
+    return TransientError(f"{lost} ({type(error).__name__}: {one_line(error, 200)})")

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,29 @@ def test_the_page_has_every_number(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "quality_core.png").stat().st_size > 10_000
     lines = (tmp_path / "figures" / "quality_core.csv").read_text().splitlines()
     assert len(lines) == 1 + 3 and lines[1].startswith('"distilled core, dense",4,core/ce_loss_score,8,')
+
+
+def test_a_seed_whose_rival_is_missing_is_counted_as_not_compared() -> None:
+    saes = [s for s in baseline_and_core(0.05, seeds=4) if s.seed != 3 or s.arm.core != "baseline"]
+    (one,) = compare(Evaluated(saes), [LOSS])
+    assert one.compared == (3, 4) and one.difference.n == 3
+    # A number that the rival's SAEs do not have at all is no comparison.
+    assert compare(Evaluated([s for s in saes if s.arm.core != "baseline"]), [LOSS]) == []
+
+
+def test_sweeps_that_share_saes_say_so(tmp_path: Path) -> None:
+    # Transfers of three cores in one output: what is trained without a core is one SAE for all of them.
+    baselines = [transferred("baseline", k, 0, k, 0.5 + 0.1 * math.log2(k)) for k in (4, 16)]
+    saes = []
+    for sweep, gain in (("one", 0.02), ("two", 0.03), ("three", 0.04)):
+        saes += [replace(s, sweep=sweep) for s in baselines]
+        saes.append(transferred("distilled", 4, 0, 8.0, 0.8 + gain, sweep))
+    page = write_quality(saes, tmp_path, name="three").read_text()
+    assert "The sweeps share SAEs (4 stand in more than one): intervals over bearing cores hold how much cores" in page
+
+
+def test_without_a_measured_l0_nothing_is_compared(tmp_path: Path) -> None:
+    saes = [transferred(arm, 4, seed, math.nan, 0.5) for arm in ("baseline", "distilled") for seed in range(3)]
+    assert quality_findings(saes) == []
+    write_quality(saes, tmp_path, name="none")
+    assert "0.500 [0.500, 0.500]" in (tmp_path / "quality.md").read_text()

@@ -32,6 +32,13 @@ def test_a_package_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(said) == 1 and str(environment.environment_folder()) in said[0]
 
 
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DMSAE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ConfigError, match=r"^SAEBench's environment cannot be made in .*: Not a directory$"):
+        environment.make_environment(lambda _: None)
+
+
 def test_a_python_for_which_numpy_1_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(environment.PYTHON_VARIABLE, "no-such-python")
     with pytest.raises(ConfigError, match=r"^DMSAE_SAEBENCH_PYTHON is 'no-such-python'; there is no such program$"):
@@ -63,8 +70,21 @@ def test_a_process_that_is_killed(tmp_path: Path) -> None:
     assert run_job(JOB, killed).error == "its process was ended by signal 9 (out of memory?)"
 
 
-def test_a_damaged_outcome_is_told() -> None:
-    with pytest.raises(DataError, match=r"^here is damaged \(KeyError\); delete it to evaluate again$"):
-        read_outcome(b"{}", "here")
+def test_no_key_is_in_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-not-to-be-told")
+    tells = tmp_path / "python"
+    tells.write_text('#!/bin/sh\necho "AuthenticationError: key $OPENAI_API_KEY"\nexit 1\n')
+    tells.chmod(0o755)
+    outcome = run_job(JOB, tells)
+    assert outcome.error == outcome.log == "AuthenticationError: key (OPENAI_API_KEY)"
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"outcome": 3}', '{"outcome": {"metrics": {"l0": "x"}}}', "{"])
+def test_a_damaged_outcome_is_told(text: str) -> None:
+    with pytest.raises(DataError, match=r"^here is damaged \(\w+\)$"):
+        read_outcome(text.encode(), "here")
+
+
+def test_an_outcome_is_read() -> None:
     whole = read_outcome(b'{"outcome": {"metrics": {"l0": 3.0}, "versions": {}, "device": "cpu", "seconds": 1}}', "")
     assert whole == Outcome({"l0": 3.0}, {}, "cpu", 1)

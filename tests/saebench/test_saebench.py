@@ -1,6 +1,7 @@
 """SAEBench itself on our SAEs: it sees our latents, and its numbers are those of its formulas, written out here."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from dmsae_ray.lm.tiny import tiny_model
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.files import load_sae, save_sae
 from dmsae_ray.saebench.job import Job, run_job
-from tests.saebench.saebench_here import run_inside, saebench  # noqa: F401 - a fixture
+from tests.saebench.saebench_here import INSIDE, run_inside, saebench  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +36,19 @@ z = sae.encode(x)
 norms = sae.W_dec.float().norm(dim=1)
 save_file({"z": z, "again": sae(x), "norms": norms, "decoded": sae.decode(z)}, file)
 assert sae.cfg.dtype == dtype and sae.cfg.hook_name == "blocks.12.hook_resid_post" and sae.cfg.d_sae == z.shape[-1]
+"""
+REFUSED = """
+import sys
+import torch
+import sae_adapter
+from pathlib import Path
+
+try:
+    sae_adapter.load(Path(sys.argv[1]), "gemma-2-2b", 12, 64, "cpu", torch.float32)
+except ValueError as error:
+    assert str(error) == sys.argv[2] + ": latents [11]"
+else:
+    raise AssertionError("it was loaded")
 """
 
 
@@ -200,6 +214,32 @@ def test_probes_on_texts_of_one_s_own(
         removed.metrics["tpp_threshold_10_intended_diff_only"]
         - removed.metrics["tpp_threshold_10_unintended_diff_only"]
     )
+
+
+def test_it_ends_with_the_process_that_waits_for_it(saebench: Path, tmp_path: Path) -> None:  # noqa: F811
+    for name, stays in (("dmsae-eval-1", False), ("another", True)):
+        job = tmp_path / name / "job.json"
+        job.parent.mkdir()
+        # 1 is not the process that starts it: as if that had ended while it was being loaded.
+        done = subprocess.run([str(saebench), str(INSIDE), str(job), "1"], capture_output=True, timeout=60)
+        assert (done.returncode, done.stderr) == (1, b"") and job.parent.exists() is stays
+
+
+def test_what_saebench_cannot_evaluate_is_said(
+    trained: tuple[MatryoshkaSAE, Path, torch.Tensor],
+    saebench: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    save_sae(MatryoshkaSAE(32, M, [32, M - 32], 8), tmp_path / "narrow")
+    outcome = run_job(job("core", tmp_path / "narrow", tokens="gone"), saebench)
+    assert outcome.error.startswith("ValueError: the SAE is for activations of width 32; ")
+    assert outcome.error.endswith(" has 64")
+    lost = an_sae()
+    lost.W_dec[11] = 0
+    save_sae(lost, tmp_path / "lost")
+    run_inside(saebench, REFUSED, tmp_path / "lost", "the SAE's decoder has rows of length 0, which SAEBench refuses")
 
 
 def test_an_evaluation_that_gives_nothing_is_told(

@@ -64,6 +64,16 @@ def test_texts_of_one_s_own_are_looked_at(rows: list[object], message: str, tmp_
     assert message in str(raised.value) and str(raised.value).startswith("--data has own.jsonl")
 
 
+def test_lines_are_those_of_json(tmp_path: Path) -> None:
+    rows = [{**row, "text": f"{row['text']}\u2028\x85"} for row in TEXTS]
+    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "own.jsonl").write_text(f"{text}\n\n", encoding="utf-8")
+    check_needs(["tpp"], Given("tiny", tmp_path))
+    (tmp_path / "own.jsonl").write_bytes(b'{"text": "\xff"}')
+    with pytest.raises(ConfigError, match=r"^--data has own.jsonl, which cannot be read as UTF-8 \("):
+        check_needs(["tpp"], Given("tiny", tmp_path))
+
+
 def test_a_folder_without_texts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^--data is '.*'; it must be a folder with <name>.jsonl files"):
         check_needs(["tpp"], Given("tiny", tmp_path))

@@ -28,6 +28,10 @@ def test_an_error_of_ours_is_the_error(ray_cluster: Any) -> None:
     with pytest.raises(DataError, match=r"^piece 7 is damaged$"):
         list(run_tasks(fail, [(7,)]))
 
+    # Where something can stand in its place, it takes no other along.
+    found = dict(run_tasks(lambda n: fail(n) if n else n, [(0,), (7,)], instead=lambda error: -len(str(error))))
+    assert found == {0: 0, 1: -len("piece 7 is damaged")}
+
     def other() -> int:
         raise KeyError("a bug")
 
@@ -50,6 +54,7 @@ def test_a_lost_process_is_run_again_and_one_that_always_ends_is_told(
         os._exit(1)
 
     monkeypatch.setattr(tasks, "RETRIES", 1)
+    assert [n for n, _ in run_tasks(never, [()], instead=lambda error: len(str(error)))] == [0]
     with pytest.raises(TransientError, match=r"^a task was lost, and 1 repetitions too \(WorkerCrashedError"):
         list(run_tasks(never, [()]))
 

@@ -1,7 +1,8 @@
-"""Run one evaluation of SAEBench on one SAE: `python inside JOB.json`, by the Python of SAEBench's environment.
+"""Run one evaluation of SAEBench on one SAE: `python inside JOB.json PARENT`, by the Python of SAEBench's environment.
 
-Nothing of dmsae_ray is imported here. The job names the SAE's folder, the language model and the evaluation with its
-settings; the result is a JSON file beside it. SAEBench swallows some errors and returns nothing: no result is an error.
+Nothing of dmsae_ray is imported here. PARENT is the process that waits for this one, which ends with it. The job names
+the SAE's folder, the language model and the evaluation with its settings; the result is a JSON file beside it. SAEBench
+swallows some errors and returns nothing: no result is an error.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import importlib
 import json
 import math
 import os
+import shutil
 import sys
 import threading
 import time
@@ -18,10 +20,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import hooked_model
-import own_data
-import sae_adapter
-import torch
+
+def _end_with(parent: int) -> None:
+    """End this process with the one that started it, however that ended, and remove the job's folder in its place."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    folder = Path(sys.argv[1]).parent
+    if folder.name.startswith("dmsae-eval-"):  # the caller's name for it: activations in it may be large
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
+if __name__ == "__main__":  # before what follows, which takes a while to import
+    threading.Thread(target=_end_with, args=(int(sys.argv[2]),), daemon=True).start()
+
+import hooked_model  # noqa: E402
+import own_data  # noqa: E402
+import sae_adapter  # noqa: E402
+import torch  # noqa: E402
 
 _MODULES = {"scr": "scr_and_tpp", "tpp": "scr_and_tpp"}
 _CONFIGS = {
@@ -38,7 +54,6 @@ _SIZES = {"sparse_probing": ("probe_train_set_size", "probe_test_set_size"), "tp
 
 def main(place: str) -> None:
     """Run the job in the file, and write `result.json` beside it."""
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     job = json.loads(Path(place).read_text(encoding="utf-8"))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = getattr(torch, job["dtype"])
@@ -47,9 +62,14 @@ def main(place: str) -> None:
     sae = sae_adapter.load(Path(job["sae"]), name, job["layer"], job["context"], device, dtype)
     evaluation = job["evaluation"]
     module = importlib.import_module(f"sae_bench.evals.{_MODULES.get(evaluation, evaluation)}.main")
-    if not official:
+    if official:
+        width = hooked_model.width(job["model"])
+    else:
         model = hooked_model.load(job["model"], job["revision"], name, device, dtype)
         hooked_model.put_into([module], model)
+        width = model.cfg.d_model
+    if sae.cfg.d_in != width:
+        raise ValueError(f"the SAE is for activations of width {sae.cfg.d_in}; {job['model']} has {width}")
     with torch.set_grad_enabled(evaluation in ("absorption", "ravel", "scr", "sparse_probing", "tpp", "unlearning")):
         if evaluation == "core":
             metrics = _core(job, module, sae, device)
@@ -147,13 +167,6 @@ def _probes_are_fitted_once(job: dict[str, Any], model: str) -> Iterator[None]:
     with (PROBES_DIR / f"{model}-{job['layer']}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _end_with(parent: int) -> None:
-    """End this process with the one that started it, however that ended."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def _flat(metrics: dict[str, Any]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from transformer_lens import HookedTransformer
-from transformer_lens.loading_from_pretrained import get_official_model_name
+from transformer_lens.loading_from_pretrained import get_official_model_name, get_pretrained_model_config
 from transformer_lens.model_bridge import TransformerBridge
 
 
@@ -15,6 +15,12 @@ def is_official(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def width(name: str) -> int:
+    """Return the width of the residual stream of a model that TransformerLens knows; only its config is read."""
+    found: int = get_pretrained_model_config(name).d_model
+    return found
 
 
 def load(name: str, revision: str | None, key: str, device: str, dtype: torch.dtype) -> Any:

@@ -43,7 +43,9 @@ def put_in_place(folder: Path, config: Any, sizes: tuple[str, str]) -> None:
 
 def _by_label(path: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):
+        if not line.strip():
+            continue
         row = json.loads(line)
         found.setdefault(str(row["label"]), []).append(row["text"])
     return found

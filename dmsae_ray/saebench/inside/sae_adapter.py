@@ -84,6 +84,7 @@ def load(folder: Path, model: str, layer: int, context: int, device: str, dtype:
         threshold[: config["n_core"]] = 0
     sae = MatryoshkaLatents({**tensors, "threshold": threshold}, model, layer, torch.device(device), dtype)
     sae.cfg.context_size = context
-    if not sae.check_decoder_norms():
-        raise ValueError("its decoder has a row of length 0")
+    lost = (tensors["W_dec"].norm(dim=1) == 0).nonzero().flatten().tolist()
+    if lost or not sae.check_decoder_norms():
+        raise ValueError(f"the SAE's decoder has rows of length 0, which SAEBench refuses: latents {lost[:5]}")
     return sae
