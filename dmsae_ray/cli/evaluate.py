@@ -120,6 +120,11 @@ def add_arguments(parser: "ArgumentParser") -> None:
         metavar="FOLDER",
         help="for sparse_probing and tpp, texts of your own in place of the benchmark's: <name>.jsonl of {text, label}",
     )
+    parser.add_argument(
+        "--run-data-set-code",
+        action="store_true",
+        help="for sparse_probing: let codeparrot/github-code run its own loading script, as SAEBench does",
+    )
     parser.add_argument("--forget-corpus", metavar="FILE", help="for unlearning: WMDP's bio-forget-corpus.jsonl")
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="contexts at once (default: %(default)s)")
     parser.add_argument(
@@ -149,7 +154,9 @@ def run(args: "Namespace") -> int:
     model = sweeps[0].experiment.model.name
     data = None if args.data is None else Path(args.data).expanduser().absolute()
     corpus = None if args.forget_corpus is None else Path(args.forget_corpus).expanduser().absolute()
-    given = Given(model, data, args.text == "own" or (args.text is None and model == "tiny"), corpus)
+    given = Given(
+        model, data, args.text == "own" or (args.text is None and model == "tiny"), corpus, args.run_data_set_code
+    )
     benchmark = [name for name in names if name != OWN]
     check_needs(benchmark, given)
     wanted = _chosen_saes(sweeps, args.trials, args.cycles)

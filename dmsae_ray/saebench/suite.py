@@ -39,6 +39,7 @@ class Evaluation:
         data_sets: what it reads from the Hub.
         models: the language models that it can evaluate, by their short names; () for all.
         own_data: whether texts of the user's own can take the place of its data sets.
+        script: of its data sets, the one that SAEBench loads by a script of the data set: code from the Hub; or None.
     """
 
     name: str
@@ -47,8 +48,10 @@ class Evaluation:
     data_sets: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     own_data: bool = False
+    script: str | None = None
 
 
+_GITHUB = "codeparrot/github-code"
 _BIAS, _AMAZON = "LabHC/bias_in_bios", "canrager/amazon_reviews_mcauley_1and5"
 SUITE: dict[str, Evaluation] = {
     each.name: each
@@ -99,8 +102,9 @@ SUITE: dict[str, Evaluation] = {
                 Shown("sae_top_2_test_accuracy", "probe on 2 latents"),
                 Shown("sae_top_5_test_accuracy", "probe on 5 latents"),
             ),
-            (_BIAS, _AMAZON, "codeparrot/github-code", "fancyzhx/ag_news", "Helsinki-NLP/europarl"),
+            (_BIAS, _AMAZON, _GITHUB, "fancyzhx/ag_news", "Helsinki-NLP/europarl"),
             own_data=True,
+            script=_GITHUB,
         ),
         Evaluation(
             "ravel",
@@ -139,12 +143,14 @@ class Given:
         data: folder of labelled texts, `<name>.jsonl` of {"text", "label"}, in the place of the data sets; or None.
         own_text: whether `core` reads the held-out tokens of the sweep and not its data set.
         forget_corpus: bio-forget-corpus.jsonl of WMDP, which `unlearning` needs; or None.
+        run_code: whether a data set may run a loading script of its own.
     """
 
     model: str
     data: Path | None = None
     own_text: bool = False
     forget_corpus: Path | None = None
+    run_code: bool = False
 
     def data_sets(self, evaluation: Evaluation) -> tuple[str, ...]:
         """Return what an evaluation reads from the Hub."""
@@ -182,6 +188,11 @@ def check_needs(names: Sequence[str], given: Given) -> None:
             raise ConfigError(
                 f"--evals has '{name}', which SAEBench {VERSION} offers for {' and '.join(evaluation.models)} only; "
                 f"model.name is '{given.model}'"
+            )
+        if evaluation.script in given.data_sets(evaluation) and not given.run_code:
+            raise ConfigError(
+                f"--evals has '{name}', whose data set {evaluation.script} is loaded by a script of its own, which is "
+                "code from the Hub: --run-data-set-code lets it run, --data FOLDER takes texts of your own"
             )
     if "absorption" in names and given.model == "tiny":
         raise ConfigError(

@@ -29,6 +29,11 @@ def test_evaluations_are_named_once() -> None:
         ("ravel", "HuggingFaceTB/SmolLM2-135M", "SAEBench 0.6.0 offers for gemma-2-2b and pythia-160m-deduped only"),
         ("unlearning", "tiny", "SAEBench 0.6.0 offers for gemma-2-2b and gemma-2-2b-it only; model.name is 'tiny'"),
         ("unlearning", "google/gemma-2-2b", "needs --forget-corpus FILE"),
+        (
+            "sparse_probing",
+            "google/gemma-2-2b",
+            "codeparrot/github-code is loaded by a script of its own, which is code",
+        ),
         ("absorption", "tiny", "asks a language model to spell"),
         ("autointerp", "google/gemma-2-2b", "set OPENAI_API_KEY in the environment"),
     ],
@@ -47,6 +52,7 @@ def test_what_is_there_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     data = written(tmp_path / "data", list(TEXTS))
     check_needs([name for name in SUITE if name != "ravel"], Given("google/gemma-2-2b-it", data, forget_corpus=corpus))
     check_needs(list(SUITE), Given("google/gemma-2-2b", data, forget_corpus=corpus))
+    check_needs(list(SUITE), Given("google/gemma-2-2b", forget_corpus=corpus, run_code=True))
 
 
 @pytest.mark.parametrize(
