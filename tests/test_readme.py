@@ -49,10 +49,13 @@ def test_the_first_experiment_has_a_plan(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "first.yaml").write_text(first)
     assert main(["plan", str(tmp_path / "first.yaml")]) == 0
     assert "first: google/gemma-2-2b" in capsys.readouterr().out
-    (tmp_path / "given.yaml").write_text(f"{first}{given}".replace("distill: {cycles: 3}\n", ""))
+    both = f"{first}{given}".replace("distill: {cycles: 3}\n", "").replace("k: [40, 80]", "k: [20, 40]")
+    (tmp_path / "given.yaml").write_text(both)
     assert main(["plan", str(tmp_path / "given.yaml")]) == 0
     said = capsys.readouterr().out
-    assert all(f"distill.initial_sae.{k} 'adamkarvonen/" in said for k in (20, 40)) and "a place on the Hub" in said
+    assert (
+        all(f"distill.initial_sae.{k} 'hf://adamkarvonen/" in said for k in (20, 40)) and "a place on the Hub" in said
+    )
 
 
 def test_the_plan_that_is_shown_is_what_the_command_says(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dmsae_ray.config import Experiment
+from dmsae_ray.errors import ConfigError
 from dmsae_ray.files import HubPlace, find_in_hub_cache, hub_place
 from dmsae_ray.lm import check_context, check_files, describe_model, is_configuration_only
 from dmsae_ray.plan.model_size import config_file, model_size
@@ -19,6 +20,7 @@ def check_given(experiment: Experiment) -> tuple[str, ...]:
             `check_initial_saes` and `check_core`.
         DataError: As these.
     """
+    check_every_k(experiment)
     notes = [*_model_notes(experiment)]
     transfer = experiment.transfer
     core = {} if transfer is None or transfer.core is None else {"transfer.core": transfer.core}
@@ -43,6 +45,26 @@ def check_given(experiment: Experiment) -> tuple[str, ...]:
             check = check_initial_saes if given is saes else check_core
             check(experiment, model_size(experiment.model.name, experiment.model.revision).hidden, here)
     return tuple(notes)
+
+
+def check_every_k(experiment: Experiment) -> None:
+    """Check that SAEs that are given by k are given for every k of the grid.
+
+    Raises:
+        ConfigError: There is none for one.
+    """
+    given = experiment.distill.initial_sae
+    missing = [k for k in experiment.ks if isinstance(given, dict) and k not in given]
+    if isinstance(given, dict) and missing:
+        known = ", ".join(str(other) for other in sorted(given))
+        raise ConfigError(
+            f"distill.initial_sae has SAEs for k = {known}; {asks(experiment)} {missing[0]}: give one for it"
+        )
+
+
+def asks(experiment: Experiment) -> str:
+    """Return the beginning of a sentence about a k of the grid."""
+    return f"{'sweep.k' if experiment.sweep.k else 'sae.k'} asks for"
 
 
 def _in_hub_cache(field: str, place: HubPlace) -> Path | None:

@@ -7,6 +7,7 @@ from dmsae_ray.config import Experiment
 from dmsae_ray.distill import CycleSettings, load_core
 from dmsae_ray.errors import ConfigError, DataError, DmsaeError
 from dmsae_ray.files import HUB_FORM, hub_place
+from dmsae_ray.plan.given import asks, check_every_k
 from dmsae_ray.plan.trials import CycleSetting, Setting
 from dmsae_ray.sae import SAE_FILES, MatryoshkaSAE, NotedPlace, Recipe, load_any_sae, noted_place
 
@@ -144,23 +145,17 @@ def initial_sae(experiment: Experiment, d_model: int, k: int, here: Here = NOWHE
         return None
     field, place = "distill.initial_sae", given
     if isinstance(place, dict):
-        if k not in place:
-            known = ", ".join(str(other) for other in sorted(place))
-            raise ConfigError(f"distill.initial_sae has SAEs for k = {known}; {_asks(experiment)} {k}: give one for it")
+        check_every_k(experiment)
         field, place = f"distill.initial_sae.{k}", place[k]
     sae = _loaded(field, place, experiment, d_model, k, here)
     _check_k(field, place, sae, k, experiment)
     return sae
 
 
-def _asks(experiment: Experiment) -> str:
-    return f"{'sweep.k' if experiment.sweep.k else 'sae.k'} asks for"
-
-
 def _check_k(field: str, place: str, sae: MatryoshkaSAE, k: int, experiment: Experiment) -> None:
     if sae.k != k and not experiment.distill.initial_sae_any_k:
         raise ConfigError(
-            f"{field} is '{place}', of k = {sae.k}; {_asks(experiment)} {k}: give an SAE for each k, as "
+            f"{field} is '{place}', of k = {sae.k}; {asks(experiment)} {k}: give an SAE for each k, as "
             f"distill.initial_sae={{{sae.k}: …, {k}: …}}, or distill.initial_sae_any_k=true"
         )
 

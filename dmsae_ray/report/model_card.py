@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from dmsae_ray.distill import DISTILLED
+from dmsae_ray.files import HUB_SCHEME
 from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report.card_numbers import (
     SHOWN,
@@ -255,6 +256,7 @@ def _settings(one: PublishedSAE) -> str:
         kind = {"dense": "not under BatchTopK: it may fire at every token", "sparse": "under BatchTopK as all latents"}
         core = f"{sae.n_core:,} latents, {sae.core_sparsity} ({kind[sae.core_sparsity]})"
     target = one.report.metrics.get("l0_target")
+    around = "" if experiment.transfer is None else str(experiment.transfer.core)
     given = ", ".join(map(code, distill.initial_places.values()))
     setting = one.result.setting
     tau, size = distill.coverage, distill.core_size
@@ -276,6 +278,7 @@ def _settings(one: PublishedSAE) -> str:
         ("Training of a cycle", f"{one.report.tokens:,} tokens, batches of {recipe.batch_size:,}"),
         ("Adam", f"learning rate {recipe.lr:g}, warm-up {recipe.warmup_steps:,} steps"),
         ("Cycle 0 was given", given),
+        ("The core was given", code(around) if around.startswith(HUB_SCHEME) else ""),
         ("Cost of the trial", f"{one.result.flops:.2g} FLOP, without its controls" if one.result.flops else ""),
     ]
     rest = "`experiment.yaml` has every setting."

@@ -84,6 +84,11 @@ def test_what_is_elsewhere_is_a_note() -> None:
     )
 
 
+def test_a_k_without_an_sae_is_refused_wherever_the_others_are() -> None:
+    with pytest.raises(ConfigError, match=r"^distill.initial_sae has SAEs for k = 4; sae.k asks for 8: give one"):
+        given(distill={"initial_sae": {4: "you/saes/k4"}})
+
+
 def test_what_is_on_the_hub_is_looked_at_in_its_cache_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_sae(MatryoshkaSAE(16, 128, [4, 8, 16, 32, 68], 8, seed=0), tmp_path / "sae")
     (tmp_path / "core.safetensors").write_bytes(b"none")
