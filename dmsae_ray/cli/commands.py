@@ -339,10 +339,14 @@ def _plan(args: argparse.Namespace) -> int:
         priced,
         trials_beside_harvest,
     )
+    from dmsae_ray.results import matched_before
     from dmsae_ray.tracking import destination_of
 
+    measured = matched_before(experiment)
+    experiment = experiment if measured is None else measured.experiment
+    matched = () if measured is None else (*measured.lines, *measured.left_out)
     plan = plan_experiment(experiment)
-    plan = replace(plan, notes=(*plan.notes, *check_given(experiment), *check_text(experiment)))
+    plan = replace(plan, notes=(*plan.notes, *matched, *check_given(experiment), *check_text(experiment)))
     if Path(experiment.model.name).expanduser().is_dir() and not is_configuration_only(experiment.model.name):
         check_documents(experiment)
     if experiment.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):  # else a file, in a bucket perhaps: not asked

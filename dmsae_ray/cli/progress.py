@@ -153,8 +153,9 @@ class SweepProgress:
                 self._next(track, now)
                 return
             if now is not None and track.from_start is not None and not found:
-                track.walls.append(now - track.from_start)
-                self._walls.append(now - track.from_start)
+                wall = (now - track.from_start) / track.trial.budget
+                track.walls.append(wall)
+                self._walls.append(wall)
             if self.work.counts(cycle):
                 track.done[arm, cycle] = None
             own = own_arm(track.trial)
@@ -244,7 +245,7 @@ class SweepProgress:
         running = track.state == "running"
         share = None
         if running and track.points:
-            share = min(1.0, track.points[-1][1] / self.work.training_tokens)
+            share = min(1.0, track.points[-1][1] / self.work.tokens_of(track.trial))
         waits_for = ""
         if track.state == "waiting":
             shared = self.work.cycle_0(track.trial)
@@ -297,7 +298,7 @@ class SweepProgress:
         return [rate for rate in rates if rate is not None]
 
     def _training_seconds(self, track: _Track | None, now: float) -> float | None:
-        """Return the seconds that a training takes: as seen in the trial, else in others, else by the rate alone."""
+        """Return the seconds of a training of recipe.tokens: as seen in the trial, else in others, else by the rate."""
         walls = list(track.walls) if track is not None and track.walls else list(self._walls)
         if walls:
             return median(walls)
@@ -324,10 +325,11 @@ class SweepProgress:
         each = self._training_seconds(track, now)
         if each is None or to_come < 1:
             return None
+        each *= track.trial.budget
         if not track.points:
             current = each + self._start_seconds()
         else:
-            current = each * (1.0 - min(1.0, track.points[-1][1] / self.work.training_tokens))
+            current = each * (1.0 - min(1.0, track.points[-1][1] / self.work.tokens_of(track.trial)))
             if track.from_start is not None:  # behind the last step comes the scoring
                 current = max(current, each - (track.heard - track.from_start))
         left = max(0.0, current - (now - track.heard)) + (to_come - 1) * each

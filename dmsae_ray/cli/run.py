@@ -23,6 +23,7 @@ from dmsae_ray.sweep import (
     ray_session,
     run_sweep,
     sweep_state,
+    with_matched_baselines,
 )
 from dmsae_ray.tracking import (
     Status,
@@ -61,9 +62,9 @@ def run_and_report(
             _make_tiny_model(screen)
         sweep = prepare_sweep(experiment, screen.say)
         with SoleController(sweep.folders, screen.say):
+            sweep = with_matched_baselines(sweep, screen.say)
             tracker = SweepTracker.of(experiment, sweep.folders.sweep)
             tracker.start(sweep.plan.params())
-            records = TrialRecords(tracker, sweep.plan.trials, experiment.recipe.batch_size, sweep.folders.cycles)
             status: Status = "KILLED"
             try:
                 describe_sweep(tracker, experiment, sweep.store_key)
@@ -73,10 +74,10 @@ def run_and_report(
                 sweep.folders.remove_checkpoints(result.finished)
                 if result.unfinished:
                     describe_software(tracker)
-                    result = _run(sweep, screen, tracker, records, address, largest, verbose)
+                    sweep, result = _run(sweep, screen, tracker, address, largest, verbose)
                 else:
                     screen.say(f"all {len(result.finished)} trials are finished: nothing to run")
-                report = _report(result, tracker, records, screen)
+                report = _report(result, tracker, _records(sweep, tracker), screen)
                 status = "KILLED" if result.unfinished else "FAILED" if result.errors else "FINISHED"
             except DmsaeError:
                 status = "FAILED"
@@ -95,16 +96,38 @@ def _make_tiny_model(screen: Screen) -> None:
     )
 
 
+def _records(sweep: PreparedSweep, tracker: SweepTracker) -> TrialRecords:
+    return TrialRecords(tracker, sweep.plan.trials, sweep.experiment.recipe.batch_size, sweep.folders.cycles)
+
+
 def _run(
     sweep: PreparedSweep,
     screen: Screen,
     tracker: SweepTracker,
-    records: TrialRecords,
     address: str | None,
     largest: Cluster | None,
     verbose: bool,
+) -> tuple[PreparedSweep, SweepResult]:
+    """Run the unfinished trials in a Ray session, and then the baselines that match what they measured."""
+    with ray_session(address, log=sweep.folders.sweep / "ray.log", verbose=verbose), LiveReport(tracker) as live:
+        result = _run_round(sweep, screen, tracker, live, largest, verbose)
+        more = with_matched_baselines(sweep, screen.say)
+        if more is not sweep and sweep_state(more).unfinished:
+            describe_sweep(tracker, more.experiment, more.store_key)
+            sweep, result = more, _run_round(more, screen, tracker, live, largest, verbose)
+    if not result.unfinished and sweep.experiment.activations.mode == "store":
+        _tell_dropped(sweep, screen, tracker)
+    return sweep, result
+
+
+def _run_round(
+    sweep: PreparedSweep,
+    screen: Screen,
+    tracker: SweepTracker,
+    live: LiveReport,
+    largest: Cluster | None,
+    verbose: bool,
 ) -> SweepResult:
-    """Run the unfinished trials in a Ray session."""
     progress = progress_of(sweep.experiment, sweep.folders)
     screen.say(f"plan: {sweep.plan.line()}")
     if any(item.trainings for item in progress.done().values()):
@@ -112,23 +135,20 @@ def _run(
         screen.say(f"left: {left_line(sweep.plan, progress.work, progress.done(), harvested)}")
     for note in sweep.plan.notes:
         screen.say(f"note: {note}")
-    with (
-        ray_session(address, log=sweep.folders.sweep / "ray.log", verbose=verbose),
-        screen.showing(progress),
-        LiveReport(tracker) as live,
-    ):
-        result = run_sweep(
+    with screen.showing(progress):
+        return run_sweep(
             sweep,
             largest=largest,
-            callbacks=[TrackingCallback(records, sweep.folders.sweep), TrialLines(screen, progress), live],
+            callbacks=[
+                TrackingCallback(_records(sweep, tracker), sweep.folders.sweep),
+                TrialLines(screen, progress),
+                live,
+            ],
             progress=screen.harvest(),
             say=lambda line: screen.say(f"  {line}"),
             waits=screen.waits,
             verbose=verbose,
         )
-    if not result.unfinished and sweep.experiment.activations.mode == "store":
-        _tell_dropped(sweep, screen, tracker)
-    return result
 
 
 def _tell_dropped(sweep: PreparedSweep, screen: Screen, tracker: SweepTracker) -> None:

@@ -17,6 +17,7 @@ from dmsae_ray.config.messages import describe_validation_error
 from dmsae_ray.config.preset import apply_preset
 from dmsae_ray.config.secrets import refuse_secrets
 from dmsae_ray.config.sections import (
+    MATCHED,
     NO_FILTERS,
     ActivationSettings,
     CorpusSettings,
@@ -110,6 +111,7 @@ class Experiment(Section):
             if k >= self.sae.n_latents:
                 where = "sweep.k" if self.sweep.k else "sae.k"
                 raise ValueError(f"{where} is {k}; it must be below sae.n_latents = {self.sae.n_latents}")
+        self._check_baselines()
         if self.distill.pool_groups > len(self.sae.groups):
             raise ValueError(
                 f"distill.pool_groups is {self.distill.pool_groups}; there are {len(self.sae.groups)} groups"
@@ -144,10 +146,29 @@ class Experiment(Section):
             )
         return self
 
+    def _check_baselines(self) -> None:
+        for k in self.baseline_ks:
+            if k >= self.sae.n_latents:
+                raise ValueError(f"transfer.baseline_k has {k}; it must be below sae.n_latents = {self.sae.n_latents}")
+        for budget in () if self.transfer is None else self.transfer.baseline_budgets:
+            try:
+                self.recipe.times(budget)
+            except ValidationError as error:
+                said = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f"transfer.baseline_budgets has {budget:g}, too few tokens: {said}") from None
+
     @property
     def ks(self) -> tuple[int, ...]:
         """Values of k in the grid."""
         return self.sweep.k or (self.sae.k,)
+
+    @property
+    def baseline_ks(self) -> tuple[int, ...]:
+        """Values of k of a transfer's baselines, without those that match what is measured."""
+        asked = None if self.transfer is None else self.transfer.baseline_k
+        if asked is None or isinstance(asked, str):
+            return self.ks
+        return tuple(k for k in asked if not isinstance(k, str))
 
     @property
     def coverages(self) -> tuple[float, ...]:
@@ -162,7 +183,8 @@ class Experiment(Section):
         Args:
             version: the version by which a sweep was begun; 1 is that of 0.1.0.
         """
-        sections = {name: getattr(self, name).identity() for name in ("corpus", "recipe", "distill")}
+        with_later = ("corpus", "recipe", "distill", *(() if self.transfer is None else ("transfer",)))
+        sections = {name: getattr(self, name).identity() for name in with_later}
         tree = {**self.model_dump(mode="json", exclude=_APART), **sections}
         tree |= {"method": version} if version > 1 else {}
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
@@ -170,9 +192,10 @@ class Experiment(Section):
     def shared_settings(self) -> dict[str, Any]:
         """Return the settings that results depend on and all trials of a grid share, by dotted name.
 
-        What a trial's own name says is left out: k, coverage and seed.
+        What a trial's own name says is left out: k, coverage and seed, and k and budget of the baselines.
         """
         own = {"seed", "sae.k", "sweep.k", "sweep.coverage", "sweep.seeds"}
+        own |= {"transfer.baseline_k", "transfer.baseline_budgets"}
         own |= {"distill.coverage"} if self.transfer is None else set()
         return {name: value for name, value in _flat(self.model_dump(mode="json", exclude=_APART)) if name not in own}
 
@@ -188,6 +211,18 @@ class Experiment(Section):
             both = union(own, more)
             if len(both) > len(own):
                 tree["sweep"][name] = both
+        if self.transfer is not None and other.transfer is not None:
+            mine, theirs = self.transfer, other.transfer
+            tree["transfer"]["baseline_budgets"] = union(mine.baseline_budgets, theirs.baseline_budgets)
+            if mine.baseline_k != theirs.baseline_k or isinstance(mine.baseline_k, tuple):
+                matched = [MATCHED] if mine.matches_l0 or theirs.matches_l0 else []
+                tree["transfer"]["baseline_k"] = [*union(self.baseline_ks, other.baseline_ks), *matched]
+        return parse_experiment(tree)
+
+    def with_baselines(self, more: tuple[int, ...]) -> "Experiment":
+        """Return a transfer whose baselines have the k that are known and `more`; none are matched then."""
+        tree = self.model_dump(mode="json")
+        tree["transfer"]["baseline_k"] = [*self.baseline_ks, *more]
         return parse_experiment(tree)
 
     def single(self) -> "Experiment":

@@ -41,6 +41,9 @@ def apply_preset(tree: dict[str, Any], name: str) -> None:
     tree["sae"]["k"] = _smaller(tree["sae"].get("k", 80))
     if isinstance(sweep, dict) and isinstance(sweep.get("k"), list):
         tree["sweep"] = {**sweep, "k": list(dict.fromkeys(_smaller(k) for k in sweep["k"]))}
+    transfer = tree.get("transfer")
+    if isinstance(transfer, dict) and isinstance(transfer.get("baseline_k"), list):
+        tree["transfer"] = {**transfer, "baseline_k": list(dict.fromkeys(_smaller(k) for k in transfer["baseline_k"]))}
 
 
 def _smaller(k: Any) -> Any:

@@ -16,11 +16,15 @@ CoreSparsity = Literal["dense", "sparse"]
 Trouble = Literal["not_finite", "no_latent_fires", "all_dead", "spike"]
 Coverage = Annotated[float, Field(gt=0, le=1)]
 K = Annotated[int, Field(ge=1)]
+Budget = Annotated[float, Field(gt=0, le=1000)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 SAEBENCH_FRACTIONS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 17 / 32)
 """SAEBench's Matryoshka group fractions; the last group takes the latents that rounding leaves over."""
 
+
+MATCHED = "matched"
+"""In `transfer.baseline_k`: the k that match what the SAEs around a core measure."""
 
 _Values = TypeVar("_Values", bound="tuple[Any, ...] | None")
 _EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
@@ -40,8 +44,8 @@ class Section(BaseModel):
     def identity(self) -> dict[str, Any]:
         """Return the settings as they count in hashes."""
         tree = self.model_dump(mode="json")
-        plain = {name: self.__class__.model_fields[name].default for name in self.later}
-        return {name: value for name, value in tree.items() if name not in plain or value != plain[name]}
+        plain = {name for name in self.later if getattr(self, name) == self.__class__.model_fields[name].default}
+        return {name: value for name, value in tree.items() if name not in plain}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -265,6 +269,16 @@ class RecipeSettings(Section):
         """Optimiser steps of one cycle."""
         return self.tokens // self.batch_size
 
+    def times(self, budget: float) -> "RecipeSettings":
+        """Return the recipe of a training of `budget` times the tokens; lr falls at the same share of its steps.
+
+        Raises:
+            ValidationError: so many tokens are too few for the other settings.
+        """
+        if budget == 1:
+            return self
+        return RecipeSettings.model_validate({**self.model_dump(), "tokens": round(budget * self.tokens)})
+
     @model_validator(mode="after")
     def _has_steps(self) -> "RecipeSettings":
         if self.steps < 2:
@@ -393,6 +407,8 @@ class DistillSettings(Section):
 class TransferSettings(Section):
     """Train around one fixed core (Algorithm 3) instead of running cycles."""
 
+    later = frozenset({"baseline_k", "baseline_budgets"})
+
     core: str | None = Field(
         None,
         description="core file (safetensors), or a folder with core.safetensors, here or on the Hub "
@@ -403,9 +419,48 @@ class TransferSettings(Section):
         description="the core, norm-matched random rows, random rows of norm 1, no core at all",
     )
     core_sparsity: tuple[CoreSparsity, ...] = Field(("dense", "sparse"), description="which core variants to train")
+    baseline_k: tuple[K | Literal["matched"], ...] | Literal["matched"] | None = Field(
+        None,
+        description="k of the baselines; default: those of the grid. A list: these in their place; 'matched' in it: "
+        "when the other trials have finished, also the k that match the measured L0 of each SAE around a core. "
+        "'matched' alone: those of the grid, and the k that match",
+    )
+    baseline_budgets: tuple[Budget, ...] = Field(
+        (1.0,),
+        description="training tokens of the baselines, in multiples of recipe.tokens: a set of baselines for each. "
+        "distill.cycles + 2 is the FLOP of a distilled SAE together with the cycles that made its core",
+    )
 
-    _checks = field_validator("arms", "core_sparsity")(_distinct)
+    _checks = field_validator("arms", "core_sparsity", "baseline_budgets")(_distinct)
     _place = field_validator("core")(_of_a_model)
+
+    @property
+    def matches_l0(self) -> bool:
+        """Whether baselines are added that match the measured L0 of the SAEs around a core."""
+        return "baseline" in self.arms and self.baseline_k is not None and MATCHED in self.baseline_k
+
+    @field_validator("baseline_k", mode="before")
+    @classmethod
+    def _is_matched_or_listed(cls, value: Any) -> Any:
+        items = [item for item in value if item != MATCHED] if isinstance(value, list | tuple) else None
+        whole = items is not None and all(
+            isinstance(k, int | float) and not isinstance(k, bool) and k >= 1 and float(k).is_integer() for k in items
+        )
+        if value is None or value == MATCHED or (whole and _distinct(tuple(value))):
+            return value
+        raise ValueError(
+            f"is {json.dumps(value, default=str)}; it must be {MATCHED}, or a list of whole numbers of at least 1, "
+            f"perhaps with {MATCHED} among them"
+        )
+
+    @model_validator(mode="after")
+    def _has_something_to_match(self) -> "TransferSettings":
+        if self.matches_l0 and set(self.arms) == {"baseline"}:
+            raise ValueError(
+                f"transfer.baseline_k is {json.dumps(self.baseline_k)}; with transfer.arms ['baseline'] there is no "
+                f"core whose SAEs have an L0 to match: it must be without {MATCHED}"
+            )
+        return self
 
 
 class SweepSettings(Section):

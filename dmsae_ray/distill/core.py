@@ -61,6 +61,12 @@ class Core:
         """Width of the residual stream that the rows read."""
         return self.rows.shape[1]
 
+    @property
+    def trainings(self) -> int | None:
+        """Trainings that made a distilled core, cycle 0 included; None where its file does not say it."""
+        made = self.provenance.get("distilled_from_cores")
+        return made if isinstance(made, int) and "control" not in self.provenance else None
+
     def to_bytes(self) -> bytes:
         """Return the content of a core file."""
         header = {

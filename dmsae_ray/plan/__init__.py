@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     from dmsae_ray.plan.trials import TransferSetting as TransferSetting
     from dmsae_ray.plan.trials import Trial as Trial
     from dmsae_ray.plan.trials import expand as expand
+    from dmsae_ray.plan.trials import times_the_tokens as times_the_tokens
     from dmsae_ray.plan.words import bytes_text as bytes_text
+    from dmsae_ray.plan.words import many as many
     from dmsae_ray.plan.work import Done as Done
     from dmsae_ray.plan.work import Pace as Pace
     from dmsae_ray.plan.work import RunningTrial as RunningTrial
@@ -99,8 +101,12 @@ __getattr__, __dir__, __all__ = face(
             "TransferSetting",
             "Trial",
             "expand",
+            "times_the_tokens",
         ),
-        "words": ("bytes_text",),
+        "words": (
+            "bytes_text",
+            "many",
+        ),
         "work": (
             "Done",
             "Pace",

@@ -69,20 +69,28 @@ def gradient_flops(size: ModelSize, layer: int, context: int) -> float:
     return forward_flops(size, context) + (size.layers - layer - 1) * back + 2.0 * size.vocab * size.hidden
 
 
-def experiment_flops(experiment: Experiment, size: ModelSize, trainings: int) -> Flops:
-    """Return the FLOPs of harvesting, and of training and evaluating `trainings` SAEs."""
+def experiment_flops(experiment: Experiment, size: ModelSize, trainings: int, lengths: float | None = None) -> Flops:
+    """Return the FLOPs of harvesting, and of training and evaluating SAEs.
+
+    Args:
+        experiment: The experiment.
+        size: The sizes of its language model.
+        trainings: Number of the SAEs.
+        lengths: Training tokens of all of them together, as a multiple of recipe.tokens; by default one for each.
+    """
+    lengths = trainings if lengths is None else lengths
     corpus, sae, layer = experiment.corpus, experiment.sae, experiment.model.layer
     truncated = truncated_flops(size, layer, corpus.context)
     harvest = (stored_tokens(experiment) + corpus.eval_tokens) * truncated
     harvest += corpus.attribution_tokens * gradient_flops(size, layer, corpus.context)
     pool = sum(sae.groups[: experiment.distill.pool_groups])
     tokens = experiment.recipe.steps * experiment.recipe.batch_size
-    one = training_flops(size.hidden, sae.n_latents, tokens)
-    one += scoring_flops(size.hidden, sae.n_latents, pool, corpus.attribution_tokens)
+    training = lengths * training_flops(size.hidden, sae.n_latents, tokens)
+    training += trainings * scoring_flops(size.hidden, sae.n_latents, pool, corpus.attribution_tokens)
     # Three passes: clean, spliced and zero-ablated.
     evaluation = 3 * corpus.eval_tokens * forward_flops(size, corpus.context)
-    streaming = trainings * tokens * truncated if experiment.activations.mode == "stream" else 0.0
-    return Flops(harvest, trainings * one, trainings * evaluation, streaming)
+    streaming = lengths * tokens * truncated if experiment.activations.mode == "stream" else 0.0
+    return Flops(harvest, training, trainings * evaluation, streaming)
 
 
 def stored_tokens(experiment: Experiment) -> int:

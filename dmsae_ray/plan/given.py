@@ -7,13 +7,15 @@ from dmsae_ray.errors import ConfigError
 from dmsae_ray.files import HubPlace, find_in_hub_cache, hub_place
 from dmsae_ray.lm import check_context, check_files, describe_model, is_configuration_only
 from dmsae_ray.plan.model_size import config_file, model_size
+from dmsae_ray.plan.trials import times_the_tokens
+from dmsae_ray.plan.words import many
 
 
 def check_given(experiment: Experiment) -> tuple[str, ...]:
     """Check model, SAEs and core, as far as they are on this machine: a plan may be made elsewhere.
 
     Returns:
-        One sentence for each that is not here.
+        One sentence for each that is not here, and one on what the core cost.
 
     Raises:
         ConfigError: The model does not read contexts of that length, its folder lacks weights or the tokenizer; or as
@@ -44,6 +46,7 @@ def check_given(experiment: Experiment) -> tuple[str, ...]:
 
             check = check_initial_saes if given is saes else check_core
             check(experiment, model_size(experiment.model.name, experiment.model.revision).hidden, here)
+            notes += _flop_notes(experiment, here) if given is core else []
     return tuple(notes)
 
 
@@ -65,6 +68,27 @@ def check_every_k(experiment: Experiment) -> None:
 def asks(experiment: Experiment) -> str:
     """Return the beginning of a sentence about a k of the grid."""
     return f"{'sweep.k' if experiment.sweep.k else 'sae.k'} asks for"
+
+
+def _flop_notes(experiment: Experiment, here: dict[str, Path]) -> list[str]:
+    """Say what an SAE around the core costs beside a baseline, where the core says how it was made."""
+    from dmsae_ray.distill import load_core
+
+    transfer = experiment.transfer
+    if transfer is None or transfer.core is None or not {"distilled", "baseline"} <= set(transfer.arms):
+        return []
+    made = load_core(here.get("transfer.core", transfer.core)).trainings
+    if made is None:
+        return []
+    ratios = [
+        f"{1 / budget:.2f} alone and {(made + 1) / budget:.2f} with these"
+        + (f" where it has {times_the_tokens(budget)}" if budget != 1 else "")
+        for budget in transfer.baseline_budgets
+    ]
+    return [
+        f"transfer.core was made by {many(made, 'training')}; the training FLOP of a distilled SAE over that of a "
+        f"baseline is {', '.join(ratios)}"
+    ]
 
 
 def _in_hub_cache(field: str, place: HubPlace) -> Path | None:

@@ -14,7 +14,7 @@ from dmsae_ray.plan.cost import Flops, Storage, experiment_flops, experiment_sto
 from dmsae_ray.plan.model_size import KNOWN, ModelSize, config_file, model_size
 from dmsae_ray.plan.speed import Rate, rate_of
 from dmsae_ray.plan.timing import TrainingTime, harvest_hours, training_time
-from dmsae_ray.plan.trials import Trial, expand
+from dmsae_ray.plan.trials import TransferSetting, Trial, expand, times_the_tokens
 from dmsae_ray.plan.words import bytes_text, count_text, hours_text, many
 from dmsae_ray.store import unpinned
 
@@ -26,7 +26,8 @@ READER = Bundle("tokenising task", 1.0)
 class Plan:
     """What an experiment would do.
 
-    FLOPs and bytes are upper estimates: they assume that nothing is reused from an earlier run.
+    FLOPs and bytes are upper estimates: they assume that nothing is reused from an earlier run. Baselines that will be
+    matched to measured numbers are in none of them: a note says how many may come.
 
     Attributes:
         name: Name of the experiment.
@@ -36,7 +37,7 @@ class Plan:
         trainings: SAE trainings; a training that several trials share counts once.
         trainings_unshared: SAE trainings if every trial trained its own cycle 0.
         controls: Those of `trainings` that train controls.
-        steps: Steps of one training.
+        steps: Steps of one training, but for baselines of another budget.
         batch_size: Tokens in a step.
         corpus_tokens: Training tokens of the corpus.
         attribution_tokens: Tokens with gradients, for the attribution scores.
@@ -87,7 +88,12 @@ class Plan:
     @property
     def training_tokens(self) -> int:
         """Tokens that all SAE trainings read together."""
-        return self.trainings * self.steps * self.batch_size
+        return round(self.lengths * self.steps * self.batch_size)
+
+    @property
+    def lengths(self) -> float:
+        """The same as a multiple of recipe.tokens."""
+        return lengths(self.trials, self.trainings)
 
     @property
     def unit_hours(self) -> float:
@@ -145,7 +151,8 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
     trainings, unshared, controls = count_trainings(experiment, trials)
     resources = experiment.resources
     at_once = min(len(trials), resources.max_concurrent_trials or len(trials))
-    flops, rate = experiment_flops(experiment, size, trainings), rate or rate_of(experiment)
+    flops = experiment_flops(experiment, size, trainings, lengths(trials, trainings))
+    rate = rate or rate_of(experiment)
     return Plan(
         name=experiment.name,
         model=experiment.model.name,
@@ -162,12 +169,17 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
         flops=flops,
         storage=experiment_storage(experiment, size, trainings, at_once),
         rate=rate,
-        training=training_time(experiment, size, flops, trainings, rate),
+        training=training_time(experiment, size, experiment_flops(experiment, size, 1), rate),
         harvest_hours=harvest_hours(experiment, flops, rate),
         trainings_of_trial=unshared // len(trials),
         shares_cycle_0=experiment.transfer is None and experiment.distill.initial_sae is None,
         at_once=at_once,
-        notes=(*unpinned(experiment), *_stream_notes(experiment, size)),
+        notes=(
+            *unpinned(experiment),
+            *_stream_notes(experiment, size),
+            *_budget_notes(experiment),
+            *_matched_notes(experiment, size, trials, rate),
+        ),
         **_needs(experiment),
     )
 
@@ -193,6 +205,43 @@ def _stream_notes(experiment: Experiment, size: ModelSize) -> tuple[str, ...]:
     return (
         f"a trial's stream holds up to {held} in Ray's object store (two windows), or spills what that has no room for",
     )
+
+
+def _budget_notes(experiment: Experiment) -> tuple[str, ...]:
+    transfer, recipe, corpus = experiment.transfer, experiment.recipe, experiment.corpus
+    if transfer is None or "baseline" not in transfer.arms:
+        return ()
+    most = max(transfer.baseline_budgets)
+    tokens = round(most * recipe.tokens)
+    if most == 1 or tokens <= corpus.tokens:
+        return ()
+    return (
+        f"baselines of {times_the_tokens(most)} read {count_text(tokens)} of a corpus.tokens of "
+        f"{count_text(corpus.tokens)}: every row about {tokens / corpus.tokens:.3g} times",
+    )
+
+
+def _matched_notes(experiment: Experiment, size: ModelSize, trials: Sequence[Trial], rate: Rate) -> tuple[str, ...]:
+    """Say how many baselines may come when the L0 of the others is known: one for each SAE around a core, at most."""
+    transfer = experiment.transfer
+    if transfer is None or not transfer.matches_l0:
+        return ()
+    around_a_core = [t for t in trials if isinstance(t.setting, TransferSetting) and t.setting.arm != "baseline"]
+    most = len(around_a_core) * len(transfer.baseline_budgets)
+    times = len(around_a_core) * sum(transfer.baseline_budgets)
+    flops = experiment_flops(experiment, size, most, times)
+    spent = flops.total - flops.harvest
+    tokens = times * experiment.recipe.steps * experiment.recipe.batch_size
+    return (
+        f"up to {many(most, 'further baseline')} will be trained when all these have finished, at the k that match the "
+        f"L0 they measure (transfer.baseline_k): {count_text(tokens)} training tokens, {spent:.2g} FLOP, about "
+        f"{hours_text(spent / rate.flops_per_second / 3600)} of one {rate.unit}",
+    )
+
+
+def lengths(trials: Sequence[Trial], trainings: int) -> float:
+    """Return the tokens of all trainings together, as a multiple of recipe.tokens; one of another budget is a trial."""
+    return trainings + sum(trial.budget - 1 for trial in trials)
 
 
 def count_trainings(experiment: Experiment, trials: Sequence[Trial]) -> tuple[int, int, int]:

@@ -1,12 +1,13 @@
 """A plan as text for a person to read before paying."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from dmsae_ray.plan.bill import Bill, bill, usage
 from dmsae_ray.plan.capacity import Cluster
 from dmsae_ray.plan.plan import Plan
 from dmsae_ray.plan.schedule import Schedule, schedule_on
-from dmsae_ray.plan.trials import Trial
+from dmsae_ray.plan.trials import Trial, times_the_tokens
 from dmsae_ray.plan.words import bundles_text, bytes_text, count_text, hours_text, many, totals_text
 
 
@@ -28,6 +29,8 @@ def plan_text(plan: Plan, cluster: Cluster | None = None) -> str:
     hours = ", ".join(f"{name} {hours_text(f / plan.rate.flops_per_second / 3600)}" for name, f in parts.items())
     tokens = f"{count_text(plan.corpus_tokens)} {how}, {count_text(plan.attribution_tokens)} with gradients"
     training = f"{count_text(plan.steps * plan.batch_size)} a training ({plan.steps} steps of {plan.batch_size})"
+    for budget, count in sorted(Counter(trial.budget for trial in plan.trials if trial.budget != 1).items()):
+        training += f", {times_the_tokens(budget)} in {count} baselines"
     lines = [
         f"{plan.name}: {plan.model}, residual stream after block {plan.layer}",
         f"  trials      {len(plan.trials)}: {_names(plan.trials)}",

@@ -48,7 +48,7 @@ def schedule(plan: Plan, at_once: int, beside: int = 0) -> Schedule:
         beside: Places from the start on, while the harvest goes on. A training cannot end before the harvest does,
             since it reads every shard.
     """
-    harvest, hours = plan.harvest_hours, plan.training.hours
+    harvest = plan.harvest_hours
     queue = TrialQueue(plan.trials, plan.shares_cycle_0)
     starts: list[float] = []
     ends: list[float] = []
@@ -64,7 +64,7 @@ def schedule(plan: Plan, at_once: int, beside: int = 0) -> Schedule:
             begun = queue.next()
             if begun is None:
                 break
-            number, end = len(starts), now
+            number, end, hours = len(starts), now, plan.training.of(begun.budget)
             found = queue.is_trained(begun)
             for index in range(plan.trainings_of_trial - found):
                 end = max(end + hours, harvest)

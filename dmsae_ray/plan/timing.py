@@ -31,7 +31,11 @@ class TrainingTime:
     @property
     def hours(self) -> float:
         """Hours from the first step to the end of the evaluation."""
-        return max(self.computing, self.reading) + self.evaluating
+        return self.of(1.0)
+
+    def of(self, budget: float) -> float:
+        """Return the hours of a training of `budget` times the tokens."""
+        return budget * max(self.computing, self.reading) + self.evaluating
 
     @property
     def limited_by_reading(self) -> bool:
@@ -39,22 +43,19 @@ class TrainingTime:
         return self.reading > self.computing
 
 
-def training_time(experiment: Experiment, size: ModelSize, flops: Flops, trainings: int, rate: Rate) -> TrainingTime:
-    """Return the time of one training of an experiment whose `trainings` cost `flops` together."""
+def training_time(experiment: Experiment, size: ModelSize, flops: Flops, rate: Rate) -> TrainingTime:
+    """Return the time of one training of recipe.tokens, which costs `flops`."""
     resources = experiment.resources
     workers = resources.workers_per_trial
     speed = rate.flops_per_second * units(resources.cpus_per_worker, resources.gpus_per_worker)
-    computing = flops.training / trainings / (speed * workers) / 3600
-    evaluating = flops.evaluation / trainings / (rate.flops_per_second * units(*resources.evaluation)) / 3600
+    computing = flops.training / (speed * workers) / 3600
+    evaluating = flops.evaluation / (rate.flops_per_second * units(*resources.evaluation)) / 3600
     each = training_bytes(experiment, size) / workers
     needed = each / (computing * 3600)
     if experiment.activations.mode == "stream":
         unit = units(resources.cpus_per_model_actor, resources.gpus_per_model_actor)
         actors = rate.flops_per_second * unit * resources.model_actors_min
-        reading, source = (
-            flops.streaming / trainings / actors / 3600,
-            f"{resources.model_actors_min} x language-model actor",
-        )
+        reading, source = flops.streaming / actors / 3600, f"{resources.model_actors_min} x language-model actor"
     else:
         assumed = reading_of(experiment.output)
         reading, source = each / assumed.bytes_per_second / 3600, assumed.source

@@ -8,7 +8,7 @@ from dmsae_ray.distill import CycleSettings, load_core
 from dmsae_ray.errors import ConfigError, DataError, DmsaeError
 from dmsae_ray.files import HUB_FORM, hub_place
 from dmsae_ray.plan.given import asks, check_every_k
-from dmsae_ray.plan.trials import CycleSetting, Setting
+from dmsae_ray.plan.trials import CycleSetting, Setting, TransferSetting
 from dmsae_ray.sae import SAE_FILES, MatryoshkaSAE, NotedPlace, Recipe, load_any_sae, noted_place
 
 Here = Mapping[str, Path]
@@ -24,7 +24,8 @@ def cycle_settings(experiment: Experiment, setting: Setting, d_model: int) -> Cy
         setting: The setting of the trial.
         d_model: Width of the activations x.
     """
-    recipe, sae, distill = experiment.recipe, experiment.sae, experiment.distill
+    sae, distill = experiment.sae, experiment.distill
+    recipe = experiment.recipe.times(setting.budget if isinstance(setting, TransferSetting) else 1.0)
     steps = recipe.steps
     return CycleSettings(
         n_latents=sae.n_latents,

@@ -43,14 +43,19 @@ class CycleSetting:
         return f"{self.coverage:g}" if self.core_size is None else f"best {self.core_size}"
 
     @property
-    def order(self) -> tuple[int, float, str, str]:
+    def order(self) -> tuple[int, float, str, str, float]:
         """Sort key: k, then coverage."""
-        return (self.k, self.coverage, "", self.core_sparsity)
+        return (self.k, self.coverage, "", self.core_sparsity, 1.0)
 
     def params(self) -> Params:
         """Return the parameters that MLflow lists for this setting."""
         how: Params = {"coverage": self.coverage} if self.core_size is None else {"core_size": self.core_size}
         return {"k": self.k, **how, "core_sparsity": self.core_sparsity}
+
+
+def times_the_tokens(budget: float) -> str:
+    """Return a budget as words, such as '9 times the tokens'; empty for 1."""
+    return "" if budget == 1 else f"{budget:g} times the tokens"
 
 
 @dataclass(frozen=True)
@@ -61,30 +66,35 @@ class TransferSetting:
         k: Sparsity of the SAE.
         arm: The core that is used: 'distilled', its 'gaussian' control, that of norm 1, or none in the 'baseline'.
         core_sparsity: 'dense' if the core is exempt from BatchTopK (Eq. 3), 'sparse' if it is not.
+        budget: Training tokens, as a multiple of recipe.tokens.
     """
 
     k: int
     arm: Arm
     core_sparsity: CoreSparsity
+    budget: float = 1.0
 
     @property
     def trial_name(self) -> str:
         """The part of a trial's name that says the setting."""
-        return f"k{self.k}-{self.core_sparsity}-{self.arm}"
+        longer = "" if self.budget == 1 else f"-x{self.budget!r}".removesuffix(".0")
+        return f"k{self.k}-{self.core_sparsity}-{self.arm}{longer}"
 
     @property
     def label(self) -> str:
-        """A short name for tables and figures, such as 'k=20 dense gaussian'."""
-        return f"k={self.k} {self.arm}" if self.arm == "baseline" else f"k={self.k} {self.core_sparsity} {self.arm}"
+        """A short name for tables and figures, such as 'k=20 dense gaussian' or 'k=20 baseline, 9 times the tokens'."""
+        arm = self.arm if self.arm == "baseline" else f"{self.core_sparsity} {self.arm}"
+        return ", ".join(part for part in (f"k={self.k} {arm}", times_the_tokens(self.budget)) if part)
 
     @property
-    def order(self) -> tuple[int, float, str, str]:
+    def order(self) -> tuple[int, float, str, str, float]:
         """Sort key: k, then arm."""
-        return (self.k, 0.0, self.arm, self.core_sparsity)
+        return (self.k, 0.0, self.arm, self.core_sparsity, self.budget)
 
     def params(self) -> Params:
         """Return the parameters that MLflow lists for this setting."""
-        return {"k": self.k, "core_sparsity": self.core_sparsity, "arm": self.arm}
+        longer: Params = {} if self.budget == 1 else {"budget": self.budget}
+        return {"k": self.k, "core_sparsity": self.core_sparsity, "arm": self.arm, **longer}
 
 
 Setting = CycleSetting | TransferSetting
@@ -108,6 +118,11 @@ class Trial:
     def trial_id(self) -> str:
         """A name that says setting and seed; it is the same in every run of the sweep."""
         return f"{self.setting.trial_name}-seed{self.seed}"
+
+    @property
+    def budget(self) -> float:
+        """Tokens of each of its trainings, as a multiple of recipe.tokens."""
+        return self.setting.budget if isinstance(self.setting, TransferSetting) else 1.0
 
     @property
     def cycle_0(self) -> tuple[object, ...] | None:
@@ -141,14 +156,15 @@ class Trial:
             else:
                 setting = CycleSetting(k, 1.0, sparsity, int(size))
         else:
-            setting = TransferSetting(k, params["arm"], sparsity)
+            setting = TransferSetting(k, params["arm"], sparsity, float(params.get("budget", 1.0)))
         return cls(setting, int(params["seed"]), int(params.get("data_seed", 0)))
 
 
 def expand(experiment: Experiment) -> list[Trial]:
     """Return all trials of an experiment, seed by seed, with those that share cycle 0 (same k and seed) set apart.
 
-    A baseline has no core, so it is trained once, not once for each core sparsity.
+    A baseline has no core, so it is trained once, not once for each core sparsity. Those of another k than the grid's,
+    or of another budget than 1, come behind the others.
     """
     grid, transfer = experiment.sweep, experiment.transfer
     settings: list[Setting] = []
@@ -157,9 +173,17 @@ def expand(experiment: Experiment) -> list[Trial]:
         coverages = experiment.coverages if size is None else (1.0,)
         settings += [CycleSetting(k, tau, sparsity, size) for tau, k in product(coverages, experiment.ks)]
     else:
+        baselines = [
+            TransferSetting(k, "baseline", transfer.core_sparsity[0], budget)
+            for budget, k in product(transfer.baseline_budgets, experiment.baseline_ks)
+            if "baseline" in transfer.arms
+        ]
         for k, arm in product(experiment.ks, transfer.arms):
-            sparsities = transfer.core_sparsity[:1] if arm == "baseline" else transfer.core_sparsity
-            settings += [TransferSetting(k, arm, sparsity) for sparsity in sparsities]
+            if arm == "baseline":
+                settings += [one for one in baselines if (one.k, one.budget) == (k, 1)]
+            else:
+                settings += [TransferSetting(k, arm, sparsity) for sparsity in transfer.core_sparsity]
+        settings += [one for one in baselines if one not in settings]
     return [
         Trial(setting, seed, grid.data_seed + seed if grid.data_per_seed else grid.data_seed)
         for seed in grid.seeds

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dmsae_ray.config import Experiment
-from dmsae_ray.plan.plan import Plan, count_trainings
+from dmsae_ray.plan.plan import Plan, count_trainings, lengths
 from dmsae_ray.plan.trials import Trial, expand
 from dmsae_ray.plan.words import count_text, hours_text, many
 
@@ -20,7 +20,7 @@ class Work:
         trainings_of_trial: Trainings of one trial, its cycle 0 included.
         shares_cycle_0: Whether trials that differ only in coverage share a training.
         cycles: Number of the last cycle, L; None for transfers.
-        steps: Steps of one training.
+        steps: Steps of one training, but for baselines of another budget.
         batch_size: Tokens of a step.
     """
 
@@ -34,8 +34,12 @@ class Work:
 
     @property
     def training_tokens(self) -> int:
-        """Tokens of one training."""
+        """Tokens of one training of recipe.tokens."""
         return self.steps * self.batch_size
+
+    def tokens_of(self, trial: Trial) -> float:
+        """Return the tokens of one training of a trial."""
+        return trial.budget * self.training_tokens
 
     def cycle_0(self, trial: Trial) -> tuple[object, ...] | None:
         """Return what a trial shares its cycle 0 by; None if it shares none."""
@@ -108,13 +112,14 @@ def left_line(plan: Plan, work: Work, done: Mapping[str, Done], harvested: bool)
     """
     trials = sum(not done.get(trial.trial_id, Done()).ended for trial in work.trials)
     trainings = trainings_left(work, done)
+    left = lengths([trial for trial in work.trials if not done.get(trial.trial_id, Done()).ended], trainings)
     flops = plan.flops
-    spent = (flops.training + flops.evaluation + flops.streaming) * trainings / plan.trainings
+    spent = (flops.training + flops.streaming) * left / plan.lengths + flops.evaluation * trainings / plan.trainings
     spent += 0.0 if harvested else flops.harvest
     hours = spent / plan.rate.flops_per_second / 3600
     return (
         f"{trials} of {many(len(work.trials), 'trial')}, {trainings} of {many(plan.trainings, 'SAE training')}, "
-        f"{count_text(trainings * work.training_tokens)} training tokens, {spent:.2g} FLOP, "
+        f"{count_text(left * work.training_tokens)} training tokens, {spent:.2g} FLOP, "
         f"about {hours_text(hours)} of one {plan.rate.unit}"
     )
 
@@ -139,7 +144,7 @@ class Pace:
     """How fast a sweep is, as seen so far.
 
     Attributes:
-        training: Seconds from the begin of one training to that of the next.
+        training: Seconds from the begin of one training of recipe.tokens to that of the next.
         start: Seconds from the begin of a trial to that of its first training.
         places: How many trials run at once.
     """
@@ -180,7 +185,7 @@ def seconds_left(work: Work, done: Mapping[str, Done], running: Sequence[Running
         trial = waiting.pop(index)
         own, shared = done.get(trial.trial_id, Done()), work.cycle_0(trial)
         found = shared is not None and not own.cycle_0 and shared in there
-        end = now + pace.start + (work.trainings_of_trial - own.trainings - found) * pace.training
+        end = now + pace.start + (work.trainings_of_trial - own.trainings - found) * trial.budget * pace.training
         if shared is not None:
             there.setdefault(shared, now + pace.start + pace.training)
         heapq.heappush(free, end)

@@ -64,6 +64,7 @@ class Aggregate(Generic[S_co]):
         flops: FLOPs of one cycle, averaged in the same way.
         trial_flops: FLOPs of all cycles of a trial, those found in the store included, without the controls: what a
             rival of equal compute may cost. A given SAE counts with its scoring alone.
+        whole_flops: Of transfers the same with the trainings that made the core, see `TrialResult.whole_flops`.
         control_flops: FLOPs of the controls of a trial.
         consistency: How similar the cores of the seeds are; None with fewer than two cores.
     """
@@ -90,6 +91,7 @@ class Aggregate(Generic[S_co]):
     seconds: Estimate
     flops: Estimate
     trial_flops: Estimate
+    whole_flops: Estimate
     control_flops: Estimate
     consistency: Consistency | None
 
@@ -143,6 +145,7 @@ def aggregate(setting: S, finished: Sequence[TrialResult], running: Sequence[Tri
         seconds=estimate((_mean([c.seconds for c in reports]) for reports in trained), "amount"),
         flops=estimate((_mean([c.flops for c in reports]) for reports in trained), "amount"),
         trial_flops=estimate((r.flops for r in results), "amount"),
+        whole_flops=estimate((r.whole_flops for r in results), "amount"),
         control_flops=estimate((r.control_flops for r in results), "amount"),
         consistency=consistency(results),
     )

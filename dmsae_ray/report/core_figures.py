@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmsae_ray.distill import DISTILLED
+from dmsae_ray.plan import TransferSetting, times_the_tokens
 from dmsae_ray.report.curves import Band, final_cycle_bands
 from dmsae_ray.report.estimates import FEWEST, estimate
 from dmsae_ray.report.panels import collapsed_text, left_out, seeds_text, with_numbers
@@ -112,7 +113,7 @@ def transfer(report: Report, sweep_dir: Path) -> Picture | None:
     if not shown:
         return None
     names = (("loss_recovered", "loss recovered"), ("fvu", "fraction of variance unexplained"))
-    series = sorted({(a.setting.arm, a.setting.core_sparsity) for a in shown}, key=lambda s: (s[0] != DISTILLED, s))
+    series = sorted({_series(a.setting) for a in shown}, key=lambda s: (s[0] != DISTILLED, s))
 
     def draw() -> "Figure":
         figure, axes = panels(2, width=4.2, height=3.2)
@@ -120,11 +121,13 @@ def transfer(report: Report, sweep_dir: Path) -> Picture | None:
         l0 = [v for found in reach for v in (*found.values, *(found.interval or ()))]
         for axis, (name, label) in zip(axes, names, strict=True):
             log_axis(axis.xaxis, l0)
-            for n, (arm, sparsity) in enumerate(series):
-                line = [a for a in shown if (a.setting.arm, a.setting.core_sparsity) == (arm, sparsity)]
+            for n, (arm, sparsity, budget) in enumerate(series):
+                line = [a for a in shown if _series(a.setting) == (arm, sparsity, budget)]
                 line.sort(key=lambda a: a.metrics["l0"].mean)
                 x, y = [a.metrics["l0"] for a in line], [a.metrics[name] for a in line]
-                text = "no core (baseline)" if arm == "baseline" else f"{_arm_name(arm)}, {sparsity}"
+                text = f"{_arm_name(arm)}, {sparsity}"
+                if arm == "baseline":
+                    text = ", ".join(filter(None, ("no core (baseline)", times_the_tokens(budget))))
                 style = "--" if sparsity == "sparse" else "-"
                 points(axis, x, y, color=colour(n), marker=marker(n), linestyle=style, label=text)
                 if n == 0:
@@ -148,12 +151,13 @@ def transfer(report: Report, sweep_dir: Path) -> Picture | None:
         "SAEs trained around a fixed core, around a random core with the same norms, and without a core, against the "
         f"L0 that they have (log axis). {seeds_text(shown)} A curve is better where it is higher on the left and "
         "lower on the right panel at the same L0; points of one k are not comparable where their L0 differs.",
-        ("k", "core", "sparsity of the core", "metric", *(f"L0 {c}" for c in ESTIMATE_HEAD), *ESTIMATE_HEAD),
+        ("k", "core", "sparsity of the core", "budget", "metric", *(f"L0 {c}" for c in ESTIMATE_HEAD), *ESTIMATE_HEAD),
         [
             (
                 a.setting.k,
                 a.setting.arm,
                 a.setting.core_sparsity,
+                a.setting.budget,
                 name,
                 *estimate_cells(a.metrics["l0"]),
                 *estimate_cells(a.metrics[name]),
@@ -163,6 +167,10 @@ def transfer(report: Report, sweep_dir: Path) -> Picture | None:
         ],
         draw,
     )
+
+
+def _series(setting: TransferSetting) -> tuple[str, str, float]:
+    return setting.arm, setting.core_sparsity, setting.budget
 
 
 def _draw_band(axis: "Axes", band: Band, paint: str, style: str, label: str) -> None:

@@ -54,6 +54,8 @@ class AtEqualL0:
 def compare(evaluated: Evaluated, names: Sequence[str]) -> list[AtEqualL0]:
     """Compare each distilled arm with the SAEs without a core, and with random cores of its kind; corrected together.
 
+    SAEs without a core of another budget are a rival of their own.
+
     Args:
         evaluated: the SAEs.
         names: the numbers.
@@ -126,6 +128,4 @@ def _flops(evaluated: Evaluated, arm: Arm, rival: Arm) -> tuple[float, float]:
     if not theirs:
         return math.nan, math.nan
     one = sum(sae.report.flops for sae in own) / len(own) / theirs
-    # The cycles that made a given core were run elsewhere.
-    whole = sum(sae.whole_flops for sae in own) / len(own) / theirs if arm.selects else math.nan
-    return one, whole
+    return one, sum(sae.whole_flops for sae in own) / len(own) / theirs

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from dmsae_ray.distill import DISTILLED, CycleReport
-from dmsae_ray.plan import CycleSetting
+from dmsae_ray.plan import CycleSetting, times_the_tokens
 from dmsae_ray.report.estimates import Estimate, estimate
 from dmsae_ray.results import TrialResult, cycle_name
 
@@ -63,7 +63,7 @@ class EvaluatedSAE:
     def arm(self) -> "Arm":
         """What it was trained around."""
         if self.report.n_core_in == 0:
-            return Arm(NO_CORE)
+            return Arm(NO_CORE, budget=self.result.trial.budget)
         setting, report = self.result.setting, self.report
         if not isinstance(setting, CycleSetting):
             return Arm(report.arm, setting.core_sparsity)
@@ -73,7 +73,13 @@ class EvaluatedSAE:
 
     @property
     def whole_flops(self) -> float:
-        """FLOP of its training and of the trainings of its trial before it, which made its core."""
+        """FLOP of its training and of those that made its core: of its trial before it, or of a given core.
+
+        NaN where the trainings of a given core are not known, see `TrialResult.whole_flops`.
+        """
+        if not isinstance(self.result.setting, CycleSetting):
+            whole = self.result.whole_flops
+            return math.nan if whole is None else whole
         before = (r for r in self.result.reports if r.cycle < self.report.cycle)
         return self.report.flops + sum(report.flops for report in before)
 
@@ -87,30 +93,33 @@ class Arm:
         sparsity: 'dense' or 'sparse'; empty without a core.
         selects: how the core was selected; empty where that is the same for all.
         cycle: the cycle, if it is not the last; None otherwise.
+        budget: training tokens of SAEs without a core, as a multiple of recipe.tokens.
     """
 
     core: str
     sparsity: str = ""
     selects: str = ""
     cycle: int | None = None
+    budget: float = 1.0
 
     @property
     def label(self) -> str:
         """A short name for tables and figures."""
         if self.core == NO_CORE:
-            return "no core"
+            return ", ".join(filter(None, ("no core", times_the_tokens(self.budget))))
         name = "distilled core" if self.core == DISTILLED else f"{self.core.replace('_', ' ')} core"
         parts = [name, self.sparsity, self.selects, "" if self.cycle is None else f"cycle {self.cycle}"]
         return ", ".join(part for part in parts if part)
 
     @property
-    def order(self) -> tuple[bool, bool, str, int]:
+    def order(self) -> tuple[bool, bool, str, int, float]:
         """Sort key: distilled, no core, controls."""
         return (
             self.core != DISTILLED,
             self.core != NO_CORE,
             f"{self.sparsity} {self.selects} {self.core}",
             self.cycle or 0,
+            self.budget,
         )
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from dmsae_ray.plan import Arm, CycleSetting, TransferSetting
+from dmsae_ray.plan import Arm, CycleSetting, TransferSetting, times_the_tokens
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.estimates import FEWEST, NONE, Estimate
 
@@ -25,15 +25,14 @@ def cycles_finding(settings: Sequence[Aggregate[CycleSetting]], last_cycle: int 
 
 def transfers_finding(settings: Sequence[Aggregate[TransferSetting]]) -> str:
     """Say how well SAEs around a fixed core reconstruct beside the others, and at what measured L0."""
-    arms = sorted(
-        {(a.setting.arm, a.setting.core_sparsity) for a in settings}, key=lambda a: (_ORDER.index(a[0]), a[1])
-    )
+    arms = sorted({_arm(a) for a in settings}, key=lambda a: (_ORDER.index(a[0]), *a[1:]))
     parts = []
-    for arm, sparsity in arms:
-        own = [a for a in settings if (a.setting.arm, a.setting.core_sparsity) == (arm, sparsity)]
+    for arm, sparsity, budget in arms:
+        own = [a for a in settings if _arm(a) == (arm, sparsity, budget)]
         if not any(a.metrics["fvu"].n for a in own):
             continue
-        name = "without a core (" if arm == "baseline" else f"around the {arm} core ({sparsity}, "
+        longer = f"{times_the_tokens(budget)}, " if budget != 1 else ""
+        name = f"without a core ({longer}" if arm == "baseline" else f"around the {arm} core ({sparsity}, "
         parts.append(f"{_reach(own, 'fvu', 3)} {name}measured L0 {_reach(own, 'l0', 1)})")
     if not parts:
         return f"No transfer was measured.{_collapses(settings)}"
@@ -41,7 +40,33 @@ def transfers_finding(settings: Sequence[Aggregate[TransferSetting]]) -> str:
     at = f"With k = {ks[0]}" if len(ks) == 1 else f"With k from {ks[0]} to {ks[-1]}"
     n = _seeds(settings)
     last = "; where measured L0 differs, only the curves can be compared" if len(parts) > 1 else ""
-    return f"{at}, the share of variance left unexplained is {', '.join(parts)} ({n}){last}.{_collapses(settings)}"
+    said = f"{at}, the share of variance left unexplained is {', '.join(parts)} ({n}){last}."
+    return f"{said}{_compute(settings)}{_collapses(settings)}"
+
+
+def _arm(one: Aggregate[TransferSetting]) -> tuple[Arm, str, float]:
+    return one.setting.arm, one.setting.core_sparsity, one.setting.budget
+
+
+def _compute(settings: Sequence[Aggregate[TransferSetting]]) -> str:
+    """Say what an SAE around the distilled core costs beside a baseline, alone and with the trainings of its core."""
+    own = [a for a in settings if a.setting.arm == "distilled" and a.whole_flops.n and a.trial_flops.mean > 0]
+    if not own:
+        return ""
+    alone, whole = (sum(getattr(a, n).mean for a in own) / len(own) for n in ("trial_flops", "whole_flops"))
+    parts = []
+    for budget in sorted({a.setting.budget for a in settings}):
+        rivals = [a for a in settings if (a.setting.arm, a.setting.budget) == ("baseline", budget) and a.trial_flops.n]
+        theirs = sum(a.trial_flops.mean for a in rivals) / len(rivals) if rivals else 0.0
+        if theirs > 0:
+            which = f" with {times_the_tokens(budget)}" if budget != 1 else ""
+            parts.append(f"{alone / theirs:.2f} ({whole / theirs:.2f}) times that of a baseline{which}")
+    if not parts:
+        return ""
+    return (
+        f" The training FLOP of an SAE around the distilled core, in brackets with the {whole / alone - 1:.0f} "
+        f"trainings that made the core, is {' and '.join(parts)}."
+    )
 
 
 def _one(found: Aggregate[CycleSetting]) -> str:

@@ -31,7 +31,8 @@ HOW = (
     "What are the SAEs worth? L0 is measured, core included. SAEs of one k have different L0 (a dense core fires "
     "beside the k others), so compare curves at one L0: the table of differences interpolates the rival's value, "
     "linear in log L0, at the L0 of each SAE, seed by seed, and extrapolates nowhere. FLOP is the training of the SAEs "
-    "over that of the rival; 'with cycles' counts the trainings that made the core too. SAEBench's definitions are its "
+    "over that of the rival; 'with cycles' counts the trainings that made the core too (of a given core as many as its "
+    "file says, each like that of the SAE). SAEBench's definitions are its "
     "own: its L0 and losses leave out BOS, EOS and padding and no high norms, its loss recovered is against zero "
     "ablation."
 )

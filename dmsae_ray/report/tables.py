@@ -7,7 +7,7 @@ from html import escape
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
-from dmsae_ray.plan import CycleSetting, Setting, TransferSetting
+from dmsae_ray.plan import CycleSetting, Setting, TransferSetting, times_the_tokens
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.estimates import NONE, Estimate
 from dmsae_ray.report.finding import UNMATCHED
@@ -172,7 +172,7 @@ def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
     rows = [
         (
             str(a.setting.k),
-            "none" if a.setting.arm == "baseline" else f"{a.setting.arm} ({a.setting.core_sparsity})",
+            _core_of(a.setting),
             str(len(a.seeds)),
             *(a.metrics[name].text(1) for name in ("l0", "l0_core")),
             *(a.metrics[name].percent() for name in ("core_frequency_median", "dead_fraction")),
@@ -189,13 +189,17 @@ def cost_table(aggregates: Sequence[Aggregate[Setting]], last_cycle: int | None)
     """Tabulate the cost of one cycle, of what the method itself trains, and of the controls beside it."""
     head: tuple[str, ...] = ("setting", "n", "seconds a cycle", "FLOP a cycle", "FLOP of all\ncycles")
     controls = any(a.control_flops.n and a.control_flops.mean > 0 for a in aggregates)
+    made = any(a.whole_flops.n and a.whole_flops.mean > a.trial_flops.mean for a in aggregates)
     head += ("FLOP of the\ncontrols",) if controls else ()
+    head += ("FLOP with the\ncore's trainings",) if made else ()
     rows = [
         (
             a.setting.label,
             str(len(a.seeds)),
             a.seconds.text(1),
-            *(_power(value) for value in (a.flops, a.trial_flops, a.control_flops)[: 3 if controls else 2]),
+            *(_power(value) for value in (a.flops, a.trial_flops)),
+            *((_power(a.control_flops),) if controls else ()),
+            *((_power(a.whole_flops),) if made else ()),
         )
         for a in aggregates
     ]
@@ -271,6 +275,12 @@ def _with_remarks(
 
 def _setting(one: Aggregate[CycleSetting]) -> tuple[str, str, str]:
     return (str(one.setting.k), one.setting.selects, str(len(one.seeds)))
+
+
+def _core_of(setting: TransferSetting) -> str:
+    how = times_the_tokens(setting.budget) if setting.arm == "baseline" else setting.core_sparsity
+    name = "none" if setting.arm == "baseline" else setting.arm
+    return f"{name} ({how})" if how else name
 
 
 def _consistency(found: Consistency | None) -> tuple[str, str, str]:

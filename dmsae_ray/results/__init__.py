@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from dmsae_ray.results.folders import create_folders as create_folders
     from dmsae_ray.results.folders import experiment_of as experiment_of
     from dmsae_ray.results.folders import folders_of as folders_of
+    from dmsae_ray.results.folders import keep_config as keep_config
     from dmsae_ray.results.folders import recorded_store as recorded_store
+    from dmsae_ray.results.matched import Matched as Matched
+    from dmsae_ray.results.matched import matched_baselines as matched_baselines
+    from dmsae_ray.results.matched import matched_before as matched_before
     from dmsae_ray.results.reports import TrialReport as TrialReport
     from dmsae_ray.results.reports import cycle_name as cycle_name
     from dmsae_ray.results.reports import failure_in as failure_in
@@ -47,7 +51,13 @@ __getattr__, __dir__, __all__ = face(
             "create_folders",
             "experiment_of",
             "folders_of",
+            "keep_config",
             "recorded_store",
+        ),
+        "matched": (
+            "Matched",
+            "matched_baselines",
+            "matched_before",
         ),
         "reports": (
             "TrialReport",

@@ -227,6 +227,16 @@ def create_folders(experiment: Experiment, say: Callable[[str], None] = log.info
         raise ConfigError(
             f"output is '{experiment.output}'; it must be a folder that can be written ({error.strerror or error})"
         ) from None
+    keep_config(experiment, folders)
+    return folders
+
+
+def keep_config(experiment: Experiment, folders: Folders) -> None:
+    """Write the config of a sweep into its folders, with the values of the grid that it had before.
+
+    Raises:
+        DataError: `output` cannot be read.
+    """
     here, shared = Folder(str(folders.sweep)), folders.output / "sweeps" / folders.name
     before = shared.read(CONFIG_FILE)
     whole = experiment if before is None else experiment.with_grid_of(parse_experiment(yaml.safe_load(before)))
@@ -235,7 +245,6 @@ def create_folders(experiment: Experiment, say: Callable[[str], None] = log.info
         if place.size(BEGUN_FILE) is None:
             place.write(BEGUN_FILE, [first])
         place.write(CONFIG_FILE, [whole.to_yaml().encode()])
-    return folders
 
 
 def experiment_of(sweep_folder: str | Path) -> Experiment:

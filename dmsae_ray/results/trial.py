@@ -9,7 +9,7 @@ from typing import Any
 
 from dmsae_ray.distill import CycleReport
 from dmsae_ray.errors import DataError
-from dmsae_ray.plan import Setting, Trial
+from dmsae_ray.plan import CycleSetting, Setting, Trial
 from dmsae_ray.results.folders import SUMMARY_FILE
 
 
@@ -29,6 +29,7 @@ class TrialResult:
         flops: FLOPs of the same trainings.
         control_flops: FLOPs of its controls.
         folder: Where its files are.
+        core_trainings: Trainings that made the core of a transfer; None where it has none, or its file did not say it.
     """
 
     trial: Trial
@@ -39,6 +40,7 @@ class TrialResult:
     collapse: str | None = None
     survival: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     folder: Path | None = None
+    core_trainings: int | None = None
 
     @property
     def trial_id(self) -> str:
@@ -70,6 +72,16 @@ class TrialResult:
         """See the class."""
         return sum(report.flops for report in self.controls.values())
 
+    @property
+    def whole_flops(self) -> float | None:
+        """FLOPs with those of the trainings that made the core of a transfer, if each of them cost what its own did.
+
+        None where it is not known how many these were.
+        """
+        if isinstance(self.setting, CycleSetting) or not self.last.n_core_in:
+            return self.flops
+        return None if self.core_trainings is None else self.flops * (self.core_trainings + 1)
+
     def metric(self, name: str) -> float:
         """Return a metric of the last cycle; NaN if it was not measured."""
         return self.last.metrics.get(name, math.nan)
@@ -99,6 +111,7 @@ def parse_result(summary: Mapping[str, Any], folder: Path | None = None) -> Tria
             collapse=f"{collapse} in cycle {summary['collapsed_at']}" if collapse else None,
             survival={int(birth): tuple(alive) for birth, alive in summary.get("survival", {}).items()},
             folder=folder,
+            core_trainings=summary.get("core_trainings"),
         )
     except (KeyError, TypeError, ValueError) as error:
         where = folder / SUMMARY_FILE if folder else "summary"

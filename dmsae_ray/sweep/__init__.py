@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dmsae_ray.sweep.prepared import SweepResult as SweepResult
     from dmsae_ray.sweep.prepared import prepare_sweep as prepare_sweep
     from dmsae_ray.sweep.prepared import sweep_state as sweep_state
+    from dmsae_ray.sweep.prepared import with_matched_baselines as with_matched_baselines
     from dmsae_ray.sweep.quality import QUALITY_VERSION as QUALITY_VERSION
     from dmsae_ray.sweep.quality import QualityTask as QualityTask
     from dmsae_ray.sweep.quality import measure_quality as measure_quality
@@ -56,6 +57,7 @@ __getattr__, __dir__, __all__ = face(
             "SweepResult",
             "prepare_sweep",
             "sweep_state",
+            "with_matched_baselines",
         ),
         "quality": (
             "QUALITY_VERSION",

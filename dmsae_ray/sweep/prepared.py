@@ -2,11 +2,19 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dmsae_ray.config import Experiment
-from dmsae_ray.plan import Plan, plan_experiment
-from dmsae_ray.results import STORE_INPUT, Folders, begun_inputs, create_folders
+from dmsae_ray.plan import Plan, many, plan_experiment
+from dmsae_ray.results import (
+    STORE_INPUT,
+    Folders,
+    begun_inputs,
+    create_folders,
+    keep_config,
+    load_results,
+    matched_baselines,
+)
 from dmsae_ray.store import store_key
 from dmsae_ray.sweep.given import find_given, given_here, given_places, hash_given, keep_given
 from dmsae_ray.sweep.inputs import check_inputs, check_saes_and_core
@@ -84,3 +92,32 @@ def sweep_state(sweep: PreparedSweep, errors: dict[str, str] | None = None) -> S
     finished = [trial for trial in trials if sweep.folders.fetch(trial) is not None]
     unfinished = [trial for trial in trials if trial not in finished and trial not in errors]
     return SweepResult(sweep.folders, finished, errors, unfinished)
+
+
+def with_matched_baselines(sweep: PreparedSweep, say: Callable[[str], None] = log.info) -> PreparedSweep:
+    """Return the sweep with the baselines that match the L0 of its SAEs around a core; the sweep itself without any.
+
+    They are known, and trained in the same folder, when all its other trials have finished.
+
+    Args:
+        sweep: The sweep, which this process alone runs.
+        say: Called with a line for what is added, and for what cannot be matched.
+
+    Raises:
+        DataError: A summary cannot be read.
+    """
+    if sweep.experiment.transfer is None or sweep_state(sweep).unfinished:
+        return sweep
+    found = matched_baselines(sweep.experiment, load_results(sweep.folders.sweep))
+    if found is None:
+        return sweep
+    for line in found.left_out:
+        say(f"note: {line}")
+    more = replace(sweep, experiment=found.experiment, plan=plan_experiment(found.experiment))
+    trained = sweep_state(more).unfinished
+    if trained:
+        say(f"second round: {many(len(trained), 'baseline')} at measured L0")
+        for line in found.lines:
+            say(f"  {line}")
+        keep_config(more.experiment, more.folders)
+    return more

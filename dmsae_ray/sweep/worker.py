@@ -340,7 +340,12 @@ def _run_transfer(
         arm=setting.arm,
         on_cycle=reporter.cycle,
     )
-    return {"records": [done.report.as_dict()], "tokens": done.report.tokens, "flops": done.report.flops}
+    return {
+        "records": [done.report.as_dict()],
+        "tokens": done.report.tokens,
+        "flops": done.report.flops,
+        "core_trainings": core.trainings,
+    }
 
 
 def _streamed(store: Store, service: ActorHandle[Any], world: int) -> ShardSource:

@@ -104,12 +104,10 @@ def curve_run(trial_id: str, params: Params, window: WindowReport) -> RunName:
 
 
 def differing(trials: Sequence[Trial]) -> frozenset[str]:
-    """Return the names of the parameters that are not the same in all trials."""
-    values: dict[str, set[object]] = {}
-    for trial in trials:
-        for name, value in trial.params().items():
-            values.setdefault(name, set()).add(value)
-    return frozenset(name for name, found in values.items() if len(found) > 1)
+    """Return the names of the parameters that are not the same in all trials; some may lack one."""
+    params = [trial.params() for trial in trials]
+    names = {name for own in params for name in own}
+    return frozenset(name for name in names if len({own.get(name) for own in params}) > 1)
 
 
 def run_params(run: RunName, params: Params, shown: Collection[str]) -> Params:

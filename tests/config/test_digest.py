@@ -78,6 +78,8 @@ OTHER: dict[str, Any] = {
     "transfer.core": "core.safetensors",
     "transfer.arms": ["distilled"],
     "transfer.core_sparsity": ["sparse"],
+    "transfer.baseline_k": "matched",
+    "transfer.baseline_budgets": [1, 9],
     "sweep.k": [80],
     "sweep.coverage": [0.9],
     "sweep.seeds": [1],
