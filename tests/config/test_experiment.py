@@ -49,8 +49,9 @@ def test_local_paths_come_out_absolute(tmp_path: Path, monkeypatch: pytest.Monke
         "{name: test, distill: {initial_sae: {20: you/saes@v1/k20, 40: 'hf://you/saes'}}, transfer: {core: you/core}}"
     )
     loaded = load_text(tmp_path, text)
-    assert loaded.distill.initial_sae == {20: "you/saes@v1/k20", 40: "hf://you/saes"} and loaded.transfer
-    assert loaded.transfer.core == "you/core"
+    # What is not here is on the Hub, and stays so in every working directory.
+    assert loaded.distill.initial_sae == {20: "hf://you/saes@v1/k20", 40: "hf://you/saes"} and loaded.transfer
+    assert loaded.transfer.core == "hf://you/core"
     (tmp_path / "you" / "core").mkdir(parents=True)
     found = load_text(tmp_path, text).transfer
     assert found is not None and found.core == f"{tmp_path}/you/core", "what is here is local"
