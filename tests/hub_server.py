@@ -220,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.objects[oid] = content
             there = self.hub.url.replace("127.0.0.1", "localhost")
             linked = {"X-Linked-Etag": f'"{oid}"', "X-Linked-Size": str(len(content)), "X-Repo-Commit": commit}
-            self._answer(302, b"", {"Location": f"{there}/cdn/{oid}/{quote(name)}?signed=1", **linked})
+            self._answer(302, b"", {"Location": f"{there}/cdn/{oid}/{quote(name)}", **linked})
         else:
             self._file(content, {"ETag": f'"{_etag(name, content)}"', "X-Repo-Commit": commit})
 
