@@ -61,7 +61,9 @@ def test_every_sweep_of_the_repository_is_named() -> None:
 
 @pytest.mark.parametrize("name", DIGESTS_AND_STORES)
 def test_sweeps_and_stores_keep_their_addresses(name: str) -> None:
-    experiment = load_experiment(SWEEPS / f"{name}.yaml")
+    # What a sweep asks for since: it goes on in the folder that was begun without it.
+    later = ["transfer.baseline_k=null"] if name == "figure4_7_transfer" else []
+    experiment = load_experiment(SWEEPS / f"{name}.yaml", later)
     first, digest, store = DIGESTS_AND_STORES[name]
     assert experiment.digest(version=1).startswith(first)
     assert experiment.digest().startswith(digest)

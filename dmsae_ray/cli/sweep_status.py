@@ -20,8 +20,16 @@ from dmsae_ray.cli.recorded_progress import replay
 from dmsae_ray.config import Experiment, parse_experiment, refuse_secrets
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.files import Folder
-from dmsae_ray.plan import work_of
-from dmsae_ray.results import SUMMARY_FILE, TrialResult, folders_of, parse_result, recorded_store
+from dmsae_ray.plan import expand, many, work_of
+from dmsae_ray.results import (
+    SUMMARY_FILE,
+    TrialResult,
+    folders_of,
+    load_results,
+    matched_baselines,
+    parse_result,
+    recorded_store,
+)
 from dmsae_ray.store import StoreProgress, store_progress
 from dmsae_ray.sweep import ControllerMark, controller_of
 from dmsae_ray.tracking import JOURNAL_FILE, read_outline
@@ -148,9 +156,13 @@ def status_of(place: SweepPlace, say: Callable[[str], None] = lambda line: None)
     harvest = None if key is None else store_progress(place.output / "stores" / key, experiment.activations)
     if harvest is not None and harvest.stage == "none":
         harvest = None
+    to_come = _matched_to_come(place, experiment)
+    if to_come:
+        notes.append(f"{many(to_come, 'baseline')} that match the measured L0 are still to be trained")
     undelivered = None if recorded is None else max(0, recorded.records - _delivered(place.here))
     reports = tuple(place.here / name for name in _REPORTS if (place.here / name).is_file())
     state = _state(view, runs, controller)
+    state = "interrupted" if state == "finished" and to_come else state
     return SweepStatus(
         place,
         state,
@@ -172,6 +184,12 @@ def _state(view: SweepView, runs: bool, controller: ControllerMark | None) -> St
     if view.count("waiting") == 0:
         return "failed"
     return "interrupted" if controller is not None else "not begun"
+
+
+def _matched_to_come(place: SweepPlace, experiment: Experiment) -> int:
+    """Return how many trials the second round of a transfer has that its config does not name yet."""
+    found = matched_baselines(experiment, load_results(place.here)) if experiment.transfer is not None else None
+    return 0 if found is None else len(expand(found.experiment)) - len(expand(experiment))
 
 
 def _finished_elsewhere(place: SweepPlace, progress: SweepProgress) -> list[TrialResult]:

@@ -101,14 +101,15 @@ def parse_result(summary: Mapping[str, Any], folder: Path | None = None) -> Tria
         reports = tuple(_report(r) for r in summary["records"])
         if not reports:
             raise ValueError("no cycles")
-        collapse = summary.get("collapse")
+        # The summary of a transfer has the training's own record alone.
+        collapse = summary.get("collapse", reports[-1].collapsed)
         return TrialResult(
             trial=Trial.from_params(summary["params"]),
             reports=reports,
             controls={name: _report(r) for name, r in summary.get("controls", {}).items()},
             core_sizes=tuple(summary.get("core_sizes", ())),
             distilled_size=summary.get("distilled_size"),
-            collapse=f"{collapse} in cycle {summary['collapsed_at']}" if collapse else None,
+            collapse=f"{collapse} in cycle {summary.get('collapsed_at', reports[-1].cycle)}" if collapse else None,
             survival={int(birth): tuple(alive) for birth, alive in summary.get("survival", {}).items()},
             folder=folder,
             core_trainings=summary.get("core_trainings"),

@@ -48,6 +48,21 @@ def test_nothing_is_said_before_anything_is_known() -> None:
     assert (view.seconds_left, view.tokens_per_s) == (None, None)
 
 
+def test_a_baseline_of_more_tokens_takes_as_many_times() -> None:
+    transfer = {"arms": ["baseline"], "baseline_budgets": [1, 9]}
+    progress = sweep(transfer=transfer, sweep={"seeds": [0]})
+    short, long = (trial.trial_id for trial in progress.work.trials)
+    progress.begin(short, 0.0)
+    progress.window(short, "baseline", 0, 200, 30.0)
+    progress.window(short, "baseline", 0, 400, 50.0)  # it began at 10 s, and takes 100 s
+    progress.cycle(short, "baseline", 0, NOTHING, 110.0)
+    progress.end(short, "finished")
+    progress.begin(long, 110.0)
+    progress.window(long, "baseline", 0, 900, 200.0)
+    seen = of(progress, long, 200.0)
+    assert seen.share == pytest.approx(0.1) and seen.seconds_left == pytest.approx(810)
+
+
 def test_rate_and_time_of_a_first_training() -> None:
     progress = sweep()
     progress.begin(A, 0.0)

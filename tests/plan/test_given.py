@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import snapshot_download
 
 from dmsae_ray.cli.commands import main
+from dmsae_ray.distill import Core, LineageId, save_core
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.plan.given import check_given
 from dmsae_ray.plan.plan import plan_experiment
@@ -72,6 +73,20 @@ def test_a_core_that_is_none_is_refused(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "core.safetensors")
     with pytest.raises(DmsaeError, match=r"^transfer.core is '[^\n]*core.safetensors'; [^\n]*$"):
         given(transfer={"core": str(tmp_path / "core.safetensors")})
+
+
+def test_a_core_that_says_how_it_was_made_says_what_an_sae_around_it_cost(tmp_path: Path) -> None:
+    ids = tuple(LineageId(0, row) for row in range(3))
+    core = Core(torch.randn(3, 64), ids, {"distilled_from_cores": 5})
+    save_core(core, tmp_path / "core.safetensors")
+    asked = {"core": str(tmp_path / "core.safetensors"), "baseline_budgets": [1, 6]}
+    assert given(transfer=asked) == (
+        "transfer.core was made by 5 trainings; the training FLOP of a distilled SAE over that of a baseline is "
+        "1.00 alone and 6.00 with these, 0.17 alone and 1.00 with these where it has 6 times the tokens",
+    )
+    assert given(transfer={**asked, "arms": ["distilled"]}) == ()
+    save_core(Core(core.rows, ids), tmp_path / "core.safetensors")
+    assert given(transfer=asked) == ()
 
 
 def test_what_is_elsewhere_is_a_note() -> None:

@@ -176,6 +176,28 @@ def test_a_transfer_trains_each_arm_once_and_the_baseline_for_both_variants() ->
     assert (plan.trainings, plan.trainings_unshared, len(plan.trials)) == (30, 30, 30)
 
 
+def test_baselines_of_more_tokens_and_those_to_be_matched_are_counted() -> None:
+    grid = {"k": [2, 4], "seeds": [0, 1, 2]}
+    plain = plan_experiment(experiment(transfer={}, sweep=grid))
+    plan = plan_experiment(experiment(transfer={"baseline_budgets": [1, 9], "baseline_k": "matched"}, sweep=grid))
+    # 24 SAEs around a core, 6 baselines, and 6 of nine times the tokens.
+    assert (plan.trainings, plan.training_tokens) == (36, (24 + 6 + 9 * 6) * plan.steps * plan.batch_size)
+    scoring = plain.flops.training / 30 - 12 * 64 * 65_536 * plan.steps * plan.batch_size
+    training = plain.flops.training / 30 - scoring
+    assert plan.flops.training == pytest.approx(84 * training + 36 * scoring)
+    assert plan.flops.evaluation == pytest.approx(plain.flops.evaluation * 36 / 30)
+    assert plan.training == plain.training
+    (note,) = [note for note in plan.notes if "further baselines" in note]
+    # One for each of the 24, with each budget: not in the numbers of the plan.
+    tokens = 24 * (1 + 9) * plan.steps * plan.batch_size
+    flops = 240 * training + 48 * scoring + 48 * plain.flops.evaluation / 30
+    assert note.startswith("up to 48 further baselines will be trained when all these have finished") and (
+        f"{tokens / 1e9:.3g}B training tokens, {flops:.2g} FLOP, " in note
+    )
+    assert any(n.startswith("baselines of 9 times the tokens read 4.5B of a corpus.tokens of 500M") for n in plan.notes)
+    assert "9 times the tokens in 6 baselines, 42B in all" in plan_text(plan)
+
+
 COSTS = re.compile(r"# Costs +(\d+) SAE trainings of 500M tokens .*about ([\d.]+) L40S-hours")
 
 

@@ -1,9 +1,14 @@
 """The grid of an experiment, and what trials are called."""
 
 import json
+from typing import Any
+
+import pytest
 
 from dmsae_ray.config import parse_experiment
-from dmsae_ray.plan import Trial, expand
+from dmsae_ray.distill.cycle_settings import cycle_key
+from dmsae_ray.errors import ConfigError
+from dmsae_ray.plan import Trial, cycle_settings, expand
 
 
 def test_a_core_size_names_its_trials_and_survives_a_trip_through_params() -> None:
@@ -22,3 +27,90 @@ def test_a_coverage_names_its_trials_as_before() -> None:
     assert trial.trial_id == "k80-tau0.9-seed0"
     assert trial.params() == {"k": 80, "coverage": 0.9, "core_sparsity": "dense", "seed": 0, "data_seed": 0}
     assert Trial.from_params(trial.params()) == trial
+
+
+def transfer(**settings: Any) -> Any:
+    sweep = {"k": [20, 40], "seeds": [3]}
+    return parse_experiment({"name": "moved", "transfer": {"core": "c", **settings}, "sweep": sweep})
+
+
+def names(**settings: Any) -> list[str]:
+    return [trial.trial_id.removesuffix("-seed3") for trial in expand(transfer(**settings))]
+
+
+CORE_20 = ["k20-dense-distilled", "k20-sparse-distilled", "k20-dense-gaussian", "k20-sparse-gaussian"]
+CORE_40 = ["k40-dense-distilled", "k40-sparse-distilled", "k40-dense-gaussian", "k40-sparse-gaussian"]
+
+
+def test_baselines_have_the_k_of_the_grid_or_those_that_are_listed() -> None:
+    plain = [*CORE_20, "k20-dense-baseline", *CORE_40, "k40-dense-baseline"]
+    assert names() == names(baseline_k="matched") == names(baseline_k=[20, "matched", 40]) == plain
+    assert names(baseline_k=[93, 40]) == [*CORE_20, *CORE_40, "k40-dense-baseline", "k93-dense-baseline"]
+    assert names(baseline_k=["matched"]) == [*CORE_20, *CORE_40]
+    assert names(arms=["distilled"], core_sparsity=["sparse"], baseline_k=[93], baseline_budgets=[1, 9]) == [
+        "k20-sparse-distilled",
+        "k40-sparse-distilled",
+    ]
+
+
+def test_each_budget_is_a_set_of_baselines() -> None:
+    found = expand(transfer(arms=["baseline"], baseline_k=[40, 93], baseline_budgets=[1, 9, 2.5]))
+    assert [trial.trial_id for trial in found] == [
+        *("k40-dense-baseline-seed3", "k93-dense-baseline-seed3"),
+        *("k40-dense-baseline-x9-seed3", "k93-dense-baseline-x9-seed3"),
+        *("k40-dense-baseline-x2.5-seed3", "k93-dense-baseline-x2.5-seed3"),
+    ]
+    assert [trial.params().get("budget") for trial in found] == [None, None, 9.0, 9.0, 2.5, 2.5]
+    assert [Trial.from_params(json.loads(json.dumps(trial.params()))) for trial in found] == found
+    assert found[2].setting.label == "k=40 baseline, 9 times the tokens" and found[0].setting.label == "k=40 baseline"
+    assert names(baseline_budgets=[9]) == [*CORE_20, *CORE_40, "k20-dense-baseline-x9", "k40-dense-baseline-x9"]
+
+
+def test_a_budget_is_more_steps_and_another_cycle() -> None:
+    import torch
+
+    asked = transfer(arms=["baseline"], baseline_k=[40], baseline_budgets=[1, 9])
+    asked = parse_experiment({**asked.model_dump(), "recipe": {"tokens": 2048 * 2000, "warmup_steps": 300}})
+    one, nine = (cycle_settings(asked, trial.setting, 64) for trial in expand(asked))
+    assert (one.steps, one.recipe.decay_start, one.recipe.warmup_steps) == (2000, 1600, 300)
+    assert (nine.steps, nine.recipe.steps, nine.recipe.decay_start, nine.recipe.warmup_steps) == (
+        *(18_000, 18_000),
+        *(14_400, 300),
+    )
+    plain = parse_experiment({**asked.model_dump(), "transfer": None, "sweep": {"k": [40]}, "sae": {"k": 40}})
+    keys = [cycle_key(s, "data", torch.empty(0, 64), 7, 0) for s in (one, nine)]
+    (cycle_0,) = (cycle_settings(plain, trial.setting, 64) for trial in expand(plain))
+    assert cycle_key(cycle_0, "data", torch.empty(0, 64), 7, 0) == keys[0] != keys[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"baseline_k": "all"},
+            'transfer.baseline_k is "all"; it must be matched, or a list of whole numbers of at least 1, perhaps with '
+            "matched among them",
+        ),
+        ({"baseline_k": [0, 4]}, "transfer.baseline_k is [0, 4]; it must be matched, or"),
+        ({"baseline_k": [True]}, "transfer.baseline_k is [true]; it must be"),
+        ({"baseline_k": [4, [5]]}, "transfer.baseline_k is [4, [5]]; it must be"),
+        ({"baseline_k": [4, 4]}, "transfer.baseline_k is [4, 4]; it must hold at least one value, and none twice"),
+        ({"baseline_k": []}, "transfer.baseline_k is []; it must hold at least one value"),
+        ({"baseline_k": [65_536]}, "transfer.baseline_k has 65536; it must be below sae.n_latents = 65536"),
+        (
+            {"baseline_k": "matched", "arms": ["baseline"]},
+            "transfer.baseline_k is \"matched\"; with transfer.arms ['baseline'] there is no core whose SAEs",
+        ),
+        ({"baseline_budgets": [1, 1]}, "transfer.baseline_budgets is [1.0, 1.0]; it must hold at least one value"),
+        ({"baseline_budgets": [0]}, "transfer.baseline_budgets.0 is 0; it must be a number in (0, 1000]"),
+        (
+            {"baseline_budgets": [1, 0.001]},
+            "transfer.baseline_budgets has 0.001, too few tokens: recipe.warmup_steps is 1000; it must be below the "
+            "244 steps of a cycle",
+        ),
+    ],
+)
+def test_what_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        transfer(**settings)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)

@@ -84,6 +84,19 @@ def test_what_waits_begins_when_a_place_and_its_cycle_0_are_there() -> None:
     assert seconds_left(counted, done, running, Pace(10.0, 2.0, 3)) == pytest.approx(30 + 2 + 40)
 
 
+def test_a_baseline_of_more_tokens_counts_as_many_times() -> None:
+    sections = {"transfer": {"arms": ["baseline"], "baseline_budgets": [1, 9]}, "sweep": {"k": [20], "seeds": [0]}}
+    plan, counted = plan_experiment(experiment(**sections)), work(**sections)
+    short, long = counted.trials
+    assert counted.tokens_of(long) == 9 * counted.tokens_of(short) == 9 * counted.training_tokens
+    left = left_line(plan, counted, {short.trial_id: Done(1, False, True)}, harvested=True)
+    assert left.startswith("1 of 2 trials, 1 of 2 SAE trainings, 4.5B training tokens, ")
+    assert f"{plan.flops.training * 0.9 + plan.flops.evaluation / 2:.2g} FLOP" in left
+    assert seconds_left(counted, {}, [], Pace(10.0, 2.0, 1)) == pytest.approx(2 + 10 + 2 + 90)
+    hours = schedule(plan, 2).total - plan.harvest_hours
+    assert hours == pytest.approx(9 * max(plan.training.computing, plan.training.reading) + plan.training.evaluating)
+
+
 def test_a_sweep_of_transfers_or_with_a_given_sae_shares_nothing(tmp_path: Path) -> None:
     given = work(distill={"cycles": 3, "controls": [], "initial_sae": str(tmp_path)})
     assert (given.trainings, given.trainings_of_trial, given.counts(0), given.counts(1)) == (12, 3, False, True)

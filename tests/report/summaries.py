@@ -1,6 +1,7 @@
 """Summaries of made-up trials, built with the package's own record types, so that a changed field is seen here."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,18 +95,23 @@ def write_trial(sweep_dir: Path, k: int, coverage: float, seed: int, cycles: int
     return str(summary["trial_id"])
 
 
-def write_transfer(sweep_dir: Path, k: int, arm: str, core_sparsity: str, seed: int) -> None:
+def write_transfer(
+    sweep_dir: Path, k: int, arm: str, core_sparsity: str, seed: int, *, budget: float = 1, made: int | None = None
+) -> None:
     random = np.random.default_rng([k, len(arm), len(core_sparsity), seed])
     core = Core(torch.ones(20, WIDTH), tuple(LineageId(0, i) for i in range(20)))
     empty = Core(torch.empty(0, WIDTH), ())
     l0 = (0.0 if arm == "baseline" else 5.0 if arm == "distilled" else 1.0, float(k))
     fvu = 0.4 - 0.01 * k + (0.05 if arm == "gaussian" else 0) + random.normal(0, 0.005)
     record = make_cycle(1, arm, empty if arm == "baseline" else core, core, float(fvu), l0)
+    record = replace(record, flops=budget * record.flops)
     params = {"k": k, "seed": seed, "data_seed": 0, "core_sparsity": core_sparsity, "arm": arm}
-    trial_id = f"k{k}-{core_sparsity}-{arm}-seed{seed}"
+    params |= {} if budget == 1 else {"budget": budget}
+    trial_id = f"k{k}-{core_sparsity}-{arm}{'' if budget == 1 else f'-x{budget:g}'}-seed{seed}"
     folder = sweep_dir / "trials" / trial_id
     folder.mkdir(parents=True, exist_ok=True)
     summary = {"trial_id": trial_id, "params": params, "records": [record.as_dict()], "tokens": 1000, "flops": 1e12}
+    summary["core_trainings"] = made
     (folder / "summary.json").write_text(json.dumps(summary))
 
 

@@ -155,6 +155,29 @@ def test_transfers_alone_say_that_l0_differs(tmp_path: Path) -> None:
         assert words in text, words
 
 
+def test_budgets_are_kept_apart_and_compute_is_said(tmp_path: Path) -> None:
+    write_transfer(tmp_path, 20, "distilled", "dense", 0, made=5)
+    write_transfer(tmp_path, 20, "baseline", "dense", 0)
+    write_transfer(tmp_path, 20, "baseline", "dense", 0, budget=9)
+    report = make_report(tmp_path)
+    text = report.finding()
+    assert "without a core (measured L0 20.0)" in text
+    assert "without a core (9 times the tokens, measured L0 20.0)" in text
+    assert text.endswith(
+        "The training FLOP of an SAE around the distilled core, in brackets with the 5 trainings that made the core, "
+        "is 1.00 (6.00) times that of a baseline and 0.11 (0.67) times that of a baseline with 9 times the tokens."
+    )
+    tables = {table.title: table for table in report.tables}
+    assert [row[1] for row in tables["Transfer"].rows] == ["none", "none (9 times the tokens)", "distilled (dense)"]
+    cost = tables["Time and FLOP"]
+    assert cost.names[-1] == "FLOP with the core's trainings"
+    assert [(row[0], row[-1]) for row in cost.rows] == [
+        ("k=20 baseline", "3.00e+12"),
+        ("k=20 baseline, 9 times the tokens", "2.70e+13"),
+        ("k=20 dense distilled", "1.80e+13"),
+    ]
+
+
 def test_a_sweep_without_controls(tmp_path: Path) -> None:
     write_trial(tmp_path, 8, 0.9, 0)
     path = next(tmp_path.glob("trials/*/summary.json"))

@@ -146,6 +146,24 @@ def test_which_arm_an_sae_is_of() -> None:
     assert Evaluated(EvaluatedSAE(result, one) for one in (control, first, last)).arms == [arms[1], arms[0], arms[2]]
 
 
+def test_baselines_of_another_budget_are_a_rival_of_their_own() -> None:
+    saes = baseline_and_core(0.05)
+    longer = TransferSetting(4, "baseline", "dense", 9.0)
+    for seed in range(3):
+        own = report("baseline", 8.0, core=0, key=f"longer {seed}", flops=90.0)
+        saes.append(sae(longer, seed, own, 0.9 + 0.001 * seed + 1e-4 * seed))
+    one, nine = compare(Evaluated(saes), [LOSS])
+    assert (one.rival.label, nine.rival.label) == ("no core", "no core, 9 times the tokens")
+    assert one.difference.mean == pytest.approx(0.05 + 1e-4, abs=1e-6)
+    assert nine.difference.mean == pytest.approx(0.85 - 0.9, abs=1e-6) and nine.verdict == "worse"
+    assert (one.flops[0], nine.flops[0]) == (pytest.approx(1.0), pytest.approx(1 / 9))
+    assert math.isnan(one.flops[1]) and math.isnan(nine.flops[1])
+    # With a core of 5 trainings, that of the cycles is known.
+    known = [replace(s, result=replace(s.result, core_trainings=5)) if s.arm.core == "distilled" else s for s in saes]
+    ratios = [found.flops for found in compare(Evaluated(known), [LOSS])]
+    assert ratios == [(pytest.approx(1.0), pytest.approx(6.0)), (pytest.approx(1 / 9), pytest.approx(6 / 9))]
+
+
 def test_the_cycle_0_that_coverages_share_counts_once() -> None:
     shared = report("distilled", 8.0, core=0, cycle=0, key="shared")
     saes = [sae(CycleSetting(8, tau, "dense"), 0, shared, 0.9) for tau in (0.3, 0.6)]

@@ -98,8 +98,13 @@ def test_figures_are_drawn_for_what_there_is(published: tuple[Path, Report, list
     for seed in range(2):
         write_transfer(tmp_path / "t", 20, "distilled", "sparse", seed)
         write_transfer(tmp_path / "t", 20, "baseline", "dense", seed)
+        write_transfer(tmp_path / "t", 20, "baseline", "dense", seed, budget=9)
     _, transfer = publish(tmp_path / "t")
     assert {p.stem for p in transfer if p.suffix == ".png"} == {"transfer", "cost"}
+    numbers = (tmp_path / "t" / "figures" / "transfer.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[1:4] for line in numbers[::2]] == [
+        *(["baseline", "dense", "1"], ["baseline", "dense", "9"], ["distilled", "sparse", "1"])
+    ]
     for path in (*files, *transfer):
         if path.suffix == ".png":
             with Image.open(path) as image:

@@ -18,7 +18,7 @@ from dmsae_ray.results.folders import experiment_of
 from dmsae_ray.store.layout import SPLITS, shard_name
 from dmsae_ray.store.token_shards import read_layout, read_tokens
 from tests.mlflow_stores import runs
-from tests.small_sweep import TRIALS, Here, cores, sweep_folder, write_config
+from tests.small_sweep import TRIALS, Here, cores, sweep_folder, trained_cycles, write_config
 
 pytestmark = pytest.mark.sweep
 
@@ -191,7 +191,7 @@ def test_two_workers_share_a_training(finished_sweep: Path, tmp_path: Path, dmsa
     assert {tuple(i) for i in two["lineage"][0]} == {tuple(i) for i in one["lineage"][0]}
 
 
-def test_transfer_trains_around_a_core_with_its_controls(
+def test_transfer_trains_around_a_core_with_its_controls_and_then_baselines_that_match_its_l0(
     finished_sweep: Path, tmp_path: Path, dmsae_here: Here
 ) -> None:
     core = tmp_path / "core.safetensors"
@@ -200,23 +200,54 @@ def test_transfer_trains_around_a_core_with_its_controls(
     moving = ("transfer", config, "--core", core, "--set", "name=moved", "--set", "sweep.coverage=null")
     done = dmsae_here(*moving)
     assert done.returncode == 2 and "sweep.seeds is [0]; 0 bore transfer.core" in done.stderr, done.stdout + done.stderr
-    moving = (*moving, "--set", "sweep.seeds=[1]")
+    moving = (*moving, "--set", "sweep.seeds=[1]", "--set", "transfer.baseline_k=matched")
     done = dmsae_here(*moving)
     assert done.returncode == 0, done.stdout + done.stderr
     (moved,) = (tmp_path / "runs" / "sweeps").glob("moved-*")
     trials = {p.parent.name: json.loads(p.read_text())["records"][0] for p in moved.glob("trials/*/summary.json")}
-    assert set(trials) == {
+    first = {
         "k8-dense-distilled-seed1",
         "k8-sparse-distilled-seed1",
         "k8-dense-gaussian-seed1",
         "k8-sparse-gaussian-seed1",
         "k8-dense-baseline-seed1",
     }
+    matched = {round(trials[name]["metrics"]["l0"]): name for name in first if "baseline" not in name} | {8: ""}
+    second = {f"k{k}-dense-baseline-seed1" for k in matched if k != 8}
+    assert second and set(trials) == first | second
+    lines = done.stdout.splitlines()
+    said = [line for line in lines if " matches the L0 of k = 8 " in line]
+    assert len(said) == len(second) and "up to 4 further baselines will be trained" in done.stdout
+    # Nothing of the second round begins before the first has ended.
+    begun = [n for n, line in enumerate(lines) if line.strip().split(" ")[0] in second]
+    assert min(begun) > lines.index(said[0]) > max(n for n, line in enumerate(lines) if line.strip().startswith("k8-"))
+    for name in second:
+        k = int(name[1:].partition("-")[0])
+        assert trials[name]["metrics"]["l0"] == pytest.approx(trials[matched[k]]["metrics"]["l0"], rel=0.1)
     size = len(load_core(core))
     assert trials["k8-dense-distilled-seed1"]["n_core_in"] == size == trials["k8-sparse-gaussian-seed1"]["n_core_in"]
     assert trials["k8-dense-baseline-seed1"]["n_core_in"] == 0
     sparse = trials["k8-sparse-distilled-seed1"]["metrics"]
     assert sparse["l0"] < trials["k8-dense-distilled-seed1"]["metrics"]["l0"]
+    summary = json.loads((moved / "trials" / "k8-dense-distilled-seed1" / "summary.json").read_text())
+    assert summary["core_trainings"] == 3  # cycles 0 to 2
+    # Run again, it finds all of it.
+    trained, journal = trained_cycles(tmp_path).keys(), (moved / "journal.jsonl").read_text()
+    done = dmsae_here(*moving)
+    assert done.returncode == 0 and f"all {len(trials)} trials are finished: nothing to run" in done.stdout
+    assert trained_cycles(tmp_path).keys() == trained and (moved / "journal.jsonl").read_text() == journal
+    # So does a sweep that was interrupted between the rounds: its config asks for matching, and names no k yet.
+    for name in second:
+        shutil.rmtree(moved / "trials" / name)
+    shutil.copy(moved / "begun.yaml", moved / "config.yaml")
+    done = dmsae_here("status", moved)
+    assert "that match the measured L0 are still to be trained" in done.stdout, done.stdout
+    done = dmsae_here("plan", config, "--set", f"transfer.core={core}", *moving[4:])
+    assert done.returncode == 0 and said[0].strip() in done.stdout and min(second) in done.stdout, done.stdout
+    done = dmsae_here("resume", moved)
+    assert done.returncode == 0 and said[0] in done.stdout.splitlines(), done.stdout + done.stderr
+    assert {p.parent.name for p in moved.glob("trials/*/summary.json")} == first | second
+    assert trained_cycles(tmp_path).keys() == trained
     # Another core under the same name does not get the first one's results.
     shutil.copy(sweep_folder(finished_sweep) / "trials" / TRIALS[0] / "core.safetensors", core)
     done = dmsae_here(*moving)
