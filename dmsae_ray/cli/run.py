@@ -115,6 +115,8 @@ def _run(
         if more is not sweep and sweep_state(more).unfinished:
             describe_sweep(tracker, more.experiment, more.store_key)
             sweep, result = more, _run_round(more, screen, tracker, live, largest, verbose)
+        elif result.errors and sweep.experiment.transfer is not None and sweep.experiment.transfer.matches_l0:
+            screen.say("note: baselines at measured L0 are not trained before all other trials have finished")
     if not result.unfinished and sweep.experiment.activations.mode == "store":
         _tell_dropped(sweep, screen, tracker)
     return sweep, result

@@ -158,7 +158,7 @@ def status_of(place: SweepPlace, say: Callable[[str], None] = lambda line: None)
         harvest = None
     to_come = _matched_to_come(place, experiment)
     if to_come:
-        notes.append(f"{many(to_come, 'baseline')} that match the measured L0 are still to be trained")
+        notes.append(f"still to be trained: {many(to_come, 'baseline')} at measured L0")
     undelivered = None if recorded is None else max(0, recorded.records - _delivered(place.here))
     reports = tuple(place.here / name for name in _REPORTS if (place.here / name).is_file())
     state = _state(view, runs, controller)
@@ -188,7 +188,9 @@ def _state(view: SweepView, runs: bool, controller: ControllerMark | None) -> St
 
 def _matched_to_come(place: SweepPlace, experiment: Experiment) -> int:
     """Return how many trials the second round of a transfer has that its config does not name yet."""
-    found = matched_baselines(experiment, load_results(place.here)) if experiment.transfer is not None else None
+    if experiment.transfer is None or not experiment.transfer.matches_l0:
+        return 0
+    found = matched_baselines(experiment, load_results(place.here))
     return 0 if found is None else len(expand(found.experiment)) - len(expand(experiment))
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from dmsae_ray.config.processors import usable_cpus as usable_cpus
     from dmsae_ray.config.secrets import redacted as redacted
     from dmsae_ray.config.secrets import refuse_secrets as refuse_secrets
-    from dmsae_ray.config.sections import MATCHED as MATCHED
     from dmsae_ray.config.sections import UTF_8 as UTF_8
     from dmsae_ray.config.sections import ActivationSettings as ActivationSettings
     from dmsae_ray.config.sections import CoreSparsity as CoreSparsity
@@ -60,7 +59,6 @@ __getattr__, __dir__, __all__ = face(
             "ActivationSettings",
             "CoreSparsity",
             "CorpusSettings",
-            "MATCHED",
             "UTF_8",
             "ModelSettings",
             "ResourceSettings",

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from dmsae_ray.results.folders import folders_of as folders_of
     from dmsae_ray.results.folders import keep_config as keep_config
     from dmsae_ray.results.folders import recorded_store as recorded_store
-    from dmsae_ray.results.matched import Matched as Matched
     from dmsae_ray.results.matched import matched_baselines as matched_baselines
     from dmsae_ray.results.matched import matched_before as matched_before
     from dmsae_ray.results.reports import TrialReport as TrialReport
@@ -55,7 +54,6 @@ __getattr__, __dir__, __all__ = face(
             "recorded_store",
         ),
         "matched": (
-            "Matched",
             "matched_baselines",
             "matched_before",
         ),

@@ -241,7 +241,7 @@ def test_transfer_trains_around_a_core_with_its_controls_and_then_baselines_that
         shutil.rmtree(moved / "trials" / name)
     shutil.copy(moved / "begun.yaml", moved / "config.yaml")
     done = dmsae_here("status", moved)
-    assert "that match the measured L0 are still to be trained" in done.stdout, done.stdout
+    assert f"still to be trained: {len(second)} baseline" in done.stdout and "interrupted" in done.stdout, done.stdout
     done = dmsae_here("plan", config, "--set", f"transfer.core={core}", *moving[4:])
     assert done.returncode == 0 and said[0].strip() in done.stdout and min(second) in done.stdout, done.stdout
     done = dmsae_here("resume", moved)
