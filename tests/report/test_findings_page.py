@@ -9,6 +9,7 @@ import pytest
 from dmsae_ray.groundtruth import REGIMES, Replica
 from dmsae_ray.report import KnownFeatures, findings
 from dmsae_ray.report.estimates import estimate
+from dmsae_ray.report.paired import signed
 
 FOLDER = Path(__file__).parents[2] / "sweeps" / "findings"
 PAGE = (FOLDER / "README.md").read_text()
@@ -73,6 +74,21 @@ def test_the_numbers_of_scores_are_those_of_the_result_file() -> None:
         (found,) = (r for r in tree["rows"] if r["score"] == name and "rank" in r)
         assert row(name, [found[column] for column in ("rank", "overlap", "retest rank", "size")]) in PAGE
     assert "(difference +0.14* [+0.06, +0.22])" in tree["findings"][0] and "+0.14* [+0.06, +0.22]" in PAGE
+
+
+@pytest.mark.parametrize("variant", ["dense", "sparse"])
+def test_the_numbers_of_quality_are_those_of_the_result_files(variant: str) -> None:
+    tree = json.loads((FOLDER / f"quality_{variant}.json").read_text())
+    names = ("own/loss_recovered", "own/kl", "own/fvu", "own/dead_share", "own/nearest_cosine")
+    for rival, label in (("no core", "no core"), (f"gaussian core, {variant}, τ = 0.9", "random core")):
+        found = [r for name in names for r in tree["at_equal_l0"] if (r["number"], r["rival"]) == (name, rival)]
+        cells = [
+            f"{signed(r['mean'], 3)}{'*' if r['is'] else ''} [{signed(r['low'], 3)}, {signed(r['high'], 3)}]"
+            for r in found
+        ]
+        assert len(cells) == 5 and row(f"{variant} core - {label}", cells) in PAGE
+        for r in found:  # what the file says of the seeds is what they say
+            assert sum(r["values"]) / len(r["values"]) == pytest.approx(r["mean"]) and r["n"] == 3
 
 
 def test_every_link_and_picture_is_there() -> None:
