@@ -74,7 +74,7 @@ def run(args: "Namespace") -> int:
     sys.path.insert(0, "")  # functions of one's own may lie in this folder
     settings = _settings(args.overrides)
     scorers = dict(_named(text) for text in args.scorer)
-    _check_score(settings, scorers)
+    _check_settings(settings, scorers)
     regimes, folder = _regimes(args), Path(args.out).expanduser()
     work = [(regime, seed) for seed in seeds for regime in regimes]
     places = [_place(folder, regime, seed, settings, scorers) for regime, seed in work]
@@ -168,13 +168,20 @@ def _value(name: str, text: str, plain: Any) -> Any:
     raise ConfigError(f"--set {name} is '{text}'; it must be {kind}, such as {plain if plain != () else '[]'}")
 
 
-def _check_score(settings: "BenchmarkSettings", scorers: "dict[str, Scorer]") -> None:
+def _check_settings(settings: "BenchmarkSettings", scorers: "dict[str, Scorer]") -> None:
     from dmsae_ray.distill import SCORES
 
     known = (*SCORES, *scorers)
     if settings.score not in known:
         raise ConfigError(f"--set score is '{settings.score}'; known are {', '.join(known)}")
-    settings.cycle_settings("dense").check_scoring(has_scorer=settings.score in scorers)
+    dense = settings.cycle_settings("dense")
+    dense.check_scoring(has_scorer=settings.score in scorers)
+    import torch
+
+    from dmsae_ray.sae import MatryoshkaSAE
+
+    with torch.device("meta"):  # groups and k are checked when an SAE is made
+        MatryoshkaSAE(1, dense.n_latents, dense.group_sizes, dense.k)
 
 
 def _regimes(args: "Namespace") -> "list[Regime]":
