@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 
-from dmsae_ray.config import shell_command
 from dmsae_ray.evaluation import QUALITY
 from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report.estimates import FEWEST, NONE, Estimate, estimate
@@ -71,8 +70,7 @@ def quality_part(one: PublishedSAE) -> str:
             rows.append([f"{label}{better}", value, *([f"{over.text(3)}{fewer}"] if several else [])])
             said.append(evaluation)
     if found is None or not rows:
-        command = shell_command("dmsae", "eval", "SWEEP")
-        return f"This SAE was not measured by SAEBench, nor by more of our own measures (`{command}` does both)."
+        return "This SAE was not measured by SAEBench, nor by more of our own measures (`dmsae eval SWEEP` does both)."
     head = ["", "this SAE", *([_over_seeds(sorted(found.seeds))] if several else [])]
     named = [f"*{name}*, {says(name)}" for name in dict.fromkeys(said) if name != OWN]
     bench = f" SAEBench's definitions and texts are its own ({'; '.join(named)})." if named else ""
@@ -171,8 +169,7 @@ def rediscovery_part(one: PublishedSAE) -> str:
     numbers = None if one.found is None else Rediscovered(one.found)
     names = [n for n in SETS if numbers is not None and numbers.values(setting, SAME, n, "mean decoder")]
     if one.found is None or numbers is None or not names:
-        command = shell_command("dmsae", "stability", "SWEEP")
-        parts.append(f"Whether SAEs of other seeds have its latents was not measured (`{command}` does it).")
+        parts.append("Whether SAEs of other seeds have its latents was not measured (`dmsae stability SWEEP` does it).")
         return "\n\n".join(parts)
     seen = f", correlations of activations on {one.found.tokens:,} held-out tokens" if one.found.tokens else ""
     parts.append(

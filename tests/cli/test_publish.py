@@ -17,6 +17,7 @@ import yaml
 from huggingface_hub import ModelCard, snapshot_download
 
 from dmsae_ray.cli.commands import main
+from dmsae_ray.config import shell_command
 from dmsae_ray.config.experiment import load_experiment
 from dmsae_ray.distill.core import load_core
 from dmsae_ray.lm.loading import load_tap
@@ -97,7 +98,10 @@ def test_the_folder_says_nothing_of_the_machine(
     said = capsys.readouterr().out
     assert {name for name, _ in texts(out)} == WRITTEN
     assert all(f"  {name}\n" in said for name in WRITTEN)
-    assert f"nothing was uploaded; to do so: dmsae publish {made.cycles} {TRIAL} --out {out} --repo USER/NAME" in said
+    command = shell_command(
+        "dmsae", "publish", made.cycles, TRIAL, "--out", out
+    )  # the program as this machine finds it
+    assert f"nothing was uploaded; to do so: {command} --repo USER/NAME" in said
     for name, content in texts(out):
         for word in (PRIVATE, str(made.cycles.parent), "mlflow.db", TOKEN, os.environ["HOME"] + "/"):
             assert word.encode() not in content, (name, word)
