@@ -42,7 +42,7 @@ def test_measures_of_our_own(copied: Path, dmsae_here: Here) -> None:
     # Both trials share cycle 0; of one control the file is damaged, which takes no other along.
     assert "5 SAEs x 1 evaluations: 5\n" in first.stdout and first.returncode == 1
     (failed,) = [line for line in first.stdout.splitlines() if " failed: " in line]
-    assert f"control gaussian: own failed: cycle: {cycles}/{lost}" in failed
+    assert f"control gaussian: own failed: cycle: {cycles}/{lost[:8]}" in failed
     assert "1 of 5 evaluations failed; the same command runs them again" in first.stdout
 
     (cycles / lost / "sae" / "sae.safetensors").write_bytes(whole)
