@@ -73,13 +73,13 @@ def _unknown_option(args: argparse.Namespace, text: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "dmsae", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        "dmsae", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"dmsae_ray {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", dest="command")
 
     def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         sub.set_defaults(run=run)
         return sub
 
@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         ("verify", "compare every shard with its checksum; exit code 2 where a file is damaged"),
         ("rm", "remove stores; refused while a harvest writes or a sweep reads them"),
     ):
-        action = actions.add_parser(name, help=text, description=text)
+        action = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
         if name != "ls":
             several = "*" if name == "verify" else "+"
             action.add_argument("keys", metavar="KEY", nargs=several, help="a store's key, or how it begins")
@@ -159,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("cluster", _cluster, "Print what a cluster is made of for an experiment; nothing is started.")
     kinds = sub.add_subparsers(title="kinds", required=True, metavar="KIND", dest="kind")
     text = "The manifest of a RayJob on Kubernetes (KubeRay), with MLflow beside it, for `kubectl apply -f -`."
-    sub = kinds.add_parser("kuberay", help=text, description=text)
+    sub = kinds.add_parser("kuberay", help=text, description=text, allow_abbrev=False)
     experiment(sub)
     sub.add_argument("--image", required=True, help="image of all pods, with Ray and dmsae_ray")
     sub.add_argument("--name", help="name of the job; default: that of the experiment")

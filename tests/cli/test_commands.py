@@ -54,6 +54,10 @@ def test_an_option_that_is_none_is_named_and_a_setting_is_told_how_to_be_given(t
     assert refuse("sweep", config, "--output", "/x") == f"{said}; a setting is given as --set output=VALUE"
     assert refuse("sweep", config, "--sae.k=3").endswith("; a setting is given as --set sae.k=VALUE")
     assert refuse("ui", tmp_path, "--fast") == "'--fast' is not an option of dmsae ui; `dmsae ui --help` lists them"
+    # The beginning of an option is not the option: `--seed` of a command with `--seeds` is a mistake.
+    said = "'--eval' is not an option of dmsae eval; `dmsae eval --help` lists them"
+    assert refuse("eval", tmp_path, "--eval", "core") == said
+    assert refuse("groundtruth", "--seed", "1").startswith("'--seed' is not an option of dmsae groundtruth; ")
 
 
 @pytest.mark.parametrize(
