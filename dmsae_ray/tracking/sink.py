@@ -17,6 +17,7 @@ from dmsae_ray.tracking.troubles import reason_of
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class MlflowSink:
         self._sweep_dir = sweep_dir
         self._runs: dict[str | None, str] = {None: parent}
         self._late: set[str] = set()
+        self._files: dict[str, ArtifactRepository] = {}
         for query in (f"tags.`{PARENT_TAG}` = '{parent}'", f"tags.`{ROOT_TAG}` = '{parent}'"):
             for run in _search(client, experiment, query):
                 self._runs[run.data.tags.get(TRIAL_TAG, run.info.run_id)] = run.info.run_id
@@ -142,7 +144,8 @@ class MlflowSink:
         # What lies in a trial's folder needs no folder in the trial's run.
         inside = record.run is None and not folder.is_absolute() and folder != Path(".")
         try:
-            self._client.log_artifact(self._runs[record.run], str(path), folder.as_posix() if inside else None)
+            files = self._files_of(self._runs[record.run])
+            files.log_artifact(str(path), folder.as_posix() if inside else None)  # type: ignore[no-untyped-call]
         except Exception as error:
             if record.key not in self._late:
                 self._late.add(record.key)
@@ -150,6 +153,21 @@ class MlflowSink:
             return False
         self._late.discard(record.key)
         return True
+
+    def _files_of(self, run_id: str) -> "ArtifactRepository":
+        """Return where the files of a run are kept.
+
+        MLflow's client remembers the place by the run's id for the whole process, but a copied output folder has the
+        same runs in another place.
+        """
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
+
+        if run_id not in self._files:
+            store, place = self._client.tracking_uri, self._client.get_run(run_id).info.artifact_uri
+            place = add_databricks_profile_info_to_artifact_uri(place, store)  # type: ignore[no-untyped-call]
+            self._files[run_id] = get_artifact_repository(place, tracking_uri=store)
+        return self._files[run_id]
 
     def _run_of(self, name: str | None, start_time: int) -> str:
         """Return the id of a run; make the run if there is none, and those above it."""

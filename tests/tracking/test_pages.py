@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from dmsae_ray.cli.live_report import attach
 from dmsae_ray.config.experiment import parse_experiment
 from dmsae_ray.distill.reports import CycleReport
 from dmsae_ray.report.publishing import publish
+from dmsae_ray.results import experiment_of
 from dmsae_ray.results.folders import create_folders
 from dmsae_ray.results.reports import TrialReport
 from dmsae_ray.tracking.sweep_records import describe_sweep, save_views
@@ -22,7 +21,7 @@ from dmsae_ray.tracking.trial_records import TrialRecords, record_finished
 from tests.browser import Tab, browser_tab
 from tests.mlflow_stores import runs, views_of
 from tests.report.summaries import BATCH, make_summary, make_windows, write_trial
-from tests.small_sweep import SMALL, environment
+from tests.small_sweep import SMALL
 
 KS, SEEDS = (4, 20), (0, 1)
 
@@ -130,13 +129,11 @@ def test_an_output_folder_that_moved_takes_its_files_along(recorded: Path, tmp_p
     folder = copy / "sweeps" / recorded.name
     (folder / "report.html").write_text("<p>")
     kept = {path: path.stat().st_mtime_ns for path in before.rglob("*")}
-    code = (  # in a process of its own: MLflow remembers where the files of a run are
-        "import sys; from dmsae_ray.results import experiment_of; from dmsae_ray.tracking import SweepTracker\n"
-        "tracker = SweepTracker.of(experiment_of(sys.argv[1]), sys.argv[1]); tracker.start()\n"
-        "tracker.artifact(sys.argv[1] + '/report.html'); sys.exit(tracker.close())"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, env=environment())
-    assert done.returncode == 0, done.stderr
+    # In the process that wrote the first: MLflow's client remembers by a run's id where its files are.
+    tracker = SweepTracker.of(experiment_of(folder), folder)
+    tracker.start()
+    tracker.artifact(folder / "report.html")
+    assert tracker.close() == 0
     parents, below = runs(f"sqlite:///{copy / 'mlflow.db'}", "small")
     assert all(run.info.artifact_uri.startswith(copy.as_uri()) for run in (*parents, *below))
 
