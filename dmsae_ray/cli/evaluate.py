@@ -13,7 +13,7 @@ from dmsae_ray.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
 from dmsae_ray.cli.interrupts import Interrupts
 from dmsae_ray.config import refuse_secrets, shell_command
 from dmsae_ray.errors import ConfigError, DataError, DmsaeError
-from dmsae_ray.files import Folder, file_sha256
+from dmsae_ray.files import PATIENCE_SECONDS, Folder, file_sha256, patience
 from dmsae_ray.saebench import SUITE, Given, check_needs, check_reachable, chosen, read_outcome
 
 if TYPE_CHECKING:
@@ -356,7 +356,8 @@ def _run_left(
 
     cpus, gpus = first.experiment.resources.evaluation
     places, failures, logs = list(left), 0, set()
-    with ray_session(args.address, log=first.folder / "ray.log", verbose=args.verbose):
+    session = ray_session(args.address, log=first.folder / "ray.log", verbose=args.verbose)
+    with patience(PATIENCE_SECONDS), session:  # a storage that does not answer for a while loses no outcome
         work = [(each.task,) for each in left.values()]
         done = run_tasks(evaluate_sae, work, cpus=cpus, gpus=gpus, instead=failed)
         for n, (number, outcome) in enumerate(done, 1):

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from dmsae_ray.config import load_experiment
+from dmsae_ray.files import retry
 from dmsae_ray.results.begun import folder_name
 from dmsae_ray.sae import MatryoshkaSAE, load_sae, save_sae
 from dmsae_ray.saebench import Outcome
@@ -120,6 +121,32 @@ def test_the_page_has_all_that_is_kept(copied: Path, dmsae_here: Here, measured:
     assert "core read the sweep&#x27;s held-out tokens." in page.read_text()
     again = dmsae_here("eval", copied, "--evals", "core", "--trials", one, "--text", "benchmark")
     assert "kept from before" in again.stdout and len(measured) == before + 1
+
+
+def test_an_outage_of_the_storage_loses_no_outcome(
+    copied: Path,
+    dmsae_here: Here,
+    measured: list[EvaluationTask],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(retry.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(retry.time, "sleep", lambda seconds: now.__setitem__(0, now[0] + seconds))
+
+    def away(call: Callable[[], Any], what: str) -> Any:
+        def refused() -> Any:
+            if measured and "/eval-own-" in what and now[0] < 600:  # ten minutes from the first outcome on
+                raise TimeoutError("no answer")
+            return call()
+
+        return retry.retry_outages(refused, what)
+
+    monkeypatch.setattr("dmsae_ray.files.folder.retry_outages", away)
+    done = dmsae_here("eval", copied, "--evals", "own", "--cycles", "1")
+    assert done.returncode == 0 and now[0] >= 600, done.stderr
+    assert "no answer; next try in " in caplog.text
+    assert "kept from before" in dmsae_here("eval", copied, "--evals", "own", "--cycles", "1").stdout
 
 
 def test_a_damaged_result_is_measured_again(copied: Path, dmsae_here: Here, measured: list[EvaluationTask]) -> None:

@@ -12,10 +12,12 @@ from dmsae_ray.config.experiment import load_experiment
 from dmsae_ray.distill.core import load_core
 from dmsae_ray.distill.cycle_store import DirectoryCycleStore
 from dmsae_ray.results.folders import create_folders, experiment_of
+from dmsae_ray.sweep.evaluating import EvaluationTask, evaluate_sae
 from dmsae_ray.sweep.shared_cycles import cycle_store
 from tests.optional import optional
 from tests.s3_server import s3_server
-from tests.small_sweep import environment, trained_cycles, write_config
+from tests.saebench.saebench_here import saebench  # noqa: F401 - a fixture
+from tests.small_sweep import TRIALS, environment, sweep_folder, trained_cycles, write_config
 from tests.sweep.failing_storage import KEYS, failing_bucket
 
 optional("moto.server")
@@ -25,16 +27,16 @@ OUTAGE_SECONDS = 10.0
 
 @pytest.mark.sweep
 def test_a_sweep_into_a_bucket(finished_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A twentieth of all requests fails, and for a while every one."""
+    """A twentieth of all requests fails, and for a while every one; then its SAEs are evaluated."""
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
 
-    def machine(name: str) -> str:
-        """Run the sweep on a machine that has nothing yet; what it printed."""
+    def machine(name: str, *arguments: str) -> str:
+        """Run a command on a machine; what it printed. At its first it has nothing yet."""
         here = tmp_path / name
-        here.mkdir()
+        here.mkdir(exist_ok=True)
         done = subprocess.run(
-            [sys.executable, "-m", "dmsae_ray.cli", "distill", str(config)],
+            [sys.executable, "-m", "dmsae_ray.cli", *arguments],
             cwd=here,
             env={**environment(), "DMSAE_CACHE": str(here / "cache")},
             capture_output=True,
@@ -53,7 +55,7 @@ def test_a_sweep_into_a_bucket(finished_sweep: Path, tmp_path: Path, monkeypatch
             resources={"checkpoint_every_tokens": 10_240},
         )
         outage = bucket.fail(faults=45.0, outage=OUTAGE_SECONDS)
-        machine("first")
+        machine("first", "distill", str(config))
         assert bucket.flaky.faults > 20
         found = bucket.files()
         keys = {path.split("/")[-2] for path in found if path.endswith("outcome.json")}
@@ -62,8 +64,18 @@ def test_a_sweep_into_a_bucket(finished_sweep: Path, tmp_path: Path, monkeypatch
         assert any(path.endswith("trials/k8-tau0.3-seed0/summary.json") for path in found)
         # Checkpoints were there (with the first one the outage began), and are not needed any more.
         assert not outage.is_alive() and not any("/train/" in path for path in found)
-        printed = machine("second")
+        printed = machine("second", "distill", str(config))
         assert "all 1 trials are finished" in printed
+
+        # What is found out is kept in the bucket, beside the SAE.
+        (sweep,) = (tmp_path / "second").glob("dmsae-runs/sweeps/small-*")
+        printed = machine("second", "eval", str(sweep), "--evals", "own")
+        assert "2 SAEs x 1 evaluations: 2\n" in printed
+        (other,) = (tmp_path / "first").glob("dmsae-runs/sweeps/small-*")
+        assert "2, 2 of them kept from before\n" in machine("first", "eval", str(other), "--evals", "own")
+        assert (other / "quality.html").is_file() and (other / "quality.json").read_text() == (
+            sweep / "quality.json"
+        ).read_text()
 
     assert (tmp_path / "first" / "dmsae-runs" / "mlflow.db").is_file()
     assert [path.name for path in (tmp_path / "first").iterdir() if path.name.startswith("s3")] == []
@@ -98,6 +110,39 @@ def test_a_cycle_in_a_bucket_is_found_by_another_machine(
     assert found.metrics == outcome.metrics and found.scores.equal(outcome.scores)
     for name, tensor in outcome.sae.state_dict().items():
         assert found.sae.state_dict()[name].equal(tensor), name
+
+
+@pytest.mark.sweep
+def test_saebench_reads_an_sae_in_a_bucket(
+    finished_sweep: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    saebench: Path,  # noqa: F811 - a fixture
+) -> None:
+    """The task as a worker runs it: the SAE and the held-out tokens come from the bucket."""
+    for name, value in (*KEYS.items(), ("HF_HUB_OFFLINE", "1"), ("DMSAE_CACHE", str(tmp_path / "cache"))):
+        monkeypatch.setenv(name, value)
+    environment = tmp_path / "cache" / saebench.parents[1].name
+    environment.parent.mkdir()
+    environment.symlink_to(saebench.parents[1])
+    runs, sweep = finished_sweep / "runs", sweep_folder(finished_sweep)
+    report = json.loads((sweep / "trials" / TRIALS[0] / "summary.json").read_text())["records"][-1]
+    (store,) = (runs / "stores").iterdir()
+    with s3_server() as options:
+        places = {}
+        for name in ("stores", "cycles"):
+            places[name] = f"s3://runs/{name}?{options}"
+            system, path = fs.FileSystem.from_uri(places[name])
+            system.create_dir(path)
+            fs.copy_files(str(runs / name), path, destination_filesystem=system)
+        tree = experiment_of(sweep).model_dump(mode="json")
+        task = EvaluationTask(
+            tree, places["stores"], store.name, places["cycles"], report["key"], "core", own_text=True
+        )
+        outcome = evaluate_sae(task)
+    assert not outcome.error, outcome.error + outcome.log
+    # As from a disk: SAEBench leaves EOS out of its L0.
+    assert outcome.metrics["l0"] == pytest.approx(report["metrics"]["l0"], rel=0.02)
 
 
 def test_a_sweep_in_a_bucket_is_extended_from_any_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
