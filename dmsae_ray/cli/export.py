@@ -105,7 +105,7 @@ class Chosen:
     """An SAE of a sweep.
 
     Attributes:
-        experiment: The sweep's experiment.
+        experiment: The sweep's experiment, at the trial's point of further axes.
         folders: The sweep's folders.
         result: The trial.
         report: The training of the SAE: a cycle, or a control.
@@ -141,7 +141,7 @@ def chosen_sae(sweep: str | Path, wanted: Wanted, said: str = "--trial") -> Iter
     report = _report(result, wanted)
     place = Folder(folders.cycles) / report.key / "sae"
     with on_this_machine(place, _SAE_FILES) as here:
-        yield Chosen(experiment, folders, result, report, place, here)
+        yield Chosen(experiment.at(result.setting.axes), folders, result, report, place, here)
 
 
 @contextmanager

@@ -50,9 +50,11 @@ def run(args: "Namespace") -> int:
 
     sweep = Path(args.folder).expanduser().absolute()
     experiment = experiment_of(sweep)
-    groups = experiment.distill.pool_groups if args.pool_groups is None else args.pool_groups
-    if not 1 <= groups <= len(experiment.sae.groups):
-        raise ConfigError(f"--pool-groups is {groups}; it must be from 1 to {len(experiment.sae.groups)}")
+    points = [experiment.at(axes) for axes in experiment.points]
+    groups = max(at.distill.pool_groups for at in points) if args.pool_groups is None else args.pool_groups
+    most = min(len(at.sae.groups) for at in points)
+    if not 1 <= groups <= most:
+        raise ConfigError(f"--pool-groups is {groups}; it must be from 1 to {most}")
     if args.contexts < 2:
         raise ConfigError(f"--contexts is {args.contexts}; it must be at least 2, one for each half")
     results = [r for r in load_results(sweep) if isinstance(r.setting, CycleSetting) and r.collapse is None]
@@ -60,7 +62,7 @@ def run(args: "Namespace") -> int:
         known = ", ".join(r.trial_id for r in results) or "none"
         raise ConfigError(f"--trial is '{args.trial}'; finished trials with cores are {known}")
     wanted = _wanted([r for r in results if args.trial in (None, r.trial_id)], args.cycles)
-    quantiles = _quantiles(args.quantiles, experiment.distill.quantile)
+    quantiles = _quantiles(args.quantiles, {at.distill.quantile for at in points})
     folders = folders_of(experiment, sweep.name)
     store = _store(experiment.output, results)
     with Screen() as screen, Interrupts(screen.say, screen.leave):
@@ -132,9 +134,8 @@ def _write(
     from dmsae_ray.report import Agreement, ScoredCycle, score_findings, write_scores
     from dmsae_ray.results import experiment_of
 
-    distill, scored = experiment_of(sweep).distill, []
+    experiment, scored = experiment_of(sweep), []
     read: dict[str, dict[str, Tensor]] = {}
-    own = f"quantile {distill.quantile:g}" if distill.score == "quantile" else distill.score
     for result, cycle, key in wanted:
         try:
             scores = read.setdefault(key, load_file(places[key]))
@@ -142,6 +143,8 @@ def _write(
             raise DataError(f"scores: {places[key]} is damaged; delete it to score again") from None
         assert isinstance(result.setting, CycleSetting), "others were left out"
         (report,) = (r for r in result.reports if r.cycle == cycle)
+        distill = experiment.at(result.setting.axes).distill
+        own = f"quantile {distill.quantile:g}" if distill.score == "quantile" else distill.score
         scored.append(ScoredCycle(result.setting, result.trial.seed, cycle, report.n_core, own, key, scores))
     settings = {"contexts": args.contexts, "quantiles": list(quantiles), "cycles": args.cycles, "version": VERSION}
     page = write_scores(scored, sweep, name=sweep.name, settings=settings)
@@ -161,14 +164,14 @@ def _wanted(results: "list[TrialResult]", cycles: str) -> "list[tuple[TrialResul
     return found
 
 
-def _quantiles(text: str, own: float) -> tuple[float, ...]:
+def _quantiles(text: str, own: set[float]) -> tuple[float, ...]:
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = [-1.0]
     if not all(0 <= q <= 1 for q in values):
         raise ConfigError(f"--quantiles is '{text}'; it must be numbers from 0 to 1, as in {QUANTILES}")
-    return tuple(sorted({*values, own}))
+    return tuple(sorted({*values, *own}))
 
 
 def _store(output: str, results: "list[TrialResult]") -> str:

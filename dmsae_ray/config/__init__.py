@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.config.axes import Axes as Axes
+    from dmsae_ray.config.axes import axes_label as axes_label
+    from dmsae_ray.config.axes import axes_name as axes_name
+    from dmsae_ray.config.axes import axes_order as axes_order
+    from dmsae_ray.config.axes import frozen as frozen
+    from dmsae_ray.config.axes import of_training as of_training
+    from dmsae_ray.config.axes import short_names as short_names
+    from dmsae_ray.config.axes import value_text as value_text
     from dmsae_ray.config.environment import HEAD as HEAD
     from dmsae_ray.config.environment import NEEDED as NEEDED
     from dmsae_ray.config.environment import ON_HEAD as ON_HEAD
@@ -35,6 +43,16 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "axes": (
+            "Axes",
+            "axes_label",
+            "axes_name",
+            "axes_order",
+            "frozen",
+            "of_training",
+            "short_names",
+            "value_text",
+        ),
         "environment": (
             "HEAD",
             "NEEDED",

@@ -7,12 +7,14 @@ The sections `model`, `corpus`, `activations`, `sae`, `recipe`, `distill`, `tran
 import hashlib
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from dmsae_ray.config.axes import Axes, axes_label, frozen
 from dmsae_ray.config.messages import describe_validation_error
 from dmsae_ray.config.preset import apply_preset
 from dmsae_ray.config.secrets import refuse_secrets
@@ -106,6 +108,20 @@ class Experiment(Section):
         return data
 
     @model_validator(mode="after")
+    def _axes_fit(self) -> "Experiment":
+        """Check every point of the further axes as an experiment of its own."""
+        if self.transfer is not None and self.transfer.matches_l0 and self.sweep.axes:
+            raise ValueError(
+                f"transfer.baseline_k is {json.dumps(self.transfer.baseline_k)}; with sweep.axes it must be a list of k"
+            )
+        for axes in self.points:
+            try:
+                self.at(axes)
+            except ConfigError as error:
+                raise ValueError(f"sweep.axes has {axes_label(axes)}: {error}") from None
+        return self
+
+    @model_validator(mode="after")
     def _fits_together(self) -> "Experiment":
         for k in self.ks:
             if k >= self.sae.n_latents:
@@ -175,6 +191,27 @@ class Experiment(Section):
         """Values of the coverage in the grid."""
         return self.sweep.coverage or (self.distill.coverage,)
 
+    @property
+    def points(self) -> tuple[Axes, ...]:
+        """The points of the further axes, each with one value of every axis; one without any axis if there is none."""
+        listed = [[(path, frozen(value)) for value in values] for path, values in self.sweep.axes.items()]
+        return tuple(product(*listed))
+
+    def at(self, axes: Axes) -> "Experiment":
+        """Return the experiment at a point of the further axes: with these values, and without axes.
+
+        Raises:
+            ConfigError: the values do not fit.
+        """
+        if not axes and not self.sweep.axes:
+            return self
+        tree = self.model_dump(mode="json")
+        tree["sweep"]["axes"] = {}
+        for path, value in axes:
+            section, _, name = path.partition(".")
+            tree[section][name] = value
+        return parse_experiment(tree)
+
     def digest(self, version: int = METHOD_VERSION) -> str:
         """Return a hash of all settings that results depend on, and of the version of the method.
 
@@ -183,7 +220,7 @@ class Experiment(Section):
         Args:
             version: the version by which a sweep was begun; 1 is that of 0.1.0.
         """
-        with_later = ("corpus", "recipe", "distill", *(() if self.transfer is None else ("transfer",)))
+        with_later = ("corpus", "recipe", "distill", "sweep", *(() if self.transfer is None else ("transfer",)))
         sections = {name: getattr(self, name).identity() for name in with_later}
         tree = {**self.model_dump(mode="json", exclude=_APART), **sections}
         tree |= {"method": version} if version > 1 else {}
@@ -192,12 +229,16 @@ class Experiment(Section):
     def shared_settings(self) -> dict[str, Any]:
         """Return the settings that results depend on and all trials of a grid share, by dotted name.
 
-        What a trial's own name says is left out: k, coverage and seed, and k and budget of the baselines.
+        What a trial's own name says is left out: k, coverage and seed, k and budget of the baselines, and the values of
+        further axes; which axes there are is not.
         """
         own = {"seed", "sae.k", "sweep.k", "sweep.coverage", "sweep.seeds"}
         own |= {"transfer.baseline_k", "transfer.baseline_budgets"}
         own |= {"distill.coverage"} if self.transfer is None else set()
-        return {name: value for name, value in _flat(self.model_dump(mode="json", exclude=_APART)) if name not in own}
+        own |= {"sweep.axes", *self.sweep.axes}
+        tree = self.model_dump(mode="json", exclude={**_APART, "sweep": {"axes"}})
+        shared = {name: value for name, value in _flat(tree) if name not in own}
+        return {**shared, **({"sweep.axes": sorted(self.sweep.axes)} if self.sweep.axes else {})}
 
     def with_grid_of(self, other: "Experiment") -> "Experiment":
         """Return this experiment with the values of another one's grid beside its own."""
@@ -211,6 +252,9 @@ class Experiment(Section):
             both = union(own, more)
             if len(both) > len(own):
                 tree["sweep"][name] = both
+        axes = self.sweep.axes
+        if axes.keys() == other.sweep.axes.keys():
+            tree["sweep"]["axes"] = {path: union(axes[path], other.sweep.axes[path]) for path in axes}
         if self.transfer is not None and other.transfer is not None:
             mine, theirs = self.transfer, other.transfer
             tree["transfer"]["baseline_budgets"] = union(mine.baseline_budgets, theirs.baseline_budgets)
@@ -236,7 +280,7 @@ class Experiment(Section):
             if grid and name not in getattr(self, section).model_fields_set:
                 tree[section][name] = grid[0]
             tree["sweep"][name] = None
-        tree["sweep"]["seeds"] = [self.seed]
+        tree["sweep"] |= {"seeds": [self.seed], "axes": {}}
         return parse_experiment(tree)
 
     def located(self) -> "Experiment":

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from dmsae_ray.config.axes import EXPONENT, read_axes
 from dmsae_ray.config.messages import allowed
 from dmsae_ray.files import HUB_FORM, HUB_SCHEME, hub_place
 
@@ -27,7 +28,6 @@ MATCHED = "matched"
 """In `transfer.baseline_k`: the k that match what the SAEs around a core measure."""
 
 _Values = TypeVar("_Values", bound="tuple[Any, ...] | None")
-_EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 
 
 class Section(BaseModel):
@@ -56,7 +56,7 @@ class Section(BaseModel):
         for item in value if isinstance(value, list | tuple) else (value,):
             if numeric and isinstance(item, bool):
                 raise ValueError(f"is {json.dumps(value)}; it must be {rule}")
-        if numeric and isinstance(value, str) and _EXPONENT.fullmatch(value):
+        if numeric and isinstance(value, str) and EXPONENT.fullmatch(value):
             return float(value)
         return value
 
@@ -464,15 +464,30 @@ class TransferSettings(Section):
 
 
 class SweepSettings(Section):
-    """The grid: every k with every coverage with every seed is one trial."""
+    """The grid: every k with every coverage, every value of the further axes and every seed is one trial."""
+
+    later = frozenset({"axes"})
 
     k: tuple[K, ...] | None = Field(None, description="default: only sae.k")
     coverage: tuple[Coverage, ...] | None = Field(None, description="default: only distill.coverage")
     seeds: tuple[Seed, ...] = Field((0,), description="seeds of initialisation; each is a replica of every setting")
     data_seed: Seed = Field(0, description="seed of the order of the training data")
     data_per_seed: bool = Field(False, description="give every replica its own data order as well")
+    axes: dict[str, tuple[Any, ...]] = Field(
+        {},
+        description="further axes: settings of sae, recipe and distill, each with a list of values, as in "
+        "{distill.quantile: [0.99, 0.999], recipe.lr: [3e-4, 1e-3]}",
+    )
 
     _checks = field_validator("k", "coverage", "seeds")(_distinct)
+
+    @field_validator("axes", mode="before")
+    @classmethod
+    def _are_settings(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise ValueError(f"is {json.dumps(value, default=str)}; it must be a mapping from settings to their values")
+        sections: dict[str, type[Section]] = {"sae": SAESettings, "recipe": RecipeSettings, "distill": DistillSettings}
+        return read_axes(value, {name: list(section.model_fields) for name, section in sections.items()})
 
 
 class ResourceSettings(Section):

@@ -45,7 +45,9 @@ def check_given(experiment: Experiment) -> tuple[str, ...]:
             from dmsae_ray.plan.training import check_core, check_initial_saes  # they load torch
 
             check = check_initial_saes if given is saes else check_core
-            check(experiment, model_size(experiment.model.name, experiment.model.revision).hidden, here)
+            hidden = model_size(experiment.model.name, experiment.model.revision).hidden
+            for at in map(experiment.at, experiment.points):
+                check(at, hidden, here)
             notes += _flop_notes(experiment, here) if given is core else []
     return tuple(notes)
 

@@ -45,7 +45,7 @@ class Plan:
         flops: FLOPs, by what they are spent on.
         storage: Bytes, by what they hold.
         rate: The assumed speed of computing.
-        training: The time of one training.
+        training: The time of one training, at the most costly point of further axes.
         harvest_hours: Hours of the harvest on all its language-model actors.
         trainings_of_trial: Trainings of one trial, its cycle 0 included.
         shares_cycle_0: Whether trials that differ only in coverage share a training.
@@ -151,7 +151,9 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
     trainings, unshared, controls = count_trainings(experiment, trials)
     resources = experiment.resources
     at_once = min(len(trials), resources.max_concurrent_trials or len(trials))
-    flops = experiment_flops(experiment, size, trainings, lengths(trials, trainings))
+    flops = _sweep_flops(experiment, size, trials)
+    longest = max(map(experiment.at, experiment.points), key=lambda at: experiment_flops(at, size, 1).training)
+    largest = max(map(experiment.at, experiment.points), key=lambda at: at.sae.n_latents)
     rate = rate or rate_of(experiment)
     return Plan(
         name=experiment.name,
@@ -167,12 +169,12 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
         attribution_tokens=experiment.corpus.attribution_tokens,
         eval_tokens=experiment.corpus.eval_tokens,
         flops=flops,
-        storage=experiment_storage(experiment, size, trainings, at_once),
+        storage=experiment_storage(largest, size, trainings, at_once),
         rate=rate,
-        training=training_time(experiment, size, experiment_flops(experiment, size, 1), rate),
+        training=training_time(longest, size, experiment_flops(longest, size, 1), rate),
         harvest_hours=harvest_hours(experiment, flops, rate),
         trainings_of_trial=unshared // len(trials),
-        shares_cycle_0=experiment.transfer is None and experiment.distill.initial_sae is None,
+        shares_cycle_0=shares_cycle_0(experiment),
         at_once=at_once,
         notes=(
             *unpinned(experiment),
@@ -244,10 +246,15 @@ def lengths(trials: Sequence[Trial], trainings: int) -> float:
     return trainings + sum(trial.budget - 1 for trial in trials)
 
 
+def shares_cycle_0(experiment: Experiment) -> bool:
+    """Whether trials have a cycle 0 that is trained, which others may share."""
+    return experiment.transfer is None and experiment.distill.initial_sae is None
+
+
 def count_trainings(experiment: Experiment, trials: Sequence[Trial]) -> tuple[int, int, int]:
     """Count the SAE trainings of the trials if none collapses.
 
-    Trials that differ only in coverage have the same cycle 0. Their later cycles differ, because the selected cores do.
+    Trials that differ only in what is selected have the same cycle 0. Their later cycles differ, as the cores do.
 
     Returns:
         Distinct trainings, trainings if nothing were shared, and trainings of controls.
@@ -257,10 +264,29 @@ def count_trainings(experiment: Experiment, trials: Sequence[Trial]) -> tuple[in
     distill = experiment.distill
     controls = len(trials) * len(distill.controls)
     later = len(trials) * distill.cycles + controls
-    if distill.initial_sae is not None:
+    if not shares_cycle_0(experiment):
         return later, later, controls
     first = {trial.cycle_0 for trial in trials}
     return later + len(first), later + len(trials), controls
+
+
+def _sweep_flops(experiment: Experiment, size: ModelSize, trials: Sequence[Trial]) -> Flops:
+    """Return the FLOPs of all trials; a cycle 0 that points of further axes share counts where it comes first."""
+    parts, known = [], set[object]()
+    for axes in experiment.points:
+        own, at = [trial for trial in trials if trial.setting.axes == axes], experiment.at(axes)
+        trainings, _, _ = count_trainings(at, own)
+        if shares_cycle_0(at):
+            first = {trial.cycle_0 for trial in own}
+            trainings -= len(first & known)
+            known |= first
+        parts.append(experiment_flops(at, size, trainings, lengths(own, trainings)))
+    return Flops(
+        parts[0].harvest,
+        training=sum(part.training for part in parts),
+        evaluation=sum(part.evaluation for part in parts),
+        streaming=sum(part.streaming for part in parts),
+    )
 
 
 def _needs(experiment: Experiment) -> dict[str, tuple[Bundle, ...]]:

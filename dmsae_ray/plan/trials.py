@@ -5,10 +5,21 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-from dmsae_ray.config import CoreSparsity, Experiment
+from dmsae_ray.config import (
+    Axes,
+    CoreSparsity,
+    Experiment,
+    axes_label,
+    axes_name,
+    axes_order,
+    frozen,
+    of_training,
+)
 
 Arm = Literal["distilled", "gaussian", "gaussian_unit", "baseline"]
-Params = dict[str, int | float | str]
+Params = dict[str, Any]
+"""Parameters of a trial, by name: numbers and texts; those of further axes have dotted names."""
+Order = tuple[int, float, str, str, float, tuple[tuple[str, bool, float, str], ...]]
 
 
 @dataclass(frozen=True)
@@ -20,22 +31,29 @@ class CycleSetting:
         coverage: Attribution coverage τ.
         core_sparsity: 'dense' if the core is exempt from BatchTopK (Eq. 3), 'sparse' if it is not.
         core_size: Number of latents that are selected, in place of a coverage; None: by coverage.
+        axes: Values of further axes of the grid, by the dotted names of the settings.
     """
 
     k: int
     coverage: float
     core_sparsity: CoreSparsity
     core_size: int | None = None
+    axes: Axes = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", frozen(self.axes))  # in JSON they are lists
 
     @property
     def trial_name(self) -> str:
         """The part of a trial's name that says the setting."""
-        return f"k{self.k}-" + (f"tau{self.coverage!r}" if self.core_size is None else f"best{self.core_size}")
+        how = f"tau{self.coverage!r}" if self.core_size is None else f"best{self.core_size}"
+        return f"k{self.k}-{how}{axes_name(self.axes)}"
 
     @property
     def label(self) -> str:
         """A short name for tables and figures, such as 'k=20 τ=0.9' or 'k=20 best 32'."""
-        return f"k={self.k} " + (f"τ={self.coverage:g}" if self.core_size is None else self.selects)
+        how = f"τ={self.coverage:g}" if self.core_size is None else self.selects
+        return f"k={self.k} {how} {axes_label(self.axes)}".rstrip()
 
     @property
     def selects(self) -> str:
@@ -43,14 +61,14 @@ class CycleSetting:
         return f"{self.coverage:g}" if self.core_size is None else f"best {self.core_size}"
 
     @property
-    def order(self) -> tuple[int, float, str, str, float]:
-        """Sort key: k, then coverage."""
-        return (self.k, self.coverage, "", self.core_sparsity, 1.0)
+    def order(self) -> Order:
+        """Sort key: k, then coverage, then the further axes."""
+        return (self.k, self.coverage, "", self.core_sparsity, 1.0, axes_order(self.axes))
 
     def params(self) -> Params:
         """Return the parameters that MLflow lists for this setting."""
         how: Params = {"coverage": self.coverage} if self.core_size is None else {"core_size": self.core_size}
-        return {"k": self.k, **how, "core_sparsity": self.core_sparsity}
+        return {"k": self.k, **how, "core_sparsity": self.core_sparsity, **dict(self.axes)}
 
 
 def times_the_tokens(budget: float) -> str:
@@ -67,34 +85,40 @@ class TransferSetting:
         arm: The core that is used: 'distilled', its 'gaussian' control, that of norm 1, or none in the 'baseline'.
         core_sparsity: 'dense' if the core is exempt from BatchTopK (Eq. 3), 'sparse' if it is not.
         budget: Training tokens, as a multiple of recipe.tokens.
+        axes: Values of further axes of the grid, by the dotted names of the settings.
     """
 
     k: int
     arm: Arm
     core_sparsity: CoreSparsity
     budget: float = 1.0
+    axes: Axes = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", frozen(self.axes))
 
     @property
     def trial_name(self) -> str:
         """The part of a trial's name that says the setting."""
         longer = "" if self.budget == 1 else f"-x{self.budget!r}".removesuffix(".0")
-        return f"k{self.k}-{self.core_sparsity}-{self.arm}{longer}"
+        return f"k{self.k}-{self.core_sparsity}-{self.arm}{longer}{axes_name(self.axes)}"
 
     @property
     def label(self) -> str:
         """A short name for tables and figures, such as 'k=20 dense gaussian' or 'k=20 baseline, 9 times the tokens'."""
         arm = self.arm if self.arm == "baseline" else f"{self.core_sparsity} {self.arm}"
-        return ", ".join(part for part in (f"k={self.k} {arm}", times_the_tokens(self.budget)) if part)
+        of_axes = axes_label(self.axes)
+        return ", ".join(part for part in (f"k={self.k} {arm}", times_the_tokens(self.budget), of_axes) if part)
 
     @property
-    def order(self) -> tuple[int, float, str, str, float]:
-        """Sort key: k, then arm."""
-        return (self.k, 0.0, self.arm, self.core_sparsity, self.budget)
+    def order(self) -> Order:
+        """Sort key: k, then arm, then the further axes."""
+        return (self.k, 0.0, self.arm, self.core_sparsity, self.budget, axes_order(self.axes))
 
     def params(self) -> Params:
         """Return the parameters that MLflow lists for this setting."""
         longer: Params = {} if self.budget == 1 else {"budget": self.budget}
-        return {"k": self.k, "core_sparsity": self.core_sparsity, "arm": self.arm, **longer}
+        return {"k": self.k, "core_sparsity": self.core_sparsity, "arm": self.arm, **longer, **dict(self.axes)}
 
 
 Setting = CycleSetting | TransferSetting
@@ -132,7 +156,7 @@ class Trial:
         """
         if not isinstance(self.setting, CycleSetting):
             return None
-        return (self.setting.k, self.setting.core_sparsity, self.seed, self.data_seed)
+        return (self.setting.k, of_training(self.setting.axes), self.seed, self.data_seed)
 
     def params(self) -> Params:
         """Return the parameters as plain values; `from_params` is the inverse."""
@@ -148,15 +172,16 @@ class Trial:
             ValueError: A parameter has a value that cannot be read.
         """
         k, sparsity = int(params["k"]), params.get("core_sparsity", "dense")
+        axes = tuple((name, value) for name, value in params.items() if "." in name)
         setting: Setting
         if params.get("arm") is None:
             size = params.get("core_size")
             if size is None:
-                setting = CycleSetting(k, float(params["coverage"]), sparsity)
+                setting = CycleSetting(k, float(params["coverage"]), sparsity, axes=axes)
             else:
-                setting = CycleSetting(k, 1.0, sparsity, int(size))
+                setting = CycleSetting(k, 1.0, sparsity, int(size), axes)
         else:
-            setting = TransferSetting(k, params["arm"], sparsity, float(params.get("budget", 1.0)))
+            setting = TransferSetting(k, params["arm"], sparsity, float(params.get("budget", 1.0)), axes)
         return cls(setting, int(params["seed"]), int(params.get("data_seed", 0)))
 
 
@@ -166,26 +191,31 @@ def expand(experiment: Experiment) -> list[Trial]:
     A baseline has no core, so it is trained once, not once for each core sparsity. Those of another k than the grid's,
     or of another budget than 1, come behind the others.
     """
-    grid, transfer = experiment.sweep, experiment.transfer
-    settings: list[Setting] = []
-    if transfer is None:
-        sparsity, size = experiment.sae.core_sparsity, experiment.distill.core_size
-        coverages = experiment.coverages if size is None else (1.0,)
-        settings += [CycleSetting(k, tau, sparsity, size) for tau, k in product(coverages, experiment.ks)]
-    else:
-        baselines = [
-            TransferSetting(k, "baseline", transfer.core_sparsity[0], budget)
-            for budget, k in product(transfer.baseline_budgets, experiment.baseline_ks)
-            if "baseline" in transfer.arms
-        ]
-        for k, arm in product(experiment.ks, transfer.arms):
-            if arm == "baseline":
-                settings += [one for one in baselines if (one.k, one.budget) == (k, 1)]
-            else:
-                settings += [TransferSetting(k, arm, sparsity) for sparsity in transfer.core_sparsity]
-        settings += [one for one in baselines if one not in settings]
+    grid = experiment.sweep
+    settings = [setting for axes in experiment.points for setting in _settings(experiment.at(axes), axes)]
     return [
         Trial(setting, seed, grid.data_seed + seed if grid.data_per_seed else grid.data_seed)
         for seed in grid.seeds
         for setting in settings
     ]
+
+
+def _settings(experiment: Experiment, axes: Axes) -> list[Setting]:
+    """Return the settings of a point of the further axes; `experiment` is that at this point."""
+    transfer = experiment.transfer
+    if transfer is None:
+        sparsity, size = experiment.sae.core_sparsity, experiment.distill.core_size
+        coverages = experiment.coverages if size is None else (1.0,)
+        return [CycleSetting(k, tau, sparsity, size, axes) for tau, k in product(coverages, experiment.ks)]
+    settings: list[Setting] = []
+    baselines = [
+        TransferSetting(k, "baseline", transfer.core_sparsity[0], budget, axes)
+        for budget, k in product(transfer.baseline_budgets, experiment.baseline_ks)
+        if "baseline" in transfer.arms
+    ]
+    for k, arm in product(experiment.ks, transfer.arms):
+        if arm == "baseline":
+            settings += [one for one in baselines if (one.k, one.budget) == (k, 1)]
+        else:
+            settings += [TransferSetting(k, arm, sparsity, axes=axes) for sparsity in transfer.core_sparsity]
+    return settings + [one for one in baselines if one not in settings]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dmsae_ray.config import Experiment
-from dmsae_ray.plan.plan import Plan, count_trainings, lengths
+from dmsae_ray.plan.plan import Plan, count_trainings, lengths, shares_cycle_0
 from dmsae_ray.plan.trials import Trial, expand
 from dmsae_ray.plan.words import count_text, hours_text, many
 
@@ -54,13 +54,12 @@ def work_of(experiment: Experiment) -> Work:
     """Return the work of an experiment."""
     trials = tuple(expand(experiment))
     trainings, unshared, _ = count_trainings(experiment, trials)
-    transfer = experiment.transfer is not None
     return Work(
         trials=trials,
         trainings=trainings,
         trainings_of_trial=unshared // len(trials),
-        shares_cycle_0=not transfer and experiment.distill.initial_sae is None,
-        cycles=None if transfer else experiment.distill.cycles,
+        shares_cycle_0=shares_cycle_0(experiment),
+        cycles=experiment.distill.cycles if experiment.transfer is None else None,
         steps=experiment.recipe.steps,
         batch_size=experiment.recipe.batch_size,
     )

@@ -9,7 +9,15 @@ from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.alluvial import draw_alluvial
 from dmsae_ray.report.estimates import NONE, Estimate, estimate
-from dmsae_ray.report.panels import left_out, n_text, seeds_text, setting_panels, with_numbers
+from dmsae_ray.report.panels import (
+    left_out,
+    n_text,
+    seeds_text,
+    setting_cells,
+    setting_head,
+    setting_panels,
+    with_numbers,
+)
 from dmsae_ray.report.picture import ESTIMATE_HEAD, Cell, Picture, estimate_cells
 from dmsae_ray.report.plots import bars, colour, counts, dots, gradation, known_value, log_axis, marker, points
 from dmsae_ray.report.report import Report
@@ -19,7 +27,6 @@ from dmsae_ray.results import TrialResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-HEAD = ("k", "coverage")
 
 One = Aggregate[CycleSetting]
 Cohorts = dict[int, list[Estimate]]
@@ -49,7 +56,7 @@ def selected_sets(report: Report, sweep_dir: Path) -> Picture | None:
         return bool(total)
 
     rows: list[tuple[Cell, ...]] = [
-        (a.setting.k, a.setting.coverage, cycle, quantity, *estimate_cells(value))
+        (*setting_cells(a.setting), cycle, quantity, *estimate_cells(value))
         for a in shown
         for quantity, values in zip(("core size", "selected again"), parts[a.setting], strict=True)
         for cycle, value in enumerate(values)
@@ -62,7 +69,7 @@ def selected_sets(report: Report, sweep_dir: Path) -> Picture | None:
         "Latents selected in each cycle: those of the core before it that were selected again, and new ones above "
         f"them. {seeds_text(shown)}{end} A core that settles keeps its height and loses its light "
         f"part.{left_out(len(shown))}",
-        (*HEAD, "cycle", "quantity", *ESTIMATE_HEAD),
+        (*setting_head(shown), "cycle", "quantity", *ESTIMATE_HEAD),
         rows,
         lambda: setting_panels(shown, draw),
     )
@@ -90,9 +97,9 @@ def lineage(report: Report, sweep_dir: Path) -> Picture | None:
         "written where there is room. Bands lead to what is selected again, grey ends are latents that are given up, "
         f"which never return. Means over the seeds; {n_text(shown)}. What is left of cycle 0 at the right edge is the "
         f"distilled core, where a latent of it must have been in every core.{left_out(len(shown))}",
-        (*HEAD, "born in cycle", "cycle", *ESTIMATE_HEAD),
+        (*setting_head(shown), "born in cycle", "cycle", *ESTIMATE_HEAD),
         [
-            (a.setting.k, a.setting.coverage, birth, birth + age, *estimate_cells(value))
+            (*setting_cells(a.setting), birth, birth + age, *estimate_cells(value))
             for a in shown
             for birth, line in sizes[a.setting].items()
             for age, value in enumerate(line)
@@ -134,9 +141,9 @@ def survival(report: Report, sweep_dir: Path) -> Picture | None:
         "Share of the latents selected in the cycle of their birth that are still in the core; above the first "
         f"point, how many they were (mean over seeds). {seeds_text(shown)}{end} Latents that had survived longer are "
         f"not safer where the lines fall as steeply late as early.{left_out(len(shown))}",
-        (*HEAD, "born in cycle", "cycle", *ESTIMATE_HEAD),
+        (*setting_head(shown), "born in cycle", "cycle", *ESTIMATE_HEAD),
         [
-            (a.setting.k, a.setting.coverage, birth, birth + age, *estimate_cells(value))
+            (*setting_cells(a.setting), birth, birth + age, *estimate_cells(value))
             for a in shown
             for birth, line in shares[a.setting].items()
             for age, value in enumerate(line)
@@ -182,9 +189,9 @@ def score_coverage(report: Report, sweep_dir: Path) -> Picture | str | None:
         "a given size: the dashed line). A curve that rises later needs more latents for the same share: if it moves "
         "right from cycle to cycle, cores "
         f"grow by the score spreading out, not by better latents.{left_out(len(shown))}",
-        (*HEAD, "cycle", "latents", *ESTIMATE_HEAD),
+        (*setting_head(shown), "cycle", "latents", *ESTIMATE_HEAD),
         [
-            (a.setting.k, a.setting.coverage, cycle, n, *estimate_cells(share))
+            (*setting_cells(a.setting), cycle, n, *estimate_cells(share))
             for a in shown
             for cycle, (at, shares) in curves[a.setting].items()
             for n, share in zip(at, shares, strict=True)

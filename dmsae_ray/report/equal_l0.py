@@ -64,7 +64,7 @@ def compare(evaluated: Evaluated, names: Sequence[str]) -> list[AtEqualL0]:
     for arm in evaluated.arms:
         if arm.core != DISTILLED:
             continue
-        rivals = [a for a in evaluated.arms if a.core == NO_CORE or _is_control_of(a, arm)]
+        rivals = [a for a in evaluated.arms if a.is_without_core_of(arm) or _is_control_of(a, arm)]
         for rival in rivals:
             flops = _flops(evaluated, arm, rival)
             for name in names:
@@ -99,10 +99,8 @@ def interpolate(curve: Curve, l0: float) -> float | None:
 
 
 def _is_control_of(rival: Arm, arm: Arm) -> bool:
-    return rival.core not in (DISTILLED, NO_CORE) and (rival.sparsity, rival.selects, rival.cycle) == (
-        arm.sparsity,
-        arm.selects,
-        arm.cycle,
+    return rival.core not in (DISTILLED, NO_CORE) and (
+        (rival.sparsity, rival.selects, rival.axes, rival.cycle) == (arm.sparsity, arm.selects, arm.axes, arm.cycle)
     )
 
 

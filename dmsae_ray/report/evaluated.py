@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from dmsae_ray.config import Axes, axes_label, axes_order, of_training
 from dmsae_ray.distill import DISTILLED, CycleReport
 from dmsae_ray.plan import CycleSetting, times_the_tokens
 from dmsae_ray.report.estimates import Estimate, estimate
@@ -63,13 +64,14 @@ class EvaluatedSAE:
     def arm(self) -> "Arm":
         """What it was trained around."""
         if self.report.n_core_in == 0:
-            return Arm(NO_CORE, budget=self.result.trial.budget)
+            return Arm(NO_CORE, budget=self.result.trial.budget, axes=of_training(self.result.setting.axes))
         setting, report = self.result.setting, self.report
+        axes = setting.axes
         if not isinstance(setting, CycleSetting):
-            return Arm(report.arm, setting.core_sparsity)
+            return Arm(report.arm, setting.core_sparsity, axes=axes)
         cycle = None if report.cycle == self.result.last.cycle else report.cycle
         size = f"τ = {setting.selects}" if setting.core_size is None else setting.selects
-        return Arm(report.arm, setting.core_sparsity, size, cycle)
+        return Arm(report.arm, setting.core_sparsity, size, cycle, axes=axes)
 
     @property
     def whole_flops(self) -> float:
@@ -84,7 +86,7 @@ class EvaluatedSAE:
         return self.report.flops + sum(report.flops for report in before)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Arm:
     """What SAEs are trained around.
 
@@ -94,6 +96,7 @@ class Arm:
         selects: how the core was selected; empty where that is the same for all.
         cycle: the cycle, if it is not the last; None otherwise.
         budget: training tokens of SAEs without a core, as a multiple of recipe.tokens.
+        axes: values of further axes of the grid; without a core, of those that touch its training.
     """
 
     core: str
@@ -101,26 +104,38 @@ class Arm:
     selects: str = ""
     cycle: int | None = None
     budget: float = 1.0
+    axes: Axes = ()
 
     @property
     def label(self) -> str:
         """A short name for tables and figures."""
         if self.core == NO_CORE:
-            return ", ".join(filter(None, ("no core", times_the_tokens(self.budget))))
+            return ", ".join(filter(None, ("no core", times_the_tokens(self.budget), axes_label(self.axes))))
         name = "distilled core" if self.core == DISTILLED else f"{self.core.replace('_', ' ')} core"
-        parts = [name, self.sparsity, self.selects, "" if self.cycle is None else f"cycle {self.cycle}"]
+        parts = [
+            name,
+            self.sparsity,
+            self.selects,
+            axes_label(self.axes),
+            "" if self.cycle is None else f"cycle {self.cycle}",
+        ]
         return ", ".join(part for part in parts if part)
 
     @property
-    def order(self) -> tuple[bool, bool, str, int, float]:
+    def order(self) -> tuple[object, ...]:
         """Sort key: distilled, no core, controls."""
         return (
             self.core != DISTILLED,
             self.core != NO_CORE,
             f"{self.sparsity} {self.selects} {self.core}",
+            axes_order(self.axes),
             self.cycle or 0,
             self.budget,
         )
+
+    def is_without_core_of(self, other: "Arm") -> bool:
+        """Whether it stands for SAEs without a core that were trained as those of another arm, but for the core."""
+        return self.core == NO_CORE and self.axes == of_training(other.axes)
 
 
 Replica = str | int

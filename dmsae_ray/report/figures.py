@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmsae_ray.errors import one_line
+from dmsae_ray.report.axis_effects import axis_effects
 from dmsae_ray.report.core_figures import core_l0, transfer
 from dmsae_ray.report.cycle_figures import lineage, score_coverage, selected_sets, survival
 from dmsae_ray.report.picture import Drawn, Picture, Which
@@ -18,6 +19,7 @@ Make = Callable[[Report, Path], Picture | str | None]
 
 MAKERS: tuple[Make, ...] = (
     carryover,
+    axis_effects,
     heat_maps,
     selected_sets,
     lineage,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from dmsae_ray.config import axes_label
 from dmsae_ray.plan import Arm, CycleSetting, TransferSetting, times_the_tokens
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.estimates import FEWEST, NONE, Estimate
@@ -183,7 +184,8 @@ def _with_interval(value: Estimate, write: Callable[[Estimate], str]) -> str:
 
 def _name(found: Aggregate[CycleSetting]) -> str:
     setting = found.setting
-    return f"k = {setting.k}, {'τ = ' if setting.core_size is None else ''}{setting.selects}"
+    parts = [f"k = {setting.k}", f"{'τ = ' if setting.core_size is None else ''}{setting.selects}"]
+    return ", ".join([*parts, *([axes_label(setting.axes)] if setting.axes else [])])
 
 
 def _cycle(found: Sequence[Aggregate[CycleSetting]]) -> str:

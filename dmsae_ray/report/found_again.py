@@ -15,6 +15,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from dmsae_ray.config import of_training, short_names
 from dmsae_ray.distill import (
     LineageId,
     derive_seed,
@@ -25,7 +26,7 @@ from dmsae_ray.distill import (
 from dmsae_ray.errors import DataError, DmsaeError
 from dmsae_ray.evaluation import CoActivation
 from dmsae_ray.files import Folder
-from dmsae_ray.plan import CycleSetting
+from dmsae_ray.plan import CycleSetting, Setting
 from dmsae_ray.report.latent_source import find_store, opened_sae, read_scores
 from dmsae_ray.report.latent_table import Progress, no_progress
 from dmsae_ray.report.score_curves import provenance_of
@@ -55,7 +56,8 @@ class Other:
     """An SAE that was trained without a core.
 
     Attributes:
-        kind: what differs from the core's own trial: 'another seed', 'another k', or the name of another sweep.
+        kind: what differs from the core's own trial: 'another seed', 'another k' or (a further axis) 'another lr', or the
+            name of another sweep.
         name: the trial, or the first of them, that trained it.
         key: key of its cycle.
         seed: seed of the trial.
@@ -209,11 +211,19 @@ def _witnesses(core: TrialCore, others: Sequence[tuple[TrialResult, str, Folder,
     for result, key, folder, sweep in others:
         if result.trial.seed == core.result.trial.seed or key in core.keys.values():
             continue
-        kind = sweep or ("another seed" if result.setting.k == setting.k else "another k")
+        kind = sweep or f"another {' and '.join(_differing(setting, result.setting)) or 'seed'}"
         found.append(
             Other(kind, f"{sweep}/{result.trial_id}" if sweep else result.trial_id, key, result.trial.seed, folder)
         )
     return found
+
+
+def _differing(one: Setting, other: Setting) -> list[str]:
+    """Return in what SAEs of two settings that have no core differ, beside their seed."""
+    mine, theirs = (dict(of_training(setting.axes)) for setting in (one, other))
+    names = short_names(one.axes)
+    axes = [names[axis] for axis in mine if mine[axis] != theirs.get(axis)]
+    return [*(["k"] if one.k != other.k else []), *axes]
 
 
 def _own_sets(core: TrialCore, output: Folder, lacks: list[str]) -> _Own | None:

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from dmsae_ray.config import short_names, value_text
 from dmsae_ray.plan import CycleSetting, Setting
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.estimates import FEWEST
+from dmsae_ray.report.picture import Cell
 from dmsae_ray.report.plots import MOST_PANELS, legend_below, no_data, panels
 
 if TYPE_CHECKING:
@@ -15,6 +17,16 @@ if TYPE_CHECKING:
 
 MANY_CYCLES = 5
 """With more cycles panels are wider."""
+
+
+def setting_head(shown: Sequence[Aggregate[CycleSetting]]) -> tuple[str, ...]:
+    """Return the columns of a CSV file that say the setting: k, coverage and the further axes of the grid."""
+    return ("k", "coverage", *short_names(shown[0].setting.axes).values())
+
+
+def setting_cells(setting: CycleSetting) -> tuple[Cell, ...]:
+    """Return the cells below `setting_head`."""
+    return (setting.k, setting.coverage, *(value_text(value) for _, value in setting.axes))
 
 
 def with_numbers(aggregates: Sequence[Aggregate[CycleSetting]]) -> list[Aggregate[CycleSetting]]:

@@ -13,6 +13,7 @@ from dmsae_ray.errors import DataError
 from dmsae_ray.files import nan_to_null, replacing
 from dmsae_ray.plan import CycleSetting, Setting, TransferSetting
 from dmsae_ray.report.aggregate import Aggregate, aggregate, counted
+from dmsae_ray.report.axis_effects import axis_table
 from dmsae_ray.report.finding import cycles_finding, transfers_finding
 from dmsae_ray.report.picture import Drawn
 from dmsae_ray.report.running import planned_trials, unfinished_trials
@@ -72,6 +73,7 @@ class Report:
         replicas: The trials behind the numbers of each setting, see `Aggregate`.
         settings: The config by dotted names; None where it is not known.
         output: Its `output`, a path or URI; None where it is not known.
+        axes: Values of the further axes, by their dotted names, in the order of the config.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Report:
     replicas: Mapping[Setting, Sequence[TrialResult]] = field(default_factory=dict)
     settings: Mapping[str, object] | None = None
     output: str | None = None
+    axes: Mapping[str, Sequence[object]] = field(default_factory=dict)
 
     def finding(self) -> str:
         """Return what the sweep found, with its figures: one or a few plain sentences."""
@@ -127,7 +130,7 @@ class Report:
         """The tables, the most important first."""
         tables: list[Table] = []
         if self.cycles:
-            tables += [*self._main_tables()[:3], cycles_table(self.cycles, self.last_cycle)]
+            tables += [*self._cycle_tables(), cycles_table(self.cycles, self.last_cycle)]
         if self.transfers:
             tables.append(transfer_table(self.transfers))
         if self.running:
@@ -147,7 +150,8 @@ class Report:
 
     def rich(self) -> Group:
         """Return the finding, the main tables and what went wrong, for the terminal."""
-        tables = self._main_tables()
+        tables = self._cycle_tables()
+        tables += [transfer_table(self.transfers)] if self.transfers else []
         tables += [running_table(self.running, self.last_cycle)] if self.running else []
         note = "n seeds; in brackets 95% intervals, or two seeds; compare carryover with retest, chance and control"
         lines = [*(Text(line) for line in self.health), Text(self.finding())]
@@ -164,12 +168,14 @@ class Report:
             parts.append(f"## {drawn.picture.title}\n\n![{drawn.picture.title}]({address})\n\n{drawn.caption}\n")
         return "\n".join(parts)
 
-    def _main_tables(self) -> list[Table]:
+    def _cycle_tables(self) -> list[Table]:
         tables = []
         if self.cycles:
             tables += [cores_table(self.cycles, self.last_cycle), use_table(self.cycles, self.last_cycle)]
             tables.append(margin_table(self.cycles, self.last_cycle))
-        return tables + ([transfer_table(self.transfers)] if self.transfers else [])
+            if any(a.setting.axes for a in self.cycles):
+                tables.append(axis_table(self.cycles, self.replicas, self.axes))
+        return tables
 
 
 def make_report(sweep_dir: str | Path) -> Report:
@@ -200,6 +206,7 @@ def make_report(sweep_dir: str | Path) -> Report:
         replicas={s: counted(done.get(s, []), begun.get(s, [])) for s in settings},
         settings=None if planned is None else planned.experiment.shared_settings(),
         output=None if planned is None else planned.experiment.output,
+        axes={} if planned is None else planned.experiment.sweep.axes,
     )
 
 

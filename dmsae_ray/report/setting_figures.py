@@ -1,13 +1,15 @@
 """The figures that compare settings: carryover, reconstruction against coverage, the grid, cost."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmsae_ray.config import axes_label, axes_order
 from dmsae_ray.plan import CycleSetting, Setting
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.estimates import NONE, Estimate
 from dmsae_ray.report.finding import UNMATCHED
-from dmsae_ray.report.panels import n_text, seeds_text, with_numbers
+from dmsae_ray.report.panels import n_text, seeds_text, setting_cells, setting_head, with_numbers
 from dmsae_ray.report.picture import ESTIMATE_HEAD, Picture, estimate_cells
 from dmsae_ray.report.plots import (
     CHANCE,
@@ -29,7 +31,6 @@ from dmsae_ray.report.report import Report
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-HEAD = ("k", "coverage")
 SAME = 0.01
 """Costs that differ by less than this share are equal by construction."""
 
@@ -39,16 +40,17 @@ def carryover(report: Report, sweep_dir: Path) -> Picture | None:
     shown = [a for a in with_numbers(report.cycles) if a.carryover.n]
     if not shown:
         return None
-    coverages = sorted({a.setting.coverage for a in shown})
+    groups = sorted({(a.setting.coverage, axes_order(a.setting.axes), a.setting.axes) for a in shown})
     controls = sorted({name for a in shown for name in a.controls})
 
     def draw() -> "Figure":
-        figure, axes = panels(len(coverages[:MOST_PANELS]), width=3.9, height=3.1)
+        figure, axes = panels(len(groups[:MOST_PANELS]), width=3.9, height=3.1)
         reach = [a.metrics["l0"] for a in shown]
         reach += [a.control_metrics[name]["l0"] for a in shown for name in a.controls]
         l0 = [v for found in reach for v in (*found.values, *(found.interval or ()))]
-        for axis, value in zip(axes, coverages, strict=False):
-            line = sorted((a for a in shown if a.setting.coverage == value), key=lambda a: a.metrics["l0"].mean)
+        for axis, (value, _, point) in zip(axes, groups, strict=False):
+            own = [a for a in shown if (a.setting.coverage, a.setting.axes) == (value, point)]
+            line = sorted(own, key=lambda a: a.metrics["l0"].mean)
             x, y = [a.metrics["l0"] for a in line], [a.carryover for a in line]
             log_axis(axis.xaxis, l0)
             points(axis, x, y, color=colour(0), marker="o", label="distilled core", zorder=4)
@@ -73,7 +75,8 @@ def carryover(report: Report, sweep_dir: Path) -> Picture | None:
             axis.set_ylim(0, 1.12)
             axis.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
             size = line[0].setting.core_size
-            axis.set_title(f"τ = {value:g}" if size is None else f"the best {size}")
+            of_axes = f"\n{axes_label(point)}" if point else ""
+            axis.set_title((f"τ = {value:g}" if size is None else f"the best {size}") + of_axes)
             axis.set_xlabel("measured L0, core included (latents a token)")
             axis.set_ylabel("carryover in the last cycle")
         legend_below(figure, axes)
@@ -98,7 +101,8 @@ def carryover(report: Report, sweep_dir: Path) -> Picture | None:
         if controls
         else ""
     )
-    most = f" The first {MOST_PANELS} of {len(coverages)} coverages are drawn." if len(coverages) > MOST_PANELS else ""
+    kind = "coverages" if not shown[0].setting.axes else "panels"
+    most = f" The first {MOST_PANELS} of {len(groups)} {kind} are drawn." if len(groups) > MOST_PANELS else ""
     return Picture(
         "carryover",
         "Figure 6: carryover against measured L0",
@@ -106,9 +110,14 @@ def carryover(report: Report, sweep_dir: Path) -> Picture | None:
         f"labels give k. {seeds_text(shown)} Only what lies above the controls speaks for the choice of latents: what "
         "lies between chance and a control, any frozen rows of these norms achieve. Test-retest is what two halves of "
         f"the attribution tokens select alike from one SAE: the noise of the score alone.{sure}{most}",
-        (*HEAD, "core", *(f"L0 {name}" for name in ESTIMATE_HEAD), *(f"carryover {name}" for name in ESTIMATE_HEAD)),
+        (
+            *setting_head(shown),
+            "core",
+            *(f"L0 {name}" for name in ESTIMATE_HEAD),
+            *(f"carryover {name}" for name in ESTIMATE_HEAD),
+        ),
         [
-            (a.setting.k, a.setting.coverage, name, *estimate_cells(x), *estimate_cells(y))
+            (*setting_cells(a.setting), name, *estimate_cells(x), *estimate_cells(y))
             for name, line in series
             for a, x, y in line
         ],
@@ -119,7 +128,7 @@ def carryover(report: Report, sweep_dir: Path) -> Picture | None:
 def coverage(report: Report, sweep_dir: Path) -> Picture | None:
     """Fig. 5: reconstruction and L0 against coverage; None if all trials have the same coverage."""
     shown = with_numbers(report.cycles)
-    taus, ks = sorted({a.setting.coverage for a in shown}), sorted({a.setting.k for a in shown})
+    taus, lines = sorted({a.setting.coverage for a in shown}), _lines(shown)
     if len(taus) < 2:
         return None
     names = (
@@ -130,23 +139,21 @@ def coverage(report: Report, sweep_dir: Path) -> Picture | None:
 
     def draw() -> "Figure":
         figure, axes = panels(3, width=3.4, height=3.0)
-        for axis, (name, label) in zip(axes, names, strict=True):
-            for n, k in enumerate(ks):
-                line = [a for a in shown if a.setting.k == k]
+        for axis, (name, quantity) in zip(axes, names, strict=True):
+            for n, (k, line) in enumerate(lines.items()):
                 x = [known_value(a.setting.coverage) for a in line]
                 y = [a.metrics[name] for a in line]
-                points(axis, x, y, color=colour(n), marker=marker(n), label=f"k = {k}")
+                points(axis, x, y, color=colour(n), marker=marker(n), label=k)
                 first = [a.initial_metrics[name] for a in line if a.initial_metrics[name].n]
                 if first:
                     level = first[0].mean
-                    axis.axhline(
-                        level, color=colour(n), linestyle=":", linewidth=1.1, label=f"k = {k}, cycle 0 (no core)"
-                    )
+                    label = f"{k}, cycle 0 (no core)"
+                    axis.axhline(level, color=colour(n), linestyle=":", linewidth=1.1, label=label)
             axis.set_xticks(taus)
             axis.set_xlabel("attribution coverage τ")
-            axis.set_ylabel(label)
+            axis.set_ylabel(quantity)
             axis.margins(x=0.1)
-        legend_below(figure, axes, columns=min(6, len(ks)), by_name=True)
+        legend_below(figure, axes, columns=min(6, len(lines)), by_name=True)
         return figure
 
     return Picture(
@@ -156,9 +163,9 @@ def coverage(report: Report, sweep_dir: Path) -> Picture | None:
         "variance left unexplained, and measured L0, each against coverage; dotted: cycle 0, which has no core. "
         f"{seeds_text(shown)} A dense core adds to L0: an SAE that reconstructs better at a higher coverage may owe "
         "it to the latents that fire beside its k, so read the first two panels with the third.",
-        (*HEAD, "metric", "cycle", *ESTIMATE_HEAD),
+        (*setting_head(shown), "metric", "cycle", *ESTIMATE_HEAD),
         [
-            (a.setting.k, a.setting.coverage, name, cycle, *estimate_cells(value))
+            (*setting_cells(a.setting), name, cycle, *estimate_cells(value))
             for a in shown
             for name, _ in names
             for cycle, value in (("0", a.initial_metrics[name]), ("last", a.metrics[name]))
@@ -170,8 +177,8 @@ def coverage(report: Report, sweep_dir: Path) -> Picture | None:
 def heat_maps(report: Report, sweep_dir: Path) -> Picture | None:
     """Draw carryover, its margin over the best control and core size over the grid of k and coverage."""
     shown = with_numbers(report.cycles)
-    taus, ks = sorted({a.setting.coverage for a in shown}), sorted({a.setting.k for a in shown})
-    if len(taus) < 2 or len(ks) < 2:
+    taus, lines = sorted({a.setting.coverage for a in shown}), _lines(shown)
+    if len(taus) < 2 or len(lines) < 2:
         return None
     controls = sorted({name for a in shown for name in a.margins})
     maps = [("carryover in the last cycle", {a.setting: a.carryover for a in shown}, "Blues")]
@@ -181,9 +188,11 @@ def heat_maps(report: Report, sweep_dir: Path) -> Picture | None:
     maps.append(("latents in the last core", {a.setting: (a.core_sizes or (NONE,))[-1] for a in shown}, "Greens"))
 
     def draw() -> "Figure":
-        figure, axes = panels(len(maps), width=max(3.0, 1.0 + 0.85 * len(taus)), height=max(2.4, 1.0 + 0.5 * len(ks)))
+        figure, axes = panels(
+            len(maps), width=max(3.0, 1.0 + 0.85 * len(taus)), height=max(2.4, 1.0 + 0.5 * len(lines))
+        )
         for axis, (title, values, scale) in zip(axes, maps, strict=True):
-            grid = [[_at(values, k, tau).mean for tau in taus] for k in ks]
+            grid = [[_at(values, line, tau).mean for tau in taus] for line in lines.values()]
             known = [v for row in grid for v in row if v == v]
             low, high = (0.0, 1.0) if scale == "Blues" else (0.0, max(known, default=1.0))
             if scale == "PuOr":
@@ -191,18 +200,17 @@ def heat_maps(report: Report, sweep_dir: Path) -> Picture | None:
                 low = -high
             image = axis.imshow(grid, cmap=scale, vmin=low, vmax=high, origin="lower", aspect="auto")
             figure.colorbar(image, ax=axis, shrink=0.85)
-            for row, k in enumerate(ks):
+            for row, line in enumerate(lines.values()):
                 for column, tau in enumerate(taus):
-                    value = _at(values, k, tau)
+                    value = _at(values, line, tau)
                     share = (value.mean - low) / ((high - low) or 1.0)
                     dark = share > 0.6 if scale != "PuOr" else abs(share - 0.5) > 0.33
                     style: Any = {"ha": "center", "va": "center", "color": "white" if dark else "black"}
                     axis.text(column, row, _cell_text(value, scale), fontsize=7.5, linespacing=1.3, **style)
             axis.grid(visible=False)
             axis.set_xticks(range(len(taus)), [f"{tau:g}" for tau in taus])
-            axis.set_yticks(range(len(ks)), [str(k) for k in ks])
+            axis.set_yticks(range(len(lines)), list(lines))
             axis.set_xlabel("attribution coverage τ")
-            axis.set_ylabel("k")
             axis.set_title(title)
         return figure
 
@@ -214,9 +222,9 @@ def heat_maps(report: Report, sweep_dir: Path) -> Picture | None:
             "Means over the seeds, with the 95% interval below where there is one; white cells were not run. "
             f"{n_text(shown)}. Carryover goes from {least[0]:.0%} ({least[1]}) to {most[0]:.0%} ({most[1]}). Larger "
             "cores carry over more by chance alone: read the maps of carryover beside that of size.",
-            (*HEAD, "quantity", *ESTIMATE_HEAD),
+            (*setting_head(shown), "quantity", *ESTIMATE_HEAD),
             [
-                (a.setting.k, a.setting.coverage, title, *estimate_cells(values[a.setting]))
+                (*setting_cells(a.setting), title, *estimate_cells(values[a.setting]))
                 for title, values, _ in maps
                 for a in shown
             ],
@@ -272,8 +280,16 @@ def cost(report: Report, sweep_dir: Path) -> Picture | None:
     )
 
 
-def _at(values: dict[CycleSetting, Estimate], k: int, coverage: float) -> Estimate:
-    return next((v for setting, v in values.items() if (setting.k, setting.coverage) == (k, coverage)), NONE)
+def _lines(shown: Sequence[Aggregate[CycleSetting]]) -> dict[str, list[Aggregate[CycleSetting]]]:
+    """Group settings that differ only in coverage, by 'k = 20' with the values of further axes."""
+    found: dict[str, list[Aggregate[CycleSetting]]] = {}
+    for a in sorted(shown, key=lambda a: (a.setting.k, axes_order(a.setting.axes), a.setting.coverage)):
+        found.setdefault(f"k = {a.setting.k} {axes_label(a.setting.axes)}".rstrip(), []).append(a)
+    return found
+
+
+def _at(values: dict[CycleSetting, Estimate], line: list[Aggregate[CycleSetting]], coverage: float) -> Estimate:
+    return next((values[a.setting] for a in line if a.setting.coverage == coverage), NONE)
 
 
 def _cell_text(value: Estimate, scale: str) -> str:

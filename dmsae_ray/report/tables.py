@@ -7,6 +7,7 @@ from html import escape
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
+from dmsae_ray.config import short_names, value_text
 from dmsae_ray.plan import CycleSetting, Setting, TransferSetting, times_the_tokens
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.estimates import NONE, Estimate
@@ -47,7 +48,7 @@ class Table:
             row_styles=("", "dim") if len(self.rows) > 2 else None,
         )
         for name in self.head:
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", overflow="fold")
         for row in self.rows:
             table.add_row(*("\n".join(line.replace(", ", ",\n") for line in _parts(cell)) for cell in row))
         return table
@@ -68,7 +69,14 @@ class Table:
 def cores_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> Table:
     """Tabulate core sizes, and carryover beside test-retest, chance and controls."""
     controls = sorted({name for a in aggregates for name in a.controls})
-    head: tuple[str, ...] = ("k", "τ", "n", "core size\nby cycle", "carry-\nover", "came\nback", "re-\ntest", "chance")
+    head: tuple[str, ...] = (
+        *_setting_head(aggregates),
+        "core size\nby cycle",
+        "carry-\nover",
+        "came\nback",
+        "re-\ntest",
+        "chance",
+    )
     head += (*(f"{_word(c)}\ncontrol" for c in controls), "dis-\ntilled")
     rows = [
         (
@@ -83,15 +91,13 @@ def cores_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int |
         )
         for a in aggregates
     ]
-    return _with_remarks(Table("Cores", head, tuple(rows)), aggregates, last_cycle)
+    return _with_remarks(Table("Cores", head, tuple(rows)), aggregates, last_cycle, _behind_n(head))
 
 
 def use_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> Table:
     """Tabulate what a core costs and gives: measured L0, how often its latents fire, dead latents, reconstruction."""
     head: tuple[str, ...] = (
-        "k",
-        "τ",
-        "n",
+        *_setting_head(aggregates),
         "L0",
         "L0\ncore",
         "core\nfires\nmedian",
@@ -113,16 +119,15 @@ def use_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | N
         )
         for a in aggregates
     ]
-    return _with_remarks(Table("Use and reconstruction, in the last cycle", head, tuple(rows)), aggregates, last_cycle)
+    table = Table("Use and reconstruction, in the last cycle", head, tuple(rows))
+    return _with_remarks(table, aggregates, last_cycle, _behind_n(head))
 
 
 def cycles_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> Table:
     """Tabulate core sizes and carryover of every cycle, with intervals."""
     cycles = max(len(a.core_sizes) for a in aggregates)
     head: tuple[str, ...] = (
-        "k",
-        "τ",
-        "n",
+        *_setting_head(aggregates),
         *(f"core {c}" for c in range(cycles)),
         *(f"carryover {c}" for c in range(1, cycles)),
     )
@@ -131,13 +136,13 @@ def cycles_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int 
         sizes = [size.text(1 if size.n > 1 else 0) for size in a.core_sizes]
         carried = [c.text() for c in a.carryovers]
         rows.append((*_setting(a), *_padded(sizes, cycles), *_padded(carried, cycles - 1)))
-    return _with_remarks(Table("By cycle", head, tuple(rows)), aggregates, last_cycle)
+    return _with_remarks(Table("By cycle", head, tuple(rows)), aggregates, last_cycle, _behind_n(head))
 
 
 def margin_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> Table:
     """Tabulate the evidence for a core: carryover minus each control's, share of the score, PW-MCC of the seeds."""
     controls = sorted({name for a in aggregates for name in a.margins})
-    head: tuple[str, ...] = ("k", "τ", "n", *(f"carryover\nover {c.replace('_', ' ')}" for c in controls))
+    head: tuple[str, ...] = (*_setting_head(aggregates), *(f"carryover\nover {c.replace('_', ' ')}" for c in controls))
     head += ("core's share\nof the score", "PW-MCC\nof the seeds", "chance\nPW-MCC")
     shared = any(a.consistency is not None and a.consistency.shared for a in aggregates)
     head += ("shared rows\nleft out",) if shared else ()
@@ -152,7 +157,7 @@ def margin_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int 
     ]
     which = "controls" if UNMATCHED in controls else "norm-matched controls"
     table = Table(f"Cores against {which}, and between seeds", head, tuple(rows))
-    return _with_remarks(table, aggregates, last_cycle)
+    return _with_remarks(table, aggregates, last_cycle, _behind_n(head))
 
 
 def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
@@ -160,6 +165,7 @@ def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
     head: tuple[str, ...] = (
         "k",
         "core",
+        *(_word(name) for name in short_names(aggregates[0].setting.axes).values()),
         "n",
         "L0",
         "L0\ncore",
@@ -173,6 +179,7 @@ def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
         (
             str(a.setting.k),
             _core_of(a.setting),
+            *(value_text(value) for _, value in a.setting.axes),
             str(len(a.seeds)),
             *(a.metrics[name].text(1) for name in ("l0", "l0_core")),
             *(a.metrics[name].percent() for name in ("core_frequency_median", "dead_fraction")),
@@ -182,7 +189,7 @@ def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
         )
         for a in aggregates
     ]
-    return _with_remarks(Table("Transfer", head, tuple(rows)), aggregates, None, place=3)
+    return _with_remarks(Table("Transfer", head, tuple(rows)), aggregates, None, _behind_n(head))
 
 
 def cost_table(aggregates: Sequence[Aggregate[Setting]], last_cycle: int | None) -> Table:
@@ -203,7 +210,7 @@ def cost_table(aggregates: Sequence[Aggregate[Setting]], last_cycle: int | None)
         )
         for a in aggregates
     ]
-    return _with_remarks(Table("Time and FLOP", head, tuple(rows)), aggregates, last_cycle, place=2)
+    return _with_remarks(Table("Time and FLOP", head, tuple(rows)), aggregates, last_cycle, _behind_n(head))
 
 
 def running_table(trials: Sequence[TrialResult], last_cycle: int | None) -> Table:
@@ -262,7 +269,7 @@ def _with_remarks(
     table: Table,
     aggregates: Sequence[Aggregate[CycleSetting]] | Sequence[Aggregate[TransferSetting]] | Sequence[Aggregate[Setting]],
     last_cycle: int | None,
-    place: int = 3,
+    place: int,
 ) -> Table:
     """Add a column of remarks behind n where there are any."""
     remarks = [remark(a, last_cycle) for a in aggregates]
@@ -273,8 +280,18 @@ def _with_remarks(
     return Table(table.title, head, tuple(rows))
 
 
-def _setting(one: Aggregate[CycleSetting]) -> tuple[str, str, str]:
-    return (str(one.setting.k), one.setting.selects, str(len(one.seeds)))
+def _behind_n(head: tuple[str, ...]) -> int:
+    return head.index("n") + 1
+
+
+def _setting_head(aggregates: Sequence[Aggregate[CycleSetting]]) -> tuple[str, ...]:
+    axes = short_names(aggregates[0].setting.axes).values()
+    return ("k", "τ", *(_word(name) for name in axes), "n")
+
+
+def _setting(one: Aggregate[CycleSetting]) -> tuple[str, ...]:
+    axes = (value_text(value) for _, value in one.setting.axes)
+    return (str(one.setting.k), one.setting.selects, *axes, str(len(one.seeds)))
 
 
 def _core_of(setting: TransferSetting) -> str:

@@ -42,5 +42,6 @@ def check_saes_and_core(experiment: Experiment, d_model: int, here: Here = NOWHE
         ConfigError: One is not there, or does not fit.
         DataError: A file is damaged.
     """
-    check_initial_saes(experiment, d_model, here)
-    check_core(experiment, d_model, here)
+    for at in map(experiment.at, experiment.points):
+        check_initial_saes(at, d_model, here)
+        check_core(at, d_model, here)

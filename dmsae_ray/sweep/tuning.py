@@ -91,7 +91,7 @@ def run_trials(
     if 3600 * sweep.plan.training.hours < IDLE_SECONDS:
         model.prepare.remote()
     streams = experiment.activations.mode == "stream" and not open_store(folders.stores, experiment, key).complete
-    tree = experiment.model_dump(mode="json")
+    trees = {axes: experiment.at(axes).model_dump(mode="json") for axes in experiment.points}
     resources, storage, session = experiment.resources, folders.train, uuid.uuid4().hex
 
     def run_trial(config: dict[str, Any]) -> None:
@@ -113,6 +113,7 @@ def run_trials(
         if resources.gpus_per_worker:
             per_worker["GPU"] = resources.gpus_per_worker
         stream = start_stream(experiment, folders.stores, key) if streams else None
+        tree = trees[trial.setting.axes]
         task = TrialTask(tree, folders.name, trial.params(), key, session, model, stream, sweep.given)
         # Ray's types are those of Train V1: V2 returns the loop's result, and knows more kinds of failures.
         trainer: Any = TorchTrainer

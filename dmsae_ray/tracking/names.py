@@ -111,14 +111,16 @@ def differing(trials: Sequence[Trial]) -> frozenset[str]:
 
 
 def run_params(run: RunName, params: Params, shown: Collection[str]) -> Params:
-    """Return the parameters of a run: k, coverage, seed and arm, and those of `shown`; of a training its cycle too."""
-    own = {name: value for name, value in params.items() if name in shown or name in ("k", "coverage", "seed")}
+    """Return the parameters of a run: k, coverage, seed, arm, further axes, `shown`; of a training its cycle too."""
+    always = ("k", "coverage", "seed")
+    own = {name: value for name, value in params.items() if name in shown or name in always or "." in name}
     return {**own, "arm": run.arm or own_arm(params), **({} if run.cycle is None else {"cycle": run.cycle})}
 
 
 def setting_numbers(params: Params) -> dict[str, float]:
     """Return the numbers by which one filters and plots: MLflow compares parameters as text only."""
-    return {name: float(params[name]) for name in ("k", "coverage", "seed") if name in params}
+    axes = [name for name, value in params.items() if "." in name and type(value) in (int, float)]
+    return {name: float(params[name]) for name in ("k", "coverage", "seed", *axes) if name in params}
 
 
 def cycle_numbers(report: CycleReport, before: Sequence[CycleReport] = ()) -> dict[str, float]:

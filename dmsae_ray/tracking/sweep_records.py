@@ -32,7 +32,9 @@ def describe_sweep(tracker: SweepTracker, experiment: Experiment, store_key: str
             "model": model.name,
             "model_revision": model.revision,
             "layer": model.layer,
-            "latents": experiment.sae.n_latents,
+            "latents": ", ".join(
+                str(n) for n in dict.fromkeys(experiment.at(a).sae.n_latents for a in experiment.points)
+            ),
             "cycles": experiment.distill.cycles,
             "tokens_a_training": experiment.recipe.tokens,
         }

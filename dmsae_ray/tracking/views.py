@@ -115,15 +115,15 @@ def views_of_sweep(experiment: Experiment, parent: str, sweep: str) -> list[View
         sweep: Name of the sweep.
     """
     if experiment.transfer is not None:
-        return _views_of_transfers(parent, sweep)
-    return _views_of_cycles(parent, sweep, experiment.distill.controls)
+        return _views_of_transfers(parent, sweep, tuple(experiment.sweep.axes))
+    return _views_of_cycles(parent, sweep, experiment.distill.controls, tuple(experiment.sweep.axes))
 
 
-def _views_of_cycles(parent: str, sweep: str, controls: Sequence[str]) -> list[View]:
+def _views_of_cycles(parent: str, sweep: str, controls: Sequence[str], axes: tuple[str, ...]) -> list[View]:
     children = f"tags.`{PARENT_TAG}` = '{parent}'"
     trials = f"{children} and tags.`{KIND_TAG}` = 'trial'"
     margin = [f"margin_{arm}" for arm in controls]
-    setting = ["params.`k`", "params.`coverage`", "params.`seed`", "params.`arm`"]
+    setting = [f"params.`{name}`" for name in ("k", "coverage", *axes, "seed", "arm")]
     shown = ["carryover", "margin_chance", *margin, "core_size", "distilled_size", "l0", "fvu", "loss_recovered"]
     finals = [f"metrics.`{name}`" for name in (*shown, "dead_share", "collapsed")]
     coming_back: _Section = (
@@ -181,7 +181,7 @@ def _views_of_cycles(parent: str, sweep: str, controls: Sequence[str]) -> list[V
             _id(parent, "stability"),
             f"Stability - {sweep}",
             trials,
-            [*setting[:3], *finals],
+            [*setting[:-1], *finals],
             [coming_back, reconstruction, health],
             by,
             hidden=_rest([coming_back, reconstruction, health], controls),
@@ -193,17 +193,17 @@ def _views_of_cycles(parent: str, sweep: str, controls: Sequence[str]) -> list[V
             [*setting, *finals],
             averaged,
             by,
-            group_by=("k", "coverage", "arm"),
+            group_by=("k", "coverage", *axes, "arm"),
             hidden=_rest(averaged, controls),
         ),
-        _training_view(parent, sweep, ("k", "coverage", "seed", "cycle", "arm"), controls),
+        _training_view(parent, sweep, ("k", "coverage", *axes, "seed", "cycle", "arm"), controls),
     ]
 
 
-def _views_of_transfers(parent: str, sweep: str) -> list[View]:
+def _views_of_transfers(parent: str, sweep: str, axes: tuple[str, ...]) -> list[View]:
     children = f"tags.`{PARENT_TAG}` = '{parent}'"
     finals = [f"metrics.`{n}`" for n in ("l0", "l0_core", "l0_non_core", "fvu", "loss_recovered", "dead_share")]
-    setting = ["params.`k`", "params.`arm`", "params.`core_sparsity`", "params.`seed`"]
+    setting = [f"params.`{name}`" for name in ("k", "arm", "core_sparsity", *axes, "seed")]
     sections: list[_Section] = [
         (
             "1 Reconstruction, at measured L0",
@@ -228,10 +228,10 @@ def _views_of_transfers(parent: str, sweep: str) -> list[View]:
             [*setting, *finals],
             sections,
             by,
-            group_by=("k", "arm", "core_sparsity"),
+            group_by=("k", "arm", "core_sparsity", *axes),
             hidden=hidden,
         ),
-        _training_view(parent, sweep, ("k", "arm", "seed")),
+        _training_view(parent, sweep, ("k", "arm", *axes, "seed")),
     ]
 
 
