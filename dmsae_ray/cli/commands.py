@@ -299,18 +299,23 @@ def _harvest(args: argparse.Namespace) -> int:
     )
 
     largest = _largest(args)
-    check_saes_and_core(experiment, check_inputs(experiment))
+    parts = experiment.parts()
+    for part in parts:
+        check_saes_and_core(part, check_inputs(part))
     plan, folders = plan_experiment(experiment), create_folders(experiment)
     with (
         Screen() as screen,
         Interrupts(screen.say, screen.leave),
         ray_session(args.address, log=folders.sweep / "ray.log", verbose=args.verbose),
     ):
-        for note in unpinned(experiment):
+        for note in dict.fromkeys(note for part in parts for note in unpinned(part)):
             screen.say(f"note: {note}")
         check_harvest_fits(plan, cluster_of_ray(largest))
         check_output_is_shared(folders.output)
-        prepare(experiment, folders.stores, progress=screen.harvest())
+        for part in parts:
+            if part.store_label:
+                screen.say(f"store for {part.store_label}:")
+            prepare(part, folders.stores, progress=screen.harvest())
         screen.say(f"activations are in {folders.stores}")
     return 0
 
@@ -346,9 +351,12 @@ def _plan(args: argparse.Namespace) -> int:
     experiment = experiment if measured is None else measured.experiment
     matched = () if measured is None else (*measured.lines, *measured.left_out)
     plan = plan_experiment(experiment)
-    plan = replace(plan, notes=(*plan.notes, *matched, *check_given(experiment), *check_text(experiment)))
-    if Path(experiment.model.name).expanduser().is_dir() and not is_configuration_only(experiment.model.name):
-        check_documents(experiment)
+    parts = experiment.parts()
+    checked = dict.fromkeys(note for part in parts for note in (*check_given(part), *check_text(part)))
+    plan = replace(plan, notes=(*plan.notes, *matched, *checked))
+    for part in parts:
+        if Path(part.model.name).expanduser().is_dir() and not is_configuration_only(part.model.name):
+            check_documents(part)
     if experiment.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):  # else a file, in a bucket perhaps: not asked
         destination_of(experiment)
     if not args.cluster:

@@ -48,7 +48,7 @@ class Evaluable:
         folder: its folder.
         experiment: its experiment.
         folders: its folders.
-        store: key of the store that it reads.
+        stores: keys of the stores that it reads, by `Experiment.store_label`.
         label: its name, or where several have this name its folder.
         saes: all SAEs of its finished trials that did not collapse, without numbers yet.
         collapsed: how many trials did.
@@ -57,19 +57,36 @@ class Evaluable:
     folder: Path
     experiment: "Experiment"
     folders: "Folders"
-    store: str
+    stores: dict[str, str]
     label: str
     saes: "list[EvaluatedSAE]"
     collapsed: int
 
     @cached_property
-    def tree(self) -> dict[str, Any]:
-        """The experiment, as JSON."""
-        return self.experiment.model_dump(mode="json")
+    def _points(self) -> dict[Any, tuple[dict[str, Any], str]]:
+        """The experiment, as JSON, and the key of the store, at each point of further axes."""
+        return {
+            axes: (part.at(axes).model_dump(mode="json"), self.stores[part.store_label])
+            for part in self.experiment.parts()
+            for axes in part.points
+            if part.store_label in self.stores
+        }
 
-    def place(self, sae: "EvaluatedSAE", file: str) -> Place:
-        """Return where the outcome of an SAE is."""
-        return self.folders.cycles, sae.key, file
+    def task(self, task: "EvaluationTask", sae: "EvaluatedSAE") -> "EvaluationTask":
+        """Return a task of the sweep for one of its SAEs: with the activations on which this was trained."""
+        tree, store = self._points[sae.result.setting.axes]
+        return replace(task, experiment=tree, store=store, key=sae.key)
+
+    def place(self, sae: "EvaluatedSAE", settings: Mapping[str, Any]) -> Place:
+        """Return where the outcome of an evaluation with these settings is; store and model are those of the SAE."""
+        from dmsae_ray.sweep import outcome_file
+
+        tree, store = self._points[sae.result.setting.axes]
+        own = dict(settings)
+        own |= {"store": store} if "store" in own else {}
+        own |= {"text": {"store": store}} if "store" in own.get("text", ()) else {}
+        own |= {"model": {name: tree["model"][name] for name in own["model"]}} if "model" in own else {}
+        return self.folders.cycles, sae.key, outcome_file(own)
 
 
 @dataclass(frozen=True)
@@ -158,7 +175,8 @@ def run(args: "Namespace") -> int:
         model, data, args.text == "own" or (args.text is None and model == "tiny"), corpus, args.run_data_set_code
     )
     benchmark = [name for name in names if name != OWN]
-    check_needs(benchmark, given)
+    for name in dict.fromkeys(part.model.name for sweep in sweeps for part in sweep.experiment.parts()):
+        check_needs(benchmark, replace(given, model=name))
     wanted = _chosen_saes(sweeps, args.trials, args.cycles)
     check_reachable(benchmark, given)
     with Screen() as screen, Interrupts(screen.say, screen.leave, STOPPING):
@@ -169,7 +187,7 @@ def run(args: "Namespace") -> int:
         for sweep, saes, task, own in zip(sweeps, wanted, models, settings, strict=True):
             for name in names:
                 for sae in saes:
-                    place = sweep.place(sae, _file(own[name]))
+                    place = sweep.place(sae, own[name])
                     tasks.setdefault(place, _left(sweep, sae, task[name], several=len(sweeps) > 1))
         left = {place: task for place, task in tasks.items() if place not in outcomes}
         before = len(tasks) - len(left)
@@ -200,7 +218,7 @@ def _sweeps(places: Sequence[Path]) -> list[Evaluable]:
         DataError: one has no finished trial.
     """
     from dmsae_ray.report import EvaluatedSAE
-    from dmsae_ray.results import experiment_of, folders_of, load_results, recorded_store
+    from dmsae_ray.results import experiment_of, folders_of, load_results, recorded_stores
 
     found: list[Evaluable] = []
     names = [place.name for place in places]
@@ -212,8 +230,8 @@ def _sweeps(places: Sequence[Path]) -> list[Evaluable]:
         finished = load_results(place)
         if not finished:
             raise DataError(f"'{place}' has no finished trial: there is nothing to evaluate yet")
-        store = recorded_store(folders.output / "sweeps" / folders.name)
-        if store is None:
+        stores = recorded_stores(folders.output / "sweeps" / folders.name, experiment)
+        if len(stores) < len(experiment.parts()):
             raise DataError(f"'{place}' does not say which activations it reads (inputs.json is gone)")
         label = place.name if names.count(place.name) == 1 else str(place)
         saes = [
@@ -224,10 +242,13 @@ def _sweeps(places: Sequence[Path]) -> list[Evaluable]:
             if report.key
         ]
         collapsed = sum(result.collapse is not None for result in finished)
-        found.append(Evaluable(place, experiment, folders, store, label, saes, collapsed))
+        found.append(Evaluable(place, experiment, folders, stores, label, saes, collapsed))
         for setting in _SAME:
             section, name = setting.split(".")
-            here, first = (getattr(getattr(sweep.experiment, section), name) for sweep in (found[-1], found[0]))
+            here, first = (
+                sweep.experiment.sweep.axes.get(setting, getattr(getattr(sweep.experiment, section), name))
+                for sweep in (found[-1], found[0])
+            )
             if here != first:
                 raise ConfigError(
                     f"'{place}' has {setting} = {here} and '{places[0]}' {first}: they cannot be compared"
@@ -277,9 +298,9 @@ def _models(sweep: Evaluable, given: Given, batch: int) -> "dict[str, Evaluation
     corpus = given.forget_corpus
     return {
         name: EvaluationTask(
-            experiment=sweep.tree,
+            experiment=sweep.experiment.at(sweep.experiment.points[0]).model_dump(mode="json"),
             stores=sweep.folders.stores,
-            store=sweep.store,
+            store=next(iter(sweep.stores.values())),
             cycles=sweep.folders.cycles,
             key="",
             evaluation=name,
@@ -312,17 +333,11 @@ def _settings(
     return found
 
 
-def _file(settings: Mapping[str, Any]) -> str:
-    from dmsae_ray.sweep import outcome_file
-
-    return outcome_file(settings)
-
-
 def _left(sweep: Evaluable, sae: "EvaluatedSAE", task: "EvaluationTask", several: bool) -> Left:
     name = f"{sae.name}: {task.evaluation}"
     file = re.sub(r"[^A-Za-z0-9.]+", "-", name)
     shown = f"{sweep.label}, {name}" if several else name
-    return Left(replace(task, key=sae.key), shown, sweep.folder / LOGS / f"{file}.txt")
+    return Left(sweep.task(task, sae), shown, sweep.folder / LOGS / f"{file}.txt")
 
 
 def _kept(
@@ -330,9 +345,9 @@ def _kept(
 ) -> "dict[Place, Outcome]":
     """Return the outcomes that are there, of all SAEs; a damaged one counts as none, and a line says so."""
     places = {
-        sweep.place(sae, file): None
+        sweep.place(sae, identity): None
         for sweep, own in zip(sweeps, settings, strict=True)
-        for file in map(_file, own.values())
+        for identity in own.values()
         for sae in sweep.saes
     }
     found = {}
@@ -402,7 +417,7 @@ def _write(
             numbers = {
                 f"{name}/{metric}": value
                 for name, identity in own.items()
-                if (outcome := outcomes.get(sweep.place(sae, _file(identity)))) is not None
+                if (outcome := outcomes.get(sweep.place(sae, identity))) is not None
                 for metric, value in outcome.metrics.items()
             }
             if numbers:

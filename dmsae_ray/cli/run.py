@@ -12,7 +12,7 @@ from dmsae_ray.cli.trial_lines import TrialLines
 from dmsae_ray.config import Experiment, shell_command
 from dmsae_ray.errors import DmsaeError
 from dmsae_ray.lm import read_meta, tiny_model
-from dmsae_ray.plan import Cluster, left_line
+from dmsae_ray.plan import Cluster, left_line, many
 from dmsae_ray.report import Report
 from dmsae_ray.store import open_store
 from dmsae_ray.sweep import (
@@ -58,7 +58,7 @@ def run_and_report(
         DmsaeError: The experiment cannot be run; the message is one line.
     """
     with Screen() as screen, Interrupts(screen.say, screen.leave):
-        if experiment.model.name == "tiny":
+        if any(part.model.name == "tiny" for part in experiment.parts()):
             _make_tiny_model(screen)
         sweep = prepare_sweep(experiment, screen.say)
         with SoleController(sweep.folders, screen.say):
@@ -67,7 +67,7 @@ def run_and_report(
             tracker.start(sweep.plan.params())
             status: Status = "KILLED"
             try:
-                describe_sweep(tracker, experiment, sweep.store_key)
+                _describe(sweep, tracker)
                 save_views(tracker, experiment)
                 screen.say(f"sweep folder: {sweep.folders.sweep}")
                 result = sweep_state(sweep)
@@ -85,6 +85,10 @@ def run_and_report(
             finally:
                 tracker.close(status)
         return _say(screen, tracker, result, report, experiment)
+
+
+def _describe(sweep: PreparedSweep, tracker: SweepTracker) -> None:
+    describe_sweep(tracker, sweep.experiment, {part.store_key: part.experiment.corpus for part in sweep.parts()})
 
 
 def _make_tiny_model(screen: Screen) -> None:
@@ -113,12 +117,13 @@ def _run(
         result = _run_round(sweep, screen, tracker, live, largest, verbose)
         more = with_matched_baselines(sweep, screen.say)
         if more is not sweep and sweep_state(more).unfinished:
-            describe_sweep(tracker, more.experiment, more.store_key)
+            _describe(more, tracker)
             sweep, result = more, _run_round(more, screen, tracker, live, largest, verbose)
         elif result.errors and sweep.experiment.transfer is not None and sweep.experiment.transfer.matches_l0:
             screen.say("note: baselines at measured L0 are not trained before all other trials have finished")
     if not result.unfinished and sweep.experiment.activations.mode == "store":
-        _tell_dropped(sweep, screen, tracker)
+        for part in sweep.parts():
+            _tell_dropped(part, screen, tracker)
     return sweep, result
 
 
@@ -132,33 +137,49 @@ def _run_round(
 ) -> SweepResult:
     progress = progress_of(sweep.experiment, sweep.folders)
     screen.say(f"plan: {sweep.plan.line()}")
+    parts = sweep.parts()
     if any(item.trainings for item in progress.done().values()):
-        harvested = open_store(sweep.folders.stores, sweep.experiment, sweep.store_key).complete
+        harvested = all(open_store(p.folders.stores, p.experiment, p.store_key).complete for p in parts)
         screen.say(f"left: {left_line(sweep.plan, progress.work, progress.done(), harvested)}")
     for note in sweep.plan.notes:
         screen.say(f"note: {note}")
+    errors: dict[str, str] = {}
     with screen.showing(progress):
-        return run_sweep(
-            sweep,
-            largest=largest,
-            callbacks=[
-                TrackingCallback(_records(sweep, tracker), sweep.folders.sweep),
-                TrialLines(screen, progress),
-                live,
-            ],
-            progress=screen.harvest(),
-            say=lambda line: screen.say(f"  {line}"),
-            waits=screen.waits,
-            verbose=verbose,
-        )
+        for part in parts:
+            if not sweep_state(part).unfinished:
+                continue
+            if len(parts) > 1:
+                screen.say(f"part {part.experiment.store_label}: {many(len(part.plan.trials), 'trial')}")
+            found = run_sweep(
+                part,
+                largest=largest,
+                callbacks=[
+                    TrackingCallback(_records(sweep, tracker), sweep.folders.sweep),
+                    TrialLines(screen, progress),
+                    live,
+                ],
+                progress=screen.harvest(),
+                say=lambda line: screen.say(f"  {line}"),
+                waits=screen.waits,
+                verbose=verbose,
+            )
+            errors |= found.errors
+            if found.unfinished:
+                break  # a person interrupted it
+    return sweep_state(sweep, errors)
 
 
 def _tell_dropped(sweep: PreparedSweep, screen: Screen, tracker: SweepTracker) -> None:
     """Print, and log to the parent run, which share of the tokens each filter kept out of training."""
     dropped = open_store(sweep.folders.stores, sweep.experiment, sweep.store_key).dropped("train")
-    tracker.metrics(None, "data", {f"tokens_dropped/{reason}": share for reason, share in dropped.items()}, 0)
+    label = sweep.experiment.store_label
+    group = f"tokens_dropped/{label}".rstrip("/")
+    shares = {f"{group}/{reason}": share for reason, share in dropped.items()}
+    tracker.metrics(None, f"data {label}".rstrip(), shares, 0)
     said = ", ".join(f"{reason} {share:.2%}" for reason, share in dropped.items() if reason != "no_target")
-    screen.say(f"  tokens kept out of training: {said}" if said else "  no tokens were kept out of training")
+    which = f" ({label})" if label else ""
+    kept_out = f"tokens kept out of training{which}: {said}"
+    screen.say(f"  {kept_out if said else f'no tokens were kept out of training{which}'}")
 
 
 def _report(result: SweepResult, tracker: SweepTracker, records: TrialRecords, screen: Screen) -> Report | None:

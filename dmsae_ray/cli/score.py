@@ -64,22 +64,21 @@ def run(args: "Namespace") -> int:
     wanted = _wanted([r for r in results if args.trial in (None, r.trial_id)], args.cycles)
     quantiles = _quantiles(args.quantiles, {at.distill.quantile for at in points})
     folders = folders_of(experiment, sweep.name)
-    store = _store(experiment.output, results)
     with Screen() as screen, Interrupts(screen.say, screen.leave):
         from dmsae_ray.sweep import ScoreTask
 
         tasks = {
             key: ScoreTask(
-                experiment=experiment.model_dump(mode="json"),
+                experiment=experiment.at(result.setting.axes).model_dump(mode="json"),
                 stores=folders.stores,
-                store=store,
+                store=_store(experiment.output, [r for r in results if r.setting.axes == result.setting.axes]),
                 cycles=folders.cycles,
                 key=key,
                 groups=groups,
                 quantiles=quantiles,
                 contexts=args.contexts,
             )
-            for key in dict.fromkeys(key for _, _, key in wanted)
+            for key, result in {key: result for result, _, key in reversed(wanted)}.items()
         }
         places = {key: sweep / "scores" / f"{key[:16]}-{_digest(task)}.safetensors" for key, task in tasks.items()}
         kept = [key for key, place in places.items() if place.is_file()]

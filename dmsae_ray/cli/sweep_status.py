@@ -28,7 +28,7 @@ from dmsae_ray.results import (
     load_results,
     matched_baselines,
     parse_result,
-    recorded_store,
+    recorded_stores,
 )
 from dmsae_ray.store import StoreProgress, store_progress
 from dmsae_ray.sweep import ControllerMark, controller_of
@@ -152,10 +152,7 @@ def status_of(place: SweepPlace, say: Callable[[str], None] = lambda line: None)
     for result in _finished_elsewhere(place, progress):
         progress.finished(result)
     now = time.time()
-    view, key = progress.view(now), recorded_store(place.shared)
-    harvest = None if key is None else store_progress(place.output / "stores" / key, experiment.activations)
-    if harvest is not None and harvest.stage == "none":
-        harvest = None
+    view, harvest = progress.view(now), _harvest_of(place, experiment)
     to_come = _matched_to_come(place, experiment)
     if to_come:
         notes.append(f"still to be trained: {many(to_come, 'baseline')} at measured L0")
@@ -174,6 +171,18 @@ def status_of(place: SweepPlace, say: Callable[[str], None] = lambda line: None)
         reports,
         tuple(notes),
     )
+
+
+def _harvest_of(place: SweepPlace, experiment: Experiment) -> StoreProgress | None:
+    """Return how far the activations are; of several stores, how far the first is that is begun and not complete."""
+    stores = recorded_stores(place.shared, experiment)
+    found = [
+        store_progress(place.output / "stores" / stores[part.store_label], part.activations)
+        for part in experiment.parts()
+        if part.store_label in stores
+    ]
+    begun = [one for one in found if one.stage != "none"]
+    return next((one for one in begun if one.stage != "complete"), begun[-1] if begun else None)
 
 
 def _state(view: SweepView, runs: bool, controller: ControllerMark | None) -> State:

@@ -1,5 +1,6 @@
 """Further axes of a grid: settings, beside k and coverage, of which each trial has one value of several."""
 
+import difflib
 import hashlib
 import math
 import re
@@ -10,9 +11,12 @@ Axis = tuple[str, Any]
 """A setting by its dotted name, and a value of it."""
 Axes = tuple[Axis, ...]
 
-SECTIONS = ("sae", "recipe", "distill")
-"""Sections whose settings can be axes: they decide how SAEs are trained and cores selected, of the same activations."""
+OF_STORES = ("model", "corpus", "activations")
+"""Sections whose settings decide the activations: each value of such an axis has a store of its own."""
+SECTIONS = (*OF_STORES, "sae", "recipe", "distill")
+"""Sections whose settings can be axes: all that decide results, but for the grid itself."""
 _OTHERWISE = {
+    "activations.mode": "no result depends on it",
     "sae.k": "sweep.k has its values",
     "distill.coverage": "sweep.coverage has its values",
     "recipe.name": "set what it stands for, such as recipe.threshold",
@@ -24,6 +28,7 @@ _OTHERWISE = {
     "distill.initial_sae_any_k": "sweep.k with a mapping from k to folder gives an SAE to each",
 }
 """Settings that cannot be axes, and what there is in their place, or why."""
+_MAY_BE = f"a setting of {', '.join(SECTIONS[:-1])} or {SECTIONS[-1]}"
 SCORING = frozenset(
     f"distill.{name}"
     for name in ("core_size", "fresh_attribution", "intersect", "min_cycles", "pool_groups", "quantile", "score")
@@ -62,16 +67,14 @@ def read_axes(given: Mapping[str, Any], fields: Mapping[str, Sequence[str]]) -> 
 
 def _check_name(path: str, fields: Mapping[str, Sequence[str]]) -> None:
     section, _, name = path.partition(".")
-    if section in ("model", "corpus", "activations"):
-        raise ValueError(
-            f"has '{path}', which changes the activations: run a sweep for each value, with the same output, and "
-            "compare them with dmsae report FOLDER FOLDER"
-        )
     if path in _OTHERWISE:
         raise ValueError(f"has '{path}'; it is no axis: {_OTHERWISE[path]}")
     if section not in SECTIONS or name not in fields[section]:
-        known = ", ".join(f"{s}.{n}" for s in SECTIONS for n in fields[s] if f"{s}.{n}" not in _OTHERWISE)
-        raise ValueError(f"has '{path}'; it must be one of {known}")
+        known = [f"{s}.{n}" for s in SECTIONS for n in fields[s] if f"{s}.{n}" not in _OTHERWISE]
+        near = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+        if section in SECTIONS and not near:
+            near = [", ".join(one for one in known if one.startswith(f"{section}."))]
+        raise ValueError(f"has '{path}'; it must be {_MAY_BE}" + (f", such as {near[0]}" if near else ""))
 
 
 def frozen(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from dmsae_ray.config.axes import Axes, axes_label, frozen
+from dmsae_ray.config.axes import OF_STORES, Axes, axes_label, frozen
 from dmsae_ray.config.messages import describe_validation_error
 from dmsae_ray.config.preset import apply_preset
 from dmsae_ray.config.secrets import refuse_secrets
@@ -212,6 +212,30 @@ class Experiment(Section):
             tree[section][name] = value
         return parse_experiment(tree)
 
+    def parts(self) -> tuple["Experiment", ...]:
+        """Return the sweep in parts that read one store each, in the order in which they run.
+
+        The settings of `model`, `corpus` and `activations` that are axes have one value in a part. Of a sweep without
+        such axes it is the one part.
+        """
+        axes = self.sweep.axes
+        of_stores = {path: values for path, values in axes.items() if path.partition(".")[0] in OF_STORES}
+        found = []
+        for point in product(*([(path, value) for value in values] for path, values in of_stores.items())):
+            tree = self.model_dump(mode="json")
+            for path, value in point:
+                section, _, name = path.partition(".")
+                tree[section][name] = value
+                tree["sweep"]["axes"][path] = [value]
+            found.append(parse_experiment(tree) if point else self)
+        return tuple(found)
+
+    @property
+    def store_label(self) -> str:
+        """Which store a part reads, as 'layer=11'; empty where a sweep has one store."""
+        of_stores = tuple(axis for axis in self.points[0] if axis[0].partition(".")[0] in OF_STORES)
+        return axes_label(of_stores)
+
     def digest(self, version: int = METHOD_VERSION) -> str:
         """Return a hash of all settings that results depend on, and of the version of the method.
 
@@ -272,7 +296,7 @@ class Experiment(Section):
     def single(self) -> "Experiment":
         """Return the one setting that `dmsae distill` runs: sae.k, distill.coverage and seed.
 
-        If a file gives only a grid for k or for the coverage, the first value of the grid is taken.
+        If a file gives only a grid for k, for the coverage or for a further axis, the first value of the grid is taken.
         """
         tree = self.model_dump(mode="json")
         for section, name in (("sae", "k"), ("distill", "coverage")):
@@ -280,6 +304,10 @@ class Experiment(Section):
             if grid and name not in getattr(self, section).model_fields_set:
                 tree[section][name] = grid[0]
             tree["sweep"][name] = None
+        for path, values in self.sweep.axes.items():
+            section, _, name = path.partition(".")
+            if name not in getattr(self, section).model_fields_set:
+                tree[section][name] = values[0]
         tree["sweep"] |= {"seeds": [self.seed], "axes": {}}
         return parse_experiment(tree)
 
@@ -301,6 +329,9 @@ class Experiment(Section):
             update["distill"] = self.distill.model_copy(update={"initial_sae": initial_sae})
         if self.transfer and self.transfer.core:
             update["transfer"] = self.transfer.model_copy(update={"core": _given(self.transfer.core)})
+        if self.sweep.axes:
+            axes = {path: tuple(_located_value(path, v) for v in values) for path, values in self.sweep.axes.items()}
+            update["sweep"] = self.sweep.model_copy(update={"axes": axes})
         if self.tracking.uri:
             update["tracking"] = self.tracking.model_copy(update={"uri": _located_database(self.tracking.uri)})
         return self.model_copy(update=update)
@@ -343,6 +374,12 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _located_value(path: str, value: Any) -> Any:
+    """Return a value of a further axis: what is there in this folder, with its whole path."""
+    is_place = path in ("model.name", "corpus.path") and isinstance(value, str) and value != "tiny"
+    return _located(value) if is_place and "://" not in value and Path(value).expanduser().exists() else value
 
 
 def _located(path: str) -> str:

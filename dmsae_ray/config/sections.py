@@ -475,8 +475,8 @@ class SweepSettings(Section):
     data_per_seed: bool = Field(False, description="give every replica its own data order as well")
     axes: dict[str, tuple[Any, ...]] = Field(
         {},
-        description="further axes: settings of sae, recipe and distill, each with a list of values, as in "
-        "{distill.quantile: [0.99, 0.999], recipe.lr: [3e-4, 1e-3]}",
+        description="further axes: settings of other sections, each with a list of values, as in "
+        "{distill.quantile: [0.99, 0.999], model.layer: [11, 12]}; each value that changes the activations has a store",
     )
 
     _checks = field_validator("k", "coverage", "seeds")(_distinct)
@@ -486,7 +486,14 @@ class SweepSettings(Section):
     def _are_settings(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             raise ValueError(f"is {json.dumps(value, default=str)}; it must be a mapping from settings to their values")
-        sections: dict[str, type[Section]] = {"sae": SAESettings, "recipe": RecipeSettings, "distill": DistillSettings}
+        sections: dict[str, type[Section]] = {
+            "model": ModelSettings,
+            "corpus": CorpusSettings,
+            "activations": ActivationSettings,
+            "sae": SAESettings,
+            "recipe": RecipeSettings,
+            "distill": DistillSettings,
+        }
         return read_axes(value, {name: list(section.model_fields) for name, section in sections.items()})
 
 

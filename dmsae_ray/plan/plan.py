@@ -5,7 +5,8 @@ configuration is tried without weights. The module `fit` says whether a cluster 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from dmsae_ray.config import Experiment
 from dmsae_ray.errors import ConfigError
@@ -31,8 +32,7 @@ class Plan:
 
     Attributes:
         name: Name of the experiment.
-        model: Name of the language model.
-        layer: Block whose output the SAEs read.
+        taps: Each language model and block whose output SAEs read.
         trials: All trials of the grid.
         trainings: SAE trainings; a training that several trials share counts once.
         trainings_unshared: SAE trainings if every trial trained its own cycle 0.
@@ -60,8 +60,7 @@ class Plan:
     """
 
     name: str
-    model: str
-    layer: int
+    taps: tuple[tuple[str, int], ...]
     trials: tuple[Trial, ...]
     trainings: int
     trainings_unshared: int
@@ -133,6 +132,8 @@ class Plan:
 def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan:
     """Expand the grid and add up its costs; nothing is started or downloaded.
 
+    Of a sweep with several stores, its parts one after the other.
+
     Args:
         experiment: The experiment.
         rate: The assumed speed of computing; by default that of `speed.rate_of`.
@@ -141,6 +142,10 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
         ConfigError: The sizes of the model are not known, model.layer is not one of its blocks, or a model whose
             configuration is on this machine cannot be tapped there.
     """
+    parts = experiment.parts()
+    if len(parts) > 1:
+        return _together([plan_experiment(part, rate=rate) for part in parts], parts)
+    (experiment,) = parts
     size = model_size(experiment.model.name, experiment.model.revision)
     if experiment.model.layer >= size.layers:
         raise ConfigError(
@@ -157,8 +162,7 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
     rate = rate or rate_of(experiment)
     return Plan(
         name=experiment.name,
-        model=experiment.model.name,
-        layer=experiment.model.layer,
+        taps=((experiment.model.name, experiment.model.layer),),
         trials=trials,
         trainings=trainings,
         trainings_unshared=unshared,
@@ -183,6 +187,31 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
             *_matched_notes(experiment, size, trials, rate),
         ),
         **_needs(experiment),
+    )
+
+
+def _together(plans: Sequence[Plan], parts: Sequence[Experiment]) -> Plan:
+    """Return the plan of parts that run one after the other; each has a store of its own."""
+
+    def total(name: str) -> Any:
+        return sum(getattr(plan, name) for plan in plans)
+
+    stores = "; ".join(part.store_label for part in parts)
+    notes = [f"the sweep has {len(plans)} stores, made and used one after the other: {stores}"]
+    return replace(
+        max(plans, key=lambda plan: plan.training.hours),
+        taps=tuple(dict.fromkeys(tap for plan in plans for tap in plan.taps)),
+        trials=tuple(trial for plan in plans for trial in plan.trials),
+        **{name: total(name) for name in ("trainings", "trainings_unshared", "controls", "harvest_hours")},
+        **{name: total(name) for name in ("corpus_tokens", "attribution_tokens", "eval_tokens")},
+        flops=Flops(*(sum(getattr(plan.flops, name.name) for plan in plans) for name in fields(Flops))),
+        storage=Storage(
+            sum(plan.storage.activations for plan in plans),
+            sum(plan.storage.cycles for plan in plans),
+            max(plan.storage.checkpoints for plan in plans),
+        ),
+        at_once=max(plan.at_once for plan in plans),
+        notes=tuple(dict.fromkeys([*notes, *(note for plan in plans for note in plan.notes)])),
     )
 
 

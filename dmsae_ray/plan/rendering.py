@@ -32,7 +32,7 @@ def plan_text(plan: Plan, cluster: Cluster | None = None) -> str:
     for budget, count in sorted(Counter(trial.budget for trial in plan.trials if trial.budget != 1).items()):
         training += f", {times_the_tokens(budget)} in {count} baselines"
     lines = [
-        f"{plan.name}: {plan.model}, residual stream after block {plan.layer}",
+        f"{plan.name}: {'; '.join(f'{m}, residual stream after block {layer}' for m, layer in plan.taps)}",
         f"  trials      {len(plan.trials)}: {_names(plan.trials)}",
         f"  trainings   {plan.trainings}, of them {plan.controls} of controls; "
         f"sharing cycle 0 saves {saved} of {plan.trainings_unshared}",

@@ -56,7 +56,7 @@ class Other:
     """An SAE that was trained without a core.
 
     Attributes:
-        kind: what differs from the core's own trial: 'another seed', 'another k' or (a further axis) 'another lr', or the
+        kind: what differs from the core's own trial: 'another seed', 'another k', 'another lr' (a further axis), or the
             name of another sweep.
         name: the trial, or the first of them, that trained it.
         key: key of its cycle.

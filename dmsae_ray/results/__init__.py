@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from dmsae_ray.results.folders import COMMIT as COMMIT
     from dmsae_ray.results.folders import CORE_FILE as CORE_FILE
     from dmsae_ray.results.folders import INPUTS_FILE as INPUTS_FILE
-    from dmsae_ray.results.folders import STORE_INPUT as STORE_INPUT
     from dmsae_ray.results.folders import SUMMARY_FILE as SUMMARY_FILE
     from dmsae_ray.results.folders import Folders as Folders
     from dmsae_ray.results.folders import begun_inputs as begun_inputs
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
     from dmsae_ray.results.folders import experiment_of as experiment_of
     from dmsae_ray.results.folders import folders_of as folders_of
     from dmsae_ray.results.folders import keep_config as keep_config
-    from dmsae_ray.results.folders import recorded_store as recorded_store
+    from dmsae_ray.results.folders import recorded_stores as recorded_stores
+    from dmsae_ray.results.folders import store_input as store_input
     from dmsae_ray.results.matched import matched_baselines as matched_baselines
     from dmsae_ray.results.matched import matched_before as matched_before
     from dmsae_ray.results.reports import TrialReport as TrialReport
@@ -43,7 +43,6 @@ __getattr__, __dir__, __all__ = face(
             "COMMIT",
             "CORE_FILE",
             "INPUTS_FILE",
-            "STORE_INPUT",
             "SUMMARY_FILE",
             "Folders",
             "begun_inputs",
@@ -51,7 +50,8 @@ __getattr__, __dir__, __all__ = face(
             "experiment_of",
             "folders_of",
             "keep_config",
-            "recorded_store",
+            "recorded_stores",
+            "store_input",
         ),
         "matched": (
             "matched_baselines",

@@ -174,15 +174,25 @@ def folders_of(experiment: Experiment, name: str | None = None) -> Folders:
     return Folders(output, home, name or folder_name(experiment))
 
 
-def recorded_store(sweep: Folder) -> str | None:
-    """Return the key of the store that a sweep reads, from the sweep's folder below `output`; None if it has not begun.
+def store_input(part: Experiment) -> str:
+    """Return what the key of the store of a part of a sweep is called among the hashes of the sweep's inputs."""
+    return ", ".join(filter(None, (STORE_INPUT, part.store_label)))
+
+
+def recorded_stores(sweep: Folder, experiment: Experiment) -> dict[str, str]:
+    """Return the keys of the stores that a sweep reads by `Experiment.store_label`; empty if it has not begun.
+
+    Args:
+        sweep: The sweep's folder below `output`.
+        experiment: The sweep's experiment.
 
     Raises:
         DataError: The record cannot be read.
     """
     content = sweep.read(INPUTS_FILE)
-    key = None if content is None else decode_record(content, sweep / INPUTS_FILE).get(STORE_INPUT)
-    return None if key is None else str(key)
+    inputs = {} if content is None else decode_record(content, sweep / INPUTS_FILE)
+    known = {part.store_label: inputs.get(store_input(part)) for part in experiment.parts()}
+    return {label: str(key) for label, key in known.items() if key is not None}
 
 
 def begun_inputs(experiment: Experiment) -> dict[str, str]:

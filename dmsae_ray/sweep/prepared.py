@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from dmsae_ray.config import Experiment
 from dmsae_ray.plan import Plan, many, plan_experiment
 from dmsae_ray.results import (
-    STORE_INPUT,
     Folders,
     begun_inputs,
     create_folders,
     keep_config,
     load_results,
     matched_baselines,
+    store_input,
 )
 from dmsae_ray.store import store_key
 from dmsae_ray.sweep.given import find_given, given_here, given_places, hash_given, keep_given
@@ -30,7 +30,7 @@ class PreparedSweep:
         experiment: The experiment to run.
         folders: Where its files are.
         plan: What it would do and cost.
-        store_key: Key of the store that its trials read.
+        store_key: Key of the store that its trials read; of several, of the first part.
         given: Folders with copies of the SAEs and the core that it is given, by setting.
     """
 
@@ -39,6 +39,13 @@ class PreparedSweep:
     plan: Plan
     store_key: str
     given: dict[str, str] = field(default_factory=dict)
+
+    def parts(self) -> "list[PreparedSweep]":
+        """Return the sweep in parts that read one store each, see `Experiment.parts`."""
+        parts = self.experiment.parts()
+        if len(parts) == 1:
+            return [self]
+        return [replace(self, experiment=part, plan=plan_experiment(part), store_key=store_key(part)) for part in parts]
 
 
 @dataclass
@@ -73,16 +80,18 @@ def prepare_sweep(experiment: Experiment, say: Callable[[str], None] = log.info)
         DataError: The corpus, or a file of an initial SAE, is missing or damaged, or the Hub cannot be reached.
         TransientError: The Hub does not answer.
     """
-    d_model = check_inputs(experiment)
+    parts = experiment.parts()
+    widths = [check_inputs(part) for part in parts]
     given = find_given(experiment, begun_inputs(experiment) if given_places(experiment) else {})
     with given_here(given) as here:
-        check_saes_and_core(experiment, d_model, here)
+        for part, d_model in zip(parts, widths, strict=True):
+            check_saes_and_core(part, d_model, here)
     folders = create_folders(experiment, say)
-    key, hashes = store_key(experiment), hash_given(given)
+    keys, hashes = {store_input(part): store_key(part) for part in parts}, hash_given(given)
     commits = {field: found.commit for field, found in given.items() if found.commit is not None}
-    folders.check_inputs_unchanged({STORE_INPUT: key, **hashes}, commits)
+    folders.check_inputs_unchanged({**keys, **hashes}, commits)
     copies = keep_given(given, hashes, folders.given)
-    return PreparedSweep(experiment, folders, plan_experiment(experiment), key, copies)
+    return PreparedSweep(experiment, folders, plan_experiment(experiment), next(iter(keys.values())), copies)
 
 
 def sweep_state(sweep: PreparedSweep, errors: dict[str, str] | None = None) -> SweepResult:

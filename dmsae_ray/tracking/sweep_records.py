@@ -3,11 +3,12 @@
 import logging
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from dmsae_ray import __version__
-from dmsae_ray.config import Experiment
+from dmsae_ray.config import CorpusSettings, Experiment
 from dmsae_ray.errors import one_line
 from dmsae_ray.tracking.tracker import SweepTracker
 from dmsae_ray.tracking.views import View, views_of_sweep
@@ -18,28 +19,27 @@ _PACKAGES = ("torch", "ray", "transformers", "mlflow")
 _COMMIT_TAG = "mlflow.source.git.commit"
 
 
-def describe_sweep(tracker: SweepTracker, experiment: Experiment, store_key: str) -> None:
+def describe_sweep(tracker: SweepTracker, experiment: Experiment, stores: Mapping[str, CorpusSettings]) -> None:
     """Record what the sweep is about: its settings and its data.
 
     Args:
         tracker: Takes the records; it is started.
         experiment: The experiment.
-        store_key: Key of the store of its activations, which stands for the content of the text too.
+        stores: The text of each store of its activations, by the store's key, which stands for the text's content too.
     """
-    model, corpus = experiment.model, experiment.corpus
-    tracker.params(
-        {
-            "model": model.name,
-            "model_revision": model.revision,
-            "layer": model.layer,
-            "latents": ", ".join(
-                str(n) for n in dict.fromkeys(experiment.at(a).sae.n_latents for a in experiment.points)
-            ),
-            "cycles": experiment.distill.cycles,
-            "tokens_a_training": experiment.recipe.tokens,
-        }
-    )
-    tracker.dataset(corpus.path or corpus.source, store_key, corpus.source)
+    model = experiment.model
+    settings = {
+        "model": ("model.name", model.name),
+        "model_revision": ("model.revision", model.revision),
+        "layer": ("model.layer", model.layer),
+        "latents": ("sae.n_latents", experiment.sae.n_latents),
+        "cycles": ("distill.cycles", experiment.distill.cycles),
+        "tokens_a_training": ("recipe.tokens", experiment.recipe.tokens),
+    }
+    # What is an axis is a parameter of the trials.
+    tracker.params({name: value for name, (path, value) in settings.items() if path not in experiment.sweep.axes})
+    for key, corpus in stores.items():
+        tracker.dataset(corpus.path or corpus.source, key, corpus.source)
     tracker.artifact(tracker.sweep_dir / "config.yaml")
 
 

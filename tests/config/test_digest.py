@@ -85,12 +85,14 @@ OTHER: dict[str, Any] = {
     "sweep.seeds": [1],
     "sweep.data_seed": 1,
     "sweep.data_per_seed": True,
+    "sweep.axes": {"recipe.clip_norm": [1.0, 2.0]},
 }
 
 
 def possible(names: set[str]) -> bool:
-    """These two exclude each other."""
-    return not {"distill.intersect", "distill.fresh_attribution"} <= names
+    """These exclude each other."""
+    apart = ({"distill.intersect", "distill.fresh_attribution"}, {"sweep.axes", "transfer.baseline_k"})
+    return not any(pair <= names for pair in apart)
 
 
 DECIDING = [name for name, value in OTHER.items() if value is not None]

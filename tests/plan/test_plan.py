@@ -152,6 +152,45 @@ def test_trainings_are_those_of_an_enumeration(sections: dict[str, Any]) -> None
     assert controls == len(expand(e)) * len(e.distill.controls)
 
 
+def test_a_sweep_of_further_axes_costs_what_its_points_cost_apart_but_for_what_they_share() -> None:
+    grid = {"k": [8, 16], "coverage": [0.5, 0.9], "seeds": [0, 1, 2]}
+    sizes = {"sae": {"n_latents": 512}, "corpus": {"context": 64}}
+
+    def apart(*points: dict[str, Any]) -> list[Any]:
+        def merged(point: dict[str, Any]) -> dict[str, Any]:
+            return {name: {**sizes.get(name, {}), **point.get(name, {})} for name in {*sizes, *point}}
+
+        return [plan_experiment(experiment(**merged(point), sweep=grid)) for point in points]
+
+    def together(axes: dict[str, Any]) -> Any:
+        return plan_experiment(experiment(**sizes, sweep={**grid, "axes": axes}))
+
+    # Each lr trains its own cycle 0; the activations are the same.
+    plans, one = apart({"recipe": {"lr": 1e-3}}, {"recipe": {"lr": 3e-3}}), together({"recipe.lr": [1e-3, 3e-3]})
+    assert (one.trainings, one.controls) == (2 * plans[0].trainings, 2 * plans[0].controls)
+    assert one.flops.training == pytest.approx(sum(plan.flops.training for plan in plans))
+    assert one.flops.harvest == plans[0].flops.harvest and one.storage.activations == plans[0].storage.activations
+    # More latents cost more; the time that is told is that of the longest.
+    plans, one = apart({}, {"sae": {"n_latents": 1024}}), together({"sae.n_latents": [512, 1024]})
+    assert one.flops.training == pytest.approx(sum(plan.flops.training for plan in plans))
+    assert one.training == plans[1].training
+    # What only scores shares every cycle 0: one for each k and seed.
+    (plan,), one = apart({}), together({"distill.quantile": [0.9, 0.99, 0.999]})
+    assert one.trainings == 3 * plan.trainings - 2 * 6
+    each = plan.flops.training / plan.trainings
+    assert one.flops.training == pytest.approx(one.trainings * each)
+    # Each layer has a store.
+    plans, one = (
+        apart({"model": {"name": "tiny", "layer": 1}}, {"model": {"name": "tiny", "layer": 2}}),
+        together({"model.layer": [1, 2]}),
+    )
+    assert one.flops.total == pytest.approx(sum(plan.flops.total for plan in plans))
+    assert one.storage.activations == sum(plan.storage.activations for plan in plans)
+    assert [trial.trial_id for trial in one.trials][::12] == ["k8-tau0.5-layer1-seed0", "k8-tau0.5-layer2-seed0"]
+    assert "after block 1; tiny, residual stream after block 2" in plan_text(one)
+    assert "the sweep has 2 stores, made and used one after the other: layer=1; layer=2" in one.notes
+
+
 def test_the_demo_by_hand() -> None:
     demo = load_experiment(
         SWEEPS / "demo.yaml",

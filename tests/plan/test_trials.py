@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+import torch
 
 from dmsae_ray.config import parse_experiment
 from dmsae_ray.distill.cycle_settings import cycle_key
@@ -114,3 +115,63 @@ def test_what_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         transfer(**settings)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def axes_of(**axes: Any) -> Any:
+    listed = {name.replace("__", "."): values for name, values in axes.items()}
+    return parse_experiment(
+        {"name": "axes", "model": {"name": "tiny", "layer": 1}, "sweep": {"k": [8, 9], "seeds": [0, 1], "axes": listed}}
+    )
+
+
+def test_values_of_further_axes_are_in_names_labels_order_and_params() -> None:
+    trials = expand(axes_of(distill__quantile=[0.999, 0.99], sae__core_sparsity=["dense", "sparse"]))
+    assert [t.trial_id for t in trials if t.seed == 1 and t.setting.k == 9] == [
+        "k9-tau0.9-quantile0.999-core_sparsity-dense-seed1",
+        "k9-tau0.9-quantile0.999-core_sparsity-sparse-seed1",
+        "k9-tau0.9-quantile0.99-core_sparsity-dense-seed1",
+        "k9-tau0.9-quantile0.99-core_sparsity-sparse-seed1",
+    ]
+    assert len({t.trial_id for t in trials}) == len(trials) == 16
+    assert [Trial.from_params(json.loads(json.dumps(t.params()))) for t in trials] == trials
+    assert trials[0].setting.label == "k=8 τ=0.9 quantile=0.999 core_sparsity=dense"
+    assert {t.setting.core_sparsity for t in trials if "sparse" in t.trial_id.split("-")} == {"sparse"}
+    ordered = sorted({t.setting for t in trials}, key=lambda setting: setting.order)
+    quantiles = [dict(s.axes)["distill.quantile"] for s in ordered if s.k == 8]
+    assert quantiles == [0.99, 0.999, 0.99, 0.999]  # numbers by their size, for each kind of core
+
+
+def test_trials_share_a_cycle_0_by_what_its_training_depends_on() -> None:
+    """As the keys of the stored cycles say: scoring, and how a core is used, are no part of them."""
+    experiment = axes_of(
+        distill__quantile=[0.99, 0.999],
+        distill__pool_groups=[1, 2],
+        sae__core_sparsity=["dense", "sparse"],
+        sae__core_decoder_init=["random", "tied"],
+        recipe__lr=[1e-3, 3e-3],
+        recipe__betas=[[0.9, 0.99], [0.9, 0.999]],
+    )
+    by_key: dict[str, set[object]] = {}
+    for trial in expand(experiment):
+        settings = cycle_settings(experiment.at(trial.setting.axes), trial.setting, 64)
+        key = cycle_key(settings, "data", torch.empty(0, 64), trial.seed, 0)
+        by_key.setdefault(key, set()).add(trial.cycle_0)
+    assert len(by_key) == 2 * 2 * 4 and all(len(shared) == 1 for shared in by_key.values())
+    assert len({next(iter(shared)) for shared in by_key.values()}) == len(by_key)
+
+
+def test_transfers_have_axes_too() -> None:
+    experiment = parse_experiment(
+        {
+            "name": "moved",
+            "transfer": {"core": "c", "arms": ["distilled", "baseline"], "core_sparsity": ["sparse"]},
+            "sweep": {"k": [20], "seeds": [3], "axes": {"recipe.lr": [1e-3, 3e-3]}},
+        }
+    )
+    trials = expand(experiment)
+    assert [trial.trial_id for trial in trials] == [
+        *("k20-sparse-distilled-lr0.001-seed3", "k20-sparse-baseline-lr0.001-seed3"),
+        *("k20-sparse-distilled-lr0.003-seed3", "k20-sparse-baseline-lr0.003-seed3"),
+    ]
+    assert [Trial.from_params(json.loads(json.dumps(t.params()))) for t in trials] == trials
+    assert trials[0].setting.label == "k=20 sparse distilled, lr=0.001"

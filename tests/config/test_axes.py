@@ -1,0 +1,121 @@
+"""Further axes of a grid: what can be one, what a bad one is told, and the experiments that stand at their points."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmsae_ray.config import Experiment, parse_experiment
+from dmsae_ray.config.axes import axes_name, short_names
+from dmsae_ray.errors import ConfigError
+
+from .experiments import load_text
+
+
+def make(axes: Any, **settings: Any) -> Experiment:
+    tree = {"name": "it", "model": {"name": "tiny", "layer": 1}, **settings}
+    return parse_experiment({**tree, "sweep": {**settings.get("sweep", {}), "axes": axes}})
+
+
+def test_points_are_all_combinations_and_each_is_an_experiment() -> None:
+    one = make({"distill.quantile": [0.9, 0.999], "recipe": {"betas": [[0.9, 0.99], [0.9, 0.999]]}})
+    assert one.points == (
+        (("distill.quantile", 0.9), ("recipe.betas", (0.9, 0.99))),
+        (("distill.quantile", 0.9), ("recipe.betas", (0.9, 0.999))),
+        (("distill.quantile", 0.999), ("recipe.betas", (0.9, 0.99))),
+        (("distill.quantile", 0.999), ("recipe.betas", (0.9, 0.999))),
+    )
+    at = one.at(one.points[2])
+    plain = make({}, distill={"quantile": 0.999}, recipe={"betas": [0.9, 0.99]})
+    assert at == plain and at.digest() == plain.digest() and plain.points == ((),) and plain.at(()) is plain
+
+
+def test_they_are_read_from_yaml_and_from_overrides(tmp_path: Path) -> None:
+    text = "name: it\nmodel: {name: tiny, layer: 1}\nsweep:\n  axes: {recipe.lr: [3e-4, 1e-3]}\n"
+    assert load_text(tmp_path, text).sweep.axes == {"recipe.lr": (3e-4, 1e-3)}
+    by_hand = load_text(tmp_path, text, "sweep.axes={distill.score: [mean, max], recipe.lr: [0.5]}")
+    assert by_hand.sweep.axes == {"distill.score": ("mean", "max"), "recipe.lr": (0.5,)}
+    again = load_text(tmp_path, by_hand.to_yaml())
+    assert again == by_hand and again.digest() == by_hand.digest()
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ([1], "sweep.axes is [1]; it must be a mapping from settings to their values"),
+        ({"recipe.lr": 1e-3}, "sweep.axes has recipe.lr: 0.001; it must be a list of at least one value"),
+        ({"recipe.lr": []}, "sweep.axes has recipe.lr: []; it must be a list of at least one value"),
+        ({"recipe.lr": [1e-3, "1e-3"]}, "sweep.axes has recipe.lr: [0.001, 0.001]; it must hold no value twice"),
+        ({"distill.quantil": [0.9]}, "sweep.axes has 'distill.quantil'; it must be a setting of model, corpus, "),
+        ({"tracking.uri": ["a"]}, "sweep.axes has 'tracking.uri'; it must be a setting of model, corpus, activations"),
+        ({"sae.k": [8]}, "sweep.axes has 'sae.k'; it is no axis: sweep.k has its values"),
+        ({"recipe.tokens": [9]}, "sweep.axes has 'recipe.tokens'; it is no axis: all trainings of a sweep have the "),
+        ({"distill.quantile": [0.9, 2]}, "sweep.axes has quantile=2: distill.quantile is 2; it must be a number in ["),
+        ({"sae.n_latents": [64, 65_536]}, "sweep.axes has n_latents=64: sae.k is 80; it must be below sae.n_latents"),
+        (
+            {"distill.score": ["mean", "trimmed_mean"], "distill.quantile": [0.9, 0.3]},
+            "sweep.axes has score=trimmed_mean quantile=0.3: distill.quantile is 0.3; score 'trimmed_mean' needs",
+        ),
+    ],
+)
+def test_a_bad_axis_is_one_line(axes: Any, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        make(axes)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_matched_baselines_need_one_point() -> None:
+    with pytest.raises(
+        ConfigError, match=r'^transfer.baseline_k is "matched"; with sweep.axes it must be a list of k$'
+    ):
+        make({"recipe.lr": [1e-3, 3e-3]}, transfer={"core": "c", "baseline_k": "matched"})
+
+
+def test_values_are_added_to_a_sweep_and_another_axis_begins_another(tmp_path: Path) -> None:
+    one, more = make({"recipe.lr": [1e-3]}), make({"recipe.lr": [3e-3]}, sweep={"seeds": [4]})
+    assert one.shared_settings() == more.shared_settings()
+    assert more.with_grid_of(one).sweep.axes == {"recipe.lr": (3e-3, 1e-3)}
+    for other in (make({}), make({"recipe.clip_norm": [1.0]}), make({"recipe.lr": [1e-3], "recipe.clip_norm": [1.0]})):
+        assert other.shared_settings() != one.shared_settings()
+    # What a file says of a setting that is an axis decides nothing.
+    assert make({"recipe.lr": [1e-3]}, recipe={"lr": 0.5}).shared_settings() == one.shared_settings()
+
+
+def test_each_store_is_a_part() -> None:
+    one = make({"model.layer": [1, 2], "distill.quantile": [0.9, 0.99], "corpus.context": [64, 128]})
+    parts = one.parts()
+    assert [part.store_label for part in parts] == [
+        *("layer=1 context=64", "layer=1 context=128"),
+        *("layer=2 context=64", "layer=2 context=128"),
+    ]
+    assert [(part.model.layer, part.corpus.context) for part in parts] == [(1, 64), (1, 128), (2, 64), (2, 128)]
+    assert sorted(point for part in parts for point in part.points) == sorted(one.points)
+    assert all(part.at(point) == one.at(point) for part in parts for point in part.points)
+    assert make({"recipe.lr": [1e-3]}).parts()[0].store_label == ""
+
+
+def test_a_single_setting_takes_the_first_value_unless_the_file_says_one() -> None:
+    assert make({"recipe.lr": [1e-3, 3e-3]}).single().recipe.lr == 1e-3
+    assert make({"recipe.lr": [1e-3, 3e-3]}, recipe={"lr": 0.5}).single().recipe.lr == 0.5
+
+
+def test_local_places_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    axes = {"corpus.path": ["texts", "s3://bucket/texts"], "model.name": ["tiny", "some/model"]}
+    found = make(axes, corpus={"source": "text", "path": "x"}).located().sweep.axes
+    assert found["corpus.path"] == (str(tmp_path / "texts"), "s3://bucket/texts")
+    assert found["model.name"] == ("tiny", "some/model")
+
+
+def test_names_are_what_file_systems_take() -> None:
+    axes = (("model.dtype", "float32"), ("activations.dtype", "int8"), ("corpus.path", "/a b/ü" + "x" * 90))
+    assert short_names(axes) == {"model.dtype": "model.dtype", "activations.dtype": "activations.dtype"} | {
+        "corpus.path": "path"
+    }
+    name = axes_name(axes)
+    assert name.startswith("-model.dtype-float32-activations.dtype-int8-path--a-b-") and len(name) < 120
+    assert name != axes_name((*axes[:2], ("corpus.path", "/a b/ü" + "x" * 91)))
+    assert axes_name((("distill.core_size", None), ("recipe.betas", (0.9, 0.99)))) == (
+        "-core_size-default-betas-0.9-0.99"
+    )
