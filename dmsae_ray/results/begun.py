@@ -1,8 +1,8 @@
 """The sweeps that were begun in an output: an experiment goes on with one of them, or begins another one.
 
 A sweep's folder holds trials that differ in nothing but k, coverage, further axes and seed, so that values of the grid
-can be added later. A change of any other setting begins another sweep, and so does a version of this package whose results mean
-something else (`config.METHOD_VERSION`).
+can be added later. A change of any other setting begins another sweep, and so does a version of this package whose
+results mean something else (`config.METHOD_VERSION`).
 """
 
 import re
