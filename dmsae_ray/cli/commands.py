@@ -14,7 +14,7 @@ from dmsae_ray import __version__
 from dmsae_ray.cli import evaluate, groundtruth, latents, publish, score, stability
 from dmsae_ray.cli.encoding import degrade_output
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED, EXIT_USAGE
-from dmsae_ray.config import PRESETS, Experiment, TransferSettings, load_experiment, set_environment
+from dmsae_ray.config import PRESETS, Experiment, TransferSettings, load_experiment, parse_experiment, set_environment
 from dmsae_ray.errors import ConfigError, DmsaeError
 from dmsae_ray.files import is_full_disk, root_message
 
@@ -257,7 +257,8 @@ def _transfer(args: argparse.Namespace) -> int:
     transfer = experiment.transfer or TransferSettings()
     if args.core is not None:
         transfer = transfer.model_copy(update={"core": args.core})
-    return _run(experiment.model_copy(update={"transfer": transfer}).located(), args)
+    tree = {**experiment.model_dump(mode="json"), "transfer": transfer.model_dump(mode="json")}
+    return _run(parse_experiment(tree).located(), args)
 
 
 def _resume(args: argparse.Namespace) -> int:

@@ -168,14 +168,17 @@ def run(args: "Namespace") -> int:
     sweeps = _sweeps([Path(folder).expanduser().absolute() for folder in args.folders])
     if args.out is not None and len(sweeps) == 1:
         raise ConfigError(f"--out is '{args.out}'; it is for several sweeps: the page of one is in the sweep's folder")
-    model = sweeps[0].experiment.model.name
+    models_read = list(dict.fromkeys(part.model.name for sweep in sweeps for part in sweep.experiment.parts()))
+    if len(models_read) > 1 and args.text is None and "tiny" in models_read:
+        raise ConfigError(f"--text is missing; the sweep reads {', '.join(models_read)}: say benchmark or own")
+    model = models_read[0]
     data = None if args.data is None else Path(args.data).expanduser().absolute()
     corpus = None if args.forget_corpus is None else Path(args.forget_corpus).expanduser().absolute()
     given = Given(
         model, data, args.text == "own" or (args.text is None and model == "tiny"), corpus, args.run_data_set_code
     )
     benchmark = [name for name in names if name != OWN]
-    for name in dict.fromkeys(part.model.name for sweep in sweeps for part in sweep.experiment.parts()):
+    for name in models_read:
         check_needs(benchmark, replace(given, model=name))
     wanted = _chosen_saes(sweeps, args.trials, args.cycles)
     check_reachable(benchmark, given)

@@ -1,5 +1,7 @@
 """One run of an experiment from the command line: checks, cluster, activations, trials, tracking, report."""
 
+import re
+
 from dmsae_ray.cli.console import Screen
 from dmsae_ray.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
 from dmsae_ray.cli.interrupts import Interrupts
@@ -173,7 +175,7 @@ def _tell_dropped(sweep: PreparedSweep, screen: Screen, tracker: SweepTracker) -
     """Print, and log to the parent run, which share of the tokens each filter kept out of training."""
     dropped = open_store(sweep.folders.stores, sweep.experiment, sweep.store_key).dropped("train")
     label = sweep.experiment.store_label
-    group = f"tokens_dropped/{label}".rstrip("/")
+    group = f"tokens_dropped/{re.sub(r'[^A-Za-z0-9._-]+', '-', label)}".rstrip("/")
     shares = {f"{group}/{reason}": share for reason, share in dropped.items()}
     tracker.metrics(None, f"data {label}".rstrip(), shares, 0)
     said = ", ".join(f"{reason} {share:.2%}" for reason, share in dropped.items() if reason != "no_target")

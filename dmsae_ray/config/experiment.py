@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from dmsae_ray.config.axes import OF_STORES, Axes, axes_label, frozen
+from dmsae_ray.config.axes import OF_STORES, Axes, axes_label, axes_name, frozen
 from dmsae_ray.config.messages import describe_validation_error
 from dmsae_ray.config.preset import apply_preset
 from dmsae_ray.config.secrets import refuse_secrets
@@ -108,20 +108,6 @@ class Experiment(Section):
         return data
 
     @model_validator(mode="after")
-    def _axes_fit(self) -> "Experiment":
-        """Check every point of the further axes as an experiment of its own."""
-        if self.transfer is not None and self.transfer.matches_l0 and self.sweep.axes:
-            raise ValueError(
-                f"transfer.baseline_k is {json.dumps(self.transfer.baseline_k)}; with sweep.axes it must be a list of k"
-            )
-        for axes in self.points:
-            try:
-                self.at(axes)
-            except ConfigError as error:
-                raise ValueError(f"sweep.axes has {axes_label(axes)}: {error}") from None
-        return self
-
-    @model_validator(mode="after")
     def _fits_together(self) -> "Experiment":
         for k in self.ks:
             if k >= self.sae.n_latents:
@@ -160,6 +146,29 @@ class Experiment(Section):
             raise ValueError(
                 f"recipe.batch_size is {self.recipe.batch_size}; corpus.tokens is only {self.corpus.tokens}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _axes_fit(self) -> "Experiment":
+        """Check every point of the further axes as an experiment of its own."""
+        if not self.sweep.axes:
+            return self
+        if self.transfer is not None:
+            raise ValueError(
+                f"sweep.axes has '{next(iter(self.sweep.axes))}'; with `transfer` there are no further axes: run a "
+                "transfer for each value, with the same output, and compare them with dmsae report FOLDER FOLDER"
+            )
+        known: dict[str, Axes] = {}
+        for axes in self.points:
+            label = axes_label(axes)
+            try:
+                at = self.at(axes)
+            except ConfigError as error:
+                raise ValueError(f"sweep.axes has {label}: {error}") from None
+            # Two spellings of one thing, or names that are one where capitals do not count.
+            for what in (at.digest(), f"name {axes_name(axes).casefold()}", f"label {label}"):
+                if known.setdefault(what, axes) != axes:
+                    raise ValueError(f"sweep.axes has {axes_label(known[what])} and {label}, which cannot be told apart")
         return self
 
     def _check_baselines(self) -> None:
@@ -330,7 +339,9 @@ class Experiment(Section):
         if self.transfer and self.transfer.core:
             update["transfer"] = self.transfer.model_copy(update={"core": _given(self.transfer.core)})
         if self.sweep.axes:
-            axes = {path: tuple(_located_value(path, v) for v in values) for path, values in self.sweep.axes.items()}
+            axes = {
+                path: tuple(_located_value(self, path, v) for v in values) for path, values in self.sweep.axes.items()
+            }
             update["sweep"] = self.sweep.model_copy(update={"axes": axes})
         if self.tracking.uri:
             update["tracking"] = self.tracking.model_copy(update={"uri": _located_database(self.tracking.uri)})
@@ -376,10 +387,13 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _located_value(path: str, value: Any) -> Any:
-    """Return a value of a further axis: what is there in this folder, with its whole path."""
-    is_place = path in ("model.name", "corpus.path") and isinstance(value, str) and value != "tiny"
-    return _located(value) if is_place and "://" not in value and Path(value).expanduser().exists() else value
+def _located_value(experiment: Experiment, path: str, value: Any) -> Any:
+    """Return a value of a further axis as `Experiment.located` has it."""
+    if path == "model.name" and value != "tiny" and Path(value).expanduser().is_dir():
+        return _located(value)
+    if path == "corpus.path" and experiment.corpus.source not in ("stdlib", "huggingface"):
+        return _located(str(value))
+    return value
 
 
 def _located(path: str) -> str:

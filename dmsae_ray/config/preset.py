@@ -41,9 +41,21 @@ def apply_preset(tree: dict[str, Any], name: str) -> None:
     tree["sae"]["k"] = _smaller(tree["sae"].get("k", 80))
     if isinstance(sweep, dict) and isinstance(sweep.get("k"), list):
         tree["sweep"] = {**sweep, "k": list(dict.fromkeys(_smaller(k) for k in sweep["k"]))}
+    axes = sweep.get("axes") if isinstance(sweep, dict) else None
+    gone = [str(path) for path in axes if _is_replaced(str(path), small)] if isinstance(axes, dict) else []
+    if gone:
+        raise ConfigError(
+            f"--preset is given, and sweep.axes has '{gone[0]}', which it sets itself; take it out of the file"
+        )
     transfer = tree.get("transfer")
     if isinstance(transfer, dict) and isinstance(transfer.get("baseline_k"), list):
         tree["transfer"] = {**transfer, "baseline_k": list(dict.fromkeys(_smaller(k) for k in transfer["baseline_k"]))}
+
+
+def _is_replaced(path: str, small: dict[str, Any]) -> bool:
+    """Return whether an axis is of a setting, or of a section, that the preset replaces."""
+    section, _, name = path.partition(".")
+    return section in ("model", "corpus", "activations") or name in small.get(section, {})
 
 
 def _smaller(k: Any) -> Any:

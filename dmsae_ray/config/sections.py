@@ -486,7 +486,7 @@ class SweepSettings(Section):
     def _are_settings(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             raise ValueError(f"is {json.dumps(value, default=str)}; it must be a mapping from settings to their values")
-        sections: dict[str, type[Section]] = {
+        sections: dict[str, type[BaseModel]] = {
             "model": ModelSettings,
             "corpus": CorpusSettings,
             "activations": ActivationSettings,
@@ -494,7 +494,7 @@ class SweepSettings(Section):
             "recipe": RecipeSettings,
             "distill": DistillSettings,
         }
-        return read_axes(value, {name: list(section.model_fields) for name, section in sections.items()})
+        return read_axes(value, sections)
 
 
 class ResourceSettings(Section):

@@ -159,6 +159,8 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
     flops = _sweep_flops(experiment, size, trials)
     longest = max(map(experiment.at, experiment.points), key=lambda at: experiment_flops(at, size, 1).training)
     largest = max(map(experiment.at, experiment.points), key=lambda at: at.sae.n_latents)
+    smaller = [at.sae.n_latents / largest.sae.n_latents for at in map(experiment.at, experiment.points)]
+    as_largest = round(trainings * sum(smaller) / len(smaller))
     rate = rate or rate_of(experiment)
     return Plan(
         name=experiment.name,
@@ -173,7 +175,7 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
         attribution_tokens=experiment.corpus.attribution_tokens,
         eval_tokens=experiment.corpus.eval_tokens,
         flops=flops,
-        storage=experiment_storage(largest, size, trainings, at_once),
+        storage=experiment_storage(largest, size, as_largest, at_once),
         rate=rate,
         training=training_time(longest, size, experiment_flops(longest, size, 1), rate),
         harvest_hours=harvest_hours(experiment, flops, rate),

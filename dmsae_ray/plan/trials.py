@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from dmsae_ray.config import (
     Axes,
@@ -85,40 +85,36 @@ class TransferSetting:
         arm: The core that is used: 'distilled', its 'gaussian' control, that of norm 1, or none in the 'baseline'.
         core_sparsity: 'dense' if the core is exempt from BatchTopK (Eq. 3), 'sparse' if it is not.
         budget: Training tokens, as a multiple of recipe.tokens.
-        axes: Values of further axes of the grid, by the dotted names of the settings.
     """
 
     k: int
     arm: Arm
     core_sparsity: CoreSparsity
     budget: float = 1.0
-    axes: Axes = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "axes", frozen(self.axes))
+    axes: ClassVar[Axes] = ()
+    """Transfers have no further axes."""
 
     @property
     def trial_name(self) -> str:
         """The part of a trial's name that says the setting."""
         longer = "" if self.budget == 1 else f"-x{self.budget!r}".removesuffix(".0")
-        return f"k{self.k}-{self.core_sparsity}-{self.arm}{longer}{axes_name(self.axes)}"
+        return f"k{self.k}-{self.core_sparsity}-{self.arm}{longer}"
 
     @property
     def label(self) -> str:
         """A short name for tables and figures, such as 'k=20 dense gaussian' or 'k=20 baseline, 9 times the tokens'."""
         arm = self.arm if self.arm == "baseline" else f"{self.core_sparsity} {self.arm}"
-        of_axes = axes_label(self.axes)
-        return ", ".join(part for part in (f"k={self.k} {arm}", times_the_tokens(self.budget), of_axes) if part)
+        return ", ".join(part for part in (f"k={self.k} {arm}", times_the_tokens(self.budget)) if part)
 
     @property
     def order(self) -> Order:
-        """Sort key: k, then arm, then the further axes."""
-        return (self.k, 0.0, self.arm, self.core_sparsity, self.budget, axes_order(self.axes))
+        """Sort key: k, then arm."""
+        return (self.k, 0.0, self.arm, self.core_sparsity, self.budget, ())
 
     def params(self) -> Params:
         """Return the parameters that MLflow lists for this setting."""
         longer: Params = {} if self.budget == 1 else {"budget": self.budget}
-        return {"k": self.k, "core_sparsity": self.core_sparsity, "arm": self.arm, **longer, **dict(self.axes)}
+        return {"k": self.k, "core_sparsity": self.core_sparsity, "arm": self.arm, **longer}
 
 
 Setting = CycleSetting | TransferSetting
@@ -172,7 +168,7 @@ class Trial:
             ValueError: A parameter has a value that cannot be read.
         """
         k, sparsity = int(params["k"]), params.get("core_sparsity", "dense")
-        axes = tuple((name, value) for name, value in params.items() if "." in name)
+        axes = tuple(sorted((name, value) for name, value in params.items() if "." in name))
         setting: Setting
         if params.get("arm") is None:
             size = params.get("core_size")
@@ -181,7 +177,7 @@ class Trial:
             else:
                 setting = CycleSetting(k, 1.0, sparsity, int(size), axes)
         else:
-            setting = TransferSetting(k, params["arm"], sparsity, float(params.get("budget", 1.0)), axes)
+            setting = TransferSetting(k, params["arm"], sparsity, float(params.get("budget", 1.0)))
         return cls(setting, int(params["seed"]), int(params.get("data_seed", 0)))
 
 
@@ -209,7 +205,7 @@ def _settings(experiment: Experiment, axes: Axes) -> list[Setting]:
         return [CycleSetting(k, tau, sparsity, size, axes) for tau, k in product(coverages, experiment.ks)]
     settings: list[Setting] = []
     baselines = [
-        TransferSetting(k, "baseline", transfer.core_sparsity[0], budget, axes)
+        TransferSetting(k, "baseline", transfer.core_sparsity[0], budget)
         for budget, k in product(transfer.baseline_budgets, experiment.baseline_ks)
         if "baseline" in transfer.arms
     ]
@@ -217,5 +213,5 @@ def _settings(experiment: Experiment, axes: Axes) -> list[Setting]:
         if arm == "baseline":
             settings += [one for one in baselines if (one.k, one.budget) == (k, 1)]
         else:
-            settings += [TransferSetting(k, arm, sparsity, axes=axes) for sparsity in transfer.core_sparsity]
+            settings += [TransferSetting(k, arm, sparsity) for sparsity in transfer.core_sparsity]
     return settings + [one for one in baselines if one not in settings]

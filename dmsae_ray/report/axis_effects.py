@@ -88,7 +88,8 @@ def axis_lines(cycles: Sequence[Aggregate[CycleSetting]], listed: Listed) -> lis
         for a in cycles:
             rest: Axes = tuple((path, value) for path, value in a.setting.axes if path != axis)
             own, names = a.setting, short_names(a.setting.axes)
-            how = f"τ={own.coverage:g}" if own.core_size is None or axis == "distill.core_size" else own.selects
+            how = f"τ={own.coverage:g}" if own.core_size is None else own.selects
+            how = "" if axis == "distill.core_size" else how
             sparsity = "" if axis == "sae.core_sparsity" or "sae.core_sparsity" in names else own.core_sparsity
             label = " ".join(filter(None, (f"k={own.k}", how, sparsity, axes_label(rest))))
             groups.setdefault(label, {})[dict(own.axes).get(axis)] = a

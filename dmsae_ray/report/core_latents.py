@@ -70,7 +70,13 @@ def sweep_latents(
     every = list(chain.from_iterable(listed.values()))
     found = Studied((), None, 0, ())
     if picked:
-        width, about = picked[0].latents.encoder.shape[1], opened.about
+        about = opened.about[picked[0].rows[0].trial]
+        width, activations = picked[0].latents.encoder.shape[1], about.get("store")
+        others = [one for one in picked if opened.about[one.rows[0].trial].get("store") != activations]
+        if others:  # a page shows the text of one store
+            picked = [one for one in picked if one not in others]
+            names = ", ".join(one.rows[0].trial for one in others[:3]) + (", …" if len(others) > 3 else "")
+            lacks.append(f"trials on other activations have no pages here; --trial gives one its own: {names}")
         found = study(picked, lambda: find_store(output, about, width, store), about, wanted or Wanted(), progress)
     lacks += found.lacks
     if len(found.rows) < len(every):
@@ -93,7 +99,7 @@ def sweep_latents(
 class _Opened:
     """What was read of the SAEs of the compared trials, by trial: the core's latents, scores and frequencies."""
 
-    about: dict[str, Any]
+    about: dict[str, dict[str, Any]]
     latents: dict[str, LatentRows]
     shares: dict[str, dict[int, "Tensor"]]
     frequency: dict[str, "Tensor"]
@@ -123,7 +129,7 @@ def _opened(output: Folder, cores: Sequence[TrialCore], progress: Progress, lack
                 if cycle == core.cycle:
                     with opened_sae(output / "cycles" / key / "sae") as (sae, about):
                         cut = latent_rows(sae, [core.place(cycle, i) for i in core.ids])
-                    found.latents[core.name], found.about = cut, found.about or about
+                    found.latents[core.name], found.about[core.name] = cut, about
                     if scores is not None:
                         found.frequency[core.name] = scores.frequency[list(cut.latents)]
             except DataError as error:

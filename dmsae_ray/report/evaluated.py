@@ -66,12 +66,11 @@ class EvaluatedSAE:
         if self.report.n_core_in == 0:
             return Arm(NO_CORE, budget=self.result.trial.budget, axes=of_training(self.result.setting.axes))
         setting, report = self.result.setting, self.report
-        axes = setting.axes
         if not isinstance(setting, CycleSetting):
-            return Arm(report.arm, setting.core_sparsity, axes=axes)
+            return Arm(report.arm, setting.core_sparsity)
         cycle = None if report.cycle == self.result.last.cycle else report.cycle
         size = f"τ = {setting.selects}" if setting.core_size is None else setting.selects
-        return Arm(report.arm, setting.core_sparsity, size, cycle, axes=axes)
+        return Arm(report.arm, setting.core_sparsity, size, cycle, axes=setting.axes)
 
     @property
     def whole_flops(self) -> float:

@@ -151,6 +151,11 @@ class _Own:
     ids: tuple[LineageId, ...]
     about: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def width(self) -> int:
+        """Width of the residual stream."""
+        return int(self.sets[DISTILLED][0].encoder.shape[1])
+
 
 def rediscovery(
     sweep_dir: str | Path,
@@ -279,7 +284,11 @@ def _looked_for(
 ) -> Rediscovery:
     """Open each other SAE once, and look into it for all sets."""
     pairs = [(own, other) for own in sets for other in wanted[own.core.name]]
-    held_out = _held_out(sets, output, store, lacks) if tokens and sets else None
+    held_out: dict[object, Store | None] = {}
+    for own in sets if tokens else ():
+        activations = own.about.get("store")
+        if activations not in held_out:
+            held_out[activations] = _held_out(own, output, store, lacks)
     again: list[Again] = []
     decoder: dict[tuple[str, LineageId], list[float]] = {}
     firing: dict[tuple[str, LineageId], list[float]] = {}
@@ -288,14 +297,15 @@ def _looked_for(
         here = [(own, other) for own, other in pairs if other.key == key]
         try:
             with opened_sae(here[0][1].folder) as (sae, about):
-                width = here[0][0].sets[DISTILLED][0].encoder.shape[1]
-                if sae.d_model != width:
-                    raise DataError(f"it has width {sae.d_model}, the cores {width}")
-                same_store = held_out is not None and about.get("store") == here[0][0].about.get("store")
+                fitting = [(own, other) for own, other in here if own.width == sae.d_model]
+                if not fitting:
+                    raise DataError(f"it has width {sae.d_model}, the cores {here[0][0].width}")
                 rows = {"encoder": _unit(sae.W_enc), "decoder": _unit(sae.W_dec)}
-                together = _correlations([own for own, _ in here], sae, rows, held_out if same_store else None, tokens)
+                # Activations are compared on those that both were trained on.
+                alike = [own for own, _ in fitting if own.about.get("store") == about.get("store")]
+                together = _correlations(alike, sae, rows, held_out.get(about.get("store")), tokens)
                 seen = max(seen, together[1])
-                for own, other in here:
+                for own, other in fitting:
                     shared = int(same_rows(own.sets[DISTILLED][0].encoder, sae.W_enc)[0].sum())
                     if shared:
                         what = f"{shared} rows of its core are rows of the SAE of {other.name}"
@@ -359,10 +369,9 @@ def _compared(
     return found, star
 
 
-def _held_out(sets: Sequence[_Own], output: Folder, store: str | None, lacks: list[str]) -> "Store | None":
-    width = sets[0].sets[DISTILLED][0].encoder.shape[1]
+def _held_out(own: _Own, output: Folder, store: str | None, lacks: list[str]) -> "Store | None":
     try:
-        return find_store(output, sets[0].about, width, store)
+        return find_store(output, own.about, own.width, store)
     except DmsaeError as error:
         lacks.append(f"activations are not compared: {error}")
         return None
@@ -376,7 +385,7 @@ def _correlations(
     Only the candidates, see `CANDIDATES`, are encoded: another latent of nearly the same activations has at least one
     of both rows in common with it.
     """
-    if store is None:
+    if store is None or not sets:
         return {}, 0
     collectors = []
     for own in sets:

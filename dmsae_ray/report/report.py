@@ -173,8 +173,8 @@ class Report:
         if self.cycles:
             tables += [cores_table(self.cycles, self.last_cycle), use_table(self.cycles, self.last_cycle)]
             tables.append(margin_table(self.cycles, self.last_cycle))
-            if any(a.setting.axes for a in self.cycles):
-                tables.append(axis_table(self.cycles, self.replicas, self.axes))
+            changed = axis_table(self.cycles, self.replicas, self.axes)
+            tables += [changed] if changed.rows else []
         return tables
 
 

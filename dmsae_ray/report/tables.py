@@ -165,7 +165,6 @@ def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
     head: tuple[str, ...] = (
         "k",
         "core",
-        *(_word(name) for name in short_names(aggregates[0].setting.axes).values()),
         "n",
         "L0",
         "L0\ncore",
@@ -179,7 +178,6 @@ def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
         (
             str(a.setting.k),
             _core_of(a.setting),
-            *(value_text(value) for _, value in a.setting.axes),
             str(len(a.seeds)),
             *(a.metrics[name].text(1) for name in ("l0", "l0_core")),
             *(a.metrics[name].percent() for name in ("core_frequency_median", "dead_fraction")),

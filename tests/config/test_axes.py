@@ -1,5 +1,7 @@
 """Further axes of a grid: what can be one, what a bad one is told, and the experiments that stand at their points."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 from dmsae_ray.config import Experiment, parse_experiment
 from dmsae_ray.config.axes import axes_name, short_names
 from dmsae_ray.errors import ConfigError
+from dmsae_ray.plan import Trial, expand
 
 from .experiments import load_text
 
@@ -45,16 +48,27 @@ def test_they_are_read_from_yaml_and_from_overrides(tmp_path: Path) -> None:
         ([1], "sweep.axes is [1]; it must be a mapping from settings to their values"),
         ({"recipe.lr": 1e-3}, "sweep.axes has recipe.lr: 0.001; it must be a list of at least one value"),
         ({"recipe.lr": []}, "sweep.axes has recipe.lr: []; it must be a list of at least one value"),
-        ({"recipe.lr": [1e-3, "1e-3"]}, "sweep.axes has recipe.lr: [0.001, 0.001]; it must hold no value twice"),
+        ({"recipe.lr": [1e-3, "1e-3"]}, "sweep.axes has recipe.lr: [0.001, '1e-3']; it must hold no value twice"),
+        ({"recipe.clip_norm": [1, 1.0]}, "sweep.axes has recipe.clip_norm: [1, 1.0]; it must hold no value twice"),
+        ({"recipe.clip_norm": [1, "1"]}, "sweep.axes has recipe.clip_norm: [1, '1']; it must hold no value twice"),
+        ({"recipe.warmup_steps": [1, True]}, "sweep.axes has recipe.warmup_steps: true; it must be a whole number"),
+        ({"activations.drop_bos": [True, 1]}, "sweep.axes has activations.drop_bos: [True, 1]; it must hold no value"),
+        ({"distill.core_size": [None, 32]}, "sweep.axes has distill.core_size: null; it must be a whole number of at"),
+        ({1: [2]}, "sweep.axes has '1'; it must be a setting of model, corpus, "),
+        ({None: [2]}, "sweep.axes has 'None'; it must be a setting of model, corpus, "),
+        ({"distill": {}}, "sweep.axes has 'distill'; it must be a setting of model, corpus, "),
+        ({"recipe.lr": [1], "recipe": {"lr": [0.1]}}, "sweep.axes has recipe.lr twice; give each axis once"),
+        ({"distill.min_cycles": [1, 2]}, "sweep.axes has 'distill.min_cycles'; it is no axis: no training depends on"),
+        ({"activations.norm_tokens": [1]}, "sweep.axes has 'activations.norm_tokens'; it is no axis: all trials"),
         ({"distill.quantil": [0.9]}, "sweep.axes has 'distill.quantil'; it must be a setting of model, corpus, "),
         ({"tracking.uri": ["a"]}, "sweep.axes has 'tracking.uri'; it must be a setting of model, corpus, activations"),
         ({"sae.k": [8]}, "sweep.axes has 'sae.k'; it is no axis: sweep.k has its values"),
         ({"recipe.tokens": [9]}, "sweep.axes has 'recipe.tokens'; it is no axis: all trainings of a sweep have the "),
-        ({"distill.quantile": [0.9, 2]}, "sweep.axes has quantile=2: distill.quantile is 2; it must be a number in ["),
+        ({"distill.quantile": [0.9, 2]}, "sweep.axes has distill.quantile: 2; it must be a number in [0, 1]"),
         ({"sae.n_latents": [64, 65_536]}, "sweep.axes has n_latents=64: sae.k is 80; it must be below sae.n_latents"),
         (
             {"distill.score": ["mean", "trimmed_mean"], "distill.quantile": [0.9, 0.3]},
-            "sweep.axes has score=trimmed_mean quantile=0.3: distill.quantile is 0.3; score 'trimmed_mean' needs",
+            "sweep.axes has quantile=0.3 score=trimmed_mean: distill.quantile is 0.3; score 'trimmed_mean' needs",
         ),
     ],
 )
@@ -64,11 +78,40 @@ def test_a_bad_axis_is_one_line(axes: Any, message: str) -> None:
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
-def test_matched_baselines_need_one_point() -> None:
-    with pytest.raises(
-        ConfigError, match=r'^transfer.baseline_k is "matched"; with sweep.axes it must be a list of k$'
-    ):
-        make({"recipe.lr": [1e-3, 3e-3]}, transfer={"core": "c", "baseline_k": "matched"})
+def test_a_mistake_elsewhere_is_told_as_without_axes() -> None:
+    for axes in ({}, {"distill.quantile": [0.9, 0.99]}):
+        with pytest.raises(ConfigError, match=r"^sae.k is 99999; it must be below sae.n_latents = 65536$"):
+            make(axes, sae={"k": 99_999})
+
+
+def test_transfers_have_no_axes() -> None:
+    with pytest.raises(ConfigError, match=r"^sweep.axes has 'recipe.lr'; with `transfer` there are no further axes: "):
+        make({"recipe.lr": [1e-3, 3e-3]}, transfer={"core": "c"})
+
+
+def test_values_are_as_their_settings_read_them_and_axes_have_one_order() -> None:
+    one = make({"recipe.lr": ["1e-3", 1], "distill.pool_groups": [1.0, 2]})
+    other = make({"distill": {"pool_groups": [1, 2]}, "recipe.lr": [0.001, 1.0]})
+    assert one == other and one.digest() == other.digest() and list(one.sweep.axes) == sorted(one.sweep.axes)
+    assert repr(one.points[0]) == "(('distill.pool_groups', 1), ('recipe.lr', 0.001))"
+    more = one.with_grid_of(make({"recipe.lr": [1, 2e-3], "distill.pool_groups": [2]}))
+    assert more.sweep.axes == {"distill.pool_groups": (1, 2), "recipe.lr": (0.001, 1.0, 0.002)}
+
+
+@pytest.mark.parametrize(
+    ("path", "values"),
+    [
+        ("corpus.path", ["a/b", "a b", "a-b", "A-B", "/" + "x" * 300, "/" + "x" * 299 + "y"]),
+        ("corpus.subset", [None, "default", "none", "None", "true"]),
+        ("model.revision", ["v/1", "v-1", "v1"]),
+    ],
+)
+def test_points_that_differ_have_names_and_stores_that_differ(path: str, values: list[Any]) -> None:
+    one = make({path: values}, corpus={"source": "text", "path": "x"})
+    names = [trial.trial_id.casefold() for trial in expand(one)]
+    assert len(set(names)) == len(values) == len({part.store_label for part in one.parts()})
+    assert all(re.fullmatch(r"[a-z0-9._+-]{1,200}", name) for name in names)
+    assert [Trial.from_params(json.loads(json.dumps(t.params()))) for t in expand(one)] == expand(one)
 
 
 def test_values_are_added_to_a_sweep_and_another_axis_begins_another(tmp_path: Path) -> None:
@@ -85,10 +128,10 @@ def test_each_store_is_a_part() -> None:
     one = make({"model.layer": [1, 2], "distill.quantile": [0.9, 0.99], "corpus.context": [64, 128]})
     parts = one.parts()
     assert [part.store_label for part in parts] == [
-        *("layer=1 context=64", "layer=1 context=128"),
-        *("layer=2 context=64", "layer=2 context=128"),
+        *("context=64 layer=1", "context=64 layer=2"),
+        *("context=128 layer=1", "context=128 layer=2"),
     ]
-    assert [(part.model.layer, part.corpus.context) for part in parts] == [(1, 64), (1, 128), (2, 64), (2, 128)]
+    assert [(part.model.layer, part.corpus.context) for part in parts] == [(1, 64), (2, 64), (1, 128), (2, 128)]
     assert sorted(point for part in parts for point in part.points) == sorted(one.points)
     assert all(part.at(point) == one.at(point) for part in parts for point in part.points)
     assert make({"recipe.lr": [1e-3]}).parts()[0].store_label == ""
@@ -114,8 +157,8 @@ def test_names_are_what_file_systems_take() -> None:
         "corpus.path": "path"
     }
     name = axes_name(axes)
-    assert name.startswith("-model.dtype-float32-activations.dtype-int8-path--a-b-") and len(name) < 120
+    assert name.startswith("-model.dtype-float32-activations.dtype-int8-path-xxxx") and len(name) <= 120
     assert name != axes_name((*axes[:2], ("corpus.path", "/a b/ü" + "x" * 91)))
-    assert axes_name((("distill.core_size", None), ("recipe.betas", (0.9, 0.99)))) == (
-        "-core_size-default-betas-0.9-0.99"
-    )
+    assert axes_name((("recipe.betas", (0.9, 0.99)), ("recipe.k_aux", None))) == "-betas-0.9-0.99-k_aux-default"
+    many = tuple((f"recipe.{letter * 20}", 1) for letter in "abcdefgh")
+    assert len(axes_name(many)) == 120 and axes_name(many) != axes_name((*many[:-1], (many[-1][0], 2)))

@@ -85,14 +85,13 @@ OTHER: dict[str, Any] = {
     "sweep.seeds": [1],
     "sweep.data_seed": 1,
     "sweep.data_per_seed": True,
-    "sweep.axes": {"recipe.clip_norm": [1.0, 2.0]},
+    "sweep.axes": None,  # not with a transfer: see below
 }
 
 
 def possible(names: set[str]) -> bool:
-    """These exclude each other."""
-    apart = ({"distill.intersect", "distill.fresh_attribution"}, {"sweep.axes", "transfer.baseline_k"})
-    return not any(pair <= names for pair in apart)
+    """These two exclude each other."""
+    return not {"distill.intersect", "distill.fresh_attribution"} <= names
 
 
 DECIDING = [name for name, value in OTHER.items() if value is not None]
@@ -158,3 +157,9 @@ def test_the_digest_does_not_depend_on_how_a_number_is_written(tmp_path: Path) -
     one = load_text(tmp_path, "name: a\ndistill: {coverage: 1}\nrecipe: {tokens: 1e8}\n")
     two = load_text(tmp_path, "recipe: {tokens: 100_000_000}\ndistill: {coverage: 1.0}\nname: a\n")
     assert one.digest() == two.digest()
+
+
+def test_axes_and_their_values_change_the_digest() -> None:
+    found = [{}, {"recipe.clip_norm": [1.0, 2.0]}, {"recipe.clip_norm": [1.0]}, {"recipe.lr": [1.0]}]
+    digests = {parse_experiment({"name": "test", "sweep": {"axes": axes}}).digest() for axes in found}
+    assert len(digests) == 4

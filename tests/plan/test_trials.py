@@ -158,20 +158,3 @@ def test_trials_share_a_cycle_0_by_what_its_training_depends_on() -> None:
         by_key.setdefault(key, set()).add(trial.cycle_0)
     assert len(by_key) == 2 * 2 * 4 and all(len(shared) == 1 for shared in by_key.values())
     assert len({next(iter(shared)) for shared in by_key.values()}) == len(by_key)
-
-
-def test_transfers_have_axes_too() -> None:
-    experiment = parse_experiment(
-        {
-            "name": "moved",
-            "transfer": {"core": "c", "arms": ["distilled", "baseline"], "core_sparsity": ["sparse"]},
-            "sweep": {"k": [20], "seeds": [3], "axes": {"recipe.lr": [1e-3, 3e-3]}},
-        }
-    )
-    trials = expand(experiment)
-    assert [trial.trial_id for trial in trials] == [
-        *("k20-sparse-distilled-lr0.001-seed3", "k20-sparse-baseline-lr0.001-seed3"),
-        *("k20-sparse-distilled-lr0.003-seed3", "k20-sparse-baseline-lr0.003-seed3"),
-    ]
-    assert [Trial.from_params(json.loads(json.dumps(t.params()))) for t in trials] == trials
-    assert trials[0].setting.label == "k=20 sparse distilled, lr=0.001"

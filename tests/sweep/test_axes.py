@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from dmsae_ray.distill import load_core
 from tests.small_sweep import TRIALS, Here, sweep_folder, trained_cycles, write_config
 
 AXES = {"model.layer": [1, 2], "distill.score": ["quantile", "mean_square"]}
 SHORT: dict[str, Any] = {"cycles": 1, "controls": []}
-NAMES = [f"k8-tau0.3-layer{layer}-score-{score}-seed0" for layer in (1, 2) for score in ("quantile", "mean_square")]
+NAMES = [f"k8-tau0.3-score-{score}-layer{layer}-seed0" for layer in (1, 2) for score in ("quantile", "mean_square")]
 
 
 def summary(run: Path, sweep: str, trial: str) -> dict[str, Any]:
@@ -20,8 +21,9 @@ def summary(run: Path, sweep: str, trial: str) -> dict[str, Any]:
     return found
 
 
-def core(run: Path, sweep: str, trial: str) -> bytes:
-    return (sweep_folder(run, sweep) / "trials" / trial / "core.safetensors").read_bytes()
+def core(run: Path, sweep: str, trial: str) -> tuple[bytes, object]:
+    found = load_core(sweep_folder(run, sweep) / "trials" / trial / "core.safetensors")
+    return found.rows.numpy().tobytes(), found.lineage
 
 
 @pytest.mark.sweep
@@ -35,6 +37,9 @@ def test_points_are_sweeps_of_their_own_that_share_what_they_can(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "part layer=1: 2 trials" in done.stdout and "part layer=2: 2 trials" in done.stdout
     assert "What the axes change" in done.stdout
+    # A page of a latent shows where it fires in its own activations.
+    page = (sweep_folder(tmp_path, "axes") / "report.html").read_text()
+    assert "trials on other activations have no pages here; --trial gives one its own: k8-tau0.3-score-" in page
 
     # Layer 1 finds its cycle 0, and with score 'quantile' cycle 1 too; layer 2 has one cycle 0 for both scores.
     keys = {name: [record["key"] for record in summary(tmp_path, "axes", name)["records"]] for name in NAMES}
@@ -64,12 +69,12 @@ def _check_records(run: Path) -> None:
     (experiment,) = [e for e in client.search_experiments() if e.name == "axes"]
     runs = {r.info.run_name: r.data for r in client.search_runs([experiment.experiment_id])}
     for name in NAMES:
-        layer, score = (part.split("-")[0] for part in name.removeprefix("k8-tau0.3-layer").split("-score-"))
-        assert runs[name].params["model.layer"] == layer and runs[name].params["distill.score"].startswith(score)
+        score, layer = name.removeprefix("k8-tau0.3-score-").removesuffix("-seed0").split("-layer")
+        assert (runs[name].params["model.layer"], runs[name].params["distill.score"]) == (layer, score)
         assert runs[name].metrics["model.layer"] == float(layer)
     sweep = runs[sweep_folder(run, "axes").name]
     assert "layer" not in sweep.params and sweep.params["cycles"] == "1"
-    assert {"tokens_dropped/layer_1/bos", "tokens_dropped/layer_2/bos"} <= sweep.metrics.keys()
+    assert {"tokens_dropped/layer-1/bos", "tokens_dropped/layer-2/bos"} <= sweep.metrics.keys()
 
 
 def _check_evaluations(run: Path, dmsae_here: Here) -> None:
