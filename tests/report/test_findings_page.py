@@ -91,6 +91,21 @@ def test_the_numbers_of_quality_are_those_of_the_result_files(variant: str) -> N
             assert sum(r["values"]) / len(r["values"]) == pytest.approx(r["mean"]) and r["n"] == 3
 
 
+def test_the_numbers_of_transfers_are_those_of_the_result_file() -> None:
+    tree = json.loads((FOLDER / "quality_transfer.json").read_text())
+    names = ("own/loss_recovered", "own/kl", "own/fvu", "own/dead_share", "own/nearest_cosine")
+    for variant in ("dense", "sparse"):
+        for rival, label in (("no core", "no core"), (f"gaussian core, {variant}", "random core")):
+            places = [(name, f"distilled core, {variant}", rival) for name in names]
+            found = [r for p in places for r in tree["at_equal_l0"] if (r["number"], r["arm"], r["rival"]) == p]
+            cells = [
+                f"{signed(r['mean'], 3)}{'*' if r['is'] else ''} [{signed(r['low'], 3)}, {signed(r['high'], 3)}]"
+                for r in found
+            ]
+            assert len(cells) == 5 and row(f"{variant} core - {label}", cells) in PAGE
+            assert {r["n"] for r in found} == {3}
+
+
 def test_every_link_and_picture_is_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
         assert (FOLDER / target).is_file(), target
