@@ -168,7 +168,9 @@ class Experiment(Section):
             # Two spellings of one thing, or names that are one where capitals do not count.
             for what in (at.digest(), f"name {axes_name(axes).casefold()}", f"label {label}"):
                 if known.setdefault(what, axes) != axes:
-                    raise ValueError(f"sweep.axes has {axes_label(known[what])} and {label}, which cannot be told apart")
+                    raise ValueError(
+                        f"sweep.axes has {axes_label(known[what])} and {label}, which cannot be told apart"
+                    )
         return self
 
     def _check_baselines(self) -> None:

@@ -42,10 +42,12 @@ class PreparedSweep:
 
     def parts(self) -> "list[PreparedSweep]":
         """Return the sweep in parts that read one store each, see `Experiment.parts`."""
-        parts = self.experiment.parts()
-        if len(parts) == 1:
+        if not self.experiment.store_label:
             return [self]
-        return [replace(self, experiment=part, plan=plan_experiment(part), store_key=store_key(part)) for part in parts]
+        return [
+            replace(self, experiment=part, plan=plan_experiment(part), store_key=store_key(part))
+            for part in self.experiment.parts()
+        ]
 
 
 @dataclass

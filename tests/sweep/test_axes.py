@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from dmsae_ray.config import load_experiment
 from dmsae_ray.distill import load_core
+from dmsae_ray.files import Folder
+from dmsae_ray.results import recorded_stores
+from dmsae_ray.store import store_key
+from dmsae_ray.sweep import prepare_sweep
 from tests.small_sweep import TRIALS, Here, sweep_folder, trained_cycles, write_config
 
 AXES = {"model.layer": [1, 2], "distill.score": ["quantile", "mean_square"]}
@@ -24,6 +29,22 @@ def summary(run: Path, sweep: str, trial: str) -> dict[str, Any]:
 def core(run: Path, sweep: str, trial: str) -> tuple[bytes, object]:
     found = load_core(sweep_folder(run, sweep) / "trials" / trial / "core.safetensors")
     return found.rows.numpy().tobytes(), found.lineage
+
+
+def test_a_part_is_what_its_axes_say_and_not_what_the_file_says_beside(tmp_path: Path) -> None:
+    for layers in ([2], [2, 0]):
+        config = write_config(tmp_path, output=str(tmp_path / "runs"), sweep={"axes": {"model.layer": layers}})
+        sweep = prepare_sweep(load_experiment(config))
+        assert sweep.experiment.model.layer == 1
+        parts = sweep.parts()
+        assert [part.experiment.model.layer for part in parts] == layers
+        assert [part.store_key for part in parts] == [store_key(part.experiment) for part in parts]
+        assert sweep.store_key == parts[0].store_key and len({part.store_key for part in parts}) == len(layers)
+        stores = recorded_stores(Folder(str(sweep.folders.sweep)), sweep.experiment)
+        assert stores == {f"layer={layer}": part.store_key for layer, part in zip(layers, parts, strict=True)}
+        assert sorted(t.trial_id for part in parts for t in part.plan.trials) == sorted(
+            trial.trial_id for trial in sweep.plan.trials
+        )
 
 
 @pytest.mark.sweep
