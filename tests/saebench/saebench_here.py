@@ -21,11 +21,11 @@ def saebench() -> Path:
     return python
 
 
-def run_inside(python: Path, program: str, *arguments: object) -> None:
-    """Run a program there that may import what is below `inside`."""
+def run_inside(python: Path, program: str, *arguments: object, **more: str) -> None:
+    """Run a program there that may import what is below `inside`; `more` are variables of its environment."""
     done = subprocess.run(
         [str(python), "-c", program, *map(str, arguments)],
-        env={**inner_environment(), "PYTHONPATH": str(INSIDE), "HF_HUB_OFFLINE": "1"},
+        env={**inner_environment(), "PYTHONPATH": str(INSIDE), "HF_HUB_OFFLINE": "1", **more},
         capture_output=True,
         text=True,
         timeout=300,

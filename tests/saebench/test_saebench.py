@@ -16,6 +16,7 @@ from dmsae_ray.lm.tiny import tiny_model
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.files import load_sae, save_sae
 from dmsae_ray.saebench.job import Job, run_job
+from tests.hub_server import hub_server
 from tests.saebench.saebench_here import INSIDE, run_inside, saebench  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.slow
@@ -49,6 +50,19 @@ except ValueError as error:
     assert str(error) == sys.argv[2] + ": latents [11]"
 else:
     raise AssertionError("it was loaded")
+"""
+
+
+PINNED = """
+import sys
+import hooked_model
+import torch
+from safetensors.torch import save_file
+
+name, revision, file = sys.argv[1:]
+assert hooked_model.is_official(name)
+model = hooked_model.load_official(name, revision, "cpu", torch.float32)
+save_file({"embedding": model.W_E.detach().contiguous()}, file)
 """
 
 
@@ -214,6 +228,30 @@ def test_probes_on_texts_of_one_s_own(
         removed.metrics["tpp_threshold_10_intended_diff_only"]
         - removed.metrics["tpp_threshold_10_unintended_diff_only"]
     )
+
+
+def test_a_model_that_transformer_lens_knows_is_read_at_its_revision(saebench: Path, tmp_path: Path) -> None:  # noqa: F811
+    """From a Hub whose main has moved on since."""
+    from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
+
+    name = "EleutherAI/pythia-14m"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model())
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    embeddings = []
+    with hub_server() as hub:
+        commits = []
+        for seed in range(2):
+            torch.manual_seed(seed)
+            model = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **shape))
+            embeddings.append(model.gpt_neox.embed_in.weight.detach().clone())
+            folder = tmp_path / str(seed)
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            commits.append(hub.commit(name, {path.name: path.read_bytes() for path in folder.iterdir()}))
+        variables = {**hub.environment(str(tmp_path / "cache")), "HF_HUB_OFFLINE": "0"}
+        run_inside(saebench, PINNED, name, commits[0], tmp_path / "read.safetensors", **variables)
+    assert load_file(tmp_path / "read.safetensors")["embedding"].equal(embeddings[0])
+    assert not embeddings[0].equal(embeddings[1])
 
 
 def test_it_ends_with_the_process_that_waits_for_it(saebench: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -62,8 +62,12 @@ def main(place: str) -> None:
     sae = sae_adapter.load(Path(job["sae"]), name, job["layer"], job["context"], device, dtype)
     evaluation = job["evaluation"]
     module = importlib.import_module(f"sae_bench.evals.{_MODULES.get(evaluation, evaluation)}.main")
-    if official:
+    if official and (job["revision"] is None or evaluation == "unlearning"):  # that one has a model of its own
         width = hooked_model.width(job["model"])
+    elif official:
+        model = hooked_model.load_official(job["model"], job["revision"], device, dtype)
+        hooked_model.put_into([module], model)
+        width = model.cfg.d_model
     else:
         model = hooked_model.load(job["model"], job["revision"], name, device, dtype)
         hooked_model.put_into([module], model)

@@ -23,6 +23,18 @@ def width(name: str) -> int:
     return found
 
 
+def load_official(name: str, revision: str, device: str, dtype: torch.dtype) -> Any:
+    """Load a model that TransformerLens knows, as SAEBench does, but at a revision: by itself it would take the newest.
+
+    Args:
+        name: a name or id of the model.
+        revision: of the Hub.
+        device: where it computes.
+        dtype: of its weights.
+    """
+    return HookedTransformer.from_pretrained_no_processing(name, device=device, dtype=dtype, revision=revision)
+
+
 def load(name: str, revision: str | None, key: str, device: str, dtype: torch.dtype) -> Any:
     """Load a model that TransformerLens does not know by name: a local folder, or any model of the Hub.
 
