@@ -45,10 +45,15 @@ def test_every_sweep_file_is_named() -> None:
 
 
 def test_the_first_experiment_has_a_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    first, given = blocks("yaml")
+    first, axes, given = blocks("yaml")
     (tmp_path / "first.yaml").write_text(first)
     assert main(["plan", str(tmp_path / "first.yaml")]) == 0
     assert "first: google/gemma-2-2b" in capsys.readouterr().out
+    (tmp_path / "axes.yaml").write_text(first.replace("sweep: {k: [40, 80], seeds: [0, 1, 2]}\n", axes))
+    assert main(["plan", str(tmp_path / "axes.yaml")]) == 0
+    said = capsys.readouterr().out
+    assert "  trials      36: k40-tau0.9-quantile0.99-layer11-core_sparsity-dense-seed0, " in said
+    assert "the sweep has 3 stores, made and used one after the other: layer=11; layer=12; layer=13" in said
     both = f"{first}{given}".replace("distill: {cycles: 3}\n", "").replace("k: [40, 80]", "k: [20, 40]")
     (tmp_path / "given.yaml").write_text(both)
     assert main(["plan", str(tmp_path / "given.yaml")]) == 0

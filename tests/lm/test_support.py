@@ -147,7 +147,7 @@ def test_plan_and_run_refuse_it_from_the_configuration_alone(tmp_path: Path) -> 
 def test_plan_and_run_accept_what_is_supported(tmp_path: Path) -> None:
     tiny_config("llama4_text").save_pretrained(tmp_path)
     asked = experiment(tmp_path)
-    assert plan_experiment(asked).layer == 1
+    assert plan_experiment(asked).taps == ((str(tmp_path), 1),)
     check_model(asked.model, asked.corpus.context)
     with pytest.raises(ConfigError, match="is a folder without weights"):
         check_inputs(asked)

@@ -34,7 +34,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = create_folders(experiment).sweep
     tracker = SweepTracker.of(experiment, folder)
     tracker.start()
-    describe_sweep(tracker, experiment, "0" * 24)
+    describe_sweep(tracker, experiment, {"0" * 24: experiment.corpus})
     save_views(tracker, experiment)
     records = TrialRecords(tracker, [], BATCH, str(output / "cycles"))
     for k in KS:
