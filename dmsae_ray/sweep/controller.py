@@ -11,6 +11,7 @@ from dmsae_ray.plan import Cluster, check_fits, trials_at_once, trials_beside_ha
 from dmsae_ray.store import UsageMark, open_store
 from dmsae_ray.sweep.background_harvest import BackgroundHarvest
 from dmsae_ray.sweep.lost_nodes import LostNodes
+from dmsae_ray.sweep.orphaned_places import OrphanedPlaces
 from dmsae_ray.sweep.prepared import PreparedSweep, SweepResult, sweep_state
 from dmsae_ray.sweep.session import borrowed_cpus, cluster_of_ray
 from dmsae_ray.sweep.shared_output import check_output_is_shared
@@ -67,7 +68,7 @@ def run_sweep(
         return sweep_state(sweep, errors)
 
     mark = UsageMark(Folder(folders.stores) / key, folders.name)
-    with patience(PATIENCE_SECONDS), mark, LostNodes(say), Waiting(say, show=waits) as waiting:
+    with patience(PATIENCE_SECONDS), mark, LostNodes(say), OrphanedPlaces(), Waiting(say, show=waits) as waiting:
         if beside == 0 or not todo or open_store(folders.stores, experiment, key).complete:
             prepare(experiment, folders.stores, progress=progress)
             return tune()
