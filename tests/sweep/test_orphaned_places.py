@@ -58,7 +58,7 @@ def _group(name: str) -> Any:
 
 @pytest.mark.sweep
 def test_a_sweep_on_one_machine_goes_on_when_its_controllers_are_killed(finished_sweep: Path, tmp_path: Path) -> None:
-    """All places of the machine are held by dead controllers for a while; the SAEs are those of an undisturbed sweep."""
+    """Dead controllers hold all places of the machine for a while; the SAEs are those of an undisturbed sweep."""
     distill = {"cycles": 1, "controls": []}
     config = write_config(tmp_path, name="killed", distill=distill, sweep={"coverage": [0.3], "seeds": [0, 1]})
     command = [sys.executable, "-m", "dmsae_ray.cli", "sweep", str(config)]
@@ -70,10 +70,8 @@ def test_a_sweep_on_one_machine_goes_on_when_its_controllers_are_killed(finished
         try:
             until = time.monotonic() + 300
             while sweep.poll() is None and time.monotonic() < until:
-                found = {
-                    pid for pid, title in _children(sweep.pid) if title.startswith("ray::TrainController")
-                } - killed
                 if len(killed) < 2 and " cycle 0 " in (tmp_path / "said.txt").read_text():
+                    found = _controllers_below(sweep.pid) - killed
                     for pid in found:
                         os.kill(pid, signal.SIGKILL)
                     killed |= found
@@ -90,10 +88,11 @@ def test_a_sweep_on_one_machine_goes_on_when_its_controllers_are_killed(finished
     assert {key: plain[key] for key in shared} == {key: disturbed[key] for key in shared}
 
 
-def _children(pid: int) -> list[tuple[int, str]]:
-    """The processes below a process: their numbers and titles."""
-    found = []
+def _controllers_below(pid: int) -> set[int]:
+    """The processes of Ray Train's controllers that a process started."""
+    found = set()
     for child in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.Error):
-            found.append((child.pid, " ".join(child.cmdline())))
+            if " ".join(child.cmdline()).startswith("ray::TrainController"):
+                found.add(child.pid)
     return found
