@@ -1,6 +1,7 @@
 """Places of a killed actor are freed, others are left alone; on a real Ray cluster."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def _group(name: str) -> Any:
 @pytest.mark.sweep
 def test_a_sweep_on_one_machine_goes_on_when_its_controllers_are_killed(finished_sweep: Path, tmp_path: Path) -> None:
     """Dead controllers hold all places of the machine for a while; the SAEs are those of an undisturbed sweep."""
+    shutil.copytree(finished_sweep / "runs" / "stores", tmp_path / "runs" / "stores")
     distill = {"cycles": 1, "controls": []}
     config = write_config(tmp_path, name="killed", distill=distill, sweep={"coverage": [0.3], "seeds": [0, 1]})
     command = [sys.executable, "-m", "dmsae_ray.cli", "sweep", str(config)]
