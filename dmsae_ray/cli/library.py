@@ -10,6 +10,7 @@ from dmsae_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+    from ray.tune.schedulers import TrialScheduler
 
 
 def run(
@@ -19,6 +20,7 @@ def run(
     preset: str | None = None,
     address: str | None = None,
     verbose: bool = False,
+    scheduler: "TrialScheduler | None" = None,
 ) -> "DataFrame":
     """Run an experiment, or go on with it, and return one row for each trained cycle (`results.frame`).
 
@@ -31,6 +33,10 @@ def run(
         preset: of a file, 'tiny' for the same question on the embedded model.
         address: a Ray cluster ('auto' on its head node); None: this machine, or the session that this process has.
         verbose: show Ray's and Tune's own messages.
+        scheduler: of Ray Tune, one that stops trials, such as `ASHAScheduler(time_attr="tokens", metric="loss",
+            mode="min", max_t=…, grace_period=…)`. Trials report 'tokens', 'cycle', 'loss' and, of their last finished
+            cycle, 'fvu', 'loss_recovered', 'l0', 'carryover', 'core_share' and 'core_size'. A stopped trial has no row
+            and is not run again, unless the experiment goes on without a scheduler.
 
     Raises:
         DmsaeError: the experiment cannot be run; one line.
@@ -45,7 +51,7 @@ def run(
     from dmsae_ray.results import create_folders, frame, load_results
 
     experiment = experiment.located()
-    code = run_and_report(experiment, address=address, verbose=verbose)
+    code = run_and_report(experiment, address=address, verbose=verbose, scheduler=scheduler)
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     folder = create_folders(experiment).sweep

@@ -213,14 +213,14 @@ class SweepProgress:
         """Return how far each trial is, by name."""
         with self._lock:
             return {
-                name: Done(len(track.done), track.has_cycle_0, track.state in ("finished", "failed"))
+                name: Done(len(track.done), track.has_cycle_0, track.state in ("finished", "failed", "stopped"))
                 for name, track in self._tracks.items()
             }
 
     def view(self, now: float) -> SweepView:
         """Return what is shown at a time."""
         with self._lock:
-            order = {"running": 0, "failed": 1, "finished": 2, "waiting": 3}
+            order = {"running": 0, "failed": 1, "stopped": 2, "finished": 3, "waiting": 4}
             # While others run, the news are of interest; afterwards a person compares settings.
             tracks = sorted(self._tracks.values(), key=lambda t: (order[t.state], -t.ended if self._running else 0))
             training: dict[object, str] = {

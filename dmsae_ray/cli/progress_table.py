@@ -14,7 +14,13 @@ from dmsae_ray.cli.progress_view import State, SweepView, TrialView
 from dmsae_ray.plan import CycleSetting
 
 UNKNOWN = "-"
-_STYLES: dict[State, str] = {"running": "", "failed": "red", "finished": "green", "waiting": "dim"}
+_STYLES: dict[State, str] = {
+    "running": "",
+    "failed": "red",
+    "stopped": "yellow",
+    "finished": "green",
+    "waiting": "dim",
+}
 _BAR = 13
 _WIDEST_BAR = 24
 _FEWEST_ROWS = 3
@@ -110,7 +116,7 @@ def summary(view: SweepView, harvest: float | None = None) -> list[str]:
     """
     trials = len(view.trials)
     parts = [f"{view.count('finished'):,} of {trials:,} trials finished"]
-    for state in ("failed", "running"):
+    for state in ("failed", "stopped", "running"):
         if count := view.count(state):
             parts.append(f"{count:,} {state}")
     if view.count("waiting"):

@@ -6,7 +6,7 @@ from typing import Literal
 from dmsae_ray.distill import CycleReport
 from dmsae_ray.plan import Trial
 
-State = Literal["running", "failed", "finished", "waiting"]
+State = Literal["running", "failed", "stopped", "finished", "waiting"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TrialView:
         seconds_left: Until the trial ends.
         trainings: Trainings that it has.
         waits_for: What a waiting trial waits for, in words.
-        reason: Why a failed trial could not go on.
+        reason: Why a trial failed or was stopped.
     """
 
     trial: Trial

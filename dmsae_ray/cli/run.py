@@ -1,6 +1,7 @@
 """One run of an experiment from the command line: checks, cluster, activations, trials, tracking, report."""
 
 import re
+from typing import TYPE_CHECKING
 
 from dmsae_ray.cli.console import Screen
 from dmsae_ray.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
@@ -38,9 +39,17 @@ from dmsae_ray.tracking import (
     save_views,
 )
 
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
+
 
 def run_and_report(
-    experiment: Experiment, *, address: str | None = None, largest: Cluster | None = None, verbose: bool = False
+    experiment: Experiment,
+    *,
+    address: str | None = None,
+    largest: Cluster | None = None,
+    verbose: bool = False,
+    scheduler: "TrialScheduler | None" = None,
 ) -> int:
     """Run an experiment, or continue it, and print what it found.
 
@@ -52,6 +61,7 @@ def run_and_report(
         address: Address of a Ray cluster; None starts one on this machine.
         largest: What the cluster may become, if Ray does not know it.
         verbose: Show Ray's and Tune's own messages.
+        scheduler: A scheduler of Ray Tune that stops trials. Without one, trials that one had stopped go on.
 
     Returns:
         The exit code of the command.
@@ -73,10 +83,12 @@ def run_and_report(
                 save_views(tracker, experiment)
                 screen.say(f"sweep folder: {sweep.folders.sweep}")
                 result = sweep_state(sweep)
+                if scheduler is None and result.stopped:
+                    result = _let_go_on(sweep, result, screen)
                 sweep.folders.remove_checkpoints(result.finished)
                 if result.unfinished:
                     describe_software(tracker)
-                    sweep, result = _run(sweep, screen, tracker, address, largest, verbose)
+                    sweep, result = _run(sweep, screen, tracker, address, largest, verbose, scheduler)
                 else:
                     screen.say(f"all {len(result.finished)} trials are finished: nothing to run")
                 report = _report(result, tracker, _records(sweep, tracker), screen)
@@ -87,6 +99,14 @@ def run_and_report(
             finally:
                 tracker.close(status)
         return _say(screen, tracker, result, report, experiment)
+
+
+def _let_go_on(sweep: PreparedSweep, result: SweepResult, screen: Screen) -> SweepResult:
+    """Let trials go on that a scheduler had stopped, where there is none now."""
+    for trial_id in result.stopped:
+        sweep.folders.forget_stopped(trial_id)
+    screen.say(f"{many(len(result.stopped), 'trial')} that a scheduler had stopped go on")
+    return sweep_state(sweep)
 
 
 def _describe(sweep: PreparedSweep, tracker: SweepTracker) -> None:
@@ -113,14 +133,15 @@ def _run(
     address: str | None,
     largest: Cluster | None,
     verbose: bool,
+    scheduler: "TrialScheduler | None",
 ) -> tuple[PreparedSweep, SweepResult]:
     """Run the unfinished trials in a Ray session, and then the baselines that match what they measured."""
     with ray_session(address, log=sweep.folders.sweep / "ray.log", verbose=verbose), LiveReport(tracker) as live:
-        result = _run_round(sweep, screen, tracker, live, largest, verbose)
+        result = _run_round(sweep, screen, tracker, live, largest, verbose, scheduler)
         more = with_matched_baselines(sweep, screen.say)
         if more is not sweep and sweep_state(more).unfinished:
             _describe(more, tracker)
-            sweep, result = more, _run_round(more, screen, tracker, live, largest, verbose)
+            sweep, result = more, _run_round(more, screen, tracker, live, largest, verbose, scheduler)
         elif result.errors and sweep.experiment.transfer is not None and sweep.experiment.transfer.matches_l0:
             screen.say("note: baselines at measured L0 are not trained before all other trials have finished")
     if not result.unfinished and sweep.experiment.activations.mode == "store":
@@ -136,6 +157,7 @@ def _run_round(
     live: LiveReport,
     largest: Cluster | None,
     verbose: bool,
+    scheduler: "TrialScheduler | None",
 ) -> SweepResult:
     progress = progress_of(sweep.experiment, sweep.folders)
     screen.say(f"plan: {sweep.plan.line()}")
@@ -164,6 +186,7 @@ def _run_round(
                 say=lambda line: screen.say(f"  {line}"),
                 waits=screen.waits,
                 verbose=verbose,
+                scheduler=scheduler,
             )
             errors |= found.errors
             if found.unfinished:
@@ -203,6 +226,8 @@ def _say(
         for name, place in (("report", "report.html"), ("figures", "figures"), ("cores", "trials")):
             screen.say(f"{name + ':':<11}{result.folders.sweep / place}")
     screen.say(f"MLflow:    {where_to_look(tracker, experiment)}")
+    if result.stopped:
+        screen.say(f"{many(len(result.stopped), 'trial')} of {len(result.finished) + len(result.stopped)} were stopped")
     for trial_id, reason in result.errors.items():
         screen.say(f"error: trial {trial_id}: {reason}")
     if result.unfinished:

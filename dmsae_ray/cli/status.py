@@ -104,9 +104,9 @@ def _harvest(status: SweepStatus) -> list[Text]:
 def _tail(status: SweepStatus) -> list[str]:
     """Return the lines below the table: failed trials, records for MLflow, the report, and what to do next."""
     lines = [
-        f"failed: {v.trial.trial_id}: {v.reason or 'see the output of the command'}"
+        f"{v.state}: {v.trial.trial_id}: {v.reason or 'see the output of the command'}"
         for v in status.view.trials
-        if v.state == "failed"
+        if v.state in ("failed", "stopped")
     ]
     lines += [f"note: {note}" for note in status.notes]
     if status.undelivered:

@@ -188,7 +188,7 @@ def _harvest_of(place: SweepPlace, experiment: Experiment) -> StoreProgress | No
 def _state(view: SweepView, runs: bool, controller: ControllerMark | None) -> State:
     if runs:
         return "running"
-    if view.count("finished") == len(view.trials):
+    if view.count("finished") + view.count("stopped") == len(view.trials):
         return "finished"
     if view.count("waiting") == 0:
         return "failed"

@@ -8,6 +8,7 @@ from ray.tune import Callback
 from dmsae_ray.cli.console import Screen
 from dmsae_ray.cli.progress import SweepProgress
 from dmsae_ray.distill import CycleReport
+from dmsae_ray.plan import Params
 from dmsae_ray.results import TrialReport, cycle_name, failure_in
 
 
@@ -40,6 +41,11 @@ class TrialLines(Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Note that a trial has finished."""
         self._progress.end(trial.config["trial_id"], "finished")
+
+    def on_trial_stopped(self, trial_id: str, params: Params, reason: str) -> None:
+        """Print that a scheduler has stopped a trial."""
+        self._progress.end(trial_id, "stopped", reason)
+        self._screen.say(f"  {trial_id}: {reason}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Print why a trial cannot go on."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dmsae_ray.results.reports import cycle_name as cycle_name
     from dmsae_ray.results.reports import failure_in as failure_in
     from dmsae_ray.results.reports import failure_metrics as failure_metrics
+    from dmsae_ray.results.reports import numbers_of as numbers_of
     from dmsae_ray.results.trial import TrialResult as TrialResult
     from dmsae_ray.results.trial import by_setting as by_setting
     from dmsae_ray.results.trial import load_result as load_result
@@ -62,6 +63,7 @@ __getattr__, __dir__, __all__ = face(
             "cycle_name",
             "failure_in",
             "failure_metrics",
+            "numbers_of",
         ),
         "trial": (
             "TrialResult",

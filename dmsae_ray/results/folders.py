@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 SUMMARY_FILE = "summary.json"
 INPUTS_FILE = "inputs.json"
+STOPPED_FILE = "stopped.json"
 STORE_INPUT = "model and corpus (and, for text that Python carries, its version)"
 """What the key of the store is called among the hashes of a sweep's inputs."""
 COMMIT = " (Hub commit)"
@@ -150,6 +151,26 @@ class Folders:
                 if content is not None:
                     here.write(name, [content])
         return summary if summary.is_file() else None
+
+    def mark_stopped(self, trial_id: str, reason: str) -> None:
+        """Note that a scheduler has stopped a trial, and why: it is not finished, and not to be gone on with."""
+        (self.output / "sweeps" / self.name / "trials" / trial_id).write(
+            STOPPED_FILE, [json.dumps({"reason": reason}).encode()]
+        )
+
+    def stopped(self, trial_id: str) -> str | None:
+        """Return why a scheduler has stopped a trial; None if none has.
+
+        Raises:
+            DataError: The record cannot be read.
+        """
+        folder = self.output / "sweeps" / self.name / "trials" / trial_id
+        content = folder.read(STOPPED_FILE)
+        return None if content is None else str(decode_record(content, folder / STOPPED_FILE).get("reason", ""))
+
+    def forget_stopped(self, trial_id: str) -> None:
+        """Let a trial go on that a scheduler has stopped."""
+        (self.output / "sweeps" / self.name / "trials" / trial_id).delete(STOPPED_FILE)
 
     def remove_checkpoints(self, finished: Sequence[str]) -> None:
         """Remove the checkpoints that a killed command has left of trials that are finished."""

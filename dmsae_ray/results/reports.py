@@ -5,13 +5,13 @@ it back into a `TrialReport`.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from dmsae_ray.distill import CycleReport, WindowReport
 
 _KEY, _FAILURE = "trial_report", "trial_failure"
-"""The only keys of ours in a result of Ray Tune."""
+"""The keys of ours in a result of Ray Tune, beside plain numbers."""
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,20 @@ class TrialReport:
         cycles: Cycles that have ended, in order.
         resumed: Where an interrupted training was taken up again, in words; empty where none was.
         waits: The training that is waited for since another sweep does it, in words; empty where none is.
+        numbers: What is known of the trial now, for schedulers of Ray Tune: 'tokens' that it has trained on, 'cycle' and
+            'loss'; of its last finished cycle 'fvu', 'loss_recovered', 'l0', 'carryover', 'core_share', 'core_size'.
     """
 
     windows: tuple[WindowReport, ...] = ()
     cycles: tuple[CycleReport, ...] = ()
     resumed: str = ""
     waits: str = ""
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
     def to_metrics(self) -> dict[str, Any]:
         """Return the metrics that `ray.train.report` takes: plain values only."""
         lists = {name: [asdict(item) for item in getattr(self, name)] for name in ("windows", "cycles")}
-        return {_KEY: {**lists, "resumed": self.resumed, "waits": self.waits}}
+        return {**self.numbers, _KEY: {**lists, "resumed": self.resumed, "waits": self.waits}}
 
     @classmethod
     def from_metrics(cls, metrics: Mapping[str, Any]) -> "TrialReport":
@@ -52,6 +55,17 @@ class TrialReport:
         fields = ("windows", "cycles", "resumed", "waits")
         tree = {name: metrics[f"{_KEY}/{name}"] for name in fields if f"{_KEY}/{name}" in metrics}
         return cls.from_metrics({_KEY: tree})
+
+
+def numbers_of(item: WindowReport | CycleReport) -> dict[str, float]:
+    """Return what a point of a curve or a finished cycle says, see `TrialReport.numbers`; the unknown is left out."""
+    known: dict[str, float | None]
+    if isinstance(item, WindowReport):
+        known = {"tokens": item.tokens, "cycle": item.cycle, "loss": item.stats.get("loss")}
+    else:
+        known = {name: item.metrics.get(name) for name in ("fvu", "loss_recovered", "l0")}
+        known |= {"carryover": item.carryover, "core_share": item.core_share, "core_size": item.n_core}
+    return {name: float(value) for name, value in known.items() if value is not None}
 
 
 def failure_metrics(reason: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 import ray.tune
+from ray.tune.schedulers import TrialScheduler
 
 from dmsae_ray.files import PATIENCE_SECONDS, Folder, patience
 from dmsae_ray.harvest import HarvestProgress, prepare
@@ -31,6 +32,7 @@ def run_sweep(
     say: Callable[[str], None] = log.warning,
     waits: Callable[[str], None] | None = None,
     verbose: bool = False,
+    scheduler: TrialScheduler | None = None,
 ) -> SweepResult:
     """Run every trial that has no summary yet; a Ray session must be active.
 
@@ -48,6 +50,8 @@ def run_sweep(
         say: Called with a line when a machine is lost, or something waits long for room on the cluster.
         waits: Called every few seconds with what waits for room on the cluster then; empty if nothing does.
         verbose: Show Tune's own messages.
+        scheduler: A scheduler of Ray Tune that stops trials by what they report, see `TrialReport.numbers`. What it has
+            stopped is not run again.
 
     Raises:
         ConfigError: The cluster at its largest cannot hold the harvest or one trial, or a machine of it does not see
@@ -58,14 +62,17 @@ def run_sweep(
     cluster = cluster_of_ray(largest)
     check_fits(plan, cluster)
     check_output_is_shared(folders.output)
-    todo = [trial for trial in plan.trials if folders.fetch(trial.trial_id) is None]
+    left = set(sweep_state(sweep).unfinished)
+    todo = [trial for trial in plan.trials if trial.trial_id in left]
     at_once, beside = trials_at_once(plan, cluster), trials_beside_harvest(plan, cluster, borrowed_cpus())
 
     search = TrialSearch(todo, plan.shares_cycle_0, at_once)
 
     def tune() -> SweepResult:
-        errors = run_trials(sweep, search, at_once, cluster.head_bytes, callbacks, waiting, verbose) if todo else {}
-        return sweep_state(sweep, errors)
+        if not todo:
+            return sweep_state(sweep)
+        head = cluster.head_bytes
+        return sweep_state(sweep, run_trials(sweep, search, at_once, head, callbacks, waiting, verbose, scheduler))
 
     mark = UsageMark(Folder(folders.stores) / key, folders.name)
     with patience(PATIENCE_SECONDS), mark, LostNodes(say), OrphanedPlaces(), Waiting(say, show=waits) as waiting:

@@ -59,12 +59,14 @@ class SweepResult:
         finished: Trials that are finished.
         errors: Why trials failed, by trial.
         unfinished: Trials that neither finished nor failed.
+        stopped: Why a scheduler stopped trials, by trial.
     """
 
     folders: Folders
     finished: list[str]
     errors: dict[str, str] = field(default_factory=dict)
     unfinished: list[str] = field(default_factory=list)
+    stopped: dict[str, str] = field(default_factory=dict)
 
 
 def prepare_sweep(experiment: Experiment, say: Callable[[str], None] = log.info) -> PreparedSweep:
@@ -97,12 +99,13 @@ def prepare_sweep(experiment: Experiment, say: Callable[[str], None] = log.info)
 
 
 def sweep_state(sweep: PreparedSweep, errors: dict[str, str] | None = None) -> SweepResult:
-    """Return which trials are finished, which failed with one of `errors`, and which are neither."""
+    """Return which trials are finished, which failed with one of `errors`, which were stopped, and which are left."""
     errors = errors or {}
     trials = [trial.trial_id for trial in sweep.plan.trials]
     finished = [trial for trial in trials if sweep.folders.fetch(trial) is not None]
-    unfinished = [trial for trial in trials if trial not in finished and trial not in errors]
-    return SweepResult(sweep.folders, finished, errors, unfinished)
+    left = [trial for trial in trials if trial not in finished and trial not in errors]
+    stopped = {trial: reason for trial in left if (reason := sweep.folders.stopped(trial)) is not None}
+    return SweepResult(sweep.folders, finished, errors, [trial for trial in left if trial not in stopped], stopped)
 
 
 def with_matched_baselines(sweep: PreparedSweep, say: Callable[[str], None] = log.info) -> PreparedSweep:

@@ -20,6 +20,7 @@ from ray.train import CheckpointUploadMode
 
 from dmsae_ray.config import Experiment, parse_experiment
 from dmsae_ray.distill import (
+    DISTILLED,
     Core,
     CycleCheckpoint,
     CycleReport,
@@ -37,7 +38,7 @@ from dmsae_ray.evaluation import evaluate
 from dmsae_ray.feed import Feed, ShardSource
 from dmsae_ray.files import Folder, be_patient, passes, retry_outages
 from dmsae_ray.plan import CycleSetting, TransferSetting, Trial, cycle_settings, initial_sae
-from dmsae_ray.results import Folders, TrialReport, cycle_name, folders_of
+from dmsae_ray.results import Folders, TrialReport, cycle_name, folders_of, numbers_of
 from dmsae_ray.sae import MatryoshkaSAE
 from dmsae_ray.store import Store, note_of, open_store
 from dmsae_ray.sweep.attempts import AttemptLog
@@ -93,6 +94,7 @@ class Reporter:
         failed: Called in a thread with the error of an upload; Ray Train then ends the attempt.
         resumed: Where the training was taken up again, for the first report.
         agree: Returns to all workers what the first of them gives; called by all at the same steps.
+        arm: The arm of the trial itself; others are its controls.
     """
 
     def __init__(
@@ -102,9 +104,11 @@ class Reporter:
         failed: Callable[[Exception], None],
         resumed: str = "",
         agree: Callable[[bool], bool] = bool,
+        arm: str = DISTILLED,
     ) -> None:
         self._per_report, self._progress, self._failed, self._resumed = windows_per_report, progress, failed, resumed
-        self._agree, self._sent = agree, time.monotonic()
+        self._agree, self._sent, self._arm = agree, time.monotonic(), arm
+        self._numbers: dict[str, float] = {}
         self._windows: list[WindowReport] = []
         self._cycles: list[CycleReport] = []
         self._uploading: Path | None = None
@@ -112,6 +116,7 @@ class Reporter:
     def window(self, report: WindowReport) -> None:
         """Add one point of the training curves; send the report when it is full, or long after the one before."""
         self._windows.append(report)
+        self._numbers |= numbers_of(report) if report.arm == self._arm else {}
         if report.cached:
             return
         full = len(self._windows) >= self._per_report
@@ -125,6 +130,7 @@ class Reporter:
     def cycle(self, report: CycleReport) -> None:
         """Add a finished cycle and send the report at once."""
         self._cycles.append(report)
+        self._numbers |= numbers_of(report) if report.arm == self._arm else {}
         self.send()
         if not report.cached:
             self._progress()
@@ -142,7 +148,7 @@ class Reporter:
 
     def send(self, checkpoint: ray.train.Checkpoint | None = None, *, waits: str = "") -> None:
         """Send what has been collected, with a checkpoint if one is given, and what is waited for."""
-        report = TrialReport(tuple(self._windows), tuple(self._cycles), self._resumed, waits)
+        report = TrialReport(tuple(self._windows), tuple(self._cycles), self._resumed, waits, dict(self._numbers))
         self._windows, self._cycles, self._resumed = [], [], ""
         self._sent = time.monotonic()
         ray.train.report(
@@ -272,7 +278,8 @@ def _run(task: TrialTask, experiment: Experiment, folders: Folders, trial: Trial
     last = _last_checkpoint()
     resumed = "" if last is None else f"{cycle_name(last.arm, last.cycle)}, step {last.step:,} of {settings.steps:,}"
     windows = max(1, settings.steps // window // REPORTS_PER_CYCLE)
-    reporter = Reporter(windows, progress, failed, resumed, agree=lambda due: _from_rank_0(lambda: due))
+    arm = DISTILLED if isinstance(trial.setting, CycleSetting) else trial.setting.arm
+    reporter = Reporter(windows, progress, failed, resumed, agree=lambda due: _from_rank_0(lambda: due), arm=arm)
     runner = CycleRunner(
         settings,
         feed,

@@ -7,6 +7,7 @@ from typing import Any
 import ray.tune
 
 from dmsae_ray.errors import DataError
+from dmsae_ray.plan import Params
 from dmsae_ray.results import TrialReport, failure_in, load_result
 from dmsae_ray.tracking.trial_records import TrialRecords
 
@@ -45,6 +46,10 @@ class TrackingCallback(ray.tune.Callback):
             self._records.finish(load_result(self._sweep_dir / "trials" / name))
         except DataError as error:
             log.warning("trial %s has no final metrics: %s", name, error)
+
+    def on_trial_stopped(self, trial_id: str, params: Params, reason: str) -> None:
+        """Mark the runs of a trial that a scheduler has stopped."""
+        self._records.stop(trial_id, reason)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Mark the runs of a trial as failed; Tune does not try the trial again."""

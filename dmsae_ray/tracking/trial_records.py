@@ -25,6 +25,7 @@ from dmsae_ray.tracking.tracker import NOTE_TAG, SweepTracker
 
 COLOUR_TAG = "mlflow.runColor"
 FAILURE_TAG = "dmsae.failure"
+STOPPED_TAG = "dmsae.stopped"
 ADDRESS_TAG = "dmsae.sae"
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 """The colours of Okabe and Ito, which colour-blind readers can distinguish too, with grey in place of black."""
@@ -75,6 +76,12 @@ class TrialRecords:
                 if (result.folder / name).is_file():
                     self._tracker.artifact(result.folder / name, str(run))
         self._tracker.end(str(run), "FINISHED")
+
+    def stop(self, trial_id: str, reason: str) -> None:
+        """End the runs of a trial that a scheduler has stopped."""
+        self._tracker.tag(trial_id, STOPPED_TAG, reason)
+        self._tracker.tag(trial_id, NOTE_TAG, f"**Stopped**: {reason}.")
+        self._tracker.end(trial_id, "KILLED")
 
     def fail(self, trial_id: str, reason: str) -> None:
         """End the runs of a trial that cannot go on."""
