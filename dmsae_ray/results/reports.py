@@ -23,8 +23,8 @@ class TrialReport:
         cycles: Cycles that have ended, in order.
         resumed: Where an interrupted training was taken up again, in words; empty where none was.
         waits: The training that is waited for since another sweep does it, in words; empty where none is.
-        numbers: What is known of the trial now, for schedulers of Ray Tune: 'tokens' that it has trained on, 'cycle' and
-            'loss'; of its last finished cycle 'fvu', 'loss_recovered', 'l0', 'carryover', 'core_share', 'core_size'.
+        numbers: What is known of the trial now, for schedulers of Ray Tune: 'tokens' it has trained on, 'cycle', 'loss';
+            of its last finished cycle 'fvu', 'loss_recovered', 'l0', 'carryover', 'core_share', 'core_size'.
     """
 
     windows: tuple[WindowReport, ...] = ()

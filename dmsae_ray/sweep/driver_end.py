@@ -31,8 +31,8 @@ def ends_in_time(seconds: float = END_SECONDS) -> Iterator[None]:
 def ends_when_stopped(seconds: float = STOP_SECONDS) -> Iterator[None]:
     """Context of a trial's function: if Tune stops the trial in it, the process ends `seconds` later.
 
-    Tune only lets go of the actor of a trial that a scheduler stops. Ray keeps its process as long as others borrow what
-    it owns, which Ray Train's controller does, as long as the process is there: neither ends, nor do the workers.
+    Tune only lets go of the actor of a trial that a scheduler stops. Ray keeps its process as long as others borrow
+    what it owns, which Ray Train's controller does, as long as the process is there: neither ends, nor do the workers.
     When the process is gone, Ray ends the controller and frees their places.
     """
     from ray.train._internal.session import get_session  # what Tune's own integration with Train asks, too
