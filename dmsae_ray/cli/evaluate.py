@@ -233,7 +233,7 @@ def _sweeps(places: Sequence[Path]) -> list[Evaluable]:
         finished = load_results(place)
         if not finished:
             raise DataError(f"'{place}' has no finished trial: there is nothing to evaluate yet")
-        stores = recorded_stores(folders.output / "sweeps" / folders.name, experiment)
+        stores = recorded_stores(folders.shared, experiment)
         if len(stores) < len(experiment.parts()):
             raise DataError(f"'{place}' does not say which activations it reads (inputs.json is gone)")
         label = place.name if names.count(place.name) == 1 else str(place)

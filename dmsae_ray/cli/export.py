@@ -180,7 +180,7 @@ def _report(result: TrialResult, wanted: Wanted) -> CycleReport:
 
 
 def _result(folders: Folders, trial: str | None, said: str) -> TrialResult:
-    trials = folders.output / "sweeps" / folders.name / _TRIALS
+    trials = folders.shared / _TRIALS
     content = None if trial is None or "/" in trial else (trials / trial).read(SUMMARY_FILE)
     if content is not None:
         assert trial is not None, "it has a summary"

@@ -11,6 +11,7 @@ from dmsae_ray.errors import ConfigError
 if TYPE_CHECKING:
     from pandas import DataFrame
     from ray.tune.schedulers import TrialScheduler
+    from ray.tune.search import Searcher
 
 
 def run(
@@ -21,6 +22,8 @@ def run(
     address: str | None = None,
     verbose: bool = False,
     scheduler: "TrialScheduler | None" = None,
+    searcher: "Searcher | None" = None,
+    num_samples: int | None = None,
 ) -> "DataFrame":
     """Run an experiment, or go on with it, and return one row for each trained cycle (`results.frame`).
 
@@ -35,8 +38,13 @@ def run(
         verbose: show Ray's and Tune's own messages.
         scheduler: of Ray Tune, one that stops trials, such as `ASHAScheduler(time_attr="tokens", metric="loss",
             mode="min", max_t=…, grace_period=…)`. Trials report 'tokens', 'cycle', 'loss' and, of their last finished
-            cycle, 'fvu', 'loss_recovered', 'l0', 'carryover', 'core_share' and 'core_size'. A stopped trial has no row
-            and is not run again, unless the experiment goes on without a scheduler.
+            cycle, 'fvu', 'loss_recovered', 'l0', 'carryover', 'retest', 'core_share' and 'core_size'. A stopped trial
+            has no row and is not run again, unless the experiment goes on without a scheduler.
+        searcher: of Ray Tune, chooses trials of the grid by what earlier ones found, such as
+            `OptunaSearch(metric="loss_recovered", mode="max")`. k, coverage and `sweep.axes` are its space; where it
+            asks for a point again, the next seed is run.
+        num_samples: how many trials it may have in all, those included that are there; None: the whole grid. Without a
+            searcher, all trials are run.
 
     Raises:
         DmsaeError: the experiment cannot be run; one line.
@@ -49,9 +57,11 @@ def run(
     set_environment(verbose=verbose)
     from dmsae_ray.cli.run import run_and_report
     from dmsae_ray.results import create_folders, frame, load_results
+    from dmsae_ray.sweep import Steering
 
     experiment = experiment.located()
-    code = run_and_report(experiment, address=address, verbose=verbose, scheduler=scheduler)
+    steering = Steering(scheduler, searcher, num_samples)
+    code = run_and_report(experiment, address=address, verbose=verbose, steering=steering)
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     folder = create_folders(experiment).sweep

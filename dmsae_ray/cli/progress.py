@@ -11,7 +11,7 @@ from statistics import median
 from dmsae_ray.cli.progress_view import CycleValues, State, SweepView, TrialView
 from dmsae_ray.distill import DISTILLED
 from dmsae_ray.plan import CycleSetting, Done, Pace, RunningTrial, Trial, Work, seconds_left, trainings_left
-from dmsae_ray.results import TrialReport, TrialResult
+from dmsae_ray.results import Steered, TrialReport, TrialResult
 
 _POINTS = 6
 """Reports of a training behind its rate."""
@@ -187,6 +187,11 @@ class SweepProgress:
             for report in (*result.reports, *result.controls.values()):
                 self.cycle(result.trial_id, report.arm, report.cycle, CycleValues.of(report), None, found=True)
             self.end(result.trial_id, "finished")
+
+    def not_run(self, steered: Steered) -> None:
+        """Note which trials a scheduler has stopped, or a searcher has not asked for."""
+        for trial_id, reason in steered.reasons(list(self._tracks)).items():
+            self.end(trial_id, "stopped", reason)
 
     def stop(self) -> None:
         """Note that the session ended: what ran waits for the next one, which may be faster or slower."""

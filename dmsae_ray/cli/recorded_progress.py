@@ -8,10 +8,10 @@ from dmsae_ray.cli.progress import SweepProgress, own_arm
 from dmsae_ray.cli.progress_view import CycleValues
 from dmsae_ray.config import Experiment
 from dmsae_ray.plan import work_of
-from dmsae_ray.results import Folders, load_results
+from dmsae_ray.results import Folders, Steered, load_results
 from dmsae_ray.tracking import JOURNAL_FILE, RunName, read_outline
 
-_FAILURE_TAG, _STOPPED_TAG = "dmsae.failure", "dmsae.stopped"
+_FAILURE_TAG = "dmsae.failure"
 _AT_ONCE_SECONDS = 1.0
 """The windows of a cycle that was found are reported together with it."""
 
@@ -38,6 +38,7 @@ def progress_of(experiment: Experiment, folders: Folders) -> SweepProgress:
     for result in load_results(folders.sweep):
         progress.finished(result)
     progress.retry()
+    progress.not_run(Steered.read(folders.shared))
     return progress
 
 
@@ -52,7 +53,6 @@ def replay(progress: SweepProgress, records: Iterable[Any], began: float | None 
     own = {trial.trial_id: own_arm(trial) for trial in progress.work.trials}
     first: dict[tuple[str, str, int], float] = {}
     reasons: dict[str, str] = {}
-    stopped: dict[str, str] = {}
     count = 0
     now: float | None = None
     status: str | None = None
@@ -86,15 +86,10 @@ def replay(progress: SweepProgress, records: Iterable[Any], began: float | None 
             continue
         elif record.kind == "tag" and record.key == _FAILURE_TAG:
             reasons[trial_id] = str(record.value)
-        elif record.kind == "tag" and record.key == _STOPPED_TAG:
-            stopped[trial_id] = str(record.value)
         elif record.kind == "run":
             progress.begin(trial_id, now)
         elif record.kind == "status":
-            if str(record.value) == "KILLED" and trial_id in stopped:
-                progress.end(trial_id, "stopped", stopped.pop(trial_id))
-            else:
-                _status(progress, trial_id, str(record.value), reasons.get(trial_id, ""), now)
+            _status(progress, trial_id, str(record.value), reasons.get(trial_id, ""), now)
     if began is not None and (now is None or now < began):
         progress.stop()
     return Recorded(count, now, status)

@@ -1,7 +1,6 @@
 """One run of an experiment from the command line: checks, cluster, activations, trials, tracking, report."""
 
 import re
-from typing import TYPE_CHECKING
 
 from dmsae_ray.cli.console import Screen
 from dmsae_ray.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
@@ -17,11 +16,15 @@ from dmsae_ray.errors import DmsaeError
 from dmsae_ray.lm import read_meta, tiny_model
 from dmsae_ray.plan import Cluster, left_line, many
 from dmsae_ray.report import Report
+from dmsae_ray.results import Steered, grouped
 from dmsae_ray.store import open_store
 from dmsae_ray.sweep import (
+    NOBODY,
     PreparedSweep,
     SoleController,
+    Steering,
     SweepResult,
+    check_steering,
     prepare_sweep,
     ray_session,
     run_sweep,
@@ -39,9 +42,6 @@ from dmsae_ray.tracking import (
     save_views,
 )
 
-if TYPE_CHECKING:
-    from ray.tune.schedulers import TrialScheduler
-
 
 def run_and_report(
     experiment: Experiment,
@@ -49,7 +49,7 @@ def run_and_report(
     address: str | None = None,
     largest: Cluster | None = None,
     verbose: bool = False,
-    scheduler: "TrialScheduler | None" = None,
+    steering: Steering = NOBODY,
 ) -> int:
     """Run an experiment, or continue it, and print what it found.
 
@@ -61,7 +61,8 @@ def run_and_report(
         address: Address of a Ray cluster; None starts one on this machine.
         largest: What the cluster may become, if Ray does not know it.
         verbose: Show Ray's and Tune's own messages.
-        scheduler: A scheduler of Ray Tune that stops trials. Without one, trials that one had stopped go on.
+        steering: Who chooses among the trials of the grid, and stops some. Without a scheduler, trials that one had
+            stopped go on; without a searcher, all trials are run.
 
     Returns:
         The exit code of the command.
@@ -69,6 +70,7 @@ def run_and_report(
     Raises:
         DmsaeError: The experiment cannot be run; the message is one line.
     """
+    check_steering(steering, experiment)
     with Screen() as screen, Interrupts(screen.say, screen.leave):
         if any(part.model.name == "tiny" for part in experiment.parts()):
             _make_tiny_model(screen)
@@ -82,15 +84,13 @@ def run_and_report(
                 _describe(sweep, tracker)
                 save_views(tracker, experiment)
                 screen.say(f"sweep folder: {sweep.folders.sweep}")
-                result = sweep_state(sweep)
-                if scheduler is None and result.stopped:
-                    result = _let_go_on(sweep, result, screen)
+                room, result = _steer(sweep, steering, screen)
                 sweep.folders.remove_checkpoints(result.finished)
-                if result.unfinished:
+                if result.unfinished or room:
                     describe_software(tracker)
-                    sweep, result = _run(sweep, screen, tracker, address, largest, verbose, scheduler)
+                    sweep, result = _run(sweep, screen, tracker, address, largest, verbose, steering)
                 else:
-                    screen.say(f"all {len(result.finished)} trials are finished: nothing to run")
+                    screen.say(f"{_all_there(result)}: nothing to run")
                 report = _report(result, tracker, _records(sweep, tracker), screen)
                 status = "KILLED" if result.unfinished else "FAILED" if result.errors else "FINISHED"
             except DmsaeError:
@@ -98,15 +98,24 @@ def run_and_report(
                 raise
             finally:
                 tracker.close(status)
-        return _say(screen, tracker, result, report, experiment)
+        return _say(screen, tracker, result, report, experiment, steering)
 
 
-def _let_go_on(sweep: PreparedSweep, result: SweepResult, screen: Screen) -> SweepResult:
-    """Let trials go on that a scheduler had stopped, where there is none now."""
-    for trial_id in result.stopped:
-        sweep.folders.forget_stopped(trial_id)
-    screen.say(f"{many(len(result.stopped), 'trial')} that a scheduler had stopped go on")
-    return sweep_state(sweep)
+def _steer(sweep: PreparedSweep, steering: Steering, screen: Screen) -> tuple[int, SweepResult]:
+    """Return how many trials a searcher may still ask for, and which trials are left, finished or stopped."""
+    before, steered = sweep_state(sweep), Steered.read(sweep.folders.shared)
+    steered.go_on(before.finished, stops=steering.scheduler is not None, searcher=steering.searcher_name)
+    steered.write(sweep.folders.shared)
+    after = sweep_state(sweep)
+    if go_on := set(before.stopped) & set(after.unfinished):
+        screen.say(f"{many(len(go_on), 'trial')} that had been stopped or not been asked for will run")
+    return steering.room(sweep, steered), after
+
+
+def _all_there(result: SweepResult) -> str:
+    if not result.stopped:
+        return f"all {len(result.finished)} trials are finished"
+    return f"{many(len(result.finished), 'trial')} are finished, {len(result.stopped)} are not to run"
 
 
 def _describe(sweep: PreparedSweep, tracker: SweepTracker) -> None:
@@ -133,15 +142,15 @@ def _run(
     address: str | None,
     largest: Cluster | None,
     verbose: bool,
-    scheduler: "TrialScheduler | None",
+    steering: Steering,
 ) -> tuple[PreparedSweep, SweepResult]:
     """Run the unfinished trials in a Ray session, and then the baselines that match what they measured."""
     with ray_session(address, log=sweep.folders.sweep / "ray.log", verbose=verbose), LiveReport(tracker) as live:
-        result = _run_round(sweep, screen, tracker, live, largest, verbose, scheduler)
+        result = _run_round(sweep, screen, tracker, live, largest, verbose, steering)
         more = with_matched_baselines(sweep, screen.say)
         if more is not sweep and sweep_state(more).unfinished:
             _describe(more, tracker)
-            sweep, result = more, _run_round(more, screen, tracker, live, largest, verbose, scheduler)
+            sweep, result = more, _run_round(more, screen, tracker, live, largest, verbose, steering)
         elif result.errors and sweep.experiment.transfer is not None and sweep.experiment.transfer.matches_l0:
             screen.say("note: baselines at measured L0 are not trained before all other trials have finished")
     if not result.unfinished and sweep.experiment.activations.mode == "store":
@@ -157,7 +166,7 @@ def _run_round(
     live: LiveReport,
     largest: Cluster | None,
     verbose: bool,
-    scheduler: "TrialScheduler | None",
+    steering: Steering,
 ) -> SweepResult:
     progress = progress_of(sweep.experiment, sweep.folders)
     screen.say(f"plan: {sweep.plan.line()}")
@@ -186,7 +195,7 @@ def _run_round(
                 say=lambda line: screen.say(f"  {line}"),
                 waits=screen.waits,
                 verbose=verbose,
-                scheduler=scheduler,
+                steering=steering,
             )
             errors |= found.errors
             if found.unfinished:
@@ -217,7 +226,12 @@ def _report(result: SweepResult, tracker: SweepTracker, records: TrialRecords, s
 
 
 def _say(
-    screen: Screen, tracker: SweepTracker, result: SweepResult, report: Report | None, experiment: Experiment
+    screen: Screen,
+    tracker: SweepTracker,
+    result: SweepResult,
+    report: Report | None,
+    experiment: Experiment,
+    steering: Steering,
 ) -> int:
     if report is not None:
         screen.console.print()
@@ -227,11 +241,14 @@ def _say(
             screen.say(f"{name + ':':<11}{result.folders.sweep / place}")
     screen.say(f"MLflow:    {where_to_look(tracker, experiment)}")
     if result.stopped:
-        screen.say(f"{many(len(result.stopped), 'trial')} of {len(result.finished) + len(result.stopped)} were stopped")
+        screen.say(f"{many(len(result.stopped), 'trial')} without a result, as was asked for:")
+        for line in grouped(result.stopped):
+            screen.say(f"  {line}")
     for trial_id, reason in result.errors.items():
         screen.say(f"error: trial {trial_id}: {reason}")
     if result.unfinished:
         command = shell_command("dmsae", "resume", result.folders.sweep)
-        screen.say(f"{len(result.unfinished)} trials are unfinished; go on with: {command}")
+        how = f"go on with: {command}" if steering == NOBODY else "call dmsae_ray.run again to go on"
+        screen.say(f"{len(result.unfinished)} trials are unfinished; {how}")
         return EXIT_INTERRUPTED
     return EXIT_FAILED if result.errors else 0

@@ -17,6 +17,7 @@ from dmsae_ray.cli.progress_table import SweepTable, cycle_text, duration, summa
 from dmsae_ray.cli.sweep_status import SweepStatus, status_of, sweeps_at
 from dmsae_ray.config import shell_command
 from dmsae_ray.files import nan_to_null
+from dmsae_ray.results import grouped
 
 WATCH_SECONDS = 5.0
 _WIDTH = 160
@@ -104,10 +105,12 @@ def _harvest(status: SweepStatus) -> list[Text]:
 def _tail(status: SweepStatus) -> list[str]:
     """Return the lines below the table: failed trials, records for MLflow, the report, and what to do next."""
     lines = [
-        f"{v.state}: {v.trial.trial_id}: {v.reason or 'see the output of the command'}"
+        f"failed: {v.trial.trial_id}: {v.reason or 'see the output of the command'}"
         for v in status.view.trials
-        if v.state in ("failed", "stopped")
+        if v.state == "failed"
     ]
+    stopped = {v.trial.trial_id: v.reason for v in status.view.trials if v.state == "stopped"}
+    lines += [f"stopped: {line}" for line in grouped(stopped)]
     lines += [f"note: {note}" for note in status.notes]
     if status.undelivered:
         lines.append(f"MLflow: {status.undelivered:,} records are not delivered yet")

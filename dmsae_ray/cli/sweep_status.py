@@ -23,6 +23,7 @@ from dmsae_ray.files import Folder
 from dmsae_ray.plan import expand, many, work_of
 from dmsae_ray.results import (
     SUMMARY_FILE,
+    Steered,
     TrialResult,
     folders_of,
     load_results,
@@ -151,6 +152,7 @@ def status_of(place: SweepPlace, say: Callable[[str], None] = lambda line: None)
         progress.stop()
     for result in _finished_elsewhere(place, progress):
         progress.finished(result)
+    progress.not_run(Steered.read(place.shared))
     now = time.time()
     view, harvest = progress.view(now), _harvest_of(place, experiment)
     to_come = _matched_to_come(place, experiment)

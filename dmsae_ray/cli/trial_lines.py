@@ -8,7 +8,6 @@ from ray.tune import Callback
 from dmsae_ray.cli.console import Screen
 from dmsae_ray.cli.progress import SweepProgress
 from dmsae_ray.distill import CycleReport
-from dmsae_ray.plan import Params
 from dmsae_ray.results import TrialReport, cycle_name, failure_in
 
 
@@ -42,7 +41,7 @@ class TrialLines(Callback):
         """Note that a trial has finished."""
         self._progress.end(trial.config["trial_id"], "finished")
 
-    def on_trial_stopped(self, trial_id: str, params: Params, reason: str) -> None:
+    def on_trial_stopped(self, trial_id: str, reason: str) -> None:
         """Print that a scheduler has stopped a trial."""
         self._progress.end(trial_id, "stopped", reason)
         self._screen.say(f"  {trial_id}: {reason}")

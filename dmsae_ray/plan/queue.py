@@ -23,6 +23,10 @@ class TrialQueue:
         self._trained: set[object] = set()
         self._in_training: dict[object, Trial] = {}
 
+    def add(self, trial: Trial) -> None:
+        """Let another trial wait."""
+        self._waiting.append(trial)
+
     @property
     def waiting(self) -> int:
         """Number of trials that have not begun."""

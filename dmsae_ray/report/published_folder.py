@@ -180,7 +180,7 @@ def _core_of(
     if report.arm != DISTILLED:
         return None, b""
     if isinstance(result.setting, CycleSetting):
-        folder, name = folders.output / "sweeps" / folders.name / "trials" / result.trial_id, CORE_FILE
+        folder, name = folders.shared / "trials" / result.trial_id, CORE_FILE
     else:
         folder, name = _given_core(folders, experiment)
     if folder.size(name) is None:
@@ -191,7 +191,7 @@ def _core_of(
 
 def _given_core(folders: Folders, experiment: Experiment) -> tuple[Folder, str]:
     """Return where the core of a sweep of transfers is: its copy in the output, or what the config names."""
-    noted = (folders.output / "sweeps" / folders.name).read(INPUTS_FILE) or b"{}"
+    noted = folders.shared.read(INPUTS_FILE) or b"{}"
     copy = folders.given / str(json.loads(noted).get("transfer.core"))
     for name in copy.sizes():
         if name.endswith(".safetensors"):

@@ -25,11 +25,16 @@ if TYPE_CHECKING:
     from dmsae_ray.results.folders import store_input as store_input
     from dmsae_ray.results.matched import matched_baselines as matched_baselines
     from dmsae_ray.results.matched import matched_before as matched_before
+    from dmsae_ray.results.reports import CYCLE_NUMBERS as CYCLE_NUMBERS
+    from dmsae_ray.results.reports import NUMBERS as NUMBERS
     from dmsae_ray.results.reports import TrialReport as TrialReport
     from dmsae_ray.results.reports import cycle_name as cycle_name
     from dmsae_ray.results.reports import failure_in as failure_in
     from dmsae_ray.results.reports import failure_metrics as failure_metrics
     from dmsae_ray.results.reports import numbers_of as numbers_of
+    from dmsae_ray.results.steered import Steered as Steered
+    from dmsae_ray.results.steered import StoppedTrial as StoppedTrial
+    from dmsae_ray.results.steered import grouped as grouped
     from dmsae_ray.results.trial import TrialResult as TrialResult
     from dmsae_ray.results.trial import by_setting as by_setting
     from dmsae_ray.results.trial import load_result as load_result
@@ -59,11 +64,18 @@ __getattr__, __dir__, __all__ = face(
             "matched_before",
         ),
         "reports": (
+            "CYCLE_NUMBERS",
+            "NUMBERS",
             "TrialReport",
             "cycle_name",
             "failure_in",
             "failure_metrics",
             "numbers_of",
+        ),
+        "steered": (
+            "Steered",
+            "StoppedTrial",
+            "grouped",
         ),
         "trial": (
             "TrialResult",

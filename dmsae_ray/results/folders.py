@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 
 SUMMARY_FILE = "summary.json"
 INPUTS_FILE = "inputs.json"
-STOPPED_FILE = "stopped.json"
 STORE_INPUT = "model and corpus (and, for text that Python carries, its version)"
 """What the key of the store is called among the hashes of a sweep's inputs."""
 COMMIT = " (Hub commit)"
@@ -77,9 +76,14 @@ class Folders:
         return self.output / "given"
 
     @property
+    def shared(self) -> Folder:
+        """The sweep's folder below `output`, where workers write too."""
+        return self.output / "sweeps" / self.name
+
+    @property
     def train(self) -> str:
         """Checkpoints of Ray Train, one folder per trial."""
-        return (self.output / "sweeps" / self.name / "train").uri
+        return (self.shared / "train").uri
 
     @property
     def sweep(self) -> Path:
@@ -107,8 +111,7 @@ class Folders:
         Raises:
             ConfigError: The sweep of this name was begun with other inputs.
         """
-        shared = self.output / "sweeps" / self.name
-        content = shared.read(INPUTS_FILE)
+        content = self.shared.read(INPUTS_FILE)
         begun = {} if content is None else json.loads(content)
         changed = [name for name, found in inputs.items() if begun.get(name, found) != found]
         if changed:
@@ -119,7 +122,7 @@ class Folders:
         noted = {f"{name}{COMMIT}": commit for name, commit in (commits or {}).items()}
         whole = {**inputs, **noted, **begun}
         if whole != begun:
-            shared.write(INPUTS_FILE, [json.dumps(whole, indent=1).encode()])
+            self.shared.write(INPUTS_FILE, [json.dumps(whole, indent=1).encode()])
 
     def publish_trial(self, trial: Trial, summary: dict[str, Any], core: "Core | None") -> None:
         """Write the result of a trial where the controller finds it; a worker calls this.
@@ -131,7 +134,7 @@ class Folders:
             summary: What it found, see `distill.DistillationResult.summary`.
             core: Its distilled core; None for a transfer.
         """
-        shared = self.output / "sweeps" / self.name / "trials" / trial.trial_id
+        shared = self.shared / "trials" / trial.trial_id
         if core is not None:
             shared.write(CORE_FILE, [core.to_bytes()])
         tree = nan_to_null({"trial_id": trial.trial_id, "params": trial.params(), **summary})
@@ -145,32 +148,12 @@ class Folders:
         """
         summary = self.trial(trial_id) / SUMMARY_FILE
         if not summary.is_file() and self.output.local is None:
-            shared, here = self.output / "sweeps" / self.name / "trials" / trial_id, Folder(str(self.trial(trial_id)))
+            shared, here = self.shared / "trials" / trial_id, Folder(str(self.trial(trial_id)))
             for name in (CORE_FILE, SUMMARY_FILE):
                 content = shared.read(name)
                 if content is not None:
                     here.write(name, [content])
         return summary if summary.is_file() else None
-
-    def mark_stopped(self, trial_id: str, reason: str) -> None:
-        """Note that a scheduler has stopped a trial, and why: it is not finished, and not to be gone on with."""
-        (self.output / "sweeps" / self.name / "trials" / trial_id).write(
-            STOPPED_FILE, [json.dumps({"reason": reason}).encode()]
-        )
-
-    def stopped(self, trial_id: str) -> str | None:
-        """Return why a scheduler has stopped a trial; None if none has.
-
-        Raises:
-            DataError: The record cannot be read.
-        """
-        folder = self.output / "sweeps" / self.name / "trials" / trial_id
-        content = folder.read(STOPPED_FILE)
-        return None if content is None else str(decode_record(content, folder / STOPPED_FILE).get("reason", ""))
-
-    def forget_stopped(self, trial_id: str) -> None:
-        """Let a trial go on that a scheduler has stopped."""
-        (self.output / "sweeps" / self.name / "trials" / trial_id).delete(STOPPED_FILE)
 
     def remove_checkpoints(self, finished: Sequence[str]) -> None:
         """Remove the checkpoints that a killed command has left of trials that are finished."""
@@ -268,7 +251,7 @@ def keep_config(experiment: Experiment, folders: Folders) -> None:
     Raises:
         DataError: `output` cannot be read.
     """
-    here, shared = Folder(str(folders.sweep)), folders.output / "sweeps" / folders.name
+    here, shared = Folder(str(folders.sweep)), folders.shared
     before = shared.read(CONFIG_FILE)
     whole = experiment if before is None else experiment.with_grid_of(parse_experiment(yaml.safe_load(before)))
     first = shared.read(BEGUN_FILE) or before or experiment.to_yaml().encode()

@@ -12,6 +12,10 @@ from dmsae_ray.distill import CycleReport, WindowReport
 
 _KEY, _FAILURE = "trial_report", "trial_failure"
 """The keys of ours in a result of Ray Tune, beside plain numbers."""
+CYCLE_NUMBERS = ("fvu", "loss_recovered", "l0", "carryover", "retest", "core_share", "core_size")
+"""What the last finished cycle of a trial is known by to schedulers and searchers of Ray Tune."""
+NUMBERS = ("loss", *CYCLE_NUMBERS)
+"""What a running trial is known by to schedulers."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,8 @@ class TrialReport:
         cycles: Cycles that have ended, in order.
         resumed: Where an interrupted training was taken up again, in words; empty where none was.
         waits: The training that is waited for since another sweep does it, in words; empty where none is.
-        numbers: What is known of the trial now, for schedulers of Ray Tune: 'tokens' it has trained on, 'cycle', 'loss';
-            of its last finished cycle 'fvu', 'loss_recovered', 'l0', 'carryover', 'core_share', 'core_size'.
+        numbers: What is known of the trial now, for schedulers and searchers of Ray Tune: the 'tokens' it has trained
+            on, its 'cycle', and what NUMBERS names; of each the last that is known.
     """
 
     windows: tuple[WindowReport, ...] = ()
@@ -64,7 +68,8 @@ def numbers_of(item: WindowReport | CycleReport) -> dict[str, float]:
         known = {"tokens": item.tokens, "cycle": item.cycle, "loss": item.stats.get("loss")}
     else:
         known = {name: item.metrics.get(name) for name in ("fvu", "loss_recovered", "l0")}
-        known |= {"carryover": item.carryover, "core_share": item.core_share, "core_size": item.n_core}
+        known |= {"carryover": item.carryover, "retest": item.retest}
+        known |= {"core_share": item.core_share, "core_size": item.n_core}
     return {name: float(value) for name, value in known.items() if value is not None}
 
 

@@ -11,6 +11,7 @@ from dmsae_ray.distill import CycleReport
 from dmsae_ray.errors import DataError
 from dmsae_ray.plan import CycleSetting, Setting, Trial
 from dmsae_ray.results.folders import SUMMARY_FILE
+from dmsae_ray.results.reports import numbers_of
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,14 @@ class TrialResult:
     def last(self) -> CycleReport:
         """Report of the last cycle."""
         return self.reports[-1]
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What schedulers and searchers of Ray Tune know it by, see `TrialReport.numbers`; without 'loss'."""
+        found: dict[str, float] = {}
+        for report in self.reports:
+            found |= numbers_of(report)
+        return {**found, "tokens": float(self.tokens), "cycle": float(self.last.cycle)}
 
     @property
     def tokens(self) -> int:

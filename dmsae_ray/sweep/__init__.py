@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from dmsae_ray.sweep.sole_controller import ControllerMark as ControllerMark
     from dmsae_ray.sweep.sole_controller import SoleController as SoleController
     from dmsae_ray.sweep.sole_controller import controller_of as controller_of
+    from dmsae_ray.sweep.steering import NOBODY as NOBODY
+    from dmsae_ray.sweep.steering import Steering as Steering
+    from dmsae_ray.sweep.steering import check_steering as check_steering
     from dmsae_ray.sweep.tasks import run_tasks as run_tasks
 
 __getattr__, __dir__, __all__ = face(
@@ -77,6 +80,11 @@ __getattr__, __dir__, __all__ = face(
             "ControllerMark",
             "SoleController",
             "controller_of",
+        ),
+        "steering": (
+            "NOBODY",
+            "Steering",
+            "check_steering",
         ),
         "tasks": ("run_tasks",),
     },

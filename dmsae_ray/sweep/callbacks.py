@@ -4,8 +4,35 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.tune import Callback
+from ray.tune.schedulers import TrialScheduler
 
-from dmsae_ray.results import Folders, failure_in
+from dmsae_ray.results import NUMBERS, Folders, Steered, StoppedTrial, failure_in
+
+
+class Stops:
+    """Tell and record which trials a scheduler has stopped.
+
+    Args:
+        scheduler: The scheduler.
+        folders: Where the results of trials are.
+        steered: The record of the sweep.
+    """
+
+    def __init__(self, scheduler: TrialScheduler, folders: Folders, steered: Steered) -> None:
+        self.scheduler, self._folders, self._steered = scheduler, folders, steered
+
+    def note(self, trial_id: str, result: Mapping[str, Any]) -> str | None:
+        """Return why a trial that ended with `result` was stopped, and record it; None if it finished."""
+        if self._folders.fetch(trial_id) is not None:
+            return None
+        numbers = {name: float(result[name]) for name in ("tokens", "cycle", *NUMBERS) if name in result}
+        place = ""
+        if {"cycle", "tokens"} <= numbers.keys():
+            place = f" in cycle {numbers['cycle']:.0f}, after {numbers['tokens']:,.0f} tokens"
+        stopped = StoppedTrial(f"{type(self.scheduler).__name__} stopped it{place}", numbers)
+        self._steered.stopped[trial_id] = stopped
+        self._steered.write(self._folders.shared)
+        return stopped.reason
 
 
 class StayingCallbacks(Callback):
@@ -15,18 +42,17 @@ class StayingCallbacks(Callback):
     read.
     """
 
-    def __init__(self, callbacks: Sequence[Callback], folders: Folders, scheduler: str | None = None) -> None:
+    def __init__(self, callbacks: Sequence[Callback], stops: Stops | None = None) -> None:
         """Forward to callbacks.
 
         Args:
             callbacks: The callbacks; where one has `on_trial_stopped(trial_id, params, reason)`, it is told that too.
-            folders: Where the results of trials are.
-            scheduler: What may stop trials; None if nothing does.
+            stops: Tells which trials were stopped; None if nothing stops any.
         """
-        self._callbacks, self._folders, self._scheduler = list(callbacks), folders, scheduler
+        self._callbacks, self._stops = list(callbacks), stops
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_callbacks": [], "_folders": None, "_scheduler": None}
+        return {"_callbacks": [], "_stops": None}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Forward the start of a trial."""
@@ -42,14 +68,14 @@ class StayingCallbacks(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Forward the end of a trial, as what it is; for Tune, one that cannot go on, or was stopped, is complete."""
-        failed, name = failure_in(trial.last_result) is not None, trial.config["trial_id"]
-        if self._scheduler is not None and not failed and self._folders.fetch(name) is None:
-            reason = f"{self._scheduler} stopped it{_place(trial.last_result)}"
-            self._folders.mark_stopped(name, reason)
-            for callback in self._callbacks:
-                if hasattr(callback, "on_trial_stopped"):
-                    callback.on_trial_stopped(name, trial.config["params"], reason)
-            return
+        failed = failure_in(trial.last_result) is not None
+        if not failed and self._stops is not None:
+            name, reason = trial.config["trial_id"], self._stops.note(trial.config["trial_id"], trial.last_result)
+            if reason is not None:
+                for callback in self._callbacks:
+                    if hasattr(callback, "on_trial_stopped"):
+                        callback.on_trial_stopped(name, reason)
+                return
         for callback in self._callbacks:
             (callback.on_trial_error if failed else callback.on_trial_complete)(iteration, trials, trial, **info)
 
@@ -57,13 +83,6 @@ class StayingCallbacks(Callback):
         """Forward that a trial is started again, because its driver or Train's controller was lost."""
         for callback in self._callbacks:
             callback.on_trial_recover(iteration, trials, trial, **info)
-
-
-def _place(result: Mapping[str, Any]) -> str:
-    """Say where a trial was in its last report."""
-    if not {"cycle", "tokens"} <= result.keys():
-        return ""
-    return f" in cycle {result['cycle']:.0f}, after {result['tokens']:,.0f} tokens"
 
 
 class FetchSummaries(Callback):

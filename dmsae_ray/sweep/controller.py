@@ -4,19 +4,20 @@ import logging
 from collections.abc import Callable, Sequence
 
 import ray.tune
-from ray.tune.schedulers import TrialScheduler
 
 from dmsae_ray.files import PATIENCE_SECONDS, Folder, patience
 from dmsae_ray.harvest import HarvestProgress, prepare
 from dmsae_ray.plan import Cluster, check_fits, trials_at_once, trials_beside_harvest
+from dmsae_ray.results import Steered
 from dmsae_ray.store import UsageMark, open_store
 from dmsae_ray.sweep.background_harvest import BackgroundHarvest
+from dmsae_ray.sweep.callbacks import Stops
 from dmsae_ray.sweep.lost_nodes import LostNodes
 from dmsae_ray.sweep.orphaned_places import OrphanedPlaces
 from dmsae_ray.sweep.prepared import PreparedSweep, SweepResult, sweep_state
 from dmsae_ray.sweep.session import borrowed_cpus, cluster_of_ray
 from dmsae_ray.sweep.shared_output import check_output_is_shared
-from dmsae_ray.sweep.trial_search import TrialSearch
+from dmsae_ray.sweep.steering import NOBODY, Steering, steered_search
 from dmsae_ray.sweep.tuning import run_trials
 from dmsae_ray.sweep.waiting import Waiting
 
@@ -32,7 +33,7 @@ def run_sweep(
     say: Callable[[str], None] = log.warning,
     waits: Callable[[str], None] | None = None,
     verbose: bool = False,
-    scheduler: TrialScheduler | None = None,
+    steering: Steering = NOBODY,
 ) -> SweepResult:
     """Run every trial that has no summary yet; a Ray session must be active.
 
@@ -50,8 +51,7 @@ def run_sweep(
         say: Called with a line when a machine is lost, or something waits long for room on the cluster.
         waits: Called every few seconds with what waits for room on the cluster then; empty if nothing does.
         verbose: Show Tune's own messages.
-        scheduler: A scheduler of Ray Tune that stops trials by what they report, see `TrialReport.numbers`. What it has
-            stopped is not run again.
+        steering: Who chooses among the trials, and stops some. What was stopped is not run again.
 
     Raises:
         ConfigError: The cluster at its largest cannot hold the harvest or one trial, or a machine of it does not see
@@ -62,21 +62,20 @@ def run_sweep(
     cluster = cluster_of_ray(largest)
     check_fits(plan, cluster)
     check_output_is_shared(folders.output)
-    left = set(sweep_state(sweep).unfinished)
-    todo = [trial for trial in plan.trials if trial.trial_id in left]
     at_once, beside = trials_at_once(plan, cluster), trials_beside_harvest(plan, cluster, borrowed_cpus())
-
-    search = TrialSearch(todo, plan.shares_cycle_0, at_once)
+    steered = Steered.read(folders.shared)
+    search = steered_search(sweep, steering, steered, at_once)
 
     def tune() -> SweepResult:
-        if not todo:
+        if not search.trials:
             return sweep_state(sweep)
-        head = cluster.head_bytes
-        return sweep_state(sweep, run_trials(sweep, search, at_once, head, callbacks, waiting, verbose, scheduler))
+        stops = None if steering.scheduler is None else Stops(steering.scheduler, folders, steered)
+        errors = run_trials(sweep, search, at_once, cluster.head_bytes, callbacks, waiting, verbose, stops)
+        return sweep_state(sweep, errors)
 
     mark = UsageMark(Folder(folders.stores) / key, folders.name)
     with patience(PATIENCE_SECONDS), mark, LostNodes(say), OrphanedPlaces(), Waiting(say, show=waits) as waiting:
-        if beside == 0 or not todo or open_store(folders.stores, experiment, key).complete:
+        if beside == 0 or not search.trials or open_store(folders.stores, experiment, key).complete:
             prepare(experiment, folders.stores, progress=progress)
             return tune()
 

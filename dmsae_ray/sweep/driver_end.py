@@ -1,15 +1,11 @@
 """The end of a trial's driver, which must not hang: Tune would wait for it without end."""
 
 import faulthandler
-import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 END_SECONDS = 120.0
-STOP_SECONDS = 2.0
 
 
 @contextmanager
@@ -25,28 +21,3 @@ def ends_in_time(seconds: float = END_SECONDS) -> Iterator[None]:
         yield
     finally:
         faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or sys.stderr)
-
-
-@contextmanager
-def ends_when_stopped(seconds: float = STOP_SECONDS) -> Iterator[None]:
-    """Context of a trial's function: if Tune stops the trial in it, the process ends `seconds` later.
-
-    Tune only lets go of the actor of a trial that a scheduler stops. Ray keeps its process as long as others borrow
-    what it owns, which Ray Train's controller does, as long as the process is there: neither ends, nor do the workers.
-    When the process is gone, Ray ends the controller and frees their places.
-    """
-    from ray.train._internal.session import get_session  # what Tune's own integration with Train asks, too
-
-    session: Any = get_session()
-    left = threading.Event()
-
-    def watch() -> None:
-        session.stop_event.wait()
-        if not left.wait(seconds):
-            os._exit(0)
-
-    threading.Thread(target=watch, name="dmsae-stopped", daemon=True).start()
-    try:
-        yield
-    finally:
-        left.set()

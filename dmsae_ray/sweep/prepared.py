@@ -8,6 +8,7 @@ from dmsae_ray.config import Experiment
 from dmsae_ray.plan import Plan, many, plan_experiment
 from dmsae_ray.results import (
     Folders,
+    Steered,
     begun_inputs,
     create_folders,
     keep_config,
@@ -59,7 +60,7 @@ class SweepResult:
         finished: Trials that are finished.
         errors: Why trials failed, by trial.
         unfinished: Trials that neither finished nor failed.
-        stopped: Why a scheduler stopped trials, by trial.
+        stopped: Why trials are not run to their end, by trial; see `results.Steered`.
     """
 
     folders: Folders
@@ -104,7 +105,7 @@ def sweep_state(sweep: PreparedSweep, errors: dict[str, str] | None = None) -> S
     trials = [trial.trial_id for trial in sweep.plan.trials]
     finished = [trial for trial in trials if sweep.folders.fetch(trial) is not None]
     left = [trial for trial in trials if trial not in finished and trial not in errors]
-    stopped = {trial: reason for trial in left if (reason := sweep.folders.stopped(trial)) is not None}
+    stopped = Steered.read(sweep.folders.shared).reasons(left)
     return SweepResult(sweep.folders, finished, errors, [trial for trial in left if trial not in stopped], stopped)
 
 

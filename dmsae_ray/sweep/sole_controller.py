@@ -89,7 +89,7 @@ class SoleController:
     def __init__(
         self, folders: Folders, say: Callable[[str], None] = log.warning, beat_seconds: float = BEAT_SECONDS
     ) -> None:
-        self._folder, self._say, self._seconds = folders.output / "sweeps" / folders.name, say, beat_seconds
+        self._folder, self._say, self._seconds = folders.shared, say, beat_seconds
         self._mark = Heartbeat(self._folder, CONTROLLER_FILE, beat_seconds, on_failure=self._stop_where_full)
         self._stopped = False
 

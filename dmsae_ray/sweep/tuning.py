@@ -1,20 +1,18 @@
 """Ray Tune over Ray Train: each trial of Tune is one run of Train, which runs all cycles of the trial."""
 
 import copy
-import os
 import shutil
 import signal
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
 import ray.train
 import ray.tune
 from ray.train.torch import TorchTrainer
-from ray.tune.schedulers import TrialScheduler
 
 from dmsae_ray.config import ON_HEAD
 from dmsae_ray.errors import DmsaeError, one_line
@@ -23,10 +21,11 @@ from dmsae_ray.files import Folder, be_patient, passes
 from dmsae_ray.plan import DRIVER_BYTES
 from dmsae_ray.results import failure_in, failure_metrics
 from dmsae_ray.store import open_store
-from dmsae_ray.sweep.callbacks import FetchSummaries, StayingCallbacks
-from dmsae_ray.sweep.driver_end import ends_in_time, ends_when_stopped
+from dmsae_ray.sweep.callbacks import FetchSummaries, StayingCallbacks, Stops
+from dmsae_ray.sweep.driver_end import ends_in_time
 from dmsae_ray.sweep.model_service import IDLE_SECONDS, start_model_service
 from dmsae_ray.sweep.prepared import PreparedSweep
+from dmsae_ray.sweep.steering import OnlyStops
 from dmsae_ray.sweep.trial_search import TrialSearch
 from dmsae_ray.sweep.waiting import Waiting
 from dmsae_ray.sweep.worker import TrialTask, attempts_of, train_loop
@@ -72,7 +71,7 @@ def run_trials(
     callbacks: Sequence[ray.tune.Callback],
     waiting: Waiting,
     verbose: bool,
-    scheduler: TrialScheduler | None = None,
+    stops: Stops | None = None,
 ) -> dict[str, str]:
     """Run trials under Ray Tune.
 
@@ -84,7 +83,7 @@ def run_trials(
         callbacks: Callbacks of Ray Tune; they stay in this process.
         waiting: Tells what waits for room on the cluster.
         verbose: Show Tune's own messages.
-        scheduler: Stops trials by what they report, see `TrialReport.numbers`.
+        stops: Tells which trials a scheduler has stopped; None if nothing stops any.
 
     Returns:
         Why trials failed, by the name of the trial.
@@ -99,10 +98,8 @@ def run_trials(
     trees = {axes: experiment.at(axes).model_dump(mode="json") for axes in experiment.points}
     resources, storage, session = experiment.resources, folders.train, uuid.uuid4().hex
 
-    may_be_stopped = scheduler is not None
-
     def run_trial(config: dict[str, Any]) -> None:
-        with ends_in_time(), ends_when_stopped() if may_be_stopped else nullcontext():
+        with ends_in_time():
             run_once(config)
 
     def run_once(config: dict[str, Any]) -> None:
@@ -121,7 +118,9 @@ def run_trials(
             per_worker["GPU"] = resources.gpus_per_worker
         stream = start_stream(experiment, folders.stores, key) if streams else None
         tree = trees[trial.setting.axes]
-        task = TrialTask(tree, folders.name, trial.params(), key, session, model, stream, sweep.given)
+        task = TrialTask(
+            tree, folders.name, trial.params(), key, session, model, stream, sweep.given, stops is not None
+        )
         # Ray's types are those of Train V1: V2 returns the loop's result, and knows more kinds of failures.
         trainer: Any = TorchTrainer
         failures: Any = ray.train.FailureConfig
@@ -158,9 +157,6 @@ def run_trials(
             with suppress(DmsaeError, OSError):  # checkpoints that stay behind are no reason to run the trial again
                 (Folder(storage) / trial.trial_id).remove()
 
-    stops = None if scheduler is None else type(scheduler).__name__
-    if stops is not None:
-        os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # numbers of a cycle are known when the first has ended
     # Drivers, and with them Ray Train's controllers, are on the head node: they outlive the loss of other nodes.
     on_head = {"CPU": 0, **ON_HEAD, "memory": min(DRIVER_BYTES, head_bytes)}
     # Tune's own experiment state is pickled and only repeats what stores, cycles and summaries say: begin without it.
@@ -169,11 +165,12 @@ def run_trials(
         ray.tune.with_resources(run_trial, on_head),
         tune_config=ray.tune.TuneConfig(
             search_alg=search,
-            scheduler=copy.deepcopy(scheduler),  # what it knows of trials is of this round
+            # What it knows of trials is of this round.
+            scheduler=None if stops is None else OnlyStops(copy.deepcopy(stops.scheduler)),
             num_samples=len(by_id),
             max_concurrent_trials=at_once,
             # In the actor of a trial that was stopped, the next one would end as it begins.
-            reuse_actors=scheduler is None,
+            reuse_actors=stops is None,
             trial_name_creator=lambda trial: str(trial.config["trial_id"]),
             trial_dirname_creator=lambda trial: str(trial.config["trial_id"]),
         ),
@@ -181,7 +178,7 @@ def run_trials(
             name=folders.tune.name,
             storage_path=str(folders.tune.parent),
             verbose=1 if verbose else 0,
-            callbacks=[StayingCallbacks([FetchSummaries(folders), *callbacks], folders, stops)],
+            callbacks=[StayingCallbacks([FetchSummaries(folders), *callbacks], stops)],
             failure_config=ray.tune.FailureConfig(max_failures=-1),  # a driver, or Train's controller, was lost
         ),
     )

@@ -38,7 +38,7 @@ from dmsae_ray.evaluation import evaluate
 from dmsae_ray.feed import Feed, ShardSource
 from dmsae_ray.files import Folder, be_patient, passes, retry_outages
 from dmsae_ray.plan import CycleSetting, TransferSetting, Trial, cycle_settings, initial_sae
-from dmsae_ray.results import Folders, TrialReport, cycle_name, folders_of, numbers_of
+from dmsae_ray.results import Folders, Steered, TrialReport, cycle_name, folders_of, numbers_of
 from dmsae_ray.sae import MatryoshkaSAE
 from dmsae_ray.store import Store, note_of, open_store
 from dmsae_ray.sweep.attempts import AttemptLog
@@ -70,6 +70,7 @@ class TrialTask:
         stream: Handle of the `StreamService` (see `feed.start_stream`) that computes the training shards of the trial;
             None if they are in the store.
         given: Folders with copies of the SAEs and the core that the sweep is given, by setting.
+        may_be_stopped: Whether a scheduler may stop the trial; the worker then ends, see `TrialStopped`.
     """
 
     experiment: dict[str, Any]
@@ -80,6 +81,15 @@ class TrialTask:
     model: ActorHandle[Any]
     stream: ActorHandle[Any] | None = None
     given: dict[str, str] = field(default_factory=dict)
+    may_be_stopped: bool = False
+
+
+class TrialStopped(Exception):
+    """A scheduler of Ray Tune has stopped the trial.
+
+    Tune lets go of the trial's driver and no more: Ray Train's controller and its workers would go on, and keep their
+    places. So the workers end the training themselves, all after the same report.
+    """
 
 
 class Reporter:
@@ -95,6 +105,7 @@ class Reporter:
         resumed: Where the training was taken up again, for the first report.
         agree: Returns to all workers what the first of them gives; called by all at the same steps.
         arm: The arm of the trial itself; others are its controls.
+        stopped: Whether the trial has been stopped; called by all after each report.
     """
 
     def __init__(
@@ -105,9 +116,10 @@ class Reporter:
         resumed: str = "",
         agree: Callable[[bool], bool] = bool,
         arm: str = DISTILLED,
+        stopped: Callable[[], bool] = bool,
     ) -> None:
         self._per_report, self._progress, self._failed, self._resumed = windows_per_report, progress, failed, resumed
-        self._agree, self._sent, self._arm = agree, time.monotonic(), arm
+        self._agree, self._sent, self._arm, self._stopped = agree, time.monotonic(), arm, stopped
         self._numbers: dict[str, float] = {}
         self._windows: list[WindowReport] = []
         self._cycles: list[CycleReport] = []
@@ -147,7 +159,11 @@ class Reporter:
         self.send(ray.train.Checkpoint.from_directory(self._uploading))
 
     def send(self, checkpoint: ray.train.Checkpoint | None = None, *, waits: str = "") -> None:
-        """Send what has been collected, with a checkpoint if one is given, and what is waited for."""
+        """Send what has been collected, with a checkpoint if one is given, and what is waited for.
+
+        Raises:
+            TrialStopped: A scheduler has stopped the trial.
+        """
         report = TrialReport(tuple(self._windows), tuple(self._cycles), self._resumed, waits, dict(self._numbers))
         self._windows, self._cycles, self._resumed = [], [], ""
         self._sent = time.monotonic()
@@ -157,6 +173,8 @@ class Reporter:
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=self._upload,
         )
+        if self._stopped():
+            raise TrialStopped
 
     def _upload(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
         """Upload a checkpoint as Ray Train does, and wait for a storage that does not answer; called in a thread."""
@@ -224,8 +242,12 @@ def train_loop(task: dict[str, Any]) -> str | None:
     reason = _from_rank_0(attempts.begin)
     if reason is not None:
         return reason
+    if given.may_be_stopped and _is_stopped(folders, trial):
+        return None
     try:
         _run(given, experiment, folders, trial, attempts)
+    except TrialStopped:
+        return None
     except ModelServiceLost as error:
         attempts.fail(str(error), permanent=False)
         raise
@@ -262,6 +284,10 @@ def _from_rank_0(call: Callable[[], T]) -> T:
     return first
 
 
+def _is_stopped(folders: Folders, trial: Trial) -> bool:
+    return _from_rank_0(lambda: trial.trial_id in Steered.read(folders.shared).stopped)
+
+
 def _run(task: TrialTask, experiment: Experiment, folders: Folders, trial: Trial, attempts: AttemptLog) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -279,7 +305,15 @@ def _run(task: TrialTask, experiment: Experiment, folders: Folders, trial: Trial
     resumed = "" if last is None else f"{cycle_name(last.arm, last.cycle)}, step {last.step:,} of {settings.steps:,}"
     windows = max(1, settings.steps // window // REPORTS_PER_CYCLE)
     arm = DISTILLED if isinstance(trial.setting, CycleSetting) else trial.setting.arm
-    reporter = Reporter(windows, progress, failed, resumed, agree=lambda due: _from_rank_0(lambda: due), arm=arm)
+    reporter = Reporter(
+        windows,
+        progress,
+        failed,
+        resumed,
+        agree=lambda due: _from_rank_0(lambda: due),
+        arm=arm,
+        stopped=partial(_is_stopped, folders, trial) if task.may_be_stopped else bool,
+    )
     runner = CycleRunner(
         settings,
         feed,

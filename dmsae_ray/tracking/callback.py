@@ -7,7 +7,6 @@ from typing import Any
 import ray.tune
 
 from dmsae_ray.errors import DataError
-from dmsae_ray.plan import Params
 from dmsae_ray.results import TrialReport, failure_in, load_result
 from dmsae_ray.tracking.trial_records import TrialRecords
 
@@ -47,7 +46,7 @@ class TrackingCallback(ray.tune.Callback):
         except DataError as error:
             log.warning("trial %s has no final metrics: %s", name, error)
 
-    def on_trial_stopped(self, trial_id: str, params: Params, reason: str) -> None:
+    def on_trial_stopped(self, trial_id: str, reason: str) -> None:
         """Mark the runs of a trial that a scheduler has stopped."""
         self._records.stop(trial_id, reason)
 
