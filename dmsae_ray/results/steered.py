@@ -1,0 +1,101 @@
+"""Trials that are not run to their end: a scheduler stopped them, or a searcher did not ask for them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from dmsae_ray.errors import DataError, DmsaeError
+from dmsae_ray.files import Folder, decode_record
+from dmsae_ray.plan import many
+
+STEERED_FILE = "steered.json"
+
+
+@dataclass(frozen=True)
+class StoppedTrial:
+    """A trial that a scheduler stopped.
+
+    Attributes:
+        reason: Who stopped it and where, in words.
+        numbers: What was known of it then, see `TrialReport.numbers`.
+    """
+
+    reason: str
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Steered:
+    """The record of schedulers and searchers in a sweep's folder; only its controller writes it.
+
+    Attributes:
+        stopped: Trials that a scheduler stopped, by name.
+        searcher: Name of the searcher that chooses trials; None if all are run.
+        asked: Trials that it asked for, and those that were there before.
+    """
+
+    stopped: dict[str, StoppedTrial] = field(default_factory=dict)
+    searcher: str | None = None
+    asked: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, sweep: Folder) -> "Steered":
+        """Return the record in a sweep's folder; an empty one if there is none.
+
+        Raises:
+            DataError: It is damaged, or cannot be read.
+        """
+        content = sweep.read(STEERED_FILE)
+        if content is None:
+            return cls()
+        try:
+            tree = decode_record(content, sweep / STEERED_FILE)
+            stopped = {
+                str(name): StoppedTrial(str(one["reason"]), {key: float(n) for key, n in one["numbers"].items()})
+                for name, one in tree["stopped"].items()
+            }
+            searcher = None if tree["searcher"] is None else str(tree["searcher"])
+            return cls(stopped, searcher, [str(name) for name in tree["asked"]])
+        except (KeyError, TypeError, ValueError, AttributeError, DmsaeError):
+            raise DataError(f"{sweep / STEERED_FILE} is damaged; delete it to let all trials go on") from None
+
+    def go_on(self, finished: Sequence[str], *, stops: bool, searcher: str | None) -> None:
+        """Prepare for another run, in which perhaps nothing stops trials, or no searcher chooses them.
+
+        Args:
+            finished: Trials that are finished.
+            stops: Whether a scheduler stops trials; if none does, those that one had stopped go on.
+            searcher: What chooses trials; None if all are run.
+        """
+        if not stops:
+            self.stopped = {}
+        if searcher is None:
+            self.asked = []
+        elif self.searcher is None:
+            self.asked = [*finished, *self.stopped]
+        self.searcher = searcher
+
+    def write(self, sweep: Folder) -> None:
+        """Write the record; without content, remove it."""
+        if self == Steered():
+            sweep.delete(STEERED_FILE)
+        else:
+            sweep.write(STEERED_FILE, [json.dumps(asdict(self), indent=1).encode()])
+
+    def reasons(self, trials: Sequence[str]) -> dict[str, str]:
+        """Return why trials are not run, or not to their end: those of `trials` that are not."""
+        found: dict[str, str] = {}
+        for name in trials:
+            if name in self.stopped:
+                found[name] = self.stopped[name].reason
+            elif self.searcher is not None and name not in self.asked:
+                found[name] = f"{self.searcher} did not ask for it"
+        return found
+
+
+def grouped(reasons: Mapping[str, str]) -> list[str]:
+    """Return a line for each trial, or for all that have the same reason."""
+    trials: dict[str, list[str]] = {}
+    for trial, reason in reasons.items():
+        trials.setdefault(reason, []).append(trial)
+    return [f"{names[0] if len(names) == 1 else many(len(names), 'trial')}: {why}" for why, names in trials.items()]
