@@ -85,7 +85,7 @@ def run_and_report(
                 save_views(tracker, experiment)
                 screen.say(f"sweep folder: {sweep.folders.sweep}")
                 room, result = _steer(sweep, steering, screen)
-                sweep.folders.remove_checkpoints(result.finished)
+                sweep.folders.remove_checkpoints([*result.finished, *result.stopped])
                 if result.unfinished or room:
                     describe_software(tracker)
                     sweep, result = _run(sweep, screen, tracker, address, largest, verbose, steering)
@@ -105,7 +105,7 @@ def _steer(sweep: PreparedSweep, steering: Steering, screen: Screen) -> tuple[in
     """Return how many trials a searcher may still ask for, and which trials are left, finished or stopped."""
     before, steered = sweep_state(sweep), Steered.read(sweep.folders.shared)
     steered.go_on(before.finished, stops=steering.scheduler is not None, searcher=steering.searcher_name)
-    steered.write(sweep.folders.shared)
+    steered.write(sweep.folders)
     after = sweep_state(sweep)
     if go_on := set(before.stopped) & set(after.unfinished):
         screen.say(f"{many(len(go_on), 'trial')} that had been stopped or not been asked for will run")

@@ -44,6 +44,7 @@ class Aggregate(Generic[S_co]):
         collapsed: How seeds collapsed, by seed; they are in no number.
         finished: Whether the trials behind the numbers are finished.
         running: Seeds with a finished cycle whose trial is not finished.
+        stopped: Those of them that a scheduler has stopped.
         cycle: The last cycle of the numbers; None without any.
         core_sizes: |C_0|..|C_L|.
         carryovers: Carryover by cycle, from the first cycle that has a core before it.
@@ -74,6 +75,7 @@ class Aggregate(Generic[S_co]):
     collapsed: dict[int, str]
     finished: bool
     running: tuple[int, ...]
+    stopped: tuple[int, ...]
     cycle: int | None
     core_sizes: tuple[Estimate, ...]
     carryovers: tuple[Estimate, ...]
@@ -126,6 +128,7 @@ def aggregate(setting: S, finished: Sequence[TrialResult], running: Sequence[Tri
         collapsed={r.trial.seed: r.collapse for r in (*finished, *running) if r.collapse},
         finished=bool(finished),
         running=tuple(r.trial.seed for r in running if r.collapse is None),
+        stopped=tuple(r.trial.seed for r in running if r.collapse is None and r.stopped is not None),
         cycle=max((r.last.cycle for r in results), default=None),
         core_sizes=tuple(estimate(at_cycle, "amount") for at_cycle in sizes),
         carryovers=tuple(estimate(at_cycle, "share") for at_cycle in carryovers),

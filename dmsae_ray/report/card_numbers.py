@@ -279,8 +279,10 @@ def _seeds_said(one: PublishedSAE) -> str:
     if over.collapsed:
         gone = ", ".join(f"{seed} ({reason})" for seed, reason in sorted(over.collapsed.items()))
         which += f"; collapsed, and in no mean: {gone}"
-    if over.running:
-        which += f"; not finished yet: {', '.join(map(str, over.running))}"
+    if over.stopped:
+        which += f"; stopped early by what they reported, and in no mean: {', '.join(map(str, over.stopped))}"
+    if go_on := [seed for seed in over.running if seed not in over.stopped]:
+        which += f"; not finished yet: {', '.join(map(str, go_on))}"
     between = not _estimates(one) and _has_seeds(one)
     return f"{tokens} {which}." + (" Means over seeds are of the last cycle only." if between else "")
 

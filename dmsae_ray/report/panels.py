@@ -61,7 +61,7 @@ def setting_panels(
 def panel_title(one: Aggregate[CycleSetting]) -> str:
     """Return the title of a setting's panel, with its n and what is not in it."""
     parts = [f"{len(one.collapsed)} collapsed"] if one.collapsed else []
-    parts += [] if one.finished else ["unfinished"]
+    parts += [] if one.finished else ["stopped" if one.running and one.running == one.stopped else "unfinished"]
     rest = f" ({', '.join(parts)})" if parts else ""
     return f"{one.setting.label}, n = {len(one.seeds)}{rest}"
 

@@ -117,7 +117,12 @@ class Report:
         done = len(self.results)
         of = f" of {self.planned}" if self.planned is not None and self.planned >= done else ""
         noun = "trial is" if done == 1 and not of else "trials are"
-        rest = f", {len(self.running)} more with finished cycles" if self.running else ""
+        stopped = sum(trial.stopped is not None for trial in self.running)
+        rest = f", {len(self.running) - stopped} more with finished cycles" if len(self.running) > stopped else ""
+        # Whoever reads a mean must know that its seeds were chosen by what they reported.
+        rest += (
+            f", {stopped} were stopped early by what they reported: what is left is no random sample" if stopped else ""
+        )
         return f"{done}{of} {noun} finished{rest}"
 
     @property

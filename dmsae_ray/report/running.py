@@ -3,14 +3,15 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dmsae_ray.config import Experiment, load_experiment
 from dmsae_ray.distill import DISTILLED, CycleReport
 from dmsae_ray.errors import DmsaeError
+from dmsae_ray.files import Folder
 from dmsae_ray.plan import CycleSetting, Trial, expand
-from dmsae_ray.results import TrialResult
+from dmsae_ray.results import Steered, TrialResult
 from dmsae_ray.tracking import JOURNAL_FILE, read_journal
 
 CONFIG_FILE = "config.yaml"
@@ -60,7 +61,7 @@ def unfinished_trials(sweep_dir: str | Path, planned: Planned | None, finished: 
         finished: Names of the finished trials.
 
     Raises:
-        DataError: The journal is corrupt.
+        DataError: The journal, or the record of stopped trials, is corrupt.
     """
     if planned is None:
         return []
@@ -69,7 +70,8 @@ def unfinished_trials(sweep_dir: str | Path, planned: Planned | None, finished: 
     for record in read_journal(Path(sweep_dir) / JOURNAL_FILE) if open_trials else ():
         if record.run in open_trials and (record.kind, record.key) == ("metrics", _CYCLE):
             found[str(record.run)][record.step] = record.metrics
-    results = [_result(planned.trials[name], cycles) for name, cycles in found.items()]
+    reasons = {name: one.reason for name, one in Steered.read(Folder(str(sweep_dir))).stopped.items()}
+    results = [replace(_result(planned.trials[name], c), stopped=reasons.get(name)) for name, c in found.items()]
     return sorted((r for r in results if r.reports), key=lambda r: (r.setting.order, r.trial.seed))
 
 

@@ -14,6 +14,7 @@ from dmsae_ray.report.tables import (
     cycles_table,
     margin_table,
     running_table,
+    running_title,
     transfer_table,
     use_table,
 )
@@ -49,7 +50,7 @@ def report_sections(report: Report, figures: Figures, prefix: str = "") -> list[
     if transfers:
         add("transfer", "Transfer", [transfer_table(transfers)], ("transfer", *(() if cycles else ("core_l0",))))
     if report.running:
-        add("running", "Unfinished trials", [running_table(report.running, last)])
+        add("running", running_title(report.running), [running_table(report.running, last)])
     add("cost", "Cost", [cost_table((*cycles, *transfers), last)], ("cost",))
     lines = [*report.health, *figures.left_out]
     if lines:

@@ -224,14 +224,21 @@ def running_table(trials: Sequence[TrialResult], last_cycle: int | None) -> Tabl
         "loss\nrec.",
     )
     of = "" if last_cycle is None else f" of {last_cycle + 1}"
-    rows = []
+    rows, any_stopped = [], any(trial.stopped for trial in trials)
     for r in trials:
         measured = [(r.last.carryover, 2), (r.last.chance, 2), (r.last.metrics.get("l0"), 1)]
         measured += [(r.last.metrics.get("fvu"), 3), (r.last.metrics.get("loss_recovered"), 3)]
         numbers = ("-" if value is None else f"{value:.{digits}f}" for value, digits in measured)
         done = f"{len(r.reports)}{of if isinstance(r.setting, CycleSetting) else ''}"
-        rows.append((r.trial_id, done, " ".join(map(str, r.core_sizes)) or "-", *numbers))
-    return Table("Unfinished trials, in their last finished cycle", head, tuple(rows))
+        state = ("stopped" if r.stopped else "not done",) if any_stopped else ()
+        rows.append((r.trial_id, *state, done, " ".join(map(str, r.core_sizes)) or "-", *numbers))
+    head = (head[0], "state", *head[1:]) if any_stopped else head
+    return Table(f"{running_title(trials)}, in their last finished cycle", head, tuple(rows))
+
+
+def running_title(trials: Sequence[TrialResult]) -> str:
+    """Return what trials without a result are called: a scheduler may have stopped some."""
+    return f"{'Stopped' if all(trial.stopped for trial in trials) else 'Unfinished'} trials"
 
 
 def differences_table(sweeps: Sequence[tuple[str, Mapping[str, object] | None]]) -> Table | None:
@@ -255,11 +262,13 @@ def remark(one: Aggregate[Setting], last_cycle: int | None) -> str:
     It stands beside n in every table and comparison: n are the seeds behind a number, and no collapsed seed is one.
     """
     parts = [f"{len(one.collapsed)} collapsed"] if one.collapsed else []
+    go_on = len(one.running) - len(one.stopped)
     if one.running and one.finished:
-        parts.append(f"{len(one.running)} not done")
+        parts += [f"{len(one.stopped)} stopped"] if one.stopped else []
+        parts += [f"{go_on} not done"] if go_on else []
     elif one.running:
         cycle = "" if one.cycle is None or last_cycle is None else f": cycle {one.cycle} of {last_cycle}"
-        parts.append(f"not done{cycle}")
+        parts.append(f"{'not done' if go_on else 'stopped'}{cycle}")
     return "; ".join(parts)
 
 

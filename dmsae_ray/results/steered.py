@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from dmsae_ray.errors import DataError, DmsaeError
 from dmsae_ray.files import Folder, decode_record
 from dmsae_ray.plan import many
+from dmsae_ray.results.folders import Folders
 
 STEERED_FILE = "steered.json"
 
@@ -75,12 +76,13 @@ class Steered:
             self.asked = [*finished, *self.stopped]
         self.searcher = searcher
 
-    def write(self, sweep: Folder) -> None:
-        """Write the record; without content, remove it."""
-        if self == Steered():
-            sweep.delete(STEERED_FILE)
-        else:
-            sweep.write(STEERED_FILE, [json.dumps(asdict(self), indent=1).encode()])
+    def write(self, folders: Folders) -> None:
+        """Write the record where workers read it, and where reports do; without content, remove it."""
+        for place in (folders.shared, Folder(str(folders.sweep))):
+            if self == Steered():
+                place.delete(STEERED_FILE)
+            else:
+                place.write(STEERED_FILE, [json.dumps(asdict(self), indent=1).encode()])
 
     def reasons(self, trials: Sequence[str]) -> dict[str, str]:
         """Return why trials are not run, or not to their end: those of `trials` that are not."""

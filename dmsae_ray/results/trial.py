@@ -31,6 +31,7 @@ class TrialResult:
         control_flops: FLOPs of its controls.
         folder: Where its files are.
         core_trainings: Trainings that made the core of a transfer; None where it has none, or its file did not say it.
+        stopped: Of a trial that has not finished, why a scheduler stopped it; None if none did.
     """
 
     trial: Trial
@@ -42,6 +43,7 @@ class TrialResult:
     survival: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     folder: Path | None = None
     core_trainings: int | None = None
+    stopped: str | None = None
 
     @property
     def trial_id(self) -> str:

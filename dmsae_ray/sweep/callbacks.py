@@ -31,7 +31,7 @@ class Stops:
             place = f" in cycle {numbers['cycle']:.0f}, after {numbers['tokens']:,.0f} tokens"
         stopped = StoppedTrial(f"{type(self.scheduler).__name__} stopped it{place}", numbers)
         self._steered.stopped[trial_id] = stopped
-        self._steered.write(self._folders.shared)
+        self._steered.write(self._folders)
         return stopped.reason
 
 

@@ -137,7 +137,7 @@ def steered_search(sweep: PreparedSweep, steering: Steering, steered: Steered, p
 
     def noted(trial: Trial) -> None:
         steered.asked.append(trial.trial_id)
-        steered.write(sweep.folders.shared)
+        steered.write(sweep.folders)
 
     known = {result.trial_id: result.numbers for result in load_results(sweep.folders.sweep)}
     known |= {name: one.numbers for name, one in steered.stopped.items()}
