@@ -89,6 +89,7 @@ def run_and_report(
                 if result.unfinished or room:
                     describe_software(tracker)
                     sweep, result = _run(sweep, screen, tracker, address, largest, verbose, steering)
+                    sweep.folders.remove_checkpoints(list(result.stopped))
                 else:
                     screen.say(f"{_all_there(result)}: nothing to run")
                 report = _report(result, tracker, _records(sweep, tracker), screen)
@@ -179,7 +180,7 @@ def _run_round(
     errors: dict[str, str] = {}
     with screen.showing(progress):
         for part in parts:
-            if not sweep_state(part).unfinished:
+            if not sweep_state(part).unfinished and not steering.room(part, Steered.read(part.folders.shared)):
                 continue
             if len(parts) > 1:
                 screen.say(f"part {part.experiment.store_label}: {many(len(part.plan.trials), 'trial')}")
