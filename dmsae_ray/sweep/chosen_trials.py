@@ -1,5 +1,6 @@
 """The trials of a grid in the order in which a searcher of Ray Tune asks for them."""
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -59,7 +60,7 @@ class ChosenTrials:
         self._asks: dict[str, str] = {}
         self._running = list(first)
         self._waiting: list[tuple[str, list[Trial]]] = []
-        self._asked = 0
+        self._asked, self._prefix = 0, uuid.uuid4().hex  # the searcher may remember the asks of an earlier call
         searcher.set_search_properties(None, None, {name: Categorical(values) for name, values in space.items()})
 
     @property
@@ -77,7 +78,7 @@ class ChosenTrials:
         for _ in range(_REPEATS):
             if self._waiting or not self.more:
                 return None
-            ask = f"{self._asked:08d}"
+            ask = f"{self._prefix}{self._asked:08d}"
             suggested: Any = self._searcher.suggest(ask)
             if suggested is None:
                 return None

@@ -1,6 +1,5 @@
 """What of Ray Tune decides beside the grid: a searcher chooses which trials begin, a scheduler stops some early."""
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +47,7 @@ class Steering:
     def room(self, sweep: PreparedSweep, steered: Steered) -> int:
         """Return how many trials the searcher may still ask for."""
         trials = [trial.trial_id for trial in sweep.plan.trials]
-        most = len(trials) if self.num_samples is None else self.num_samples
+        most = min(len(trials), self.num_samples or len(trials))
         return max(0, most - sum(name in steered.asked for name in trials)) if self.searcher is not None else 0
 
 
@@ -113,7 +112,9 @@ def _check_searcher(searcher: object, experiment: Experiment) -> None:
 def _check_metric(field: str, name: str, one: Any, allowed: tuple[str, ...]) -> None:
     metrics, modes = getattr(one, "metric", None), getattr(one, "_mode", None)
     for metric in metrics if isinstance(metrics, list) else [metrics]:
-        if metric not in allowed and (metric is not None or hasattr(one, "_metric_op")):
+        # A person's own searcher may need none; those of Ray Tune do.
+        needed = hasattr(one, "_mode") and (field == "scheduler" or type(one).__module__.startswith("ray.tune."))
+        if metric not in allowed and (metric is not None or needed):
             raise ConfigError(f"{field} {name}: metric {metric!r}: allowed: {', '.join(allowed)}")
     if metrics is not None and modes is None and hasattr(one, "_mode"):
         raise ConfigError(f"{field} {name}: mode None: allowed: 'min' or 'max'")
@@ -141,7 +142,7 @@ def steered_search(sweep: PreparedSweep, steering: Steering, steered: Steered, p
 
     known = {result.trial_id: result.numbers for result in load_results(sweep.folders.sweep)}
     known |= {name: one.numbers for name, one in steered.stopped.items()}
-    chosen = ChosenTrials(copy.deepcopy(steering.searcher), plan.trials, known, todo, room, noted)
+    chosen = ChosenTrials(steering.searcher, plan.trials, known, todo, room, noted)
     others = [by_name[name] for name in state.stopped if name not in steered.asked]
     return TrialSearch([*todo, *others], plan.shares_cycle_0, places, chosen)
 

@@ -42,10 +42,10 @@ class Script(Searcher):
         return self.asks.pop(0) if self.asks else Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self.reports.append((trial_id, result["loss_recovered"]))
+        self.reports.append((trial_id[-8:], result["loss_recovered"]))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self.answers[trial_id] = ((result or {}).get("loss_recovered"), error)
+        self.answers[trial_id[-8:]] = ((result or {}).get("loss_recovered"), error)
 
 
 def of(point: Mapping[str, Any], seed: int) -> Trial:

@@ -68,6 +68,8 @@ def test_what_can_work_is_taken(steering: Steering) -> None:
             r"^scheduler AsyncHyperBandScheduler: metric 'accuracy': allowed: loss, fvu, loss_recovered, l0, carryover",
         ),
         (Steering(asha(metric=None)), r"metric None: allowed: loss"),
+        (Steering(MedianStoppingRule(mode="min")), r"^scheduler MedianStoppingRule: metric None: allowed: loss"),
+        (Steering(None, searcher(metric=None)), r"^searcher OptunaSearch: metric None: allowed: fvu"),
         (Steering(asha(mode=None)), r"mode None: allowed: 'min' or 'max'$"),
         (Steering(asha(time_attr="step")), r"time_attr 'step': allowed: tokens, cycle, training_iteration"),
         (Steering(asha(max_t=TOKENS)), r"max_t 76,800: a trial ends at tokens 76,800 .*allowed: more than 76,800$"),
