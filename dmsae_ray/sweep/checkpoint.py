@@ -1,5 +1,9 @@
 """A training stopped between two steps, saved as the file that Ray Train keeps and gives back."""
 
+import os
+import platform
+import shutil
+import tempfile
 from dataclasses import fields
 from pathlib import Path
 
@@ -9,6 +13,30 @@ from dmsae_ray.distill import CycleCheckpoint
 from dmsae_ray.errors import DataError, one_line
 
 FILE = "training.pt"
+_PREFIX = "dmsae-checkpoint-"
+
+
+def new_checkpoint_folder() -> Path:
+    """Make a folder on the local disk for a checkpoint that is to be uploaded, which removes it.
+
+    A worker that is killed leaves its own, of the size of an SAE and its optimizer: those are removed first.
+    """
+    own = f"{_PREFIX}{platform.node()}-"  # machines may share the folder, and a number means nothing on another one
+    for left in Path(tempfile.gettempdir()).glob(f"{own}*"):
+        number = left.name.removeprefix(own).partition("-")[0]
+        if number.isdecimal() and not _runs(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{own}{os.getpid()}-"))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def save_checkpoint(state: CycleCheckpoint, folder: Path) -> None:

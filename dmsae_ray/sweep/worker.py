@@ -1,7 +1,6 @@
 """What a Train worker does in one trial: it runs the loop of `distill`; Ray adds data, reports and restarts."""
 
 import copy
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -42,7 +41,7 @@ from dmsae_ray.results import Folders, Steered, TrialReport, cycle_name, folders
 from dmsae_ray.sae import MatryoshkaSAE
 from dmsae_ray.store import Store, note_of, open_store
 from dmsae_ray.sweep.attempts import AttemptLog
-from dmsae_ray.sweep.checkpoint import load_checkpoint, save_checkpoint
+from dmsae_ray.sweep.checkpoint import load_checkpoint, new_checkpoint_folder, save_checkpoint
 from dmsae_ray.sweep.given import CORE, copy_here
 from dmsae_ray.sweep.model_service import ModelServiceLost, await_metrics
 from dmsae_ray.sweep.shared_cycles import cycle_store
@@ -154,7 +153,7 @@ class Reporter:
             return
         while self._uploading is not None and self._uploading.exists():
             time.sleep(_UPLOAD_POLL_SECONDS)
-        self._uploading = Path(tempfile.mkdtemp(prefix="dmsae-checkpoint-"))  # Ray Train deletes it after the upload
+        self._uploading = new_checkpoint_folder()  # Ray Train deletes it after the upload
         save_checkpoint(state, self._uploading)
         self.send(ray.train.Checkpoint.from_directory(self._uploading))
 
