@@ -37,6 +37,12 @@ def add_arguments(parser: "ArgumentParser") -> None:
         "--quantiles", metavar="LIST", default=QUANTILES, help="quantiles that are scores (default: %(default)s)"
     )
     parser.add_argument(
+        "--masks",
+        metavar="LIST",
+        default="threshold",
+        help="which activations count: threshold, batch_topk or both (default: %(default)s, and the sweep's own)",
+    )
+    parser.add_argument(
         "--contexts", type=int, default=32, metavar="N", help="held-out contexts for the ablations (default: 32)"
     )
     parser.add_argument("--address", help="Ray cluster to run on ('auto' on its head node); default: this machine")
@@ -63,6 +69,7 @@ def run(args: "Namespace") -> int:
         raise ConfigError(f"--trial is '{args.trial}'; finished trials with cores are {known}")
     wanted = _wanted([r for r in results if args.trial in (None, r.trial_id)], args.cycles)
     quantiles = _quantiles(args.quantiles, {at.distill.quantile for at in points})
+    masks = _masks(args.masks, {at.distill.mask for at in points})
     folders = folders_of(experiment, sweep.name)
     with Screen() as screen, Interrupts(screen.say, screen.leave):
         from dmsae_ray.sweep import ScoreTask
@@ -77,6 +84,7 @@ def run(args: "Namespace") -> int:
                 groups=groups,
                 quantiles=quantiles,
                 contexts=args.contexts,
+                masks=masks,
             )
             for key, result in {key: result for result, _, key in reversed(wanted)}.items()
         }
@@ -132,6 +140,7 @@ def _write(
 
     from dmsae_ray.report import Agreement, ScoredCycle, score_findings, write_scores
     from dmsae_ray.results import experiment_of
+    from dmsae_ray.sweep import masked_name
 
     experiment, scored = experiment_of(sweep), []
     read: dict[str, dict[str, Tensor]] = {}
@@ -144,6 +153,7 @@ def _write(
         (report,) = (r for r in result.reports if r.cycle == cycle)
         distill = experiment.at(result.setting.axes).distill
         own = f"quantile {distill.quantile:g}" if distill.score == "quantile" else distill.score
+        own = masked_name(own, distill.mask)
         scored.append(ScoredCycle(result.setting, result.trial.seed, cycle, report.n_core, own, key, scores))
     settings = {"contexts": args.contexts, "quantiles": list(quantiles), "cycles": args.cycles, "version": VERSION}
     page = write_scores(scored, sweep, name=sweep.name, settings=settings)
@@ -173,6 +183,15 @@ def _quantiles(text: str, own: set[float]) -> tuple[float, ...]:
     return tuple(sorted({*values, *own}))
 
 
+def _masks(text: str, own: set[str]) -> tuple[str, ...]:
+    from dmsae_ray.distill import MASKS
+
+    asked = {part.strip() for part in text.split(",")}
+    if not asked <= set(MASKS):
+        raise ConfigError(f"--masks is '{text}'; it must be of {', '.join(MASKS)}")
+    return tuple(mask for mask in MASKS if mask in asked | own)
+
+
 def _store(output: str, results: "list[TrialResult]") -> str:
     """Return the key of the store that the SAEs were trained on, as noted with one of them."""
     from dmsae_ray.files import Folder, on_this_machine
@@ -191,5 +210,6 @@ def _store(output: str, results: "list[TrialResult]") -> str:
 def _digest(task: "ScoreTask") -> str:
     """Return a hash of how a cycle is scored; its key says what it is."""
     how = {name: value for name, value in asdict(task).items() if name in ("store", "groups", "quantiles", "contexts")}
+    how |= {"masks": task.masks} if task.masks != ("threshold",) else {}
     how |= {"version": VERSION, "model": task.experiment["model"]}
     return hashlib.sha256(json.dumps(how, sort_keys=True, default=list).encode()).hexdigest()[:12]

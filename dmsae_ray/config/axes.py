@@ -39,7 +39,8 @@ _OTHERWISE = {
 """Settings that cannot be axes, and what there is in their place, or why."""
 _MAY_BE = f"a setting of {', '.join(SECTIONS[:-1])} or {SECTIONS[-1]}"
 SCORING = frozenset(
-    f"distill.{name}" for name in ("core_size", "fresh_attribution", "intersect", "pool_groups", "quantile", "score")
+    f"distill.{name}"
+    for name in ("core_size", "fresh_attribution", "intersect", "mask", "pool_groups", "quantile", "score")
 )
 """Settings that do not touch a training: trials that differ only in these share their cycle 0."""
 EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")

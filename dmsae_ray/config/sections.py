@@ -12,6 +12,7 @@ from dmsae_ray.config.messages import allowed
 from dmsae_ray.files import HUB_FORM, HUB_SCHEME, hub_place
 
 Score = Literal["quantile", "mean", "mean_square", "trimmed_mean", "max", "frequency", "random"]
+Mask = Literal["threshold", "batch_topk"]
 Control = Literal["gaussian", "gaussian_unit", "random_latents", "matched_frequency", "lowest_score", "most_frequent"]
 CoreSparsity = Literal["dense", "sparse"]
 Trouble = Literal["not_finite", "no_latent_fires", "all_dead", "spike"]
@@ -303,13 +304,17 @@ class RecipeSettings(Section):
 class DistillSettings(Section):
     """The train-and-select cycles (Algorithm 1) and the selection (Algorithm 2)."""
 
-    later = frozenset({"initial_sae_any_k", "core_size", "intersect", "fresh_attribution"})
+    later = frozenset({"initial_sae_any_k", "core_size", "mask", "intersect", "fresh_attribution"})
 
     cycles: int = Field(4, ge=1, le=100, description="cycles with a core, after cycle 0")
     coverage: Coverage = Field(0.9, description="share of the attribution that the core must explain (tau, Eq. 7)")
     score: Score = Field("quantile", description="how |gradient x activation| of the tokens becomes one score (Eq. 6)")
     quantile: float = Field(0.99, ge=0, le=1, description="q of score 'quantile'; above it, 'trimmed_mean' leaves out")
     pool_groups: int = Field(1, ge=1, description="candidate pool: core and this many Matryoshka groups")
+    mask: Mask = Field(
+        "threshold",
+        description="activations that count in a score: above the inference threshold, or by BatchTopK over the pool",
+    )
     core_size: int | None = Field(
         None, ge=1, description="select so many of the best-scoring latents, in place of a coverage"
     )

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.cost import training_flops as training_flops
     from dmsae_ray.distill.cycle_runner import CycleCheckpoint as CycleCheckpoint
     from dmsae_ray.distill.cycle_runner import CycleRunner as CycleRunner
+    from dmsae_ray.distill.cycle_settings import OPTIONAL_SCORING as OPTIONAL_SCORING
     from dmsae_ray.distill.cycle_settings import CycleSettings as CycleSettings
     from dmsae_ray.distill.cycle_settings import DataSource as DataSource
     from dmsae_ray.distill.cycle_settings import cycle_key as cycle_key
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.matching import shared_rows as shared_rows
     from dmsae_ray.distill.matching import shuffled_columns as shuffled_columns
     from dmsae_ray.distill.memory_store import MemoryCycleStore as MemoryCycleStore
+    from dmsae_ray.distill.pool_mask import MASKS as MASKS
     from dmsae_ray.distill.reports import DISTILLED as DISTILLED
     from dmsae_ray.distill.reports import CycleReport as CycleReport
     from dmsae_ray.distill.reports import WindowReport as WindowReport
@@ -116,6 +118,7 @@ __getattr__, __dir__, __all__ = face(
             "CycleRunner",
         ),
         "cycle_settings": (
+            "OPTIONAL_SCORING",
             "CycleSettings",
             "DataSource",
             "cycle_key",
@@ -145,6 +148,7 @@ __getattr__, __dir__, __all__ = face(
             "shuffled_columns",
         ),
         "memory_store": ("MemoryCycleStore",),
+        "pool_mask": ("MASKS",),
         "reports": (
             "DISTILLED",
             "CycleReport",

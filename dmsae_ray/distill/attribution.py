@@ -3,7 +3,7 @@
     a[t, i] = |<g_t, dhat_i>| * z[t, i],    s_i = Quantile_q over t of a[t, i],    dhat_i = W_dec[i] / ||W_dec[i]||
 
 x and g come from the unmodified model, so one attribution set of (x, g) pairs serves every SAE of a sweep. The
-candidate pool is the core and the first `groups` non-core groups; z is their activation under the inference mask.
+candidate pool is the core and the first `groups` non-core groups; z is their activation under a mask (`pool_mask`).
 The set is read block by block (`AttributionSet`); where the values that decide exact quantiles do not fit, it is read
 once for each stretch of the pool, and of each stretch only its own columns are computed.
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from dmsae_ray.distill.attribution_set import AttributionSet, TensorPairs, blocks
+from dmsae_ray.distill.pool_mask import mask_thresholds
 from dmsae_ray.distill.quantile import UpperTail, tail_quantile, tail_size
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.sae import MatryoshkaSAE
@@ -54,6 +55,7 @@ def attribution_scores(
     *,
     score: str = "quantile",
     groups: int = 1,
+    mask: str = "threshold",
     chunk: int | None = None,
     seed: int = 0,
 ) -> Tensor:
@@ -66,6 +68,7 @@ def attribution_scores(
         q: the quantile, in [0, 1].
         score: one of SCORES.
         groups: number of non-core groups in the pool.
+        mask: one of MASKS.
         chunk: tokens that are read at a time.
         seed: seed of the score "random".
 
@@ -76,7 +79,7 @@ def attribution_scores(
         ConfigError: as `pool_scores`.
         DataError: as `pool_scores`.
     """
-    return pool_scores(sae, TensorPairs(x, g), q, score=score, groups=groups, chunk=chunk, seed=seed)
+    return pool_scores(sae, TensorPairs(x, g), q, score=score, groups=groups, mask=mask, chunk=chunk, seed=seed)
 
 
 @torch.no_grad()
@@ -87,6 +90,7 @@ def pool_scores(
     *,
     score: str = "quantile",
     groups: int = 1,
+    mask: str = "threshold",
     chunk: int | None = None,
     seed: int = 0,
 ) -> Tensor:
@@ -112,6 +116,7 @@ def pool_scores(
         q: the quantile, in [0, 1].
         score: one of SCORES.
         groups: number of non-core groups in the pool.
+        mask: which activations count, one of MASKS, see `pool_mask.mask_thresholds`.
         chunk: tokens that are read at a time; None: as CHUNK_ELEMENTS allows.
         seed: seed of the score "random".
 
@@ -119,7 +124,7 @@ def pool_scores(
         float64 [pool] on the CPU.
 
     Raises:
-        ConfigError: the score is unknown, or it cannot use the quantile.
+        ConfigError: the score or the mask is unknown, or the score cannot use the quantile.
         DataError: x and g differ in shape, are empty, have another width than the SAE, or hold a value that is not
             finite.
     """
@@ -132,14 +137,15 @@ def pool_scores(
         for first, x, g in blocks(pairs, chunk, sae.d_model):
             _check_pairs(x, g, first)
         return torch.rand(pool, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    thresholds = mask_thresholds(sae, pairs, pool, mask, chunk)
     if score == "frequency":
-        return firing_frequency(sae, pairs, groups=groups, chunk=chunk)
+        return _frequency(sae, pairs, thresholds, chunk)
     if score == "quantile":
-        return _quantile(sae, pairs, q, pool, chunk)
+        return _quantile(sae, pairs, thresholds, q, chunk)
     if score == "trimmed_mean":
-        return _trimmed_mean(sae, pairs, q, pool, chunk)
+        return _trimmed_mean(sae, pairs, thresholds, q, chunk)
     total = torch.zeros(pool, dtype=torch.float64)
-    for a in _attributions(sae, pairs, 0, pool, chunk):
+    for a in _attributions(sae, pairs, thresholds, 0, pool, chunk):
         if score == "max":
             total = torch.maximum(total, a.amax(dim=0).double().cpu())
         else:
@@ -167,12 +173,15 @@ def firing_frequency(
     """
     width = sae.n_latents if groups is None else sae.pool_size(groups)
     chunk = chunk or _chunk(sae, width)
-    pairs = TensorPairs(x, x) if isinstance(x, Tensor) else x
-    count = torch.zeros(width, dtype=torch.float64)
-    for first, part_x, part_g in blocks(pairs, chunk, sae.d_model):
-        _check_pairs(part_x, part_g, first)
-        z = sae.encode_range(part_x.to(sae.W_enc.device, torch.float32), 0, width)
-        count += (z > 0).sum(dim=0).double().cpu()
+    return _frequency(sae, TensorPairs(x, x) if isinstance(x, Tensor) else x, sae.threshold[:width], chunk)
+
+
+def _frequency(sae: MatryoshkaSAE, pairs: AttributionSet, thresholds: Tensor, chunk: int) -> Tensor:
+    count = torch.zeros(len(thresholds), dtype=torch.float64)
+    for first, x, g in blocks(pairs, chunk, sae.d_model):
+        _check_pairs(x, g, first)
+        u = sae.pre_activations(x.to(sae.W_enc.device, torch.float32), 0, len(thresholds))
+        count += (u > thresholds.clamp_min(0)).sum(dim=0).double().cpu()  # theta may be unset, below 0
     return count / max(1, len(pairs))
 
 
@@ -199,32 +208,35 @@ def _chunk(sae: MatryoshkaSAE, width: int) -> int:
     return max(16, elements // max(width, sae.d_model))
 
 
-def _attributions(sae: MatryoshkaSAE, pairs: AttributionSet, start: int, stop: int, chunk: int) -> Iterator[Tensor]:
+def _attributions(
+    sae: MatryoshkaSAE, pairs: AttributionSet, thresholds: Tensor, start: int, stop: int, chunk: int
+) -> Iterator[Tensor]:
     """Yield a (see Eq. 6) of the latents start..stop-1, of one chunk of tokens after the other: float32 [chunk, n]."""
     device = sae.W_enc.device
     directions = torch.nn.functional.normalize(sae.W_dec[start:stop].detach().float(), dim=1)
     for first, x, g in blocks(pairs, chunk, sae.d_model):
         part_x, part_g = (t.to(device, torch.float32) for t in (x, g))
         _check_pairs(part_x, part_g, first)
-        yield (part_g @ directions.T).abs_() * sae.encode_range(part_x, start, stop)
+        u = sae.pre_activations(part_x, start, stop)
+        yield (part_g @ directions.T).abs_() * (u * (u > thresholds[start:stop]))
 
 
-def _quantile(sae: MatryoshkaSAE, pairs: AttributionSet, q: float, pool: int, chunk: int) -> Tensor:
-    n = len(pairs)
+def _quantile(sae: MatryoshkaSAE, pairs: AttributionSet, thresholds: Tensor, q: float, chunk: int) -> Tensor:
+    n, pool = len(pairs), len(thresholds)
     keep = tail_size(n, q)
     width = max(1, min(pool, TAIL_ELEMENTS // (2 * keep + chunk)))
     parts = []
     for first in range(0, pool, width):
         stop = min(first + width, pool)
         tail = UpperTail(keep, stop - first)
-        for a in _attributions(sae, pairs, first, stop, chunk):
+        for a in _attributions(sae, pairs, thresholds, first, stop, chunk):
             tail.add(a)
         parts.append(tail_quantile(tail.largest(), n, q).cpu())
     return torch.cat(parts)
 
 
-def _trimmed_mean(sae: MatryoshkaSAE, pairs: AttributionSet, q: float, pool: int, chunk: int) -> Tensor:
-    n = len(pairs)
+def _trimmed_mean(sae: MatryoshkaSAE, pairs: AttributionSet, thresholds: Tensor, q: float, chunk: int) -> Tensor:
+    n, pool = len(pairs), len(thresholds)
     cut = min(math.floor(round((1 - q) * n, 6)), (n - 1) // 2)
     width = max(1, min(pool, TAIL_ELEMENTS // (4 * max(cut, 1) + chunk)))
     parts = []
@@ -233,7 +245,7 @@ def _trimmed_mean(sae: MatryoshkaSAE, pairs: AttributionSet, q: float, pool: int
         high, low = UpperTail(max(cut, 1), stop - first), UpperTail(max(cut, 1), stop - first)
         total = torch.zeros(stop - first, dtype=torch.float64)
         fired = torch.zeros(stop - first, dtype=torch.int64)
-        for a in _attributions(sae, pairs, first, stop, chunk):
+        for a in _attributions(sae, pairs, thresholds, first, stop, chunk):
             high.add(a)
             low.add(-a)
             total += a.sum(dim=0, dtype=torch.float64).cpu()

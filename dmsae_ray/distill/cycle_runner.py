@@ -344,6 +344,7 @@ class CycleRunner:
                 settings.quantile,
                 score=settings.score,
                 groups=settings.pool_groups,
+                mask=settings.mask,
                 seed=derive_seed(sae.seed, *draw),
             )
             for part in (cut(pairs, settings.intersect) if settings.intersect > 1 else (pairs,))

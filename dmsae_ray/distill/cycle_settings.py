@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dmsae_ray.distill.attribution import check_score
 from dmsae_ray.distill.attribution_set import AttributionSet
+from dmsae_ray.distill.pool_mask import check_mask
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.sae import MatryoshkaSAE, Recipe
 
@@ -18,8 +19,10 @@ KEY_VERSION = 2
 """Increased whenever the numerics of a cycle change, so that results of older versions are not taken for new ones."""
 
 
-SCORING = ("quantile", "score", "pool_groups", "intersect", "attribution_parts")
+SCORING = ("quantile", "score", "pool_groups", "mask", "intersect", "attribution_parts")
 """Fields of CycleSettings that are applied to a trained SAE."""
+OPTIONAL_SCORING = ("mask", "intersect", "part")
+"""Names of `CycleSettings.scoring` that are there only where they are not as in the paper."""
 
 
 class DataSource(Protocol):
@@ -80,6 +83,8 @@ class CycleSettings:
     """The score that ranks latents: a name of attribution.SCORES, or of the `scorer` given to CycleRunner."""
     pool_groups: int = 1
     """Number of non-core groups in the candidate pool; 1 is the paper's prefix-0."""
+    mask: str = "threshold"
+    """Which activations of the pool count: a name of pool_mask.MASKS."""
     intersect: int = 1
     """Score each of so many equal parts of the attribution set, and take each latent's lowest score.
 
@@ -104,6 +109,8 @@ class CycleSettings:
     def scoring(self, cycle: int = 0) -> dict[str, Any]:
         """Return how a cycle is scored, which does not touch training: if only it differs, an SAE is scored again."""
         found: dict[str, Any] = {"quantile": self.quantile, "score": self.score, "pool_groups": self.pool_groups}
+        if self.mask != "threshold":
+            found["mask"] = self.mask
         if self.intersect > 1:
             found["intersect"] = self.intersect
         if self.attribution_parts > 1:
@@ -114,8 +121,9 @@ class CycleSettings:
         """Check that the score is built in, or that a scorer is given.
 
         Raises:
-            ConfigError: the score is unknown, or it cannot use the quantile.
+            ConfigError: the score or the mask is unknown, or the score cannot use the quantile.
         """
+        check_mask(self.mask)
         if not has_scorer:
             check_score(self.score, self.quantile)
 

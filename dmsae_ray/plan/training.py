@@ -54,6 +54,7 @@ def cycle_settings(experiment: Experiment, setting: Setting, d_model: int) -> Cy
         quantile=distill.quantile,
         score=distill.score,
         pool_groups=distill.pool_groups,
+        mask=distill.mask,
         intersect=distill.intersect,
         attribution_parts=distill.attribution_parts if isinstance(setting, CycleSetting) else 1,
     )

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from dmsae_ray.config import ActivationSettings
-from dmsae_ray.distill import scores_file, scores_from_bytes
+from dmsae_ray.distill import OPTIONAL_SCORING, scores_file, scores_from_bytes
 from dmsae_ray.errors import DataError, one_line
 from dmsae_ray.files import Folder, decode_record, on_this_machine
 from dmsae_ray.sae import MatryoshkaSAE, about_sae, load_sae
@@ -87,9 +87,8 @@ def read_scores(cycle: Folder, provenance: dict[str, Any] | None = None, number:
 
 def _asked(scoring: dict[str, Any], provenance: dict[str, Any], number: int) -> dict[str, Any]:
     """Return the scoring of cycle `number` in the run that a core is of; see `CycleSettings.scoring`."""
-    asked = {name: provenance.get(name, value) for name, value in scoring.items() if name not in ("intersect", "part")}
-    if "intersect" in provenance:
-        asked["intersect"] = provenance["intersect"]
+    asked = {name: provenance.get(name, value) for name, value in scoring.items() if name not in OPTIONAL_SCORING}
+    asked |= {name: provenance[name] for name in ("mask", "intersect") if name in provenance}
     if "part" in provenance:
         parts = provenance["part"][1]
         asked["part"] = [number % parts, parts]

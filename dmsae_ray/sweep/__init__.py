@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dmsae_ray.sweep.quality import QualityTask as QualityTask
     from dmsae_ray.sweep.quality import measure_quality as measure_quality
     from dmsae_ray.sweep.scoring import ScoreTask as ScoreTask
+    from dmsae_ray.sweep.scoring import masked_name as masked_name
     from dmsae_ray.sweep.scoring import score_cycle as score_cycle
     from dmsae_ray.sweep.session import cluster_of_ray as cluster_of_ray
     from dmsae_ray.sweep.session import ray_session as ray_session
@@ -69,6 +70,7 @@ __getattr__, __dir__, __all__ = face(
         ),
         "scoring": (
             "ScoreTask",
+            "masked_name",
             "score_cycle",
         ),
         "session": (

@@ -1,6 +1,7 @@
 """Every score of one trained cycle, exact ablation included: a Ray task that holds the language model."""
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from dmsae_ray.config import parse_experiment
@@ -33,6 +34,7 @@ class ScoreTask:
         quantiles: quantiles that are scores of their own.
         contexts: held-out contexts for the ablations.
         ablations: which of `ABLATIONS`.
+        masks: masks under which each score is computed, see `distill.pool_mask`.
     """
 
     experiment: dict[str, Any]
@@ -44,6 +46,12 @@ class ScoreTask:
     quantiles: tuple[float, ...]
     contexts: int
     ablations: tuple[str, ...] = ABLATIONS
+    masks: tuple[str, ...] = ("threshold",)
+
+
+def masked_name(score: str, mask: str) -> str:
+    """Return what a score under a mask is called."""
+    return score if mask == "threshold" else f"{score} (BatchTopK)"
 
 
 def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
@@ -75,11 +83,13 @@ def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
     found = {}
     named = {f"quantile {q:g}": ("quantile", q) for q in task.quantiles}
     named |= {name: (name, 0.99) for name in SCORES if name != "quantile"}
-    for name, (score, q) in named.items():
+    for counts, (name, (score, q)) in product(task.masks, named.items()):
+        if score == "random" and counts != task.masks[0]:
+            continue  # it reads no activation
         seeds = [derive_seed(sae.seed, "score", n) for n in range(3)]
-        found[name] = torch.stack(
+        found[name if score == "random" else masked_name(name, counts)] = torch.stack(
             [
-                pool_scores(sae, part, q, score=score, groups=task.groups, seed=seed)
+                pool_scores(sae, part, q, score=score, groups=task.groups, mask=counts, seed=seed)
                 for part, seed in zip(stretches, seeds, strict=True)
             ]
         )

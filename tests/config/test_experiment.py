@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from dmsae_ray.config.experiment import Experiment, parse_experiment
-from dmsae_ray.config.sections import Score, Trouble
+from dmsae_ray.config.sections import Mask, Score, Trouble
 from dmsae_ray.errors import ConfigError
 
 from .experiments import fields, load_text
@@ -296,5 +296,7 @@ def test_every_setting_is_described(name: str, field: Any) -> None:
 
 def test_scores_are_those_that_attribution_knows() -> None:
     from dmsae_ray.distill.attribution import SCORES
+    from dmsae_ray.distill.pool_mask import MASKS
 
     assert set(get_args(Score)) == set(SCORES)
+    assert get_args(Mask) == MASKS

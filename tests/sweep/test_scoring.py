@@ -38,8 +38,17 @@ def test_stored_saes_are_scored_again_and_nothing_is_trained(copied: Path, dmsae
     again = dmsae_here("score", copied, "--contexts", 4, "--quantiles", "0.9,0.999")
     assert "1 of them kept from before" in again.stdout and again.returncode == 0
     few = ("--contexts", 2, "--quantiles", "0.9", "--cycles", 1, "--trial", TRIALS[0], "--pool-groups", 2)
-    whole = dmsae_here("score", copied, *few)
+    whole = dmsae_here("score", copied, *few, "--masks", "batch_topk,threshold")
     assert whole.returncode == 0 and "1 SAEs, each by 2 quantiles" in whole.stdout
+    (other,) = set((copied / "scores").iterdir()) - {file}
+    masked = load_file(other)
+    names = {name.removesuffix(" (BatchTopK)") for name in masked if name.endswith(" (BatchTopK)")}
+    assert {"quantile 0.9", "quantile 0.99", "mean_square", "frequency"} <= names <= masked.keys()
+    # Beside a dense core, which is exempt, the pool's other latents fire as often as the budget says.
+    core = masked["quantile 0.9"].shape[1] - 2 * 64
+    fires = masked["frequency (BatchTopK)"][0][core:].sum().item()
+    assert fires == pytest.approx(round(8 * (256 - core) / 256)) > masked["frequency"][0][core:].sum().item()
+    assert "quantile 0.99 (BatchTopK)" in (copied / "scores.md").read_text()
     file.write_bytes(b"damaged")
     broken = dmsae_here("score", copied, "--contexts", 4, "--quantiles", "0.9,0.999")
     assert broken.stderr == f"dmsae: error: scores: {file} is damaged; delete it to score again\n"
@@ -57,6 +66,7 @@ def test_bad_input_is_one_line(copied: Path, dmsae_here: Here, monkeypatch: pyte
         ((copied, "--cycles", "x"), "--cycles is 'x'; it must be numbers and ranges, as in 0,5,10-12"),
         ((copied, "--pool-groups", 4), "--pool-groups is 4; it must be from 1 to 3"),
         ((copied, "--contexts", 1), "--contexts is 1; it must be at least 2, one for each half"),
+        ((copied, "--masks", "topk"), "--masks is 'topk'; it must be of threshold, batch_topk"),
         ((copied, "--quantiles", "0.5,2"), "--quantiles is '0.5,2'; it must be numbers from 0 to 1, as in 0.9,0.95"),
     ):
         done = dmsae_here("score", *arguments)
