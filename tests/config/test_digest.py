@@ -70,6 +70,7 @@ OTHER: dict[str, Any] = {
     "distill.pool_groups": 2,
     "distill.min_cycles": 2,
     "distill.core_size": 2,
+    "distill.mask": "batch_topk",
     "distill.intersect": 2,
     "distill.fresh_attribution": True,
     "distill.initial_sae": {80: "folder"},
