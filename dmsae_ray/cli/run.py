@@ -84,12 +84,12 @@ def run_and_report(
                 _describe(sweep, tracker)
                 save_views(tracker, experiment)
                 screen.say(f"sweep folder: {sweep.folders.sweep}")
-                room, result = _steer(sweep, steering, screen)
+                result = _steer(sweep, steering, screen)
                 sweep.folders.remove_checkpoints([*result.finished, *result.stopped])
-                if result.unfinished or room:
+                if result.unfinished:
                     describe_software(tracker)
                     sweep, result = _run(sweep, screen, tracker, address, largest, verbose, steering)
-                    sweep.folders.remove_checkpoints(list(result.stopped))
+                    sweep.folders.remove_checkpoints([*result.finished, *result.stopped])
                 else:
                     screen.say(f"{_all_there(result)}: nothing to run")
                 report = _report(result, tracker, _records(sweep, tracker), screen)
@@ -102,15 +102,17 @@ def run_and_report(
         return _say(screen, tracker, result, report, experiment, steering)
 
 
-def _steer(sweep: PreparedSweep, steering: Steering, screen: Screen) -> tuple[int, SweepResult]:
-    """Return how many trials a searcher may still ask for, and which trials are left, finished or stopped."""
+def _steer(sweep: PreparedSweep, steering: Steering, screen: Screen) -> SweepResult:
+    """Return which trials are left, finished or stopped, for those who choose and stop them now."""
     before, steered = sweep_state(sweep), Steered.read(sweep.folders.shared)
-    steered.go_on(before.finished, stops=steering.scheduler is not None, searcher=steering.searcher_name)
+    samples = steering.samples(len(sweep.plan.trials))
+    stops, searcher = steering.scheduler is not None, steering.searcher_name
+    steered.go_on(before.finished, stops=stops, searcher=searcher, samples=samples)
     steered.write(sweep.folders)
     after = sweep_state(sweep)
     if go_on := set(before.stopped) & set(after.unfinished):
-        screen.say(f"{many(len(go_on), 'trial')} that had been stopped or not been asked for will run")
-    return steering.room(sweep, steered), after
+        screen.say(f"{many(len(go_on), 'trial')} that had been stopped or not been asked for may run")
+    return after
 
 
 def _all_there(result: SweepResult) -> str:
@@ -152,7 +154,7 @@ def _run(
         if more is not sweep and sweep_state(more).unfinished:
             _describe(more, tracker)
             sweep, result = more, _run_round(more, screen, tracker, live, largest, verbose, steering)
-        elif result.errors and sweep.experiment.transfer is not None and sweep.experiment.transfer.matches_l0:
+        elif (result.errors or result.stopped) and (transfer := sweep.experiment.transfer) and transfer.matches_l0:
             screen.say("note: baselines at measured L0 are not trained before all other trials have finished")
     if not result.unfinished and sweep.experiment.activations.mode == "store":
         for part in sweep.parts():
@@ -180,7 +182,7 @@ def _run_round(
     errors: dict[str, str] = {}
     with screen.showing(progress):
         for part in parts:
-            if not sweep_state(part).unfinished and not steering.room(part, Steered.read(part.folders.shared)):
+            if not sweep_state(part).unfinished:
                 continue
             if len(parts) > 1:
                 screen.say(f"part {part.experiment.store_label}: {many(len(part.plan.trials), 'trial')}")

@@ -125,9 +125,11 @@ def next_commands(status: SweepStatus) -> list[str]:
         return [shell_command("dmsae", "status", "--watch", status.place.shared)]
     if not here.is_dir():
         return [f"the command that began the sweep, where it ran ({here.parent.parent} there)"]
-    commands = []
-    if status.state != "finished":
-        commands.append(shell_command("dmsae", "resume", here))
+    commands, resume = [], shell_command("dmsae", "resume", here)
+    if status.steered and status.state != "finished":
+        commands.append(f"the call of dmsae_ray.run that began it; {resume} would run what it left out, too")
+    elif status.state != "finished":
+        commands.append(resume)
     elif not status.reports:
         commands.append(shell_command("dmsae", "report", here))
     if status.undelivered:

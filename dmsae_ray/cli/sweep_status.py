@@ -74,6 +74,7 @@ class SweepStatus:
         undelivered: Records that MLflow does not have yet; None if there is no journal here.
         reports: Files of its report.
         notes: What else a person should know.
+        steered: Whether a scheduler or a searcher of Ray Tune decides about its trials.
     """
 
     place: SweepPlace
@@ -85,6 +86,7 @@ class SweepStatus:
     undelivered: int | None
     reports: tuple[Path, ...]
     notes: tuple[str, ...]
+    steered: bool = False
 
 
 def sweeps_at(place: str) -> list[SweepPlace]:
@@ -152,7 +154,8 @@ def status_of(place: SweepPlace, say: Callable[[str], None] = lambda line: None)
         progress.stop()
     for result in _finished_elsewhere(place, progress):
         progress.finished(result)
-    progress.not_run(Steered.read(place.shared))
+    steered = Steered.read(place.shared)
+    progress.not_run(steered)
     now = time.time()
     view, harvest = progress.view(now), _harvest_of(place, experiment)
     to_come = _matched_to_come(place, experiment)
@@ -172,6 +175,7 @@ def status_of(place: SweepPlace, say: Callable[[str], None] = lambda line: None)
         undelivered,
         reports,
         tuple(notes),
+        steered != Steered(),
     )
 
 

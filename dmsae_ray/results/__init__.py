@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from dmsae_ray.results.reports import cycle_name as cycle_name
     from dmsae_ray.results.reports import failure_in as failure_in
     from dmsae_ray.results.reports import failure_metrics as failure_metrics
+    from dmsae_ray.results.reports import known_after as known_after
+    from dmsae_ray.results.reports import known_in as known_in
     from dmsae_ray.results.reports import numbers_of as numbers_of
     from dmsae_ray.results.steered import Steered as Steered
     from dmsae_ray.results.steered import StoppedTrial as StoppedTrial
@@ -70,6 +72,8 @@ __getattr__, __dir__, __all__ = face(
             "cycle_name",
             "failure_in",
             "failure_metrics",
+            "known_after",
+            "known_in",
             "numbers_of",
         ),
         "steered": (

@@ -13,9 +13,9 @@ from dmsae_ray.distill import CycleReport, WindowReport
 _KEY, _FAILURE = "trial_report", "trial_failure"
 """The keys of ours in a result of Ray Tune, beside plain numbers."""
 CYCLE_NUMBERS = ("fvu", "loss_recovered", "l0", "carryover", "retest", "core_share", "core_size")
-"""What the last finished cycle of a trial is known by to schedulers and searchers of Ray Tune."""
+"""What a finished cycle of a trial is known by to schedulers and searchers of Ray Tune."""
 NUMBERS = ("loss", *CYCLE_NUMBERS)
-"""What a running trial is known by to schedulers."""
+"""What a running trial is known by to schedulers, beside 'tokens' and 'cycle'."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,9 @@ class TrialReport:
         cycles: Cycles that have ended, in order.
         resumed: Where an interrupted training was taken up again, in words; empty where none was.
         waits: The training that is waited for since another sweep does it, in words; empty where none is.
-        numbers: What is known of the trial now, for schedulers and searchers of Ray Tune: the 'tokens' it has trained
-            on, its 'cycle', and what NUMBERS names; of each the last that is known.
+        numbers: What is new, for schedulers of Ray Tune: the 'tokens' that were trained on and the 'loss' there; where
+            a cycle has ended, its number as 'cycle', and CYCLE_NUMBERS. All are of one moment.
+        known: Of each of these the last that is known; without CYCLE_NUMBERS if the last cycle collapsed.
     """
 
     windows: tuple[WindowReport, ...] = ()
@@ -36,11 +37,13 @@ class TrialReport:
     resumed: str = ""
     waits: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
+    known: Mapping[str, float] = field(default_factory=dict)
 
     def to_metrics(self) -> dict[str, Any]:
         """Return the metrics that `ray.train.report` takes: plain values only."""
         lists = {name: [asdict(item) for item in getattr(self, name)] for name in ("windows", "cycles")}
-        return {**self.numbers, _KEY: {**lists, "resumed": self.resumed, "waits": self.waits}}
+        words = {"resumed": self.resumed, "waits": self.waits, "known": dict(self.known)}
+        return {**self.numbers, _KEY: {**lists, **words}}
 
     @classmethod
     def from_metrics(cls, metrics: Mapping[str, Any]) -> "TrialReport":
@@ -63,14 +66,31 @@ class TrialReport:
 
 def numbers_of(item: WindowReport | CycleReport) -> dict[str, float]:
     """Return what a point of a curve or a finished cycle says, see `TrialReport.numbers`; the unknown is left out."""
-    known: dict[str, float | None]
+    found: dict[str, float | None]
     if isinstance(item, WindowReport):
-        known = {"tokens": item.tokens, "cycle": item.cycle, "loss": item.stats.get("loss")}
+        found = {"tokens": item.tokens, "loss": item.stats.get("loss")}
+    elif item.collapsed is not None:
+        found = {"cycle": item.cycle}
     else:
-        known = {name: item.metrics.get(name) for name in ("fvu", "loss_recovered", "l0")}
-        known |= {"carryover": item.carryover, "retest": item.retest}
-        known |= {"core_share": item.core_share, "core_size": item.n_core}
-    return {name: float(value) for name, value in known.items() if value is not None}
+        found = {"cycle": item.cycle, "carryover": item.carryover, "retest": item.retest}
+        found |= {name: item.metrics.get(name) for name in ("fvu", "loss_recovered", "l0")}
+        found |= {"core_share": item.core_share, "core_size": item.n_core}
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def known_after(known: Mapping[str, float], item: WindowReport | CycleReport) -> dict[str, float]:
+    """Return what is known of a trial when a point or a cycle was added, see `TrialReport.known`."""
+    if isinstance(item, CycleReport) and item.collapsed is not None:
+        known = {name: value for name, value in known.items() if name not in CYCLE_NUMBERS}
+    return {**known, **numbers_of(item)}
+
+
+def known_in(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return `TrialReport.known` of a result of Ray Tune, as it is or flattened."""
+    nested = (metrics.get(_KEY) or {}).get("known") or {}
+    start = f"{_KEY}/known/"
+    flat = {name.removeprefix(start): value for name, value in metrics.items() if name.startswith(start)}
+    return {name: float(value) for name, value in {**nested, **flat}.items()}
 
 
 def failure_metrics(reason: str) -> dict[str, Any]:

@@ -33,11 +33,13 @@ class Steered:
         stopped: Trials that a scheduler stopped, by name.
         searcher: Name of the searcher that chooses trials; None if all are run.
         asked: Trials that it asked for, and those that were there before.
+        room: How many others it may still ask for.
     """
 
     stopped: dict[str, StoppedTrial] = field(default_factory=dict)
     searcher: str | None = None
     asked: list[str] = field(default_factory=list)
+    room: int = 0
 
     @classmethod
     def read(cls, sweep: Folder) -> "Steered":
@@ -56,17 +58,18 @@ class Steered:
                 for name, one in tree["stopped"].items()
             }
             searcher = None if tree["searcher"] is None else str(tree["searcher"])
-            return cls(stopped, searcher, [str(name) for name in tree["asked"]])
+            return cls(stopped, searcher, [str(name) for name in tree["asked"]], int(tree["room"]))
         except (KeyError, TypeError, ValueError, AttributeError, DmsaeError):
             raise DataError(f"{sweep / STEERED_FILE} is damaged; delete it to let all trials go on") from None
 
-    def go_on(self, finished: Sequence[str], *, stops: bool, searcher: str | None) -> None:
+    def go_on(self, finished: Sequence[str], *, stops: bool, searcher: str | None, samples: int = 0) -> None:
         """Prepare for another run, in which perhaps nothing stops trials, or no searcher chooses them.
 
         Args:
             finished: Trials that are finished.
             stops: Whether a scheduler stops trials; if none does, those that one had stopped go on.
             searcher: What chooses trials; None if all are run.
+            samples: How many trials the searcher may have in all.
         """
         if not stops:
             self.stopped = {}
@@ -75,6 +78,7 @@ class Steered:
         elif self.searcher is None:
             self.asked = [*finished, *self.stopped]
         self.searcher = searcher
+        self.room = 0 if searcher is None else max(0, samples - len(self.asked))
 
     def write(self, folders: Folders) -> None:
         """Write the record where workers read it, and where reports do; without content, remove it."""
@@ -85,12 +89,15 @@ class Steered:
                 place.write(STEERED_FILE, [json.dumps(asdict(self), indent=1).encode()])
 
     def reasons(self, trials: Sequence[str]) -> dict[str, str]:
-        """Return why trials are not run, or not to their end: those of `trials` that are not."""
+        """Return why trials are not run, or not to their end: those of `trials` that are not.
+
+        While the searcher may still ask, it is not known which it will leave out.
+        """
         found: dict[str, str] = {}
         for name in trials:
             if name in self.stopped:
                 found[name] = self.stopped[name].reason
-            elif self.searcher is not None and name not in self.asked:
+            elif self.searcher is not None and not self.room and name not in self.asked:
                 found[name] = f"{self.searcher} did not ask for it"
         return found
 

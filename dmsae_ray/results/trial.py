@@ -11,7 +11,7 @@ from dmsae_ray.distill import CycleReport
 from dmsae_ray.errors import DataError
 from dmsae_ray.plan import CycleSetting, Setting, Trial
 from dmsae_ray.results.folders import SUMMARY_FILE
-from dmsae_ray.results.reports import numbers_of
+from dmsae_ray.results.reports import known_after
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class TrialResult:
 
     @property
     def numbers(self) -> dict[str, float]:
-        """What schedulers and searchers of Ray Tune know it by, see `TrialReport.numbers`; without 'loss'."""
-        found: dict[str, float] = {}
+        """What schedulers and searchers of Ray Tune know it by, see `TrialReport.known`; without 'loss'."""
+        found: dict[str, float] = {"tokens": float(self.tokens)}
         for report in self.reports:
-            found |= numbers_of(report)
-        return {**found, "tokens": float(self.tokens), "cycle": float(self.last.cycle)}
+            found = known_after(found, report)
+        return found
 
     @property
     def tokens(self) -> int:

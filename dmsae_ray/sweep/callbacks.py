@@ -6,7 +6,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.schedulers import TrialScheduler
 
-from dmsae_ray.results import NUMBERS, Folders, Steered, StoppedTrial, failure_in
+from dmsae_ray.results import Folders, Steered, StoppedTrial, failure_in, known_in
 
 
 class Stops:
@@ -25,10 +25,9 @@ class Stops:
         """Return why a trial that ended with `result` was stopped, and record it; None if it finished."""
         if self._folders.fetch(trial_id) is not None:
             return None
-        numbers = {name: float(result[name]) for name in ("tokens", "cycle", *NUMBERS) if name in result}
-        place = ""
-        if {"cycle", "tokens"} <= numbers.keys():
-            place = f" in cycle {numbers['cycle']:.0f}, after {numbers['tokens']:,.0f} tokens"
+        numbers = known_in(result)
+        place = f" after cycle {numbers['cycle']:.0f}" if "cycle" in numbers else ""
+        place += f" at {numbers['tokens']:,.0f} tokens" if "tokens" in numbers else ""
         stopped = StoppedTrial(f"{type(self.scheduler).__name__} stopped it{place}", numbers)
         self._steered.stopped[trial_id] = stopped
         self._steered.write(self._folders)
@@ -46,7 +45,7 @@ class StayingCallbacks(Callback):
         """Forward to callbacks.
 
         Args:
-            callbacks: The callbacks; where one has `on_trial_stopped(trial_id, params, reason)`, it is told that too.
+            callbacks: The callbacks; where one has `on_trial_stopped(trial_id, reason)`, it is told that too.
             stops: Tells which trials were stopped; None if nothing stops any.
         """
         self._callbacks, self._stops = list(callbacks), stops

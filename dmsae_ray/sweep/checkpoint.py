@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import tempfile
 from dataclasses import fields
@@ -23,8 +24,8 @@ def new_checkpoint_folder() -> Path:
     """
     own = f"{_PREFIX}{platform.node()}-"  # machines may share the folder, and a number means nothing on another one
     for left in Path(tempfile.gettempdir()).glob(f"{own}*"):
-        number = left.name.removeprefix(own).partition("-")[0]
-        if number.isdecimal() and not _runs(int(number)):
+        number = re.fullmatch(r"(\d+)-[^-]+", left.name.removeprefix(own))  # not of a machine whose name is longer
+        if number is not None and not _runs(int(number[1])):
             shutil.rmtree(left, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix=f"{own}{os.getpid()}-"))
 

@@ -70,7 +70,10 @@ def run_sweep(
         if not search.trials:
             return sweep_state(sweep)
         stops = None if steering.scheduler is None else Stops(steering.scheduler, folders, steered)
-        errors = run_trials(sweep, search, at_once, cluster.head_bytes, callbacks, waiting, verbose, stops)
+        try:
+            errors = run_trials(sweep, search, at_once, cluster.head_bytes, callbacks, waiting, verbose, stops)
+        finally:
+            search.end()
         return sweep_state(sweep, errors)
 
     mark = UsageMark(Folder(folders.stores) / key, folders.name)

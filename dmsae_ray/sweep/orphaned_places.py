@@ -41,6 +41,6 @@ class OrphanedPlaces(ClusterWatch):
             if not (made_by_actor and group.creator_actor_dead) or group.is_detached or group.state == table.REMOVED:
                 continue
             if group.creator_job_id.hex() == job and group.placement_group_id not in self._removed:
-                self._removed.add(group.placement_group_id)
                 remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+                self._removed.add(group.placement_group_id)
                 log.info("placement group %s was removed: its maker is dead", group.placement_group_id.hex())

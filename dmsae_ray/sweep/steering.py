@@ -1,5 +1,8 @@
 """What of Ray Tune decides beside the grid: a searcher chooses which trials begin, a scheduler stops some early."""
 
+import copy
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +17,9 @@ from ray.tune.schedulers import (
 from ray.tune.search import Searcher
 
 from dmsae_ray.config import Experiment
-from dmsae_ray.errors import ConfigError
-from dmsae_ray.plan import Trial, many, work_of
-from dmsae_ray.results import CYCLE_NUMBERS, NUMBERS, Steered, load_results
+from dmsae_ray.errors import ConfigError, one_line
+from dmsae_ray.plan import many, work_of
+from dmsae_ray.results import CYCLE_NUMBERS, NUMBERS, Steered, failure_in, known_in, load_results
 from dmsae_ray.sweep.chosen_trials import ChosenTrials
 from dmsae_ray.sweep.prepared import PreparedSweep, sweep_state
 from dmsae_ray.sweep.trial_search import TrialSearch
@@ -44,11 +47,9 @@ class Steering:
         """What the searcher is called; None without one."""
         return None if self.searcher is None else type(self.searcher).__name__
 
-    def room(self, sweep: PreparedSweep, steered: Steered) -> int:
-        """Return how many trials the searcher may still ask for."""
-        trials = [trial.trial_id for trial in sweep.plan.trials]
-        most = min(len(trials), self.num_samples or len(trials))
-        return max(0, most - sum(name in steered.asked for name in trials)) if self.searcher is not None else 0
+    def samples(self, trials: int) -> int:
+        """Return how many of the grid's trials the searcher may have in all."""
+        return trials if self.num_samples is None else min(trials, self.num_samples)
 
 
 NOBODY = Steering()
@@ -66,8 +67,9 @@ def check_steering(steering: Steering, experiment: Experiment) -> None:
         _check_searcher(steering.searcher, experiment)
     elif steering.num_samples is not None:
         raise ConfigError(f"num_samples {steering.num_samples}: it is of a searcher, and there is none")
-    if steering.num_samples is not None and steering.num_samples < 1:
-        raise ConfigError(f"num_samples {steering.num_samples}: allowed: 1 or more")
+    count = steering.num_samples
+    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+        raise ConfigError(f"num_samples {count!r}: allowed: a whole number, 1 or more")
 
 
 def _check_scheduler(scheduler: object, experiment: Experiment) -> None:
@@ -82,14 +84,23 @@ def _check_scheduler(scheduler: object, experiment: Experiment) -> None:
     axis, most = getattr(scheduler, "_time_attr", None), getattr(scheduler, "_max_t", None)
     if axis is not None and axis not in (allowed := ("tokens", "cycle", *_OF_TUNE)):
         raise ConfigError(f"scheduler {name}: time_attr {axis!r}: allowed: {', '.join(allowed)}")
-    work = work_of(experiment)
-    cycles, tokens = work.cycles or 0, max(work.tokens_of(trial) for trial in work.trials)
-    last = {"tokens": int((cycles + 1) * tokens), "cycle": cycles}.get(str(axis))
-    if most is not None and last is not None and most <= last and getattr(scheduler, "_stop_last_trials", True):
+    last = {"tokens": max(_last_tokens(experiment).values()), "cycle": _last_cycle(experiment)}.get(str(axis))
+    if most is not None and last is not None and most < last and getattr(scheduler, "_stop_last_trials", True):
         raise ConfigError(
-            f"scheduler {name}: max_t {most:,}: a trial ends at {axis} {last:,} and would be stopped there, before its "
-            f"results are written; allowed: more than {last:,}"
+            f"scheduler {name}: max_t {most:,}: trials end at {axis} {last:,} and would all be stopped before; "
+            f"allowed: {last:,} or more"
         )
+
+
+def _last_cycle(experiment: Experiment) -> int:
+    """Return the number of the last cycle of a trial; a transfer has one training, whatever its number."""
+    return work_of(experiment).cycles or 0
+
+
+def _last_tokens(experiment: Experiment) -> dict[str, int]:
+    """Return what 'tokens' is at the end of each trial, by name."""
+    work = work_of(experiment)
+    return {one.trial_id: round((_last_cycle(experiment) + 1) * work.tokens_of(one)) for one in work.trials}
 
 
 def _check_searcher(searcher: object, experiment: Experiment) -> None:
@@ -131,32 +142,45 @@ def steered_search(sweep: PreparedSweep, steering: Steering, steered: Steered, p
     """
     plan, state = sweep.plan, sweep_state(sweep)
     by_name = {trial.trial_id: trial for trial in plan.trials}
-    todo = [by_name[name] for name in state.unfinished]
-    room = steering.room(sweep, steered)
-    if steering.searcher is None or room == 0:
-        return TrialSearch(todo, plan.shares_cycle_0, places)
-
-    def noted(trial: Trial) -> None:
-        steered.asked.append(trial.trial_id)
-        steered.write(sweep.folders)
-
-    known = {result.trial_id: result.numbers for result in load_results(sweep.folders.sweep)}
-    known |= {name: one.numbers for name, one in steered.stopped.items()}
-    chosen = ChosenTrials(steering.searcher, plan.trials, known, todo, room, noted)
-    others = [by_name[name] for name in state.stopped if name not in steered.asked]
-    return TrialSearch([*todo, *others], plan.shares_cycle_0, places, chosen)
+    left = [by_name[name] for name in state.unfinished]
+    if steering.searcher is None:
+        return TrialSearch(left, plan.shares_cycle_0, places)
+    known = {name: one.numbers for name, one in steered.stopped.items()}
+    known |= {result.trial_id: result.numbers for result in load_results(sweep.folders.sweep)}
+    begun = [trial for trial in left if trial.trial_id in steered.asked]
+    chosen = ChosenTrials(steering.searcher, plan.trials, known, begun, steered, lambda: steered.write(sweep.folders))
+    return TrialSearch(left, plan.shares_cycle_0, places, chosen)
 
 
 class OnlyStops(FIFOScheduler):
-    """A scheduler whose trials go on where it would pause them: no other trial waits for their places.
+    """A scheduler that stops trials, and does nothing else.
+
+    Where it would pause a trial, this goes on: no other waits for its places. One that has come to its end is not
+    stopped: what is left is to write its result. A scheduler is told what is known of a trial that ends, since the last
+    report has no numbers of its own, and of one that failed that it failed.
 
     Args:
         scheduler: The scheduler that decides.
+        last_cycle: Number of the last cycle of a trial.
+        last_tokens: What 'tokens' is at the end of each trial, by name.
     """
 
-    def __init__(self, scheduler: TrialScheduler) -> None:
+    def __init__(self, scheduler: TrialScheduler, last_cycle: int, last_tokens: Mapping[str, int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._inner = scheduler
+        self._inner, self._last_cycle, self._last_tokens = scheduler, last_cycle, last_tokens
+
+    @classmethod
+    def of(cls, scheduler: TrialScheduler, experiment: Experiment) -> "OnlyStops":
+        """Return a copy of a scheduler for a sweep: what it learns of trials stays there.
+
+        Raises:
+            ConfigError: It cannot be copied.
+        """
+        try:
+            inner = copy.deepcopy(scheduler)
+        except Exception as error:
+            raise ConfigError(f"scheduler {type(scheduler).__name__}: no copy can be made: {one_line(error)}") from None
+        return cls(inner, _last_cycle(experiment), _last_tokens(experiment))
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Tell the scheduler of a new trial."""
@@ -169,11 +193,18 @@ class OnlyStops(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return whether a trial goes on."""
         found = self._inner.on_trial_result(tune_controller, trial, result)
-        return found if found == TrialScheduler.STOP else TrialScheduler.CONTINUE
+        known, last_tokens = known_in(result), self._last_tokens.get(trial.config["trial_id"], math.inf)
+        ends = known.get("cycle", -1) >= self._last_cycle or known.get("tokens", 0) >= last_tokens
+        return TrialScheduler.STOP if found == TrialScheduler.STOP and not ends else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Tell the scheduler of a trial that ended."""
-        self._inner.on_trial_complete(tune_controller, trial, result)
+        if failure_in(result) is not None:
+            self._inner.on_trial_error(tune_controller, trial)
+            return
+        whole = {**result, **known_in(result)}
+        if {self._inner.metric, getattr(self._inner, "_time_attr", None)} - {None} <= whole.keys():
+            self._inner.on_trial_complete(tune_controller, trial, whole)
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Tell the scheduler of a trial that was taken away before it ran."""

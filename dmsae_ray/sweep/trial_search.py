@@ -29,6 +29,7 @@ class TrialSearch(Searcher):
         self.trials, self._chosen = trials, chosen
         self._queue = TrialQueue(trials if chosen is None else chosen.first, shares_cycle_0)
         self._begun: dict[str, Trial] = {}
+        self._ended: set[str] = set()
         self._places = places
         self._closed = False
 
@@ -72,9 +73,17 @@ class TrialSearch(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Free the place of a trial that has ended, well or not."""
+        if trial_id in self._ended:  # Tune starts a trial again if a callback failed at its end
+            return
+        self._ended.add(trial_id)
         self._queue.trial_ended(self._begun[trial_id])
         if self._chosen is not None:
             self._chosen.ended(self._begun[trial_id], result, error)
+
+    def end(self) -> None:
+        """Note that the session ends, perhaps before its trials."""
+        if self._chosen is not None:
+            self._chosen.end()
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
         """Tell Tune that places are counted here."""

@@ -1,6 +1,5 @@
 """Ray Tune over Ray Train: each trial of Tune is one run of Train, which runs all cycles of the trial."""
 
-import copy
 import shutil
 import signal
 import threading
@@ -165,8 +164,7 @@ def run_trials(
         ray.tune.with_resources(run_trial, on_head),
         tune_config=ray.tune.TuneConfig(
             search_alg=search,
-            # What it knows of trials is of this round.
-            scheduler=None if stops is None else OnlyStops(copy.deepcopy(stops.scheduler)),
+            scheduler=None if stops is None else OnlyStops.of(stops.scheduler, experiment),
             num_samples=len(by_id),
             max_concurrent_trials=at_once,
             # In the actor of a trial that was stopped, the next one would end as it begins.

@@ -4,6 +4,7 @@ import copy
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ from dmsae_ray.evaluation import evaluate
 from dmsae_ray.feed import Feed, ShardSource
 from dmsae_ray.files import Folder, be_patient, passes, retry_outages
 from dmsae_ray.plan import CycleSetting, TransferSetting, Trial, cycle_settings, initial_sae
-from dmsae_ray.results import Folders, Steered, TrialReport, cycle_name, folders_of, numbers_of
+from dmsae_ray.results import Folders, Steered, TrialReport, cycle_name, folders_of, known_after, numbers_of
 from dmsae_ray.sae import MatryoshkaSAE
 from dmsae_ray.store import Store, note_of, open_store
 from dmsae_ray.sweep.attempts import AttemptLog
@@ -120,6 +121,7 @@ class Reporter:
         self._per_report, self._progress, self._failed, self._resumed = windows_per_report, progress, failed, resumed
         self._agree, self._sent, self._arm, self._stopped = agree, time.monotonic(), arm, stopped
         self._numbers: dict[str, float] = {}
+        self._known: dict[str, float] = {}
         self._windows: list[WindowReport] = []
         self._cycles: list[CycleReport] = []
         self._uploading: Path | None = None
@@ -127,7 +129,7 @@ class Reporter:
     def window(self, report: WindowReport) -> None:
         """Add one point of the training curves; send the report when it is full, or long after the one before."""
         self._windows.append(report)
-        self._numbers |= numbers_of(report) if report.arm == self._arm else {}
+        self._note(report)
         if report.cached:
             return
         full = len(self._windows) >= self._per_report
@@ -141,10 +143,17 @@ class Reporter:
     def cycle(self, report: CycleReport) -> None:
         """Add a finished cycle and send the report at once."""
         self._cycles.append(report)
-        self._numbers |= numbers_of(report) if report.arm == self._arm else {}
+        self._note(report)
+        if "tokens" in self._known and report.arm == self._arm:
+            self._numbers["tokens"] = self._known["tokens"]  # its last point may be in the report before
         self.send()
         if not report.cached:
             self._progress()
+
+    def _note(self, report: WindowReport | CycleReport) -> None:
+        if report.arm == self._arm:
+            self._numbers |= numbers_of(report)
+            self._known = known_after(self._known, report)
 
     def checkpoint(self, state: CycleCheckpoint) -> None:
         """Give Ray Train a checkpoint to resume from; it keeps the last two."""
@@ -163,8 +172,9 @@ class Reporter:
         Raises:
             TrialStopped: A scheduler has stopped the trial.
         """
-        report = TrialReport(tuple(self._windows), tuple(self._cycles), self._resumed, waits, dict(self._numbers))
-        self._windows, self._cycles, self._resumed = [], [], ""
+        numbers, known = self._numbers, dict(self._known)
+        report = TrialReport(tuple(self._windows), tuple(self._cycles), self._resumed, waits, numbers, known)
+        self._windows, self._cycles, self._resumed, self._numbers = [], [], "", {}
         self._sent = time.monotonic()
         ray.train.report(
             report.to_metrics(),
@@ -284,7 +294,12 @@ def _from_rank_0(call: Callable[[], T]) -> T:
 
 
 def _is_stopped(folders: Folders, trial: Trial) -> bool:
-    return _from_rank_0(lambda: trial.trial_id in Steered.read(folders.shared).stopped)
+    def look() -> bool:
+        with suppress(DmsaeError):  # the next report looks again
+            return trial.trial_id in Steered.read(folders.shared).stopped
+        return False
+
+    return _from_rank_0(look)
 
 
 def _run(task: TrialTask, experiment: Experiment, folders: Folders, trial: Trial, attempts: AttemptLog) -> None:

@@ -34,7 +34,11 @@ def test_what_a_killed_worker_left_is_removed(tmp_path: Path, monkeypatch: pytes
         killed, lives = (Path(worker.stdout.readline().strip()) for worker in workers if worker.stdout is not None)
         workers[0].send_signal(signal.SIGKILL)
         workers[0].wait()
-        others = [tmp_path / f"dmsae-checkpoint-elsewhere-{workers[0].pid}-x", tmp_path / "dmsae-checkpoint-old"]
+        dead, here = workers[0].pid, platform.node()
+        # The second is of a machine whose name begins with that of this one.
+        others = [
+            tmp_path / f"dmsae-checkpoint-{name}" for name in (f"elsewhere-{dead}-x", f"{here}-{dead}-1-x", "old")
+        ]
         for other in others:
             other.mkdir()
         own = new_checkpoint_folder()

@@ -46,7 +46,7 @@ def test_a_stopped_trial_ends_is_called_stopped_and_may_go_on(
     assert set(found.trial) == set(TRIALS)
     said = capsys.readouterr().out
     for name in NEW:
-        assert f"  {name}: StopsPoorFits stopped it in cycle 0, after 25,600 tokens" in said
+        assert f"  {name}: StopsPoorFits stopped it after cycle 0 at 25,600 tokens" in said
     assert "2 trials without a result, as was asked for:" in said and "unfinished" not in said.lower()
     _no_workers_are_left()
     assert not list((folder / "train").rglob("checkpoint_*"))
@@ -63,7 +63,7 @@ def test_a_stopped_trial_ends_is_called_stopped_and_may_go_on(
     assert "Stopped trials, in their last finished cycle" in report and "what is left is no random sample" in report
     runs = _runs(tmp_path)
     assert all(runs[name].info.status == "KILLED" for name in NEW)
-    assert runs[NEW[0]].data.tags["dmsae.stopped"].startswith("StopsPoorFits stopped it in cycle 0")
+    assert runs[NEW[0]].data.tags["dmsae.stopped"].startswith("StopsPoorFits stopped it after cycle 0")
     assert not [name for name, run in runs.items() if run.info.status == "RUNNING"]
 
     # Nothing is run again with a scheduler; without one they go on, from the cycle that is there.
@@ -71,7 +71,7 @@ def test_a_stopped_trial_ends_is_called_stopped_and_may_go_on(
     assert "2 trials are finished, 2 are not to run: nothing to run" in capsys.readouterr().out
     whole = dmsae_ray.run(config)
     said = capsys.readouterr().out
-    assert "2 trials that had been stopped or not been asked for will run" in said
+    assert "2 trials that had been stopped or not been asked for may run" in said
     assert "k2-tau0.3-seed0        cycle 0           " in said and "[found]" in said
     assert set(whole.trial) == {*TRIALS, *NEW} and not (folder / STEERED_FILE).exists()
     assert {run.info.status for run in _runs(tmp_path).values()} == {"FINISHED"}
@@ -102,18 +102,26 @@ def _is_of_a_trial(process: psutil.Process) -> bool:
 def test_a_record_is_read_as_it_was_written_and_says_why(tmp_path: Path) -> None:
     place = Folder(str(tmp_path))
     assert Steered.read(place) == Steered() and Steered().reasons(["a"]) == {}
-    tree = {"stopped": {"a": {"reason": "too slow", "numbers": {"fvu": 0.5}}}, "searcher": "Some", "asked": ["a", "b"]}
+    tree = {
+        "stopped": {"a": {"reason": "too slow", "numbers": {"fvu": 0.5}}},
+        "searcher": "Some",
+        "asked": ["a", "b"],
+        "room": 0,
+    }
     (tmp_path / STEERED_FILE).write_text(json.dumps(tree))
     record = Steered.read(place)
     reasons = record.reasons(["a", "b", "c", "d"])
     assert reasons == {"a": "too slow", "c": "Some did not ask for it", "d": "Some did not ask for it"}
     assert grouped(reasons) == ["a: too slow", "2 trials: Some did not ask for it"]
-    record.go_on(["b"], stops=True, searcher="Other")
+    record.go_on(["b"], stops=True, searcher="Other", samples=3)
     assert record.asked == ["a", "b"] and record.searcher == "Other" and record.stopped.keys() == {"a"}
+    assert record.room == 1 and record.reasons(["a", "b", "c", "d"]) == {
+        "a": "too slow"
+    }  # c or d may still be asked for
     record.go_on(["b"], stops=False, searcher=None)
     assert record == Steered()
-    record.go_on(["b"], stops=False, searcher="Some")
-    assert record.asked == ["b"]
+    record.go_on(["b"], stops=False, searcher="Some", samples=1)
+    assert record.asked == ["b"] and record.room == 0
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"stopped": 3, "searcher": null, "asked": []}'])
