@@ -37,9 +37,10 @@ def run(
         address: a Ray cluster ('auto' on its head node); None: this machine, or the session that this process has.
         verbose: show Ray's and Tune's own messages.
         scheduler: of Ray Tune, one that stops trials, such as `ASHAScheduler(time_attr="tokens", metric="loss",
-            mode="min", max_t=…, grace_period=…)`. Trials report 'tokens', 'cycle', 'loss' and, of their last finished
-            cycle, 'fvu', 'loss_recovered', 'l0', 'carryover', 'retest', 'core_share' and 'core_size'. A stopped trial
-            has no row and is not run again, unless the experiment goes on without a scheduler.
+            mode="min", max_t=…, grace_period=…)`. Trials report 'tokens' and 'loss', and where a cycle ends 'cycle',
+            'fvu', 'loss_recovered', 'l0', 'carryover', 'retest', 'core_share' and 'core_size'. A stopped trial has no
+            row and is not run again, unless the experiment goes on without a scheduler. Of sweeps with several stores
+            of activations each is given a copy.
         searcher: of Ray Tune, chooses trials of the grid by what earlier ones found, such as
             `OptunaSearch(metric="loss_recovered", mode="max")`. k, coverage and `sweep.axes` are its space; where it
             asks for a point again, the next seed is run.
