@@ -31,10 +31,10 @@ def mask_thresholds(sae: MatryoshkaSAE, pairs: AttributionSet, pool: int, mask: 
     """Return the threshold of each latent of the pool: what is above it counts.
 
     - threshold: that of inference, theta, as z in the reconstruction (our reading of Eq. 6).
-    - batch_topk: BatchTopK over the pool alone, as the SAE was trained ("the relevant BatchTopK masking for the
-      candidate pool", section 3.3), with the attribution set as its batch: of n tokens the k n largest activations of
-      the pool count, or beside a dense core, which is exempt, the k' n largest of the others (Eq. 4). Other groups
-      compete for nothing, so more latents of the pool count than at inference.
+    - batch_topk: BatchTopK over the pool alone (another reading of what the paper says before Eq. 6), with the
+      attribution set as its batch: of n tokens the k n largest activations of the pool count, or beside a dense core,
+      which is exempt, the k' n largest of the others (Eq. 4). Other groups do not compete, so more latents of the pool
+      count than at inference.
 
     The k n-th largest value is exact: it is found from its bits, in two passes over the set, in little memory. Of
     values that equal it all count.

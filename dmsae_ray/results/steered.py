@@ -18,7 +18,7 @@ class StoppedTrial:
 
     Attributes:
         reason: Who stopped it and where, in words.
-        numbers: What was known of it then, see `TrialReport.numbers`.
+        numbers: What was known of it then, see `TrialReport.known`.
     """
 
     reason: str
