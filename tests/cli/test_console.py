@@ -42,7 +42,7 @@ def test_lines_and_warnings_stand_above_the_live_table(monkeypatch: pytest.Monke
             screen.waits("waiting for room on the cluster: 2 x a worker")
             screen.say("said")
             logging.getLogger("dmsae_ray.some.room").warning("a machine was lost")
-            until = time.monotonic() + 10
+            until = time.monotonic() + 120
             while "carry" not in out.getvalue().split("was lost")[-1] and time.monotonic() < until:
                 time.sleep(0.05)
     blocks = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", block) for block in out.getvalue().split("said")]

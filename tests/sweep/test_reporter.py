@@ -30,7 +30,7 @@ def test_uploads_go_on_beside_the_training_and_one_that_fails_is_told(ray_cluste
             return folder
 
         def wait_for(name: str) -> None:
-            until = time.monotonic() + 30
+            until = time.monotonic() + 120
             while not (notes / name).exists() and time.monotonic() < until:
                 time.sleep(0.05)
 

@@ -73,7 +73,7 @@ def _drained(metadata: str, said: Any) -> None:
     said.put(spot_notice.node_of_this_machine(cluster.address) in here)
     before = ray._private.state.state.get_draining_nodes()
     code = spot_notice.main(["--address", cluster.address, "--metadata", metadata, "--node", node.node_id])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not (found := ray._private.state.state.get_draining_nodes()) and time.monotonic() < deadline:
         time.sleep(0.1)
     said.put((before, code, found == {node.node_id: found.get(node.node_id)}, found.get(node.node_id)))

@@ -84,8 +84,8 @@ def _runs(folder: Path) -> dict[str, Any]:
 
 
 def _no_workers_are_left() -> None:
-    """Ray's session goes on, but without the processes of these trials."""
-    until = time.monotonic() + 30
+    """Ray's session goes on, but without the processes of these trials; Ray gives an actor 30 s to end by itself."""
+    until = time.monotonic() + 120
     while left := [p for p in psutil.Process().children(recursive=True) if _is_of_a_trial(p)]:
         assert time.monotonic() < until, left
         time.sleep(0.5)
