@@ -44,7 +44,7 @@ SCORING = frozenset(
 )
 """Settings that do not touch a training: trials that differ only in these share their cycle 0."""
 EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
-OF_A_CORE = frozenset({"sae.core_sparsity", "sae.core_decoder_init"})
+OF_A_CORE = frozenset({"sae.core_sparsity", "sae.core_decoder_init", "sae.core_takes"})
 """Settings that say how a core is used: where only these differ, cycle 0 is shared too, since it has no core."""
 _LONGEST, _LONGEST_NAME = 48, 120
 _WORDS = ("default", "none", "true", "false")

@@ -255,7 +255,7 @@ class Experiment(Section):
         Args:
             version: the version by which a sweep was begun; 1 is that of 0.1.0.
         """
-        with_later = ("corpus", "recipe", "distill", "sweep", *(() if self.transfer is None else ("transfer",)))
+        with_later = ("corpus", "sae", "recipe", "distill", "sweep", *(() if self.transfer is None else ("transfer",)))
         sections = {name: getattr(self, name).identity() for name in with_later}
         tree = {**self.model_dump(mode="json", exclude=_APART), **sections}
         tree |= {"method": version} if version > 1 else {}

@@ -200,13 +200,20 @@ class ActivationSettings(Section):
 class SAESettings(Section):
     """The dictionary."""
 
+    later = frozenset({"core_takes"})
+
     n_latents: int = Field(65_536, ge=2, description="all latents, core included")
     group_sizes: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(
-        None, description="Matryoshka groups, adding up to n_latents; the last gives up the core. Default: SAEBench's"
+        None,
+        description="Matryoshka groups, adding up to n_latents, before the core takes its own. Default: SAEBench's",
     )
     k: K = Field(80, description="target L0 of the baseline (Eq. 4 scales it to the non-core latents)")
     core_sparsity: CoreSparsity = Field("dense", description="is the core exempt from BatchTopK (Eq. 3) or not")
     core_decoder_init: Literal["random", "tied"] = Field("random", description="first decoder rows of the core")
+    core_takes: Literal["last_group", "all_groups"] = Field(
+        "last_group",
+        description="groups that give up latents to the core: the last, or all in proportion to their size",
+    )
 
     @property
     def groups(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from dmsae_ray.distill.attribution import check_score
 from dmsae_ray.distill.attribution_set import AttributionSet
 from dmsae_ray.distill.pool_mask import check_mask
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.sae import MatryoshkaSAE, Recipe
+from dmsae_ray.sae import CoreTakes, MatryoshkaSAE, Recipe
 
 KEY_VERSION = 2
 """Increased whenever the numerics of a cycle change, so that results of older versions are not taken for new ones."""
@@ -64,7 +64,7 @@ class CycleSettings:
     n_latents: int
     """m, the dictionary size, core included."""
     group_sizes: tuple[int, ...]
-    """Sizes of the Matryoshka groups, smallest prefix first; the last gives up the core's latents."""
+    """Sizes of the Matryoshka groups, smallest prefix first, before the core takes its latents."""
     k: int
     """Target L0 of the baseline; the non-core budget k' follows from it (Eq. 4)."""
     recipe: Recipe
@@ -77,6 +77,8 @@ class CycleSettings:
     """Whether the core is exempt from BatchTopK ('dense', Eq. 3) or not ('sparse')."""
     core_decoder_init: Literal["random", "tied"] = "random"
     """How the decoder rows of the core start: as random directions, or as its encoder rows with unit norm."""
+    core_takes: CoreTakes = "last_group"
+    """Which groups give up latents to the core: the last, or all in proportion."""
     quantile: float = 0.99
     """q of Eq. 6."""
     score: str = "quantile"
@@ -143,7 +145,9 @@ def cycle_key(settings: CycleSettings, fingerprint: str, core_rows: Tensor, seed
     """
     trained = {k: v for k, v in asdict(settings).items() if k not in SCORING}
     if len(core_rows) == 0:  # what is said of a core changes nothing where there is none
-        trained |= {"core_sparsity": "dense", "core_decoder_init": "random"}
+        trained |= {"core_sparsity": "dense", "core_decoder_init": "random", "core_takes": "last_group"}
+    if trained["core_takes"] == "last_group":
+        del trained["core_takes"]  # keys are those of the versions that had no such setting
     what = {
         "version": KEY_VERSION,
         "settings": trained,

@@ -14,7 +14,15 @@ from torch import Tensor
 from dmsae_ray.distill.cycle_settings import CycleSettings, DataSource
 from dmsae_ray.distill.ranks import Ranks
 from dmsae_ray.errors import ConfigError, DataError
-from dmsae_ray.sae import Diagnosis, HealthMonitor, MatryoshkaSAE, SAETrainer, StepStats, calibrated_threshold
+from dmsae_ray.sae import (
+    Diagnosis,
+    HealthMonitor,
+    MatryoshkaSAE,
+    SAETrainer,
+    StepStats,
+    calibrated_threshold,
+    non_core_groups,
+)
 
 CALIBRATION_TOKENS = 16_384
 """Tokens of the last batches from which the inference threshold is set; at most a tenth of the training."""
@@ -187,7 +195,7 @@ def train_sae(
     sae = MatryoshkaSAE(
         source.d_model,
         settings.n_latents,
-        list(settings.group_sizes),
+        non_core_groups(settings.group_sizes, settings.n_latents, len(job.core_rows), settings.core_takes),
         settings.k,
         core=job.core_rows if len(job.core_rows) else None,
         core_sparsity=settings.core_sparsity,

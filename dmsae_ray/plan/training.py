@@ -33,6 +33,7 @@ def cycle_settings(experiment: Experiment, setting: Setting, d_model: int) -> Cy
         k=setting.k,
         core_sparsity=setting.core_sparsity,
         core_decoder_init=sae.core_decoder_init,
+        core_takes=sae.core_takes,
         recipe=Recipe(
             steps=steps,
             lr=recipe.lr,

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from dmsae_ray.sae.files import encoder_rows as encoder_rows
     from dmsae_ray.sae.files import load_sae as load_sae
     from dmsae_ray.sae.files import save_sae as save_sae
+    from dmsae_ray.sae.groups import CoreTakes as CoreTakes
+    from dmsae_ray.sae.groups import non_core_groups as non_core_groups
     from dmsae_ray.sae.health import TROUBLES as TROUBLES
     from dmsae_ray.sae.health import Diagnosis as Diagnosis
     from dmsae_ray.sae.health import HealthMonitor as HealthMonitor
@@ -64,6 +66,10 @@ __getattr__, __dir__, __all__ = face(
             "encoder_rows",
             "load_sae",
             "save_sae",
+        ),
+        "groups": (
+            "CoreTakes",
+            "non_core_groups",
         ),
         "health": (
             "TROUBLES",

@@ -4,13 +4,13 @@ import copy
 import math
 from collections.abc import Sequence
 from itertools import accumulate
-from numbers import Integral
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from dmsae_ray.errors import ConfigError
+from dmsae_ray.sae.groups import is_whole, non_core_groups
 
 CoreSparsity = Literal["dense", "sparse"]
 CoreDecoderInit = Literal["random", "tied"]
@@ -57,8 +57,7 @@ class MatryoshkaSAE(nn.Module):
             d_model: d, the width of the residual stream.
             n_latents: m, the number of latents, core included.
             group_sizes: sizes of the non-core groups. They add up to n_latents - n_core, or to n_latents: then the last
-                group gives up the core's latents, and when it is down to one latent the groups before it give up the
-                rest.
+                group gives up the core's latents, see `groups.non_core_groups`.
             k: target L0 of the baseline.
             core: [n_core, d], the frozen encoder rows; None for no core.
             core_sparsity: 'dense' exempts the core from BatchTopK (Eq. 3); 'sparse' does not.
@@ -71,7 +70,7 @@ class MatryoshkaSAE(nn.Module):
         """
         super().__init__()
         for name, value in (("d_model", d_model), ("n_latents", n_latents), ("k", k)):
-            if not _is_whole(value) or value < 1:
+            if not is_whole(value) or value < 1:
                 raise ConfigError(f"{name}: {value!r} must be a whole number, at least 1")
         if core_sparsity not in ("dense", "sparse"):
             raise ConfigError(f"core_sparsity: {core_sparsity!r} must be 'dense' or 'sparse'")
@@ -83,7 +82,7 @@ class MatryoshkaSAE(nn.Module):
         self.n_core = 0 if core is None else len(core)
         self.core_sparsity: CoreSparsity = core_sparsity
         self.core_decoder_init: CoreDecoderInit = core_decoder_init
-        self.group_sizes = _non_core_groups(group_sizes, n_latents, self.n_core)
+        self.group_sizes = non_core_groups(group_sizes, n_latents, self.n_core)
         self.prefix_sizes = tuple(accumulate(self.group_sizes))
         self.non_core_k = max(1, round(k * (n_latents - self.n_core) / n_latents))
         if self.topk_budget > self.n_topk:
@@ -178,30 +177,6 @@ class MatryoshkaSAE(nn.Module):
             sae.theta.mul_(self.norm_factor)
         sae.norm_factor = 1.0
         return sae
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def _non_core_groups(group_sizes: Sequence[int], n_latents: int, n_core: int) -> tuple[int, ...]:
-    sizes = list(group_sizes)
-    if not sizes or not all(_is_whole(size) and size > 0 for size in sizes):
-        raise ConfigError(f"group_sizes: {sizes} must be whole numbers, at least 1")
-    if n_core and sum(sizes) == n_latents:
-        if n_core > n_latents - len(sizes):
-            raise ConfigError(
-                f"core: {n_core} latents leave fewer than 1 of {n_latents} to each of {len(sizes)} groups"
-            )
-        owed = n_core
-        for j in reversed(range(len(sizes))):
-            given = min(owed, sizes[j] - 1)
-            sizes[j] -= given
-            owed -= given
-    if sum(sizes) != n_latents - n_core:
-        either = f"{n_latents}" + (f" or {n_latents - n_core}" if n_core else "")
-        raise ConfigError(f"group_sizes: {sizes} add up to {sum(sizes)}, not to {either}")
-    return tuple(sizes)
 
 
 def _initial_weights(

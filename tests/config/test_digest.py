@@ -47,6 +47,7 @@ OTHER: dict[str, Any] = {
     "sae.k": 40,
     "sae.core_sparsity": "sparse",
     "sae.core_decoder_init": "tied",
+    "sae.core_takes": "all_groups",
     "recipe.name": None,  # changes the filters too: see above
     "recipe.tokens": 100_000_000,
     "recipe.batch_size": 4096,

@@ -407,17 +407,28 @@ def test_what_the_controls_cost_is_counted_apart(plain):
     assert plain.control_flops == 0
 
 
+def test_all_groups_may_give_up_latents_to_the_core(plain):
+    """The pool is the core and the first group, which then gives up its share."""
+    history = run(settings=small_settings(core_takes="all_groups"), core_size=8, cycles=1)
+    assert history.sae.n_core == 8 and history.sae.group_sizes == (11, 17, 28)  # 12, 20, 32 less 8: 10.6, 17.5, 27.9
+    assert history.reports[1].pool == 19
+    assert history.reports[0].key == plain.reports[0].key
+    assert run(core_size=8, cycles=1).sae.group_sizes == (12, 20, 24)
+
+
 def test_the_key_is_a_function_of_what_decides_the_training():
     settings, rows = small_settings(), torch.ones(2, D)
     base = cycle_key(settings, "f", rows, 1, 0)
     for scoring in ({"quantile": 0.5}, {"intersect": 2}, {"attribution_parts": 3}):
         assert base == cycle_key(small_settings(**scoring), "f", rows, 1, 0)
     # Without a core, a sparse one and a dense one are the same training.
-    none, sparse = rows[:0], small_settings(core_sparsity="sparse", core_decoder_init="tied")
+    none = rows[:0]
+    sparse = small_settings(core_sparsity="sparse", core_decoder_init="tied", core_takes="all_groups")
     assert cycle_key(settings, "f", none, 1, 0) == cycle_key(sparse, "f", none, 1, 0)
     other = [
         cycle_key(small_settings(k=5), "f", rows, 1, 0),
         cycle_key(small_settings(core_sparsity="sparse"), "f", rows, 1, 0),
+        cycle_key(small_settings(core_takes="all_groups"), "f", rows, 1, 0),
         cycle_key(dataclasses.replace(settings, recipe=dataclasses.replace(settings.recipe, lr=1.0)), "f", rows, 1, 0),
         cycle_key(settings, "g", rows, 1, 0),
         cycle_key(settings, "f", rows * 2, 1, 0),
@@ -425,7 +436,7 @@ def test_the_key_is_a_function_of_what_decides_the_training():
         cycle_key(settings, "f", rows, 2, 0),
         cycle_key(settings, "f", rows, 1, 40),
     ]
-    assert len({base, *other}) == 9
+    assert len({base, *other}) == 10
     assert derive_seed(3, "cycle", 0) != derive_seed(3, "cycle", 1)
 
 
