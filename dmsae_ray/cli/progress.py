@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 from dmsae_ray.cli.progress_view import CycleValues, State, SweepView, TrialView
-from dmsae_ray.distill import DISTILLED
+from dmsae_ray.distill import DISTILLED, is_chain
 from dmsae_ray.plan import CycleSetting, Done, Pace, RunningTrial, Trial, Work, seconds_left, trainings_left
 from dmsae_ray.results import Steered, TrialReport, TrialResult
 
@@ -166,8 +166,8 @@ class SweepProgress:
             self._name(track, arm, cycle)
             self._next(track, now)
             if now is not None and track.state == "running" and len(track.done) < self.work.trainings_of_trial:
-                last = arm != own or cycle == self.work.cycles
-                self._name(track, "control" if last else own, cycle if last else cycle + 1)
+                last = cycle == self.work.cycles or (arm != own and not is_chain(arm))
+                self._name(track, "control" if last else arm, cycle if last else cycle + 1)
 
     def end(self, trial_id: str, state: State, reason: str = "") -> None:
         """Note that a trial has ended as `state`, or waits again since the session ended."""
@@ -184,7 +184,7 @@ class SweepProgress:
     def finished(self, result: TrialResult) -> None:
         """Note what a trial found that has finished, perhaps in another session."""
         with self._lock:
-            for report in (*result.reports, *result.controls.values()):
+            for report in (*result.reports, *result.beside):
                 self.cycle(result.trial_id, report.arm, report.cycle, CycleValues.of(report), None, found=True)
             self.end(result.trial_id, "finished")
 

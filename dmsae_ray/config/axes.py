@@ -32,6 +32,7 @@ _OTHERWISE = {
     "recipe.batch_size": "all trainings of a sweep have the same length",
     "distill.cycles": "all trials of a sweep have the same cycles",
     "distill.controls": "all trials of a sweep have the same controls",
+    "distill.control_chains": "all trials of a sweep have the same controls",
     "distill.min_cycles": "no training depends on it; every core of a trial is kept, with its lineage",
     "distill.initial_sae": "sweep.k with a mapping from k to folder gives an SAE to each",
     "distill.initial_sae_any_k": "sweep.k with a mapping from k to folder gives an SAE to each",

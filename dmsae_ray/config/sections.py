@@ -311,7 +311,7 @@ class RecipeSettings(Section):
 class DistillSettings(Section):
     """The train-and-select cycles (Algorithm 1) and the selection (Algorithm 2)."""
 
-    later = frozenset({"initial_sae_any_k", "core_size", "mask", "intersect", "fresh_attribution"})
+    later = frozenset({"initial_sae_any_k", "core_size", "mask", "intersect", "fresh_attribution", "control_chains"})
 
     cycles: int = Field(4, ge=1, le=100, description="cycles with a core, after cycle 0")
     coverage: Coverage = Field(0.9, description="share of the attribution that the core must explain (tau, Eq. 7)")
@@ -349,6 +349,11 @@ class DistillSettings(Section):
         ("gaussian",),
         description="cores of as many rows trained in place of the core in the last cycle; norm-matched, but for "
         "'gaussian_unit'",
+    )
+    control_chains: tuple[Control, ...] = Field(
+        (),
+        description="controls in place of the core of cycle 0 that run through all cycles, selected as the core is: "
+        "what survives of rows that attribution did not select",
     )
 
     @property
@@ -392,7 +397,7 @@ class DistillSettings(Section):
             _of_a_model(place)
         return value
 
-    @field_validator("controls")
+    @field_validator("controls", "control_chains")
     @classmethod
     def _none_twice(cls, controls: tuple[Control, ...]) -> tuple[Control, ...]:
         return _distinct(controls) if controls else controls

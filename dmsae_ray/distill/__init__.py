@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.reports import DISTILLED as DISTILLED
     from dmsae_ray.distill.reports import CycleReport as CycleReport
     from dmsae_ray.distill.reports import WindowReport as WindowReport
+    from dmsae_ray.distill.reports import is_chain as is_chain
     from dmsae_ray.distill.result import DistillationResult as DistillationResult
     from dmsae_ray.distill.seeds import derive_seed as derive_seed
     from dmsae_ray.distill.selection import select_core as select_core
@@ -153,6 +154,7 @@ __getattr__, __dir__, __all__ = face(
             "DISTILLED",
             "CycleReport",
             "WindowReport",
+            "is_chain",
         ),
         "result": ("DistillationResult",),
         "seeds": ("derive_seed",),

@@ -22,17 +22,17 @@ CONTROLS: tuple[str, ...] = get_args(Control)
 NEEDS_SAE: tuple[str, ...] = ("random_latents", "matched_frequency", "lowest_score", "most_frequent")
 
 
-def check_controls(names: tuple[str, ...]) -> None:
+def check_controls(names: tuple[str, ...], setting: str = "controls") -> None:
     """Check the names of controls.
 
     Raises:
-        ConfigError: a control is unknown or named twice.
+        ConfigError: a control is unknown or named twice; the message begins with `setting`.
     """
     for name in names:
         if name not in CONTROLS:
-            raise ConfigError(f"controls: {name!r} is unknown; known are {', '.join(CONTROLS)}")
+            raise ConfigError(f"{setting}: {name!r} is unknown; known are {', '.join(CONTROLS)}")
     if len(set(names)) != len(names):
-        raise ConfigError(f"controls: {list(names)} names one twice")
+        raise ConfigError(f"{setting}: {list(names)} names one twice")
 
 
 def match_norms(rows: Tensor, reference: Tensor) -> Tensor:

@@ -5,6 +5,17 @@ from typing import Any
 
 DISTILLED = "distilled"
 """The arm that is the method itself; every other arm is a control or a transfer."""
+_CHAIN = "_chain"
+
+
+def chain_arm(name: str) -> str:
+    """Return the arm of a control that stands in place of C_0 and runs through all cycles, as the core does."""
+    return f"{name}{_CHAIN}"
+
+
+def is_chain(arm: str) -> bool:
+    """Whether an arm is that of a control that runs through all cycles."""
+    return arm.endswith(_CHAIN)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,24 @@ from dmsae_ray.sae import MatryoshkaSAE
 
 
 @dataclass(eq=False)
+class Chain:
+    """A control that stands in place of C_0 and runs through all cycles, as the core does.
+
+    Attributes:
+        reports: one per cycle, 1..L; a collapsed one is the last.
+        cores: what stands in place of C_0..C_L, with lineage.
+    """
+
+    reports: list[CycleReport]
+    cores: list[Core]
+
+    @property
+    def survivors(self) -> list[int]:
+        """How many rows of the first core are in it and in each later one."""
+        return survival([core.lineage for core in self.cores]).get(0, [0] * len(self.cores))
+
+
+@dataclass(eq=False)
 class DistillationResult:
     """The result of `run_cycles`.
 
@@ -22,6 +40,7 @@ class DistillationResult:
         cores: C_0..C_L with lineage; a collapsed cycle adds an empty core and is the last.
         control_reports: the last cycle with a control core in place of C_{L-1}, by the control's name.
         control_cores: these control cores, by name.
+        chains: controls that run through all cycles, by the control's name.
         collapsed_at: the cycle that collapsed, or None.
         collapse: the name of the collapse, or None.
         sae: the SAE of the last cycle (takes raw activations) on the first rank; None on the others.
@@ -35,6 +54,7 @@ class DistillationResult:
     cores: list[Core] = field(default_factory=list)
     control_reports: dict[str, CycleReport] = field(default_factory=dict)
     control_cores: dict[str, Core] = field(default_factory=dict)
+    chains: dict[str, Chain] = field(default_factory=dict)
     collapsed_at: int | None = None
     collapse: str | None = None
     sae: MatryoshkaSAE | None = None
@@ -57,12 +77,15 @@ class DistillationResult:
     @property
     def control_tokens(self) -> int:
         """Tokens trained on over all controls, cached ones included."""
-        return sum(r.tokens for r in self.control_reports.values())
+        return sum(r.tokens for r in self._of_controls())
 
     @property
     def control_flops(self) -> float:
         """FLOPs over all controls, cached ones included."""
-        return sum(r.flops for r in self.control_reports.values())
+        return sum(r.flops for r in self._of_controls())
+
+    def _of_controls(self) -> list[CycleReport]:
+        return [*self.control_reports.values(), *(r for chain in self.chains.values() for r in chain.reports)]
 
     def survival(self) -> dict[int, list[int]]:
         """Return the survivors of every birth cohort, see lineage.survival."""
@@ -84,6 +107,10 @@ class DistillationResult:
             "survival": {str(birth): alive for birth, alive in self.survival().items()},
             "records": [r.as_dict() for r in self.reports],
             "controls": {name: r.as_dict() for name, r in self.control_reports.items()},
+            "chains": {
+                name: {"records": [r.as_dict() for r in chain.reports], "survivors": chain.survivors}
+                for name, chain in self.chains.items()
+            },
             "tokens": self.tokens,
             "flops": self.flops,
             "flops_cached": sum(r.flops for r in self.reports if r.cached),

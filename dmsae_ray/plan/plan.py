@@ -293,7 +293,7 @@ def count_trainings(experiment: Experiment, trials: Sequence[Trial]) -> tuple[in
     if experiment.transfer is not None:
         return len(trials), len(trials), 0
     distill = experiment.distill
-    controls = len(trials) * len(distill.controls)
+    controls = len(trials) * (len(distill.controls) + distill.cycles * len(distill.control_chains))
     later = len(trials) * distill.cycles + controls
     if not shares_cycle_0(experiment):
         return later, later, controls

@@ -107,7 +107,7 @@ def counted(finished: Sequence[TrialResult], running: Sequence[TrialResult] = ()
     cut = [tuple(c for c in r.reports if c.cycle <= last) for r in whole]
     sizes = [r.core_sizes[: last + 1] for r in whole]
     return [
-        replace(r, reports=reports, core_sizes=size, controls={})
+        replace(r, reports=reports, core_sizes=size, controls={}, chains={})
         for r, reports, size in zip(whole, cut, sizes, strict=True)
     ]
 
@@ -119,7 +119,7 @@ def aggregate(setting: S, finished: Sequence[TrialResult], running: Sequence[Tri
     sizes = zip_longest(*(r.core_sizes for r in results))
     with_core = [[c for c in r.reports if c.carryover is not None] for r in results]
     carryovers = zip_longest(*([c.carryover for c in reports] for reports in with_core))
-    trained = [[c for c in (*r.reports, *r.controls.values()) if c.seconds > 0] for r in results]
+    trained = [[c for c in (*r.reports, *r.beside) if c.seconds > 0] for r in results]
     first = [r.reports[0].metrics if r.reports[0].n_core_in == 0 else {} for r in results]
     carried = [r.last for r in results if r.last.carried is not None]
     return Aggregate(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmsae_ray.distill import DISTILLED
+from dmsae_ray.distill import DISTILLED, is_chain
 from dmsae_ray.plan import TransferSetting
 from dmsae_ray.report.estimates import Estimate, estimate
 from dmsae_ray.results import TrialResult
@@ -49,7 +49,7 @@ def final_cycle_bands(results: Sequence[TrialResult], journal: Path, name: str) 
         if isinstance(setting, TransferSetting):
             if setting.arm != "baseline":
                 replicas[f"k={setting.k} {setting.core_sparsity}", str(setting.arm)].append(curve)
-        elif run.arm or run.cycle == result.last.cycle:
+        elif not is_chain(run.arm) and (run.arm or run.cycle == result.last.cycle):
             replicas[setting.label, run.arm or DISTILLED].append(curve)
     bands: dict[str, dict[str, Band]] = defaultdict(dict)
     for (panel, arm), found in replicas.items():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.alluvial import draw_alluvial
+from dmsae_ray.report.chains import chain_names, chain_survival
 from dmsae_ray.report.estimates import NONE, Estimate, estimate
 from dmsae_ray.report.panels import (
     left_out,
@@ -116,6 +117,8 @@ def survival(report: Report, sweep_dir: Path) -> Picture | None:
         return None
     colours = gradation(max((len(a.core_sizes) for a in shown), default=1))
     sizes = {a.setting: _cohort_sizes(report.replicas[a.setting]) for a in shown}
+    names = chain_names({a.setting: report.replicas[a.setting] for a in shown})
+    chains = {(a.setting, name): chain_survival(report.replicas[a.setting], name) for a in shown for name in names}
 
     def draw(axis: "Axes", one: One) -> bool:
         births = list(shares[one.setting])
@@ -126,6 +129,11 @@ def survival(report: Report, sweep_dir: Path) -> Picture | None:
             points(axis, x, line, color=colours[birth], label=f"born in cycle {birth}", **style)
             size = sizes[one.setting][birth][0].mean
             axis.annotate(f"{size:.3g}", (x[0].mean, 1.0), (0, 5), "data", "offset points", ha="center", fontsize=7)
+        for n, name in enumerate(names):
+            line, label = chains[one.setting, name], f"{name.replace('_', ' ')} in place of cycle 0's core"
+            x = [known_value(cycle + 0.08 * (n + len(births) / 2)) for cycle in range(len(line))]
+            chain: Any = {"marker": marker(len(births) + n), "linestyle": "--", "capsize": 0, "elinewidth": 0.7}
+            points(axis, x, line, color=("#59636E", "#8C959F")[n % 2], label=label, markersize=4.5, **chain)
         axis.set_ylim(0, 1.14)
         axis.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
         axis.set_xticks(range(len(one.core_sizes)))
@@ -135,6 +143,8 @@ def survival(report: Report, sweep_dir: Path) -> Picture | None:
 
     left = [line[0][-1].mean for line in shares.values() if line.get(0)]
     end = f" Of cycle 0's core, {_percents(left)} is left in the last cycle." if left else ""
+    if names:
+        end += " Dashed lines are controls that ran through all cycles in its place."
     return Picture(
         "survival",
         "Figure 2: survival of the latents born in a cycle",
@@ -147,6 +157,12 @@ def survival(report: Report, sweep_dir: Path) -> Picture | None:
             for a in shown
             for birth, line in shares[a.setting].items()
             for age, value in enumerate(line)
+        ]
+        + [
+            (*setting_cells(a.setting), f"{name} in place of 0", cycle, *estimate_cells(value))
+            for a in shown
+            for name in names
+            for cycle, value in enumerate(chains[a.setting, name])
         ],
         lambda: setting_panels(shown, draw),
     )

@@ -14,6 +14,7 @@ from dmsae_ray.files import nan_to_null, replacing
 from dmsae_ray.plan import CycleSetting, Setting, TransferSetting
 from dmsae_ray.report.aggregate import Aggregate, aggregate, counted
 from dmsae_ray.report.axis_effects import axis_table
+from dmsae_ray.report.chains import chain_names, chain_table
 from dmsae_ray.report.finding import cycles_finding, transfers_finding
 from dmsae_ray.report.picture import Drawn
 from dmsae_ray.report.running import planned_trials, unfinished_trials
@@ -42,7 +43,8 @@ mean size). Where carryover is no lower, other tokens alone may change as much o
 each half has half of the tokens, so two whole sets would agree better than that. **Chance** is the carryover of a core
 drawn at random from the candidate pool; a **control**'s column is the carryover of a core of as many rows with the same
 norms, trained in its place, and **carryover over** it is the difference, seed by seed. **Distilled** counts the latents
-selected in every cycle. **L0** is measured, on held-out tokens: all latents that fire at a token, those of the core
+selected in every cycle. **Left** is the share of cycle 0's core, or of a control that ran through all cycles in its
+place, that every cycle selected. **L0** is measured, on held-out tokens: all latents that fire at a token, those of the core
 included, and of the **core** alone. **Core fires** is the share of tokens at which a latent of the core fires, the
 median and the most frequent one; **dead** is the share of latents that never fire. **FVU** is the fraction of variance
 unexplained, **loss rec.** the share of the language model's loss that the SAE keeps against zeroing the layer.
@@ -144,11 +146,23 @@ class Report:
         return tables
 
     @property
+    def chains(self) -> list[Table]:
+        """The table of controls that ran through all cycles; none without any."""
+        any_chain = bool(chain_names(self.replicas))
+        return [chain_table(self.cycles, self.replicas, self.last_cycle)] if any_chain else []
+
+    @property
     def health(self) -> list[str]:
         """One line for each trial that collapsed, and one for each trouble in a training."""
         lines = [f"{r.trial_id} collapsed: {r.collapse}" for r in (*self.results, *self.running) if r.collapse]
+        lines += [
+            f"{r.trial_id}: control {c.arm} collapsed in cycle {c.cycle}: {c.collapsed}"
+            for r in self.results
+            for c in r.beside
+            if c.collapsed
+        ]
         for r in self.results:
-            for record in (*r.reports, *r.controls.values()):
+            for record in (*r.reports, *r.beside):
                 where = f"{r.trial_id}, cycle {record.cycle}, {record.arm}"
                 lines += [f"{where}: {trouble} at step {step}" for trouble, step in record.troubles.items()]
         return lines
@@ -178,6 +192,7 @@ class Report:
         if self.cycles:
             tables += [cores_table(self.cycles, self.last_cycle), use_table(self.cycles, self.last_cycle)]
             tables.append(margin_table(self.cycles, self.last_cycle))
+            tables += self.chains
             changed = axis_table(self.cycles, self.replicas, self.axes)
             tables += [changed] if changed.rows else []
         return tables

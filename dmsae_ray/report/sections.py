@@ -46,7 +46,8 @@ def report_sections(report: Report, figures: Figures, prefix: str = "") -> list[
         tables = [cores_table(cycles, last), margin_table(cycles, last)]
         add("cores", "What came back", tables, ("carryover", "heat_maps"))
         add("use", "Use and reconstruction", [use_table(cycles, last)], ("core_l0", "coverage", "score_coverage"))
-        add("cycles", "From cycle to cycle", [cycles_table(cycles, last)], ("selected_sets", "lineage", "survival"))
+        tables = [cycles_table(cycles, last), *report.chains]
+        add("cycles", "From cycle to cycle", tables, ("selected_sets", "lineage", "survival"))
     if transfers:
         add("transfer", "Transfer", [transfer_table(transfers)], ("transfer", *(() if cycles else ("core_l0",))))
     if report.running:

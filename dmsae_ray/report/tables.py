@@ -70,7 +70,7 @@ def cores_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int |
     """Tabulate core sizes, and carryover beside test-retest, chance and controls."""
     controls = sorted({name for a in aggregates for name in a.controls})
     head: tuple[str, ...] = (
-        *_setting_head(aggregates),
+        *setting_columns(aggregates),
         "core size\nby cycle",
         "carry-\nover",
         "came\nback",
@@ -80,7 +80,7 @@ def cores_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int |
     head += (*(f"{_word(c)}\ncontrol" for c in controls), "dis-\ntilled")
     rows = [
         (
-            *_setting(a),
+            *setting_texts(a),
             " ".join(f"{size.mean:.0f}" for size in a.core_sizes) or "-",
             a.carryover.text(),
             f"{a.carried[0]} of {a.carried[1]}" if a.carried[1] else "-",
@@ -91,13 +91,13 @@ def cores_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int |
         )
         for a in aggregates
     ]
-    return _with_remarks(Table("Cores", head, tuple(rows)), aggregates, last_cycle, _behind_n(head))
+    return with_remarks(Table("Cores", head, tuple(rows)), aggregates, last_cycle, behind_n(head))
 
 
 def use_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> Table:
     """Tabulate what a core costs and gives: measured L0, how often its latents fire, dead latents, reconstruction."""
     head: tuple[str, ...] = (
-        *_setting_head(aggregates),
+        *setting_columns(aggregates),
         "L0",
         "L0\ncore",
         "core\nfires\nmedian",
@@ -109,7 +109,7 @@ def use_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | N
     head += ("loss\nrec.",)
     rows = [
         (
-            *_setting(a),
+            *setting_texts(a),
             a.metrics["l0"].text(1),
             a.metrics["l0_core"].text(1),
             *(a.metrics[name].percent() for name in ("core_frequency_median", "core_frequency_max")),
@@ -120,14 +120,14 @@ def use_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | N
         for a in aggregates
     ]
     table = Table("Use and reconstruction, in the last cycle", head, tuple(rows))
-    return _with_remarks(table, aggregates, last_cycle, _behind_n(head))
+    return with_remarks(table, aggregates, last_cycle, behind_n(head))
 
 
 def cycles_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> Table:
     """Tabulate core sizes and carryover of every cycle, with intervals."""
     cycles = max(len(a.core_sizes) for a in aggregates)
     head: tuple[str, ...] = (
-        *_setting_head(aggregates),
+        *setting_columns(aggregates),
         *(f"core {c}" for c in range(cycles)),
         *(f"carryover {c}" for c in range(1, cycles)),
     )
@@ -135,20 +135,23 @@ def cycles_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int 
     for a in aggregates:
         sizes = [size.text(1 if size.n > 1 else 0) for size in a.core_sizes]
         carried = [c.text() for c in a.carryovers]
-        rows.append((*_setting(a), *_padded(sizes, cycles), *_padded(carried, cycles - 1)))
-    return _with_remarks(Table("By cycle", head, tuple(rows)), aggregates, last_cycle, _behind_n(head))
+        rows.append((*setting_texts(a), *_padded(sizes, cycles), *_padded(carried, cycles - 1)))
+    return with_remarks(Table("By cycle", head, tuple(rows)), aggregates, last_cycle, behind_n(head))
 
 
 def margin_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> Table:
     """Tabulate the evidence for a core: carryover minus each control's, share of the score, PW-MCC of the seeds."""
     controls = sorted({name for a in aggregates for name in a.margins})
-    head: tuple[str, ...] = (*_setting_head(aggregates), *(f"carryover\nover {c.replace('_', ' ')}" for c in controls))
+    head: tuple[str, ...] = (
+        *setting_columns(aggregates),
+        *(f"carryover\nover {c.replace('_', ' ')}" for c in controls),
+    )
     head += ("core's share\nof the score", "PW-MCC\nof the seeds", "chance\nPW-MCC")
     shared = any(a.consistency is not None and a.consistency.shared for a in aggregates)
     head += ("shared rows\nleft out",) if shared else ()
     rows = [
         (
-            *_setting(a),
+            *setting_texts(a),
             *(a.margins.get(c, NONE).text() for c in controls),
             a.core_share.text(),
             *_consistency(a.consistency)[: 3 if shared else 2],
@@ -157,7 +160,7 @@ def margin_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int 
     ]
     which = "controls" if UNMATCHED in controls else "norm-matched controls"
     table = Table(f"Cores against {which}, and between seeds", head, tuple(rows))
-    return _with_remarks(table, aggregates, last_cycle, _behind_n(head))
+    return with_remarks(table, aggregates, last_cycle, behind_n(head))
 
 
 def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
@@ -187,7 +190,7 @@ def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
         )
         for a in aggregates
     ]
-    return _with_remarks(Table("Transfer", head, tuple(rows)), aggregates, None, _behind_n(head))
+    return with_remarks(Table("Transfer", head, tuple(rows)), aggregates, None, behind_n(head))
 
 
 def cost_table(aggregates: Sequence[Aggregate[Setting]], last_cycle: int | None) -> Table:
@@ -208,7 +211,7 @@ def cost_table(aggregates: Sequence[Aggregate[Setting]], last_cycle: int | None)
         )
         for a in aggregates
     ]
-    return _with_remarks(Table("Time and FLOP", head, tuple(rows)), aggregates, last_cycle, _behind_n(head))
+    return with_remarks(Table("Time and FLOP", head, tuple(rows)), aggregates, last_cycle, behind_n(head))
 
 
 def running_table(trials: Sequence[TrialResult], last_cycle: int | None) -> Table:
@@ -272,13 +275,13 @@ def remark(one: Aggregate[Setting], last_cycle: int | None) -> str:
     return "; ".join(parts)
 
 
-def _with_remarks(
+def with_remarks(
     table: Table,
     aggregates: Sequence[Aggregate[CycleSetting]] | Sequence[Aggregate[TransferSetting]] | Sequence[Aggregate[Setting]],
     last_cycle: int | None,
     place: int,
 ) -> Table:
-    """Add a column of remarks behind n where there are any."""
+    """Return the table with a column of remarks behind n, at `place`, where there are any."""
     remarks = [remark(a, last_cycle) for a in aggregates]
     if not any(remarks):
         return table
@@ -287,16 +290,19 @@ def _with_remarks(
     return Table(table.title, head, tuple(rows))
 
 
-def _behind_n(head: tuple[str, ...]) -> int:
+def behind_n(head: tuple[str, ...]) -> int:
+    """Return the place of the column behind n."""
     return head.index("n") + 1
 
 
-def _setting_head(aggregates: Sequence[Aggregate[CycleSetting]]) -> tuple[str, ...]:
+def setting_columns(aggregates: Sequence[Aggregate[CycleSetting]]) -> tuple[str, ...]:
+    """Return the heads of the columns that say the setting, and n."""
     axes = short_names(aggregates[0].setting.axes).values()
     return ("k", "τ", *(_word(name) for name in axes), "n")
 
 
-def _setting(one: Aggregate[CycleSetting]) -> tuple[str, ...]:
+def setting_texts(one: Aggregate[CycleSetting]) -> tuple[str, ...]:
+    """Return the cells below `setting_columns`."""
     axes = (value_text(value) for _, value in one.setting.axes)
     return (str(one.setting.k), one.setting.selects, *axes, str(len(one.seeds)))
 

@@ -31,7 +31,7 @@ def frame(results: Sequence[TrialResult]) -> "DataFrame":
             **{name: value for name, value in report.floats().items() if name != "collapsed"},
         }
         for result in results
-        for report in (*result.reports, *result.controls.values())
+        for report in (*result.reports, *result.beside)
     ]
     # The arm of a transfer is a parameter of its setting, too: the same.
     return DataFrame(rows)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dmsae_ray.distill import CycleReport, WindowReport
+from dmsae_ray.distill import CycleReport, WindowReport, is_chain
 
 _KEY, _FAILURE = "trial_report", "trial_failure"
 """The keys of ours in a result of Ray Tune, beside plain numbers."""
@@ -105,5 +105,7 @@ def failure_in(metrics: Mapping[str, Any] | None) -> str | None:
 
 
 def cycle_name(arm: str, cycle: int) -> str:
-    """Return how a person calls a training: 'cycle 2', 'baseline' or 'control gaussian'."""
+    """Return how a person calls a training: 'cycle 2', 'baseline' or 'control gaussian'; of chains also the cycle."""
+    if is_chain(arm):
+        return f"control {arm}, cycle {cycle}"
     return {"distilled": f"cycle {cycle}", "baseline": "baseline"}.get(arm, f"control {arm}")

@@ -15,6 +15,24 @@ from dmsae_ray.results.reports import known_after
 
 
 @dataclass(frozen=True)
+class ChainResult:
+    """A control that stood in place of C_0 and ran through all cycles, as the core did.
+
+    Attributes:
+        reports: One per cycle, 1..L.
+        survivors: How many rows of the control are in it and in what was selected in each cycle.
+    """
+
+    reports: tuple[CycleReport, ...]
+    survivors: tuple[int, ...]
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether it ended before its last cycle, or with nothing selected."""
+        return any(report.collapsed for report in self.reports)
+
+
+@dataclass(frozen=True)
 class TrialResult:
     """What one finished trial found.
 
@@ -22,13 +40,14 @@ class TrialResult:
         trial: The trial.
         reports: One per cycle; a transfer has one.
         controls: The last cycle with a control core, by the control's name.
+        chains: Controls in place of C_0 that ran through all cycles, by the control's name.
         core_sizes: Sizes of C_0..C_L; empty for a transfer.
         distilled_size: Size of C*; None for a transfer.
         collapse: None, or the name of the collapse and its cycle.
         survival: {birth cycle: survivors at that and each later cycle}.
         tokens: Tokens of its cycles, cached ones included, without the controls.
         flops: FLOPs of the same trainings.
-        control_flops: FLOPs of its controls.
+        control_flops: FLOPs of its controls, chains included.
         folder: Where its files are.
         core_trainings: Trainings that made the core of a transfer; None where it has none, or its file did not say it.
         stopped: Of a trial that has not finished, why a scheduler stopped it; None if none did.
@@ -37,6 +56,7 @@ class TrialResult:
     trial: Trial
     reports: tuple[CycleReport, ...]
     controls: Mapping[str, CycleReport] = field(default_factory=dict)
+    chains: Mapping[str, ChainResult] = field(default_factory=dict)
     core_sizes: tuple[int, ...] = ()
     distilled_size: int | None = None
     collapse: str | None = None
@@ -54,6 +74,16 @@ class TrialResult:
     def setting(self) -> Setting:
         """Setting of the trial, which its replicas share."""
         return self.trial.setting
+
+    @property
+    def beside(self) -> tuple[CycleReport, ...]:
+        """Reports of all its controls, those of chains included."""
+        return (*self.controls.values(), *(report for chain in self.chains.values() for report in chain.reports))
+
+    @property
+    def survivors(self) -> tuple[int, ...]:
+        """How many latents of C_0 are in C_0 and in each later core; empty where there is no C_0."""
+        return self.survival.get(0, ())
 
     @property
     def last(self) -> CycleReport:
@@ -81,7 +111,7 @@ class TrialResult:
     @property
     def control_flops(self) -> float:
         """See the class."""
-        return sum(report.flops for report in self.controls.values())
+        return sum(report.flops for report in self.beside)
 
     @property
     def whole_flops(self) -> float | None:
@@ -118,6 +148,7 @@ def parse_result(summary: Mapping[str, Any], folder: Path | None = None) -> Tria
             trial=Trial.from_params(summary["params"]),
             reports=reports,
             controls={name: _report(r) for name, r in summary.get("controls", {}).items()},
+            chains={name: _chain(chain) for name, chain in summary.get("chains", {}).items()},
             core_sizes=tuple(summary.get("core_sizes", ())),
             distilled_size=summary.get("distilled_size"),
             collapse=f"{collapse} in cycle {summary.get('collapsed_at', reports[-1].cycle)}" if collapse else None,
@@ -128,6 +159,10 @@ def parse_result(summary: Mapping[str, Any], folder: Path | None = None) -> Tria
     except (KeyError, TypeError, ValueError) as error:
         where = folder / SUMMARY_FILE if folder else "summary"
         raise DataError(f"'{where}' is not a trial's summary ({type(error).__name__}: {error})") from None
+
+
+def _chain(tree: Mapping[str, Any]) -> ChainResult:
+    return ChainResult(tuple(_report(r) for r in tree["records"]), tuple(int(n) for n in tree["survivors"]))
 
 
 def load_result(folder: Path) -> TrialResult:

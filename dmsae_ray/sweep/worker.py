@@ -372,6 +372,7 @@ def _run_cycles(
         min_cycles=experiment.distill.min_cycles,
         initial_sae=first,
         controls=experiment.distill.controls,
+        chains=experiment.distill.control_chains,
         on_cycle=reporter.cycle,
     )
     return result.summary(), result.distilled

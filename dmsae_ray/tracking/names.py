@@ -1,15 +1,15 @@
 """What is logged, and how it is called: the runs of a sweep, their parameters and their metrics.
 
-A trial of cycles is a run, as is each of its controls. Their metrics have the cycle as the step, so that the value of
-the last cycle is the one that tables show. Each training of a cycle is a run below that of its trial, with the tokens
-of this training as the step, so that cycles lie over each other. A control or a transfer is one training: its curves
-are in its own run.
+A trial of cycles is a run, as is each of its controls and chains. Their metrics have the cycle as the step, so that the
+value of the last cycle is the one that tables show. Each training of a cycle, of a trial or of a chain, is a run below
+theirs, with the tokens of this training as the step, so that cycles lie over each other. A control or a transfer is one
+training: its curves are in its own run.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from dmsae_ray.distill import DISTILLED, CycleReport, WindowReport
+from dmsae_ray.distill import DISTILLED, CycleReport, WindowReport, is_chain
 from dmsae_ray.plan import Params, Trial
 from dmsae_ray.results import TrialResult
 
@@ -43,11 +43,12 @@ _OF_WINDOW = {
 }
 
 
-def metric_names(controls: Collection[str] = ()) -> list[str]:
-    """Return the names of all metrics of a trial, its controls and its trainings."""
+def metric_names(controls: Collection[str] = (), chains: Collection[str] = ()) -> list[str]:
+    """Return the names of all metrics of a trial, its controls, its chains and its trainings."""
     return [
         *("k", "coverage", "seed", "core_size", "collapsed", "distilled_size", "margin_chance"),
         *(f"margin_{arm}" for arm in controls),
+        *(("survived", *(f"survived_{arm}" for arm in chains)) if chains else ()),
         *_OF_CYCLE,
         *_OF_METRICS.values(),
         *("tokens", "flops", "seconds"),
@@ -98,6 +99,8 @@ def own_arm(params: Params) -> str:
 
 def curve_run(trial_id: str, params: Params, window: WindowReport) -> RunName:
     """Return the run that has the curves of a training."""
+    if is_chain(window.arm):
+        return RunName(trial_id, window.arm, window.cycle)
     if window.arm != own_arm(params):
         return RunName(trial_id, window.arm)
     return RunName(trial_id) if "arm" in params else RunName(trial_id, cycle=window.cycle)
@@ -152,9 +155,16 @@ def window_numbers(window: WindowReport) -> dict[str, float]:
 
 
 def final_numbers(result: TrialResult) -> dict[str, float]:
-    """Return what is known only at the end of a trial: the size of C*, and how far it is above each control."""
+    """Return what is known only at the end of a trial: the size of C*, and how far it is above each control.
+
+    Where controls ran through all cycles, 'survived' is the share of C_0 that is left at the end, and
+    'survived_<control>' that of the control.
+    """
     last = result.last.carryover
     values: dict[str, float | None] = {"distilled_size": result.distilled_size}
+    of_all = {f"_{name}": chain.survivors for name, chain in result.chains.items() if not chain.collapsed}
+    of_all |= {"": result.survivors} if result.chains else {}
+    values |= {f"survived{name}": alive[-1] / alive[0] for name, alive in of_all.items() if alive and alive[0]}
     for arm, report in result.controls.items():
         if last is not None and report.carryover is not None:
             values[f"margin_{arm}"] = last - report.carryover

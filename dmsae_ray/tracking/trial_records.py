@@ -1,10 +1,11 @@
 """Turn what trials report into records: one place says which run, which name and which step each number has."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from dmsae_ray.distill import CycleReport
+from dmsae_ray.distill import CycleReport, is_chain
 from dmsae_ray.plan import Params, Trial
 from dmsae_ray.results import CORE_FILE, SUMMARY_FILE, TrialReport, TrialResult, cycle_name, load_results
 from dmsae_ray.tracking.names import (
@@ -67,7 +68,7 @@ class TrialRecords:
         run = RunName(result.trial_id)
         params = result.trial.params()
         self.begin(result.trial_id, params)
-        self.report(result.trial_id, params, TrialReport(cycles=(*result.reports, *result.controls.values())))
+        self.report(result.trial_id, params, TrialReport(cycles=(*result.reports, *result.beside)))
         self._tracker.metrics(str(run), "final", final_numbers(result), result.last.cycle)
         self._tracker.tag(str(run), NOTE_TAG, self._note(result))
         self._tracker.tag(str(run), ADDRESS_TAG, self._address(result.last))
@@ -102,16 +103,18 @@ class TrialRecords:
         self._open(run, params)
         ended = self._ended.setdefault(str(run), {})
         ended[cycle.cycle] = cycle
-        before = [] if run.arm else [ended[n] for n in range(cycle.cycle) if n in ended]
+        chain = is_chain(run.arm)
+        before = [] if run.arm and not chain else [ended[n] for n in range(cycle.cycle) if n in ended]
         self._tracker.metrics(str(run), CYCLE, cycle_numbers(cycle, before), cycle.cycle)
         sae = self._address(cycle)
         if run.arm:
             name = cycle_name(run.arm, cycle.cycle)
             self._tracker.tag(str(run), ADDRESS_TAG, sae)
             self._tracker.tag(str(run), NOTE_TAG, f"{name} of trial {trial_id}. SAE: `{sae}`")
-            self._tracker.end(str(run), "FINISHED")
-        elif "arm" not in params:
-            training = RunName(trial_id, cycle=cycle.cycle)
+            if not chain:
+                self._tracker.end(str(run), "FINISHED")
+        if chain or (not run.arm and "arm" not in params):
+            training = replace(run, cycle=cycle.cycle)
             if self._tracker.is_open(str(training)):  # not where the cycle was trained by another trial
                 self._tracker.tag(str(training), ADDRESS_TAG, sae)
                 self._tracker.end(str(training), "FINISHED")
@@ -131,6 +134,9 @@ class TrialRecords:
         if result.survival:
             cohorts = ", ".join(f"{alive[-1]} of {alive[0]} from cycle {c}" for c, alive in result.survival.items())
             lines.append(f"Lineage, still in the core at the end: {cohorts}.")
+        for name, chain in result.chains.items():
+            left = f"{chain.survivors[-1]} of {chain.survivors[0]}" if chain.survivors else "none"
+            lines.append(f"Of a {name.replace('_', ' ')} core in place of cycle 0's, {left}.")
         lines.append(f"SAE of the last cycle: `{self._address(last)}`")
         return "\n\n".join(lines)
 

@@ -116,15 +116,20 @@ def views_of_sweep(experiment: Experiment, parent: str, sweep: str) -> list[View
     """
     if experiment.transfer is not None:
         return _views_of_transfers(parent, sweep)
-    return _views_of_cycles(parent, sweep, experiment.distill.controls, tuple(experiment.sweep.axes))
+    distill = experiment.distill
+    return _views_of_cycles(parent, sweep, distill.controls, distill.control_chains, tuple(experiment.sweep.axes))
 
 
-def _views_of_cycles(parent: str, sweep: str, controls: Sequence[str], axes: tuple[str, ...]) -> list[View]:
+def _views_of_cycles(
+    parent: str, sweep: str, controls: Sequence[str], chains: Sequence[str], axes: tuple[str, ...]
+) -> list[View]:
     children = f"tags.`{PARENT_TAG}` = '{parent}'"
     trials = f"{children} and tags.`{KIND_TAG}` = 'trial'"
+    every = metric_names(controls, chains)
     margin = [f"margin_{arm}" for arm in controls]
+    left = ["survived", *(f"survived_{arm}" for arm in chains)] if chains else []
     setting = [f"params.`{name}`" for name in ("k", "coverage", *axes, "seed", "arm")]
-    shown = ["carryover", "margin_chance", *margin, "core_size", "distilled_size", "l0", "fvu", "loss_recovered"]
+    shown = ["carryover", "margin_chance", *margin, "core_size", "distilled_size", *left, "l0", "fvu", "loss_recovered"]
     finals = [f"metrics.`{name}`" for name in (*shown, "dead_share", "collapsed")]
     coming_back: _Section = (
         "1 Which features come back",
@@ -184,7 +189,7 @@ def _views_of_cycles(parent: str, sweep: str, controls: Sequence[str], axes: tup
             [*setting[:-1], *finals],
             [coming_back, reconstruction, health],
             by,
-            hidden=_rest([coming_back, reconstruction, health], controls),
+            hidden=_rest([coming_back, reconstruction, health], every),
         ),
         View(
             _id(parent, "seeds"),
@@ -194,9 +199,9 @@ def _views_of_cycles(parent: str, sweep: str, controls: Sequence[str], axes: tup
             averaged,
             by,
             group_by=("k", "coverage", *axes, "arm"),
-            hidden=_rest(averaged, controls),
+            hidden=_rest(averaged, every),
         ),
-        _training_view(parent, sweep, ("k", "coverage", *axes, "seed", "cycle", "arm"), controls),
+        _training_view(parent, sweep, ("k", "coverage", *axes, "seed", "cycle", "arm"), every),
     ]
 
 
@@ -216,7 +221,8 @@ def _views_of_transfers(parent: str, sweep: str) -> list[View]:
         ),
         ("2 Health of the trainings", [_bar("dead_share"), _bar("collapsed")]),
     ]
-    by, hidden = "metrics.`k`", _rest(sections)
+    every = metric_names()
+    by, hidden = "metrics.`k`", _rest(sections, every)
     return [
         View(
             _id(parent, "transfer"), f"Transfer - {sweep}", children, [*setting, *finals], sections, by, hidden=hidden
@@ -231,11 +237,11 @@ def _views_of_transfers(parent: str, sweep: str) -> list[View]:
             group_by=("k", "arm", "core_sparsity"),
             hidden=hidden,
         ),
-        _training_view(parent, sweep, ("k", "arm", "seed")),
+        _training_view(parent, sweep, ("k", "arm", "seed"), every),
     ]
 
 
-def _training_view(parent: str, sweep: str, params: Sequence[str], controls: Sequence[str] = ()) -> View:
+def _training_view(parent: str, sweep: str, params: Sequence[str], every: Sequence[str]) -> View:
     """Return the view of all trainings, laid over each other by the tokens of each."""
     sections: list[_Section] = [
         (
@@ -262,14 +268,14 @@ def _training_view(parent: str, sweep: str, params: Sequence[str], controls: Seq
         columns,
         sections,
         "metrics.`k`",
-        hidden=_rest(sections, controls),
+        hidden=_rest(sections, every),
     )
 
 
-def _rest(sections: Sequence[_Section], controls: Sequence[str] = ()) -> list[str]:
+def _rest(sections: Sequence[_Section], every: Sequence[str]) -> list[str]:
     """Return the metrics that have no chart in `sections`."""
     shown = {chart.get("metricKey") for _, charts in sections for chart in charts}
-    return [name for name in metric_names(controls) if name not in shown]
+    return [name for name in every if name not in shown]
 
 
 def _id(parent: str, kind: str) -> str:

@@ -77,6 +77,7 @@ OTHER: dict[str, Any] = {
     "distill.initial_sae": {80: "folder"},
     "distill.initial_sae_any_k": True,
     "distill.controls": ["gaussian", "random_latents"],
+    "distill.control_chains": ["gaussian"],
     "transfer.core": "core.safetensors",
     "transfer.arms": ["distilled"],
     "transfer.core_sparsity": ["sparse"],

@@ -264,6 +264,51 @@ def test_controls_are_trained_in_place_of_the_core_and_matched_in_norm(tmp_path)
         assert torch.equal(sae.W_enc[: len(control)], control.rows)
 
 
+def test_a_chain_is_a_run_from_a_control_in_place_of_the_first_core(tmp_path):
+    """What a run with that control as its given core does: the same batches, seeds and selections."""
+    source, records, names = Synthetic(), [], ("gaussian", "random_latents")
+    settings, store = small_settings(pool_groups=2), DirectoryCycleStore(tmp_path)
+    history = run(source, settings, chains=names, on_cycle=records.append, store=store)
+    assert source.served == (3 + 2 * 2) * STEPS
+    same_cores(history, run(settings=settings, store=store))
+    assert [(r.cycle, r.arm) for r in records[3:]] == [(c, f"{name}_chain") for name in names for c in (1, 2)]
+    for name in names:
+        chain = history.chains[name]
+        assert len(chain.cores) == 3 and len(chain.cores[0]) == len(history.cores[0])
+        torch.testing.assert_close(chain.cores[0].rows.norm(dim=1), history.cores[0].rows.norm(dim=1))
+        again = run(settings=settings, initial_core=Core(chain.cores[0].rows, chain.cores[0].lineage))
+        same_cores(chain, again)
+        assert [r.key for r in chain.reports] == [r.key for r in again.reports]
+        first = set(chain.cores[0].lineage)
+        assert chain.survivors == [len(first & set(core.lineage)) for core in chain.cores]
+        assert history.summary()["chains"][name]["survivors"] == chain.survivors
+    costs = [r.flops for r in records[3:]]
+    assert history.control_flops == sum(costs) and history.flops == sum(r.flops for r in records[:3])
+    chosen = set(history.reports[0].metrics) and history.chains["random_latents"].cores[0].provenance["latents"]
+    assert not set(chosen) & {i.latent for i in history.cores[0].lineage}  # other latents of the same SAE
+
+
+def test_chains_of_one_cycle_are_the_controls_of_the_last():
+    history = run(cycles=1, chains=("gaussian",), controls=("gaussian",))
+    assert history.chains["gaussian"].reports[0].key == history.control_reports["gaussian"].key
+    given = run(cycles=1, chains=("gaussian",), initial_core=history.cores[0])
+    assert [r.key for r in given.chains["gaussian"].reports] == [r.key for r in history.chains["gaussian"].reports]
+
+
+def test_a_chain_that_collapses_ends_alone(monkeypatch):
+    """NaN in the batches of the chain only: the trial itself is whole."""
+
+    class Breaks(Synthetic):
+        def batches(self, start, stop):
+            for x in super().batches(start, stop):
+                yield x * (1e30 if self.served > 3 * STEPS else 1)
+
+    history = run(Breaks(), chains=("gaussian",))
+    assert history.collapsed_at is None and len(history.reports) == 3
+    chain = history.chains["gaussian"]
+    assert len(chain.reports) == 1 and chain.reports[0].collapsed and chain.survivors[-1] == 0
+
+
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
@@ -447,6 +492,7 @@ def test_the_key_is_a_function_of_what_decides_the_training():
         ({"coverage": 1.5}, "coverage: 1.5 is not in"),
         ({"core_size": 0}, "core_size: 0 must be at least 1"),
         ({"controls": ("gausian",)}, "controls: 'gausian' is unknown"),
+        ({"chains": ("gausian",)}, "control_chains: 'gausian' is unknown"),
         ({"initial_core": Core(torch.ones(1, 5), (LineageId(0, 0),))}, "initial_core: width 5"),
         ({"initial_sae": MatryoshkaSAE(8, 64, [12, 20, 32], 4)}, "initial_sae: width 8"),
         ({"settings": small_settings(score="best")}, "score: 'best' is unknown"),
