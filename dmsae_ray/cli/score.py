@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from dmsae_ray.config import Experiment
     from dmsae_ray.results import TrialResult
     from dmsae_ray.sweep import ScoreTask
 
@@ -41,6 +42,13 @@ def add_arguments(parser: "ArgumentParser") -> None:
         metavar="LIST",
         default="threshold",
         help="which activations count: threshold, batch_topk or both (default: %(default)s, and the sweep's own)",
+    )
+    parser.add_argument(
+        "--intersect",
+        metavar="LIST",
+        default="1",
+        help="each score as the lowest over so many equal parts of its tokens, as in 1,4 (default: %(default)s, and "
+        "the sweep's own)",
     )
     parser.add_argument(
         "--contexts", type=int, default=32, metavar="N", help="held-out contexts for the ablations (default: 32)"
@@ -70,6 +78,7 @@ def run(args: "Namespace") -> int:
     wanted = _wanted([r for r in results if args.trial in (None, r.trial_id)], args.cycles)
     quantiles = _quantiles(args.quantiles, {at.distill.quantile for at in points})
     masks = _masks(args.masks, {at.distill.mask for at in points})
+    intersects = _intersects(args.intersect, {at.distill.intersect for at in points}, experiment)
     folders = folders_of(experiment, sweep.name)
     with Screen() as screen, Interrupts(screen.say, screen.leave):
         from dmsae_ray.sweep import ScoreTask
@@ -85,6 +94,7 @@ def run(args: "Namespace") -> int:
                 quantiles=quantiles,
                 contexts=args.contexts,
                 masks=masks,
+                intersects=intersects,
             )
             for key, result in {key: result for result, _, key in reversed(wanted)}.items()
         }
@@ -140,7 +150,7 @@ def _write(
 
     from dmsae_ray.report import Agreement, ScoredCycle, score_findings, write_scores
     from dmsae_ray.results import experiment_of
-    from dmsae_ray.sweep import masked_name
+    from dmsae_ray.sweep import score_name
 
     experiment, scored = experiment_of(sweep), []
     read: dict[str, dict[str, Tensor]] = {}
@@ -153,7 +163,7 @@ def _write(
         (report,) = (r for r in result.reports if r.cycle == cycle)
         distill = experiment.at(result.setting.axes).distill
         own = f"quantile {distill.quantile:g}" if distill.score == "quantile" else distill.score
-        own = masked_name(own, distill.mask)
+        own = score_name(own, distill.mask, distill.intersect)
         scored.append(ScoredCycle(result.setting, result.trial.seed, cycle, report.n_core, own, key, scores))
     settings = {"contexts": args.contexts, "quantiles": list(quantiles), "cycles": args.cycles, "version": VERSION}
     page = write_scores(scored, sweep, name=sweep.name, settings=settings)
@@ -192,6 +202,14 @@ def _masks(text: str, own: set[str]) -> tuple[str, ...]:
     return tuple(mask for mask in MASKS if mask in asked | own)
 
 
+def _intersects(text: str, own: set[int], experiment: "Experiment") -> tuple[int, ...]:
+    asked = {int(part) if part.strip().isdecimal() else 0 for part in text.split(",")}
+    most = experiment.corpus.attribution_tokens // 32  # each half of the tokens is cut too
+    if not all(1 <= parts <= most for parts in asked):
+        raise ConfigError(f"--intersect is '{text}'; it must be whole numbers from 1 to {most}, as in 1,4")
+    return tuple(sorted(asked | own))
+
+
 def _store(output: str, results: "list[TrialResult]") -> str:
     """Return the key of the store that the SAEs were trained on, as noted with one of them."""
     from dmsae_ray.files import Folder, on_this_machine
@@ -211,5 +229,6 @@ def _digest(task: "ScoreTask") -> str:
     """Return a hash of how a cycle is scored; its key says what it is."""
     how = {name: value for name, value in asdict(task).items() if name in ("store", "groups", "quantiles", "contexts")}
     how |= {"masks": task.masks} if task.masks != ("threshold",) else {}
+    how |= {"intersects": task.intersects} if task.intersects != (1,) else {}
     how |= {"version": VERSION, "model": task.experiment["model"]}
     return hashlib.sha256(json.dumps(how, sort_keys=True, default=list).encode()).hexdigest()[:12]

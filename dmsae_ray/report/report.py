@@ -44,8 +44,8 @@ each half has half of the tokens, so two whole sets would agree better than that
 drawn at random from the candidate pool; a **control**'s column is the carryover of a core of as many rows with the same
 norms, trained in its place, and **carryover over** it is the difference, seed by seed. **Distilled** counts the latents
 selected in every cycle. **Left** is the share of cycle 0's core, or of a control that ran through all cycles in its
-place, that every cycle selected. **L0** is measured, on held-out tokens: all latents that fire at a token, those of the core
-included, and of the **core** alone. **Core fires** is the share of tokens at which a latent of the core fires, the
+place, that every cycle selected. **L0** is measured, on held-out tokens: all latents that fire at a token, those of the
+core included, and of the **core** alone. **Core fires** is the share of tokens at which a latent of the core fires, the
 median and the most frequent one; **dead** is the share of latents that never fire. **FVU** is the fraction of variance
 unexplained, **loss rec.** the share of the language model's loss that the SAE keeps against zeroing the layer.
 **PW-MCC** is the mean cosine of the best one-to-one matching of two seeds' distilled cores, over all pairs [lowest,

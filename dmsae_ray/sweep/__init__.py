@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from dmsae_ray.sweep.quality import QualityTask as QualityTask
     from dmsae_ray.sweep.quality import measure_quality as measure_quality
     from dmsae_ray.sweep.scoring import ScoreTask as ScoreTask
-    from dmsae_ray.sweep.scoring import masked_name as masked_name
     from dmsae_ray.sweep.scoring import score_cycle as score_cycle
+    from dmsae_ray.sweep.scoring import score_name as score_name
     from dmsae_ray.sweep.session import cluster_of_ray as cluster_of_ray
     from dmsae_ray.sweep.session import ray_session as ray_session
     from dmsae_ray.sweep.shared_output import check_output_is_shared as check_output_is_shared
@@ -70,7 +70,7 @@ __getattr__, __dir__, __all__ = face(
         ),
         "scoring": (
             "ScoreTask",
-            "masked_name",
+            "score_name",
             "score_cycle",
         ),
         "session": (

@@ -35,6 +35,8 @@ class ScoreTask:
         contexts: held-out contexts for the ablations.
         ablations: which of `ABLATIONS`.
         masks: masks under which each score is computed, see `distill.pool_mask`.
+        intersects: into how many equal parts the attribution set is cut for each score, which is then the lowest of
+            theirs; 1 is the score of the whole.
     """
 
     experiment: dict[str, Any]
@@ -47,11 +49,13 @@ class ScoreTask:
     contexts: int
     ablations: tuple[str, ...] = ABLATIONS
     masks: tuple[str, ...] = ("threshold",)
+    intersects: tuple[int, ...] = (1,)
 
 
-def masked_name(score: str, mask: str) -> str:
-    """Return what a score under a mask is called."""
-    return score if mask == "threshold" else f"{score} (BatchTopK)"
+def score_name(score: str, mask: str, parts: int) -> str:
+    """Return what a score is called that is computed under a mask, as the lowest over parts of the tokens."""
+    masked = score if mask == "threshold" else f"{score} (BatchTopK)"
+    return masked if parts == 1 else f"{masked}, least of {parts}"
 
 
 def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
@@ -64,7 +68,7 @@ def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
     """
     import torch
 
-    from dmsae_ray.distill import SCORES, AttributionSet, derive_seed, halves, pool_scores
+    from dmsae_ray.distill import SCORES, AttributionSet, cut, derive_seed, halves, pool_scores
     from dmsae_ray.evaluation import SplicedContexts, ablation
     from dmsae_ray.feed import Feed
     from dmsae_ray.store import open_store
@@ -83,14 +87,19 @@ def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
     found = {}
     named = {f"quantile {q:g}": ("quantile", q) for q in task.quantiles}
     named |= {name: (name, 0.99) for name in SCORES if name != "quantile"}
-    for counts, (name, (score, q)) in product(task.masks, named.items()):
-        if score == "random" and counts != task.masks[0]:
+    for counts, parts, (name, (score, q)) in product(task.masks, task.intersects, named.items()):
+        if score == "random" and (counts, parts) != (task.masks[0], task.intersects[0]):
             continue  # it reads no activation
         seeds = [derive_seed(sae.seed, "score", n) for n in range(3)]
-        found[name if score == "random" else masked_name(name, counts)] = torch.stack(
+        found[name if score == "random" else score_name(name, counts, parts)] = torch.stack(
             [
-                pool_scores(sae, part, q, score=score, groups=task.groups, mask=counts, seed=seed)
-                for part, seed in zip(stretches, seeds, strict=True)
+                torch.stack(
+                    [
+                        pool_scores(sae, part, q, score=score, groups=task.groups, mask=counts, seed=seed)
+                        for part in (cut(stretch, parts) if parts > 1 else (stretch,))
+                    ]
+                ).amin(dim=0)
+                for stretch, seed in zip(stretches, seeds, strict=True)
             ]
         )
     tokens, kept = store.eval_tokens()[: task.contexts], store.eval_kept()[: task.contexts]
@@ -100,13 +109,13 @@ def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
     pool, batch = sae.pool_size(task.groups), max(1, experiment.resources.model_batch_tokens // tokens.shape[1])
     middle = len(tokens) // 2
     for name in task.ablations:
-        parts, targets = [], []
+        losses, targets = [], []
         for part in (slice(0, middle), slice(middle, None)):
             model = SplicedContexts(
                 tap, tokens[part], keep=~kept[part], loss_mask=mask[part], expected=name != TEXT, batch=batch
             )
-            parts.append(ablation(model, sae, stop=pool, batch=batch, keep_error=name != SPLICED))
+            losses.append(ablation(model, sae, stop=pool, batch=batch, keep_error=name != SPLICED))
             targets.append(model.targets)
-        whole = sum(one * count for one, count in zip(parts, targets, strict=True)) / max(1, sum(targets))
-        found[name] = torch.stack([torch.as_tensor(whole), *parts])
+        whole = sum(one * count for one, count in zip(losses, targets, strict=True)) / max(1, sum(targets))
+        found[name] = torch.stack([torch.as_tensor(whole), *losses])
     return found

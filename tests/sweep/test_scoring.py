@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.small_sweep import TRIALS, Here, sweep_folder
@@ -38,7 +39,7 @@ def test_stored_saes_are_scored_again_and_nothing_is_trained(copied: Path, dmsae
     again = dmsae_here("score", copied, "--contexts", 4, "--quantiles", "0.9,0.999")
     assert "1 of them kept from before" in again.stdout and again.returncode == 0
     few = ("--contexts", 2, "--quantiles", "0.9", "--cycles", 1, "--trial", TRIALS[0], "--pool-groups", 2)
-    whole = dmsae_here("score", copied, *few, "--masks", "batch_topk,threshold")
+    whole = dmsae_here("score", copied, *few, "--masks", "batch_topk,threshold", "--intersect", "2,1")
     assert whole.returncode == 0 and "1 SAEs, each by 2 quantiles" in whole.stdout
     (other,) = set((copied / "scores").iterdir()) - {file}
     masked = load_file(other)
@@ -50,6 +51,12 @@ def test_stored_saes_are_scored_again_and_nothing_is_trained(copied: Path, dmsae
     assert fires == pytest.approx(round(8 * (256 - core) / 256))
     assert fires > masked["frequency"][0][core:].sum().item()
     assert "quantile 0.99 (BatchTopK)" in (copied / "scores.md").read_text()
+    # The lowest over two parts: of the whole, its halves; of each half, two parts of that.
+    for name in ("mean_square", "quantile 0.9", "frequency (BatchTopK)"):
+        whole_set, *halves = masked[name]
+        least = masked[f"{name}, least of 2"]
+        assert least[0].tolist() == torch.minimum(*halves).tolist() and bool((least[0] <= whole_set + 1e-9).any())
+    assert "random, least of 2" not in masked and not [name for name in masked if name.startswith("ablation, least")]
     file.write_bytes(b"damaged")
     broken = dmsae_here("score", copied, "--contexts", 4, "--quantiles", "0.9,0.999")
     assert broken.stderr == f"dmsae: error: scores: {file} is damaged; delete it to score again\n"
@@ -67,6 +74,8 @@ def test_bad_input_is_one_line(copied: Path, dmsae_here: Here, monkeypatch: pyte
         ((copied, "--cycles", "x"), "--cycles is 'x'; it must be numbers and ranges, as in 0,5,10-12"),
         ((copied, "--pool-groups", 4), "--pool-groups is 4; it must be from 1 to 3"),
         ((copied, "--contexts", 1), "--contexts is 1; it must be at least 2, one for each half"),
+        ((copied, "--intersect", "0"), "--intersect is '0'; it must be whole numbers from 1 to 256, as in 1,4"),
+        ((copied, "--intersect", "1,x"), "--intersect is '1,x'; it must be whole numbers from 1 to 256, as in 1,4"),
         ((copied, "--masks", "topk"), "--masks is 'topk'; it must be of threshold, batch_topk"),
         ((copied, "--quantiles", "0.5,2"), "--quantiles is '0.5,2'; it must be numbers from 0 to 1, as in 0.9,0.95"),
     ):
