@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -24,6 +24,8 @@ from dmsae_ray.distill.training import TrainingHooks, TrainingJob, TrainingResul
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.sae import MatryoshkaSAE
 
+SQUARE = "mean_square"
+"""The score beside every other, see `attribution.pool_scores`: it follows exact ablation."""
 Evaluate = Callable[[MatryoshkaSAE], dict[str, float]]
 """Measures an SAE that takes raw activations, on the training device, and must not change it."""
 Scorer = Callable[[MatryoshkaSAE], Tensor]
@@ -207,28 +209,37 @@ class CycleRunner:
             trained = replace(trained, metrics=metrics, evaluated=True)
             store.save(key, trained)
         if trained.health.collapsed is None and trained.scoring != scoring:
-            scores = store.load_scores(key, scoring)
-            if scores is None:
-                scores = self._scores(trained.sae, cycle)
-                store.save_scores(key, scoring, scores)
+            scores = self._kept(key, scoring, lambda: self._scores(trained.sae, cycle))
             trained = replace(trained, scores=scores, scoring=scoring)
-        return self._with_halves(key, cycle, trained)
+        return self._with_others(key, cycle, trained)
 
-    def _with_halves(self, key: str, cycle: int, trained: TrainedCycle) -> TrainedCycle:
-        """Add the scores by each half of the cycle's attribution set, from the store or computed."""
-        pairs = self._pairs(cycle)
-        if trained.health.collapsed is not None or self.scorer is not None or len(pairs) < 2 * self.settings.intersect:
+    def _with_others(self, key: str, cycle: int, trained: TrainedCycle) -> TrainedCycle:
+        """Add what the selection is compared with: mean_square, and the scores by each half of the cycle's tokens."""
+        if trained.health.collapsed is not None:
             return trained
-        found = []
-        for number, half in enumerate(halves(pairs)):
-            scoring = {**self.settings.scoring(cycle), "half": number}
-            scores = self.store.load_scores(key, scoring) if self.store is not None else None
-            if scores is None:
-                scores = self._scores_by(trained.sae, half, "score", "half", number)
-                if self.store is not None:
-                    self.store.save_scores(key, scoring, scores)
-            found.append(scores)
-        return replace(trained, half_scores=(found[0], found[1]))
+        pairs, scoring = self._pairs(cycle), self.settings.scoring(cycle)
+        square = trained.scores
+        if self.scorer is not None or self.settings.score != SQUARE:
+            of_square = {**scoring, "score": SQUARE}
+            square = self._kept(key, of_square, lambda: self._scores_by(trained.sae, pairs, "score", score=SQUARE))
+        trained = replace(trained, square_scores=square)
+        if self.scorer is not None or len(pairs) < 2 * self.settings.intersect:
+            return trained
+
+        def half_scores(number: int) -> Tensor:
+            return self._scores_by(trained.sae, halves(pairs)[number], "score", "half", number)
+
+        first, second = (self._kept(key, {**scoring, "half": n}, partial(half_scores, n)) for n in range(2))
+        return replace(trained, half_scores=(first, second))
+
+    def _kept(self, key: str, scoring: dict[str, Any], compute: Callable[[], Tensor]) -> Tensor:
+        """Return scores of a cycle from the store; they are computed, and stored, if it has none."""
+        found = self.store.load_scores(key, scoring) if self.store is not None else None
+        if found is None:
+            found = compute()
+            if self.store is not None:
+                self.store.save_scores(key, scoring, found)
+        return found
 
     def _tell(self, found: CycleRun, cycle: int, arm: str, seed: int) -> CycleRun:
         """Report the training curve of a stored cycle again, on every rank."""
@@ -286,7 +297,7 @@ class CycleRunner:
             trained = measure()
             if self.store is not None:
                 self.store.save(key, trained)
-            return self._with_halves(key, cycle, trained)
+            return self._with_others(key, cycle, trained)
 
         return self.ranks.wait_for(measure_and_store)
 
@@ -334,15 +345,17 @@ class CycleRunner:
             return _checked(self.scorer(sae).double().cpu(), sae.pool_size(self.settings.pool_groups))
         return self._scores_by(sae, self._pairs(cycle), "score")
 
-    def _scores_by(self, sae: MatryoshkaSAE, pairs: AttributionSet, *draw: str | int) -> Tensor:
-        """Return scores [pool] by some pairs; `draw` names the seed of the score 'random'."""
+    def _scores_by(
+        self, sae: MatryoshkaSAE, pairs: AttributionSet, *draw: str | int, score: str | None = None
+    ) -> Tensor:
+        """Return scores [pool] by some pairs, by the settings' score or another; `draw` names the seed of 'random'."""
         settings = self.settings
         parts = [
             pool_scores(
                 sae,
                 part,
                 settings.quantile,
-                score=settings.score,
+                score=score or settings.score,
                 groups=settings.pool_groups,
                 mask=settings.mask,
                 seed=derive_seed(sae.seed, *draw),

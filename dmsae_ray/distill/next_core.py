@@ -103,6 +103,9 @@ def select_next_core(
         if trained.half_scores is not None:
             first, second = (select_core(scores, coverage, core_size) for scores in trained.half_scores)
             report = replace(report, retest=agreement(first, second))
+        if trained.square_scores is not None and len(selected):
+            by_square = select_core(trained.square_scores, coverage, len(selected))
+            report = replace(report, by_square=agreement(selected, by_square))
         return NextCore(report, core, made)
 
     return runner.ranks.share(select)

@@ -59,6 +59,8 @@ class CycleReport:
         retest: how far the score agrees with itself: the overlap of what the first and the second half of the
             attribution set select, at the same coverage (selection.agreement); None if there is none. No carryover can
             be understood without it: where it is low, other tokens alone change the selection.
+        by_square: the overlap of the selection with as many latents that score best by mean_square; None where nothing
+            was selected.
         core_share: share of the summed score that the core's latents hold; None without a core or if all scores are 0.
         collapsed: None, or why nothing was selected: "all_scores_zero", or the trouble of the training (sae.TROUBLES)
             that ended it.
@@ -93,6 +95,7 @@ class CycleReport:
     metrics: dict[str, float] = field(default_factory=dict)
     troubles: dict[str, int] = field(default_factory=dict)
     retest: float | None = None
+    by_square: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return all fields, JSON-serialisable."""

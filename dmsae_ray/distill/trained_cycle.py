@@ -49,6 +49,7 @@ class TrainedCycle:
         scoring: the settings of the scoring, see CycleSettings.scoring.
         evaluated: whether `evaluate` was called.
         windows: the training curve, which is reported again to every trial that finds this cycle in the store.
+        square_scores: float64 [pool], the scores by mean_square; None where the training collapsed.
         half_scores: two of float64 [pool], the scores by the first and by the second half of the attribution set; None
             where they cannot be had (a collapsed training, a `scorer` of the user's).
     """
@@ -64,6 +65,7 @@ class TrainedCycle:
     scoring: dict[str, Any]
     evaluated: bool = False
     windows: tuple[WindowReport, ...] = ()
+    square_scores: Tensor | None = None
     half_scores: tuple[Tensor, Tensor] | None = None
 
     @property

@@ -16,6 +16,7 @@ from dmsae_ray.report.aggregate import Aggregate, aggregate, counted
 from dmsae_ray.report.axis_effects import axis_table
 from dmsae_ray.report.chains import chain_names, chain_table
 from dmsae_ray.report.finding import cycles_finding, transfers_finding
+from dmsae_ray.report.other_scores import Measured, ablation_overlaps, other_scores_table
 from dmsae_ray.report.picture import Drawn
 from dmsae_ray.report.running import planned_trials, unfinished_trials
 from dmsae_ray.report.tables import (
@@ -43,15 +44,17 @@ mean size). Where carryover is no lower, other tokens alone may change as much o
 each half has half of the tokens, so two whole sets would agree better than that. **Chance** is the carryover of a core
 drawn at random from the candidate pool; a **control**'s column is the carryover of a core of as many rows with the same
 norms, trained in its place, and **carryover over** it is the difference, seed by seed. **Distilled** counts the latents
-selected in every cycle. **Left** is the share of cycle 0's core, or of a control that ran through all cycles in its
-place, that every cycle selected. **L0** is measured, on held-out tokens: all latents that fire at a token, those of the
-core included, and of the **core** alone. **Core fires** is the share of tokens at which a latent of the core fires, the
-median and the most frequent one; **dead** is the share of latents that never fire. **FVU** is the fraction of variance
-unexplained, **loss rec.** the share of the language model's loss that the SAE keeps against zeroing the layer.
-**PW-MCC** is the mean cosine of the best one-to-one matching of two seeds' distilled cores, over all pairs [lowest,
-highest]. Rows that both have by construction, from one given SAE or core, are left out and counted; where nothing is
-left the cores are not comparable. Its **chance** is that of random subsets of the same sizes of the candidate pools,
-with the middle 95% of the draws.
+selected in every cycle. **As mean square** and **as ablation** are the overlaps of the last selection with as many
+latents that these scores name first; **among the best of C_0** is that of the distilled core, which is a part of C_0,
+with as many of C_0 that scored best in cycle 0, beside the chance of as many drawn from C_0. **Left** is the share of
+cycle 0's core, or of a control that ran through all cycles in its place, that every cycle selected. **L0** is measured,
+on held-out tokens: all latents that fire at a token, those of the core included, and of the **core** alone. **Core
+fires** is the share of tokens at which a latent of the core fires, the median and the most frequent one; **dead** is
+the share of latents that never fire. **FVU** is the fraction of variance unexplained, **loss rec.** the share of the
+language model's loss that the SAE keeps against zeroing the layer. **PW-MCC** is the mean cosine of the best one-to-one
+matching of two seeds' distilled cores, over all pairs [lowest, highest]. Rows that both have by construction, from one
+given SAE or core, are left out and counted; where nothing is left the cores are not comparable. Its **chance** is that
+of random subsets of the same sizes of the candidate pools, with the middle 95% of the draws.
 """
 
 CAVEAT = (
@@ -76,6 +79,7 @@ class Report:
         settings: The config by dotted names; None where it is not known.
         output: Its `output`, a path or URI; None where it is not known.
         axes: Values of the further axes, by their dotted names, in the order of the config.
+        by_ablation: How selections agree with exact ablation, where `dmsae score` measured it.
     """
 
     name: str
@@ -89,6 +93,7 @@ class Report:
     settings: Mapping[str, object] | None = None
     output: str | None = None
     axes: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    by_ablation: Measured = field(default_factory=dict)
 
     def finding(self) -> str:
         """Return what the sweep found, with its figures: one or a few plain sentences."""
@@ -193,6 +198,7 @@ class Report:
             tables += [cores_table(self.cycles, self.last_cycle), use_table(self.cycles, self.last_cycle)]
             tables.append(margin_table(self.cycles, self.last_cycle))
             tables += self.chains
+            tables.append(other_scores_table(self.cycles, self.replicas, self.by_ablation, self.last_cycle))
             changed = axis_table(self.cycles, self.replicas, self.axes)
             tables += [changed] if changed.rows else []
         return tables
@@ -226,6 +232,7 @@ def make_report(sweep_dir: str | Path) -> Report:
         replicas={s: counted(done.get(s, []), begun.get(s, [])) for s in settings},
         settings=None if planned is None else planned.experiment.shared_settings(),
         output=None if planned is None else planned.experiment.output,
+        by_ablation=ablation_overlaps(sweep_dir),
         axes={} if planned is None else planned.experiment.sweep.axes,
     )
 

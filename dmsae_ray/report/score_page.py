@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "scores"
+SCORES_FILE = f"{NAME}.json"
 HOW = (
     "Which score says what matters? Each score ranks the same pool of latents of the same SAE. The reference is exact "
     "ablation: by how much the expected next-token loss rises when the latent is taken out of the residual stream; "
@@ -142,6 +143,7 @@ def write_scores(cycles: Sequence[ScoredCycle], folder: Path, *, name: str, sett
     html = page(title, [Section("scores", "Scores", "\n".join([*body, *(table.html() for table in made)]))])
     numbers = {
         "settings": dict(settings),
+        "own": {c.setting.label: c.own for c in cycles},
         "findings": lines,
         "rows": [dict(zip(table.names, row, strict=True)) for table in made for row in table.rows],
     }

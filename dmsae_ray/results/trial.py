@@ -50,6 +50,7 @@ class TrialResult:
         control_flops: FLOPs of its controls, chains included.
         folder: Where its files are.
         core_trainings: Trainings that made the core of a transfer; None where it has none, or its file did not say it.
+        among_best: How many latents of C* are among as many of C_0 that scored best there; None where there is none.
         stopped: Of a trial that has not finished, why a scheduler stopped it; None if none did.
     """
 
@@ -63,6 +64,7 @@ class TrialResult:
     survival: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     folder: Path | None = None
     core_trainings: int | None = None
+    among_best: int | None = None
     stopped: str | None = None
 
     @property
@@ -155,10 +157,20 @@ def parse_result(summary: Mapping[str, Any], folder: Path | None = None) -> Tria
             survival={int(birth): tuple(alive) for birth, alive in summary.get("survival", {}).items()},
             folder=folder,
             core_trainings=summary.get("core_trainings"),
+            among_best=_among_best(summary),
         )
     except (KeyError, TypeError, ValueError) as error:
         where = folder / SUMMARY_FILE if folder else "summary"
         raise DataError(f"'{where}' is not a trial's summary ({type(error).__name__}: {error})") from None
+
+
+def _among_best(summary: Mapping[str, Any]) -> int | None:
+    """See `TrialResult.among_best`: the latents of a core are in the order of their scores."""
+    lineage, distilled = summary.get("lineage"), summary.get("distilled_lineage")
+    if not lineage or not distilled or summary["records"][0]["cycle"] != 0:
+        return None
+    best = lineage[0][: len(distilled)]
+    return sum(latent in best for latent in distilled)
 
 
 def _chain(tree: Mapping[str, Any]) -> ChainResult:

@@ -178,7 +178,7 @@ def test_a_stored_cycle_is_scored_once_by_each_scoring(tmp_path, monkeypatch):
     monkeypatch.setattr(cycle_runner, "pool_scores", lambda sae, *a, **o: scored.append(sae) or whole(sae, *a, **o))
     store, settings = DirectoryCycleStore(tmp_path), {q: small_settings(quantile=q) for q in (0.9, 0.95)}
     first = {q: run(settings=settings[q], store=store, cycles=1, coverage=1.0) for q in settings}
-    once = 3  # by all tokens, and by each half of them
+    once = 4  # by all tokens and by each half of them, and by mean_square
     assert len(scored) == 2 * 2 * once and first[0.95].reports[0].cached
     for q in settings:
         same_cores(run(settings=settings[q], store=store, cycles=1, coverage=1.0), first[q])
@@ -192,6 +192,22 @@ def test_a_stored_cycle_is_scored_once_by_each_scoring(tmp_path, monkeypatch):
     file.write_bytes(file.read_bytes()[:20])
     with pytest.raises(DataError, match=r"is damaged .* delete it to score again"):
         run(settings=settings[0.95], store=store, cycles=1, coverage=1.0)
+
+
+def test_a_selection_is_compared_with_that_of_mean_square(tmp_path):
+    """By hand from the stored SAE: as many of the best by the mean of squares, and what both have."""
+    store, source = DirectoryCycleStore(tmp_path), Synthetic()
+    history = run(store=store, core_size=5)
+    x, g = source.attribution()
+    for report in history.reports:
+        sae = store.load(report.key).sae
+        a = (g @ (sae.W_dec / sae.W_dec.norm(dim=1, keepdim=True)).T).abs() * sae.encode(x)
+        squares, own = (a**2).mean(dim=0)[: report.pool], a.quantile(0.9, dim=0)[: report.pool]
+        both = set(squares.topk(5).indices.tolist()) & set(own.topk(5).indices.tolist())
+        assert report.by_square == len(both) / 5
+    settings = small_settings(score="mean_square")
+    assert [r.by_square for r in run(settings=settings, store=store).reports] == [1.0, 1.0, 1.0]
+    assert history.summary()["records"][0]["by_square"] == history.reports[0].by_square
 
 
 @pytest.mark.parametrize("stop", [(0, 7), (0, 39), (1, 16), (2, 25)])

@@ -92,7 +92,7 @@ def test_collapsed_seeds_are_counted_once_and_are_in_no_number(tmp_path: Path) -
         before.distilled_size,
     )
     with_n = [table for table in report.tables if "n" in table.names]
-    assert len(with_n) == 5
+    assert len(with_n) == 6
     for table in (*with_n, comparison_table([("here", report), ("there", report)])):
         n = table.rows[0][table.names.index("n")]
         row = dict(zip(table.names, table.rows[0], strict=True))
