@@ -8,7 +8,6 @@ import logging
 from typing import Literal, get_args
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from dmsae_ray.distill.core import Core
@@ -135,6 +134,8 @@ def nearest_frequencies(wanted: Tensor, offered: Tensor) -> Tensor:
     The sum of |log(wanted / offered)| is the least that there is. Latents that never fire count as ten times rarer than
     the rarest that does.
     """
+    from scipy.optimize import linear_sum_assignment  # here: each worker of a trial would wait for it
+
     known = torch.cat([wanted, offered]).double()
     floor = float(known[known > 0].min()) / 10 if bool((known > 0).any()) else 1.0
     a, b = (t.double().cpu().clamp_min(floor).log() for t in (wanted, offered))

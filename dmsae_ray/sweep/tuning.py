@@ -11,7 +11,6 @@ from typing import Any
 import ray
 import ray.train
 import ray.tune
-from ray.train.torch import TorchTrainer
 
 from dmsae_ray.config import ON_HEAD
 from dmsae_ray.errors import DmsaeError, one_line
@@ -26,6 +25,7 @@ from dmsae_ray.sweep.model_service import IDLE_SECONDS, start_model_service
 from dmsae_ray.sweep.prepared import PreparedSweep
 from dmsae_ray.sweep.steering import OnlyStops
 from dmsae_ray.sweep.trial_search import TrialSearch
+from dmsae_ray.sweep.trial_trainer import TrialTrainer
 from dmsae_ray.sweep.waiting import Waiting
 from dmsae_ray.sweep.worker import TrialTask, attempts_of, train_loop
 
@@ -121,7 +121,7 @@ def run_trials(
             tree, folders.name, trial.params(), key, session, model, stream, sweep.given, stops is not None
         )
         # Ray's types are those of Train V1: V2 returns the loop's result, and knows more kinds of failures.
-        trainer: Any = TorchTrainer
+        trainer: Any = TrialTrainer
         failures: Any = ray.train.FailureConfig
         run = trainer(
             train_loop,
