@@ -21,6 +21,7 @@ from dmsae_ray.report.plots import (
     no_data,
     panels,
     points,
+    write_title,
 )
 from dmsae_ray.report.report import Report
 from dmsae_ray.tracking import JOURNAL_FILE
@@ -54,7 +55,7 @@ def core_l0(report: Report, sweep_dir: Path) -> Picture | str | None:
                 no_data(axis)
             n_seeds = max((v.n for band in found.values() for v in band.values), default=0)
             axis.set_ylim(bottom=0)
-            axis.set_title(f"{name}, n = {n_seeds}")
+            write_title(axis, name, f"n = {n_seeds}")
             large_numbers(axis.xaxis)
             axis.set_xlabel("training tokens of the cycle")
             axis.set_ylabel("core L0 (latents a token)")

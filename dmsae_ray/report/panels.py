@@ -8,7 +8,7 @@ from dmsae_ray.plan import CycleSetting, Setting
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.estimates import FEWEST
 from dmsae_ray.report.picture import Cell
-from dmsae_ray.report.plots import MOST_PANELS, legend_below, no_data, panels
+from dmsae_ray.report.plots import MOST_PANELS, legend_below, no_data, panels, write_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,17 +53,17 @@ def setting_panels(
     for axis, one in zip(axes, first, strict=True):
         if not draw(axis, one):
             no_data(axis)
-        axis.set_title(panel_title(one))
+        write_title(axis, one.setting.label, n_of_panel(one))
     legend_below(figure, axes)
     return figure
 
 
-def panel_title(one: Aggregate[CycleSetting]) -> str:
-    """Return the title of a setting's panel, with its n and what is not in it."""
+def n_of_panel(one: Aggregate[CycleSetting]) -> str:
+    """Return what stands behind the setting in the title of its panel: its n, and what is not in it."""
     parts = [f"{len(one.collapsed)} collapsed"] if one.collapsed else []
     parts += [] if one.finished else ["stopped" if one.running and one.running == one.stopped else "unfinished"]
     rest = f" ({', '.join(parts)})" if parts else ""
-    return f"{one.setting.label}, n = {len(one.seeds)}{rest}"
+    return f"n = {len(one.seeds)}{rest}"
 
 
 def left_out(count: int) -> str:

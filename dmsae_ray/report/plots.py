@@ -38,6 +38,10 @@ _STYLE: Any = {
 MOST_PANELS = 12
 
 
+_LETTERS_PER_INCH = 9.5
+"""Of a panel's width, in titles."""
+
+
 def panels(count: int, *, width: float = 3.4, height: float = 2.6, columns: int = 3) -> "tuple[Figure, list[Axes]]":
     """Return a figure with `count` panels in rows, sizes in inches; it needs no display."""
     _import_matplotlib()
@@ -193,6 +197,15 @@ def readable_on(paint: str) -> str:
 
     red, green, blue = to_rgb(paint)
     return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else "white"
+
+
+def write_title(axes: "Axes", setting: str, rest: str) -> None:
+    """Write the title of a panel, 'setting, rest', in two lines where one would be wider than the panel."""
+    place, text = axes.get_subplotspec(), f"{setting}, {rest}"
+    columns = 1 if place is None else place.get_gridspec().ncols
+    figure = axes.get_figure(root=True)
+    wide = figure is not None and len(text) > _LETTERS_PER_INCH * figure.get_figwidth() / columns
+    axes.set_title(f"{setting}\n{rest}" if wide else text)
 
 
 def no_data(axes: "Axes", reason: str = "no data") -> None:

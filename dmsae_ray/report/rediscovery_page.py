@@ -15,7 +15,7 @@ from dmsae_ray.report.found_again import BY, LIMITS, SETS, Again, CoreLatent, Re
 from dmsae_ray.report.page import Section, page
 from dmsae_ray.report.panels import left_out
 from dmsae_ray.report.picture import ESTIMATE_HEAD, Drawn, Picture, estimate_cells
-from dmsae_ray.report.plots import MOST_PANELS, by_name, legend_below, panels
+from dmsae_ray.report.plots import MOST_PANELS, by_name, legend_below, panels, write_title
 from dmsae_ray.report.rediscovery_tables import MEASURES, Rediscovered, latent_rows, rediscovery_findings, tables
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def stability_picture(found: Rediscovery) -> Picture | None:
             by_name(axis, every, names)
             axis.set_xlim(0, 1.02)
             most = max(len(numbers.values(setting, kind, name, "mean decoder")) for name in names)
-            axis.set_title(f"{setting.label}, {kind}, n = {most}")
+            write_title(axis, setting.label, f"{kind}, n = {most}")
             axis.set_xlabel("mean best cosine or correlation")
         legend_below(figure, axes)
         return figure

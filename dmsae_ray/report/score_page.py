@@ -10,7 +10,7 @@ from dmsae_ray.files import replacing
 from dmsae_ray.report.page import Section, page
 from dmsae_ray.report.panels import left_out
 from dmsae_ray.report.picture import ESTIMATE_HEAD, Picture, estimate_cells
-from dmsae_ray.report.plots import MOST_PANELS, by_name, legend_below, panels
+from dmsae_ray.report.plots import MOST_PANELS, by_name, legend_below, panels, write_title
 from dmsae_ray.report.score_agreement import MEASURES, REFERENCE, Agreement, ScoredCycle
 from dmsae_ray.report.tables import Table
 
@@ -101,7 +101,7 @@ def score_picture(agreement: Agreement) -> Picture | None:
             by_name(axis, every, names)
             axis.axvline(0, color="#59636E", linewidth=0.8)
             most = max(len(agreement.values(setting, cycle, name, "rank")) for name in names)
-            axis.set_title(f"{setting.label}, cycle {cycle}, n = {most}")
+            write_title(axis, setting.label, f"cycle {cycle}, n = {most}")
             axis.set_xlabel("rank correlation")
         legend_below(figure, axes)
         return figure

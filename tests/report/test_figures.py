@@ -106,6 +106,26 @@ def test_every_legend_lies_within_its_figure(grid: Path) -> None:
     assert legends >= 5
 
 
+def test_titles_of_panels_lie_within_the_figure(tmp_path: Path) -> None:
+    """Settings with further axes have long names."""
+    for sparsity in ("dense", "sparse"):
+        for seed in SEEDS:
+            summary = make_summary(4, 0.5, seed)
+            summary["params"] |= {"sae.core_sparsity": sparsity, "distill.pool_groups": 2}
+            folder = tmp_path / "trials" / f"{sparsity}{seed}"
+            folder.mkdir(parents=True)
+            (folder / "summary.json").write_text(json.dumps(summary))
+    report, long = make_report(tmp_path), 0
+    for picture in (made for make in MAKERS if isinstance(made := make(report, tmp_path), Picture)):
+        figure = picture.draw()
+        figure.canvas.draw()
+        for axis in figure.axes:
+            box = axis.title.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= figure.bbox.width, f"{picture.name}: {axis.get_title()}"
+            long += "\n" in axis.get_title()
+    assert long >= 6
+
+
 def test_a_figure_is_drawn_again_only_where_its_numbers_changed(grid: Path, tmp_path: Path) -> None:
     picture = cost(make_report(grid), grid)
     assert isinstance(picture, Picture)

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from dmsae_ray.report.comparison import comparison_table
-from dmsae_ray.report.panels import n_text, panel_title, seeds_text
+from dmsae_ray.report.panels import n_of_panel, n_text, seeds_text
 from dmsae_ray.report.report import make_report
 from tests.report.summaries import make_summary, write_transfer, write_trial
 
@@ -97,7 +97,7 @@ def test_collapsed_seeds_are_counted_once_and_are_in_no_number(tmp_path: Path) -
         n = table.rows[0][table.names.index("n")]
         row = dict(zip(table.names, table.rows[0], strict=True))
         assert n == "2 (1 collapsed)" or (n, row["not in n, or so far"]) == ("2", "1 collapsed"), table.title
-    assert panel_title(one).endswith("n = 2 (1 collapsed)")
+    assert n_of_panel(one).endswith("n = 2 (1 collapsed)")
     for text in (seeds_text([one]), n_text([one])):
         assert text.startswith("n = 2") and "(1 collapsed, in no number)" in text
     console = Console(width=80, record=True, file=io.StringIO())
