@@ -86,8 +86,11 @@ class Agreement:
     def __init__(self, cycles: Sequence[ScoredCycle]) -> None:
         self.cycles = cycles
         places = {(c.setting.order, c.setting, c.cycle) for c in cycles}
-        self.places = [(setting, cycle) for _, setting, cycle in sorted(places, key=lambda p: (p[0], p[2]))]
-        """(setting, cycle), in order."""
+        self._alike: dict[object, list[tuple[CycleSetting, int]]] = {}
+        for _, setting, cycle in sorted(places, key=lambda p: (p[0], p[2])):
+            self._alike.setdefault(self._what(setting, cycle), []).append((setting, cycle))
+        self.places = [alike[0] for alike in self._alike.values()]
+        """(setting, cycle), in order; of several with the same SAEs, scores and sizes the first."""
         names = dict.fromkeys(name for c in cycles for name in c.scores)
         self.names = sorted(names, key=lambda name: (name.startswith(REFERENCE), not name.startswith("quantile"), name))
         """Names of the scores: quantiles, the others, ablations."""
@@ -97,6 +100,16 @@ class Agreement:
     def _values(self, setting: CycleSetting, cycle: int, score: str, name: str) -> dict[int, float]:
         found = {c.seed: c.measure(score, name) for c in self.cycles if (c.setting, c.cycle) == (setting, cycle)}
         return {seed: value for seed, value in found.items() if value is not None}
+
+    def _what(self, setting: CycleSetting, cycle: int) -> object:
+        """Return what decides all measures of a place; settings that say how a core is used share cycle 0."""
+        own = [c for c in self.cycles if (c.setting, c.cycle) == (setting, cycle)]
+        return cycle, setting.coverage, tuple(sorted((c.seed, c.key, c.selected, c.own) for c in own))
+
+    def label(self, setting: CycleSetting, cycle: int) -> str:
+        """Return what a place is called: its setting, and how many others have the same SAEs."""
+        others = len(self._alike[self._what(setting, cycle)]) - 1
+        return setting.label + (f" (and {others} more)" if others else "")
 
     def keys(self, setting: CycleSetting, cycle: int) -> frozenset[str]:
         """Return the keys of the cycles of a setting."""

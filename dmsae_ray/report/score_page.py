@@ -55,7 +55,7 @@ def score_findings(agreement: Agreement) -> list[str]:
             quantiles = {name: value for name, value in known.items() if name.startswith("quantile")}
             q = max(quantiles, key=lambda name: quantiles[name].mean) if quantiles else None
             retest = agreement.estimate(setting, cycle, REFERENCE, "retest rank")
-            said = f"{setting.label}, cycle {cycle}: {top} agrees best with exact ablation, {known[top].text()}"
+            said = f"{agreement.label(setting, cycle)}, cycle {cycle}: {top} agrees best with exact ablation, {known[top].text()}"
             said += f"; the run's {own} {known[own].text()}" if top != own and own in known else ""
             difference = differences.get((setting, cycle, top))
             said += f" (difference {difference.text()})" if difference is not None and top != own else ""
@@ -72,12 +72,12 @@ def score_tables(agreement: Agreement) -> list[Table]:
             cells = {m: agreement.estimate(setting, cycle, name, m) for m in MEASURES}
             n = max(cell.n for cell in cells.values())
             texts = [cell.text(0 if m == "size" else 2) for m, cell in cells.items()]
-            rows.append((setting.label, str(cycle), name, str(n), *texts))
+            rows.append((agreement.label(setting, cycle), str(cycle), name, str(n), *texts))
     head = ("setting", "cycle", "score", "n", *(m.replace(" ", "\n") for m in MEASURES))
     made = [Table("Agreement with exact ablation, and of each score with itself", head, tuple(rows))]
     for own in sorted({c.own for c in agreement.cycles}):
         found = agreement.against(own)
-        rows = [(setting.label, str(cycle), name, d.text()) for (setting, cycle, name), d in found.items()]
+        rows = [(agreement.label(*place), str(place[1]), name, d.text()) for (*place, name), d in found.items()]
         title = f"Rank correlation with ablation less that of the run's {own}; {STAR}"
         made.append(Table(title, ("setting", "cycle", "score", "difference"), tuple(rows)))
     return [table for table in made if table.rows]
@@ -101,7 +101,7 @@ def score_picture(agreement: Agreement) -> Picture | None:
             by_name(axis, every, names)
             axis.axvline(0, color="#59636E", linewidth=0.8)
             most = max(len(agreement.values(setting, cycle, name, "rank")) for name in names)
-            write_title(axis, setting.label, f"cycle {cycle}, n = {most}")
+            write_title(axis, agreement.label(setting, cycle), f"cycle {cycle}, n = {most}")
             axis.set_xlabel("rank correlation")
         legend_below(figure, axes)
         return figure
@@ -114,7 +114,13 @@ def score_picture(agreement: Agreement) -> Picture | None:
         f"{left_out(len(agreement.places))}",
         ("setting", "cycle", "score", "measure", *ESTIMATE_HEAD),
         [
-            (setting.label, cycle, name, m, *estimate_cells(agreement.estimate(setting, cycle, name, m)))
+            (
+                agreement.label(setting, cycle),
+                cycle,
+                name,
+                m,
+                *estimate_cells(agreement.estimate(setting, cycle, name, m)),
+            )
             for setting, cycle in agreement.places
             for name in agreement.names
             for m in MEASURES

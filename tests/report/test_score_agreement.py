@@ -64,6 +64,18 @@ def test_the_same_saes_at_another_coverage_are_told_once() -> None:
     assert len(agreement.places) == 2 and len(score_findings(agreement)) == 1
 
 
+def test_settings_that_share_all_are_one_place() -> None:
+    """Cycle 0 has no core, so that a dense and a sparse one share it: neither rows nor corrections count twice."""
+    cycles = [scored(seed, NOISE) for seed in range(3)]
+    sparse = CycleSetting(4, 0.6, "sparse")
+    again = [ScoredCycle(sparse, c.seed, 0, c.selected, c.own, c.key, c.scores) for c in cycles]
+    alone, both = Agreement(cycles), Agreement([*cycles, *again])
+    assert both.places == [(SETTING, 0)] and both.label(SETTING, 0) == "k=4 τ=0.6 (and 1 more)"
+    assert alone.label(SETTING, 0) == "k=4 τ=0.6" and both.against("quantile 0.99") == alone.against("quantile 0.99")
+    other = [ScoredCycle(sparse, c.seed, 0, c.selected + 1, c.own, c.key, c.scores) for c in cycles]
+    assert len(Agreement([*cycles, *other]).places) == 2
+
+
 def test_the_files(tmp_path: Path) -> None:
     cycles = [scored(seed, NOISE, cycle=cycle) for seed in range(3) for cycle in (0, 1)]
     page = write_scores(cycles, tmp_path, name="a<b", settings={"contexts": 3})
