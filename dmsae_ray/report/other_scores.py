@@ -24,9 +24,9 @@ def ablation_overlaps(sweep_dir: str | Path) -> dict[Place, tuple[int, str]]:
     """
     try:
         tree = json.loads((Path(sweep_dir) / SCORES_FILE).read_text(encoding="utf-8"))
-        own, rows = tree["own"], [row for row in tree["rows"] if "overlap" in row]
-        known = [row for row in rows if row["score"] == own.get(row["setting"])]
-        return {(row["setting"], int(row["cycle"])): (int(row["n"]), str(row["overlap"])) for row in known}
+        rows = [(row["setting"].partition(" (and ")[0], row) for row in tree["rows"] if "overlap" in row]
+        known = [(label, row) for label, row in rows if row["score"] == tree["own"].get(label)]
+        return {(label, int(row["cycle"])): (int(row["n"]), str(row["overlap"])) for label, row in known}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

@@ -55,7 +55,8 @@ def score_findings(agreement: Agreement) -> list[str]:
             quantiles = {name: value for name, value in known.items() if name.startswith("quantile")}
             q = max(quantiles, key=lambda name: quantiles[name].mean) if quantiles else None
             retest = agreement.estimate(setting, cycle, REFERENCE, "retest rank")
-            said = f"{agreement.label(setting, cycle)}, cycle {cycle}: {top} agrees best with exact ablation, {known[top].text()}"
+            said = f"{agreement.label(setting, cycle)}, cycle {cycle}: {top} agrees best with exact ablation, "
+            said += known[top].text()
             said += f"; the run's {own} {known[own].text()}" if top != own and own in known else ""
             difference = differences.get((setting, cycle, top))
             said += f" (difference {difference.text()})" if difference is not None and top != own else ""
@@ -77,7 +78,7 @@ def score_tables(agreement: Agreement) -> list[Table]:
     made = [Table("Agreement with exact ablation, and of each score with itself", head, tuple(rows))]
     for own in sorted({c.own for c in agreement.cycles}):
         found = agreement.against(own)
-        rows = [(agreement.label(*place), str(place[1]), name, d.text()) for (*place, name), d in found.items()]
+        rows = [(agreement.label(s, cycle), str(cycle), name, d.text()) for (s, cycle, name), d in found.items()]
         title = f"Rank correlation with ablation less that of the run's {own}; {STAR}"
         made.append(Table(title, ("setting", "cycle", "score", "difference"), tuple(rows)))
     return [table for table in made if table.rows]
