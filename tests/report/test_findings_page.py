@@ -9,7 +9,7 @@ import pytest
 from dmsae_ray.groundtruth import REGIMES, Replica
 from dmsae_ray.report import KnownFeatures, findings
 from dmsae_ray.report.estimates import estimate
-from dmsae_ray.report.paired import signed
+from dmsae_ray.report.paired import holm, paired, signed
 
 FOLDER = Path(__file__).parents[2] / "sweeps" / "findings"
 PAGE = (FOLDER / "README.md").read_text()
@@ -45,6 +45,27 @@ def test_the_tables_of_the_benchmark_are_those_of_the_result_file(known: KnownFe
         for regime in known.regimes:
             said = re.search(rf"{variant}, which.*?{regime} (\S+ \[[^\]]*\])", changes)
             assert said is not None and said[1] in PAGE
+
+
+def test_what_the_cycles_leave_is_that_of_the_survivors() -> None:
+    trials = json.loads((FOLDER / "chains.json").read_text())["trials"]
+    arms, cells, found = ("core", "gaussian", "random_latents"), {}, {}
+    for variant in ("dense", "sparse"):
+        own = [t for t in trials if t["core_sparsity"] == variant]
+        assert [t["seed"] for t in own] == list(range(6))
+        shares = {arm: {t["seed"]: t[arm][-1] / t[arm][0] for t in own} for arm in arms}
+        for arm in arms:
+            left, of = (sum(t[arm][at] for t in own) for at in (-1, 0))
+            cells[variant, arm] = f"{estimate(shares[arm].values(), 'share').percent()}, {left} of {of}"
+        found |= {(variant, arm): paired(shares["core"], shares[arm], 1) for arm in arms[1:]}
+        both, of = sum(t["among_best"] for t in own), sum(t["distilled"] for t in own)
+        best = estimate((t["among_best"] / t["distilled"] for t in own), "share").text()
+        chance = estimate((t["distilled"] / t["core"][0] for t in own), "share").text()
+        assert f"{both} of {of}" in PAGE and best in PAGE and f"by chance {chance}" in PAGE
+    over = dict(zip(found, (d.text() for d in holm(list(found.values()))), strict=True))
+    for variant in ("dense", "sparse"):
+        beside = [text for arm in arms[1:] for text in (cells[variant, arm], over[variant, arm])]
+        assert row(variant, [cells[variant, "core"], *beside]) in PAGE
 
 
 @pytest.mark.parametrize("variant", ["dense", "sparse"])
