@@ -97,6 +97,15 @@ def test_the_numbers_of_scores_are_those_of_the_result_file() -> None:
     assert "(difference +0.14* [+0.06, +0.22])" in tree["findings"][0] and "+0.14* [+0.06, +0.22]" in PAGE
 
 
+def test_the_numbers_of_masks_and_parts_are_those_of_the_result_file() -> None:
+    tree = json.loads((FOLDER / "scores_options.json").read_text())
+    rows = {r["score"]: r for r in tree["rows"] if "rank" in r}
+    for score in ("quantile 0.99", "mean_square"):
+        for option in ("", " (BatchTopK)", ", least of 4", " (BatchTopK), least of 4"):
+            found = rows[score + option]
+            assert row(score + option, [found[column] for column in ("rank", "overlap", "retest rank", "size")]) in PAGE
+
+
 @pytest.mark.parametrize("variant", ["dense", "sparse"])
 def test_the_numbers_of_quality_are_those_of_the_result_files(variant: str) -> None:
     tree = json.loads((FOLDER / f"quality_{variant}.json").read_text())
