@@ -42,10 +42,10 @@ def chain_table(aggregates: Sequence[Aggregate[CycleSetting]], replicas: Replica
     of_chains = {(setting, name): _chain_left(found, name) for setting, found in shown.items() for name in names}
     found = [paired(_shares(own[setting]), _shares(left), 1) for (setting, _), left in of_chains.items()]
     differences = iter(holm(found))
-    head: tuple[str, ...] = (*setting_columns(aggregates), "core\nleft", "of")
+    head: tuple[str, ...] = (*setting_columns(aggregates), "core\nleft", "latents")
     for name in names:
         words = name.replace("_", " ")
-        head += (f"{words}\nleft", "of", f"core over\n{words}")
+        head += (f"{words}\nleft", "latents", f"core over\n{words}")
     rows = []
     for a in aggregates:
         cells: tuple[str, ...] = _cells(own[a.setting])

@@ -38,7 +38,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_table_pairs_shares_by_seed(sweep: Path) -> None:
     report = make_report(sweep)
     (table,) = report.chains
-    assert table.names == ("k", "τ", "n", "core left", "of", "gaussian left", "of", "core over gaussian")
+    assert table.names == ("k", "τ", "n", "core left", "latents", "gaussian left", "latents", "core over gaussian")
     (row,) = table.rows
     assert row[2] == "4" and row[4] == "30 of 42" and row[6] == "9 of 32, n = 3"
     shares = [8 / 10, 7 / 10, 6 / 12], [2 / 10, 4 / 10, 3 / 12]

@@ -33,7 +33,7 @@ def test_the_distilled_core_stands_beside_the_best_of_cycle_0(tmp_path: Path) ->
     write(tmp_path, 1, [[0, 7], [0, 3], [2, 9]], 1.0)  # a later birth is not of C_0: two of three
     found = cells(tmp_path)
     assert [r.among_best for r in load_results(tmp_path)] == [1, 2]
-    assert (found["among the best of C_0"], found["of"]) == ("0.58 (0.50, 0.67)", "3 of 5")
+    assert (found["among the best of C_0"], found["latents"]) == ("0.58 (0.50, 0.67)", "3 of 5")
     assert found["chance"] == "0.62 (0.50, 0.75)" and found["as mean square"] == "0.75 (0.50, 1.00)"
     assert found["retest"].startswith("0.78") and found["distilled"] == "2.5 (2.0, 3.0)"
     assert "as ablation" not in found
