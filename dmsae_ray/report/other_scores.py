@@ -51,7 +51,8 @@ def other_scores_table(
     cells = {a.setting: measured.get((a.setting.label, -1 if a.cycle is None else a.cycle)) for a in aggregates}
     by_ablation = any(cells.values())
     head: tuple[str, ...] = (*setting_columns(aggregates), "re-\ntest", "as mean\nsquare")
-    head += (("as abla-\ntion",) if by_ablation else ()) + ("dis-\ntilled", "among the\nbest of C_0", "latents", "chance")
+    head += ("as abla-\ntion",) if by_ablation else ()
+    head += ("dis-\ntilled", "among the\nbest of C_0", "latents", "chance")
     rows = []
     for a in aggregates:
         found = [r for r in replicas.get(a.setting, ()) if r.among_best is not None and r.distilled_size]
