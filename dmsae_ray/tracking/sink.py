@@ -128,11 +128,23 @@ class MlflowSink:
         else:
             metrics = [Metric(name, x, r.time, r.step) for r in records for name, x in r.metrics.items()]
             params = [Param(r.key, str(r.value)) for r in records if r.kind == "param"]
-            tags = [RunTag(r.key, str(r.value).replace(RUN_ID, run_id)) for r in records if r.kind == "tag"]
+            last = {r.key: str(r.value).replace(RUN_ID, run_id) for r in records if r.kind == "tag"}
+            tags = [RunTag(key, value) for key, value in last.items() if value]
             if params or tags:
                 self._client.log_batch(run_id, params=params, tags=tags)
+            for key in (key for key, value in last.items() if not value):
+                self._untag(run_id, key)
             for start in range(0, len(metrics), METRICS_PER_REQUEST):
                 self._client.log_batch(run_id, metrics[start : start + METRICS_PER_REQUEST])
+
+    def _untag(self, run_id: str, key: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.delete_tag(run_id, key)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # an earlier request, whose answer was lost, took it
+                raise
 
     def _uploaded(self, record: Record) -> bool:
         """Upload a file; return False if it is to be tried again."""

@@ -192,6 +192,11 @@ class SweepTracker:
         """Set a tag of a run, or of the sweep where `run` is None, such as its note."""
         self._change(run, "tag", name, _cut(value, LONGEST_TAG))
 
+    def untag(self, run: str, name: str) -> None:
+        """Take a tag of a run away; nothing if it has none."""
+        if self._journal is not None and self._journal.last(run, "tag", name):
+            self._change(run, "tag", name, "")
+
     def note(self, text: str, pictures: Sequence[str] = ()) -> None:
         """Set the note of the sweep's run, which MLflow shows as Markdown, with pictures from its artifacts."""
         shown = "".join(f"\n\n![](get-artifact?path={quote(path)}&run_uuid={RUN_ID})" for path in pictures)

@@ -51,7 +51,9 @@ class TrialRecords:
         self._ended: dict[str, dict[int, CycleReport]] = {}
 
     def begin(self, trial_id: str, params: Params) -> None:
-        """Begin the run of a trial, or open it again."""
+        """Begin the run of a trial, or open it again: what had failed or been stopped goes on."""
+        for tag in (FAILURE_TAG, STOPPED_TAG):
+            self._tracker.untag(trial_id, tag)
         self._open(RunName(trial_id), params)
 
     def report(self, trial_id: str, params: Params, report: TrialReport) -> None:

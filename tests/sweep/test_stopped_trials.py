@@ -75,6 +75,7 @@ def test_a_stopped_trial_ends_is_called_stopped_and_may_go_on(
     assert "k2-tau0.3-seed0        cycle 0           " in said and "[found]" in said
     assert set(whole.trial) == {*TRIALS, *NEW} and not (folder / STEERED_FILE).exists()
     assert {run.info.status for run in _runs(tmp_path).values()} == {"FINISHED"}
+    assert not [name for name, run in _runs(tmp_path).items() if "dmsae.stopped" in run.data.tags]
 
 
 def _runs(folder: Path) -> dict[str, Any]:

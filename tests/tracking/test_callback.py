@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from mlflow import MlflowClient
 from dmsae_ray.distill.reports import CycleReport
 from dmsae_ray.plan.trials import CycleSetting, Trial
 from dmsae_ray.results.reports import TrialReport, failure_metrics
-from dmsae_ray.results.trial import parse_result
+from dmsae_ray.results.trial import load_results, parse_result
 from dmsae_ray.sweep.callbacks import StayingCallbacks
 from dmsae_ray.tracking.callback import TrackingCallback
 from dmsae_ray.tracking.names import RunName, cycle_numbers, metric_names
-from dmsae_ray.tracking.tracker import SweepTracker
+from dmsae_ray.tracking.tracker import DELIVERED_FILE, SweepTracker
 from dmsae_ray.tracking.trial_records import TrialRecords, record_finished
 from tests.mlflow_stores import history, runs
 from tests.report.summaries import BATCH, CYCLES, STEPS, make_summary, make_windows, write_trial
@@ -137,6 +138,31 @@ def test_a_transfer_is_one_run_under_its_own_arm(sqlite: str, tmp_path: Path) ->
     (run,) = runs(sqlite, "demo")[1]
     assert run.data.params == {"k": "20", "core_sparsity": "sparse", "arm": "gaussian", "seed": "0"}
     assert [step for step, _ in history(sqlite, run, "train/loss")] == CURVE_STEPS
+
+
+def test_a_trial_that_goes_on_is_no_longer_called_failed_or_stopped(sqlite: str, tmp_path: Path) -> None:
+    name = write_trial(tmp_path / "sweep", 4, 0.9, 0)
+    (result,) = load_results(tmp_path / "sweep")
+    params, labels = result.trial.params(), ("dmsae.failure", "dmsae.stopped")
+
+    def record(change: Callable[[TrialRecords], None]) -> dict[str, str]:
+        """Each in a session of its own, delivered at its end."""
+        tracker = SweepTracker(sqlite, "demo", tmp_path / "sweep", "demo-1")
+        tracker.start()
+        records = TrialRecords(tracker, [result.trial], BATCH, "cycles")
+        records.begin(name, params)
+        change(records)
+        assert tracker.close() == 0
+        (run,) = (r for r in runs(sqlite, "demo")[1] if r.data.tags["dmsae.trial_id"] == name)
+        return {label: run.data.tags[label] for label in labels if label in run.data.tags}
+
+    assert record(lambda r: None) == {}
+    assert record(lambda r: r.fail(name, "no room")) == {"dmsae.failure": "no room"}
+    assert record(lambda r: r.stop(name, "too slow")) == {"dmsae.stopped": "too slow"}
+    assert record(lambda r: r.fail(name, "no room")) == {"dmsae.failure": "no room"}
+    assert record(lambda r: r.finish(result)) == {}
+    (tmp_path / "sweep" / DELIVERED_FILE).unlink()  # all is delivered once more: the tags are gone already
+    assert record(lambda r: None) == {}
 
 
 def test_run_names_are_read_back() -> None:
