@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dmsae_ray.results import TrialResult
     from dmsae_ray.sweep import ScoreTask
 
-VERSION = 1
+VERSION = 2
 """Increased whenever the numbers of a scored cycle change, so that older ones are not taken for new ones."""
 QUANTILES = "0.9,0.95,0.99,0.995,0.999"
 

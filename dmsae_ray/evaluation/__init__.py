@@ -2,10 +2,10 @@
 
 Input: a `MatryoshkaSAE` that takes raw activations, with batches of raw activations (`evaluate`, `measure_prefixes`),
 or with a tapped language model and tokens (`loss_recovered`), or with a model whose activations can be replaced
-(`ablation`), or with activations of words (`first_letter_absorption`); its decoder rows alone (`decoder_geometry`); or
-activations of single latents (`FiringCollector`). Output: the figures, as `Metrics`, `LossRecovered`, `LatentFiring`
-and others, or one number a latent; `QUALITY` names those that measure a whole SAE. The room trains no SAE and reads no
-files.
+(`ablation`, `integrated_gradients`), or with activations of words (`first_letter_absorption`); its decoder rows alone
+(`decoder_geometry`); or activations of single latents (`FiringCollector`). Output: the figures, as `Metrics`,
+`LossRecovered`, `LatentFiring` and others, or one number a latent; `QUALITY` names those that measure a whole SAE. The
+room trains no SAE and reads no files.
 """
 
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dmsae_ray.evaluation.first_letter import FirstLetter as FirstLetter
     from dmsae_ray.evaluation.first_letter import LetterAbsorption as LetterAbsorption
     from dmsae_ray.evaluation.first_letter import first_letter_absorption as first_letter_absorption
+    from dmsae_ray.evaluation.gradient_path import integrated_gradients as integrated_gradients
     from dmsae_ray.evaluation.latent_ablation import SplicedModel as SplicedModel
     from dmsae_ray.evaluation.latent_ablation import Units as Units
     from dmsae_ray.evaluation.latent_ablation import ablation as ablation
@@ -63,6 +64,7 @@ __getattr__, __dir__, __all__ = face(
             "LetterAbsorption",
             "first_letter_absorption",
         ),
+        "gradient_path": ("integrated_gradients",),
         "latent_ablation": (
             "SplicedModel",
             "Units",

@@ -24,6 +24,11 @@ class ReplacesActivations(Protocol):
     def losses(self, tokens: Tensor, x: Tensor, loss_mask: Tensor | None = None, like: Tensor | None = None) -> Tensor:
         """Return the summed loss of each context with x in the place of the residual stream, float64 [n]."""
 
+    def spliced_gradients(
+        self, tokens: Tensor, x: Tensor, loss_mask: Tensor | None = None, like: Tensor | None = None
+    ) -> Tensor:
+        """Return the gradient of these losses, summed over contexts, at x: [n, t, d_model]."""
+
 
 class SplicedContexts:
     """Contexts of a language model; the units are whole contexts, since a token reaches all later ones.
@@ -80,3 +85,9 @@ class SplicedContexts:
         at = numbers.cpu()
         like = None if self._final is None else self._final[at].to(self._tap.device)
         return self._tap.losses(self._tokens[at], x, self._counts[at], like)
+
+    def gradients(self, numbers: Tensor, x: Tensor) -> Tensor:
+        """Return the gradient at x [r, t, d_model] of the summed losses of contexts [r] that have x: of x's shape."""
+        at = numbers.cpu()
+        like = None if self._final is None else self._final[at].to(self._tap.device)
+        return self._tap.spliced_gradients(self._tokens[at], x, self._counts[at], like)

@@ -80,12 +80,7 @@ def by_context(head: Unembed, hidden: Tensor, targets: Tensor, rows: int, like: 
         for (part, target), (other, _) in zip(
             _chunks(hidden, targets, rows), _chunks(others, targets, rows), strict=True
         ):
-            if like is None:
-                losses = cross_entropy(_wide(head(part)), target, ignore_index=_IGNORED, reduction="none")
-            else:
-                wanted = torch.softmax(_wide(head(other)), dim=1)
-                losses = cross_entropy(_wide(head(part)), wanted, reduction="none").masked_fill(target == _IGNORED, 0)
-            found.append(losses.double())
+            found.append(_losses(head, part, target, None if like is None else other).double())
     return torch.cat(found).view(targets.shape).sum(dim=1)
 
 
@@ -121,18 +116,28 @@ def compared(head: Unembed, clean: Tensor, edited: Tensor, targets: Tensor, rows
     return total[0], total[1], total[2]
 
 
-def gradient(head: Unembed, hidden: Tensor, targets: Tensor, rows: int) -> Tensor:
+def gradient(head: Unembed, hidden: Tensor, targets: Tensor, rows: int, like: Tensor | None = None) -> Tensor:
     """Return the gradient of the summed cross-entropy with respect to the hidden states: [n, t, d], in their dtype.
 
-    The arguments are those of `summed`. The logits of only one chunk and their gradient exist at a time.
+    The arguments are those of `by_context`. The logits of only one chunk and their gradient exist at a time.
     """
     grads = []
-    for part, target in _chunks(hidden, targets, rows):
+    others = hidden if like is None else like
+    for (part, target), (other, _) in zip(_chunks(hidden, targets, rows), _chunks(others, targets, rows), strict=True):
         with torch.enable_grad():
             part.requires_grad_(True)
-            loss = cross_entropy(_wide(head(part)), target, ignore_index=_IGNORED, reduction="sum")
+            loss = _losses(head, part, target, other if like is not None else None).sum()
         grads.append(torch.autograd.grad(loss, part)[0])
     return torch.cat(grads, dim=1).view_as(hidden)
+
+
+def _losses(head: Unembed, part: Tensor, target: Tensor, like: Tensor | None) -> Tensor:
+    """Return the cross-entropies of a piece, as `by_context` has them: float [m], 0 where there is no target."""
+    if like is None:
+        return cross_entropy(_wide(head(part)), target, ignore_index=_IGNORED, reduction="none")
+    with torch.no_grad():
+        wanted = torch.softmax(_wide(head(like)), dim=1)
+    return cross_entropy(_wide(head(part)), wanted, reduction="none").masked_fill(target == _IGNORED, 0)
 
 
 def _chunks(hidden: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[Tensor, Tensor]]:

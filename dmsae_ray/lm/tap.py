@@ -203,6 +203,28 @@ class Tap:
         hidden = self._run(tokens, replace)
         return cross_entropy.by_context(head, hidden, targets, self._rows, like)
 
+    def spliced_gradients(
+        self, tokens: Tensor, x: Tensor, loss_mask: Tensor | None = None, like: Tensor | None = None
+    ) -> Tensor:
+        """Return the gradient of what `losses` returns, summed over contexts, at x: [n, t, d_model], in x's dtype.
+
+        Args and errors are those of `losses`.
+        """
+        head = self._whole()
+        targets, _ = cross_entropy.targets_of(tokens.to(self.device), loss_mask)
+        leaf = x.detach().to(self.device, copy=True).requires_grad_(True)
+
+        def replace(own: Tensor) -> Tensor:
+            if leaf.shape != own.shape:
+                raise ValueError(f"x has shape {list(leaf.shape)}; it must be {list(own.shape)}")
+            return leaf.to(own.dtype)
+
+        with torch.enable_grad():
+            hidden = self._run(tokens, replace)
+        at_hidden = cross_entropy.gradient(head, hidden, targets, self._rows, like)
+        (found,) = torch.autograd.grad(hidden, leaf, at_hidden)
+        return found
+
     def _run(self, tokens: Tensor, at_tap: Edit) -> Tensor:
         """Run the decoder with `at_tap` at the tap; return its output after the final norm, [n, t, d_model]."""
         with _hooked(self._block, at_tap):

@@ -24,9 +24,10 @@ HOW = (
     "ablation: by how much the expected next-token loss rises when the latent is taken out of the residual stream; "
     "what the SAE leaves unexplained stays in. 'ablation, text' is the same at the next tokens of the text, which is "
     "noisier; 'ablation, spliced' is within the reconstruction alone, where the loss is not at its best, so that a "
-    "latent may change it by what it shares with the error. Overlap is of the n best, n the size of the core that was "
-    "selected from the cycle; retest compares a score on two halves of its tokens; size is what reaches the coverage. "
-    "In the column n is the number of seeds."
+    "latent may change it by what it shares with the error. 'integrated gradients' shares out what the whole pool "
+    "does to the expected loss, along the path from none of it to all. Overlap is of the n best, n the size of the "
+    "core that was selected from the cycle; retest compares a score on two halves of its tokens; size is what reaches "
+    "the coverage. In the column n is the number of seeds."
 )
 STAR = "* not 0 at 5%, all of the table corrected together (Holm)"
 

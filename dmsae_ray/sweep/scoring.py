@@ -17,7 +17,9 @@ TEXT = "ablation, text"
 """The same, of the loss at the next tokens of the text."""
 SPLICED = "ablation, spliced"
 """Exact ablation in the spliced reconstruction, without the SAE's error; expected over all next tokens."""
-ABLATIONS = (ABLATION, TEXT, SPLICED)
+INTEGRATED = "integrated gradients"
+"""What each latent adds to the expected loss on the path from none of the pool to all of it, at x."""
+ABLATIONS = (ABLATION, TEXT, SPLICED, INTEGRATED)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class ScoreTask:
         groups: groups of the candidate pool.
         quantiles: quantiles that are scores of their own.
         contexts: held-out contexts for the ablations.
-        ablations: which of `ABLATIONS`.
+        ablations: which of `ABLATIONS`, the scores that run the language model.
         masks: masks under which each score is computed, see `distill.pool_mask`.
         intersects: into how many equal parts the attribution set is cut for each score, which is then the lowest of
             theirs; 1 is the score of the whole.
@@ -61,7 +63,8 @@ def score_name(score: str, mask: str, parts: int) -> str:
 def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
     """Return the scores of a cycle's pool: by name float64 [3, pool]: by all tokens, by the first half, by the second.
 
-    Gradient scores are over the attribution set, ablations over held-out contexts; the halves are halves of these.
+    Gradient scores are over the attribution set, ablations and integrated gradients over held-out contexts; the halves
+    are halves of these.
 
     Raises:
         DataError: the cycle or the store is gone, or has no held-out contexts.
@@ -69,7 +72,7 @@ def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
     import torch
 
     from dmsae_ray.distill import SCORES, AttributionSet, cut, derive_seed, halves, pool_scores
-    from dmsae_ray.evaluation import SplicedContexts, ablation
+    from dmsae_ray.evaluation import SplicedContexts, ablation, integrated_gradients
     from dmsae_ray.feed import Feed
     from dmsae_ray.store import open_store
     from dmsae_ray.sweep.kept_model import kept_tap
@@ -114,7 +117,10 @@ def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
             model = SplicedContexts(
                 tap, tokens[part], keep=~kept[part], loss_mask=mask[part], expected=name != TEXT, batch=batch
             )
-            losses.append(ablation(model, sae, stop=pool, batch=batch, keep_error=name != SPLICED))
+            if name == INTEGRATED:
+                losses.append(integrated_gradients(model, sae, stop=pool))
+            else:
+                losses.append(ablation(model, sae, stop=pool, batch=batch, keep_error=name != SPLICED))
             targets.append(model.targets)
         whole = sum(one * count for one, count in zip(losses, targets, strict=True)) / max(1, sum(targets))
         found[name] = torch.stack([torch.as_tensor(whole), *losses])

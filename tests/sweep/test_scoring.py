@@ -30,7 +30,14 @@ def test_stored_saes_are_scored_again_and_nothing_is_trained(copied: Path, dmsae
     found, stored = load_file(file), load_file(cycles / records[0]["key"] / "tensors.safetensors")
     assert found["quantile 0.99"][0].tolist() == stored["scores"].tolist()
     assert found["frequency"][0].tolist() == stored["frequency"][:64].tolist()
-    assert {"mean_square", "quantile 0.9", "quantile 0.999", "ablation", "ablation, text"} <= found.keys()
+    assert {
+        "mean_square",
+        "quantile 0.9",
+        "quantile 0.999",
+        "ablation",
+        "ablation, text",
+        "integrated gradients",
+    } <= found.keys()
     silent = found["frequency"][0] == 0
     assert bool((found["mean_square"][0][silent] == 0).all())
     assert {tensor.shape for tensor in found.values()} == {(3, 64)}
