@@ -40,8 +40,9 @@ def run_cycles(
 
     Results are kept in the runner's store under `cycle_key` and are found there again. So trials that differ only in
     coverage share cycle 0, and a run that is started again continues where it was. With a process group, every rank
-    calls this with the same arguments. A collapse ends the run, and `collapsed_at` and `collapse` of the result name
-    it. After an interrupt there are complete files only.
+    calls this with the same arguments. A collapse ends the run before its controls and chains, and `collapsed_at` and
+    `collapse` of the result name it; that of a chain ends the chain alone. After an interrupt there are complete files
+    only.
 
     Args:
         runner: trains, scores and stores single cycles.

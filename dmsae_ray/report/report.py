@@ -142,13 +142,18 @@ class Report:
         """The tables, the most important first."""
         tables: list[Table] = []
         if self.cycles:
-            tables += [*self._cycle_tables(), cycles_table(self.cycles, self.last_cycle)]
+            tables += [*self._cycle_tables(), self.other_scores, cycles_table(self.cycles, self.last_cycle)]
         if self.transfers:
             tables.append(transfer_table(self.transfers))
         if self.running:
             tables.append(running_table(self.running, self.last_cycle))
         tables.append(cost_table((*self.cycles, *self.transfers), self.last_cycle))
         return tables
+
+    @property
+    def other_scores(self) -> Table:
+        """The table of what other scores say; it is not on the terminal, where there are enough."""
+        return other_scores_table(self.cycles, self.replicas, self.by_ablation, self.last_cycle)
 
     @property
     def chains(self) -> list[Table]:
@@ -198,7 +203,6 @@ class Report:
             tables += [cores_table(self.cycles, self.last_cycle), use_table(self.cycles, self.last_cycle)]
             tables.append(margin_table(self.cycles, self.last_cycle))
             tables += self.chains
-            tables.append(other_scores_table(self.cycles, self.replicas, self.by_ablation, self.last_cycle))
             changed = axis_table(self.cycles, self.replicas, self.axes)
             tables += [changed] if changed.rows else []
         return tables

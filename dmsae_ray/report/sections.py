@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from html import escape
 
 from dmsae_ray.report.figures import Figures
-from dmsae_ray.report.other_scores import other_scores_table
 from dmsae_ray.report.page import Section
 from dmsae_ray.report.report import NOTES, Report
 from dmsae_ray.report.tables import (
@@ -44,8 +43,7 @@ def report_sections(report: Report, figures: Figures, prefix: str = "") -> list[
 
     cycles, transfers, last = report.cycles, report.transfers, report.last_cycle
     if cycles:
-        others = other_scores_table(cycles, report.replicas, report.by_ablation, last)
-        tables = [cores_table(cycles, last), margin_table(cycles, last), others]
+        tables = [cores_table(cycles, last), margin_table(cycles, last), report.other_scores]
         add("cores", "What came back", tables, ("carryover", "heat_maps"))
         add("use", "Use and reconstruction", [use_table(cycles, last)], ("core_l0", "coverage", "score_coverage"))
         tables = [cycles_table(cycles, last), *report.chains]
