@@ -37,6 +37,7 @@ def test_a_stopped_trial_ends_is_called_stopped_and_may_go_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    of_other_tests = _of_trials()  # of the session that they share
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copytree(finished_sweep / "runs", tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
@@ -48,7 +49,7 @@ def test_a_stopped_trial_ends_is_called_stopped_and_may_go_on(
     for name in NEW:
         assert f"  {name}: StopsPoorFits stopped it after cycle 0 at 25,600 tokens" in said
     assert "2 trials without a result, as was asked for:" in said and "unfinished" not in said.lower()
-    _no_workers_are_left()
+    _no_workers_are_left(of_other_tests)
     assert not list((folder / "train").rglob("checkpoint_*"))
 
     # What it is called: in the record, the status, the report and MLflow.
@@ -84,12 +85,16 @@ def _runs(folder: Path) -> dict[str, Any]:
     return {str(run.info.run_name): run for run in client.search_runs([experiment.experiment_id])}
 
 
-def _no_workers_are_left() -> None:
+def _no_workers_are_left(but: set[psutil.Process]) -> None:
     """Ray's session goes on, but without the processes of these trials; Ray gives an actor 30 s to end by itself."""
     until = time.monotonic() + 120
-    while left := [p for p in psutil.Process().children(recursive=True) if _is_of_a_trial(p)]:
+    while left := _of_trials() - but:
         assert time.monotonic() < until, left
         time.sleep(0.5)
+
+
+def _of_trials() -> set[psutil.Process]:
+    return {p for p in psutil.Process().children(recursive=True) if _is_of_a_trial(p)}
 
 
 def _is_of_a_trial(process: psutil.Process) -> bool:
