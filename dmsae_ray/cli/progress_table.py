@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dmsae_ray.cli.progress_view import State, SweepView, TrialView
+from dmsae_ray.distill import is_chain
 from dmsae_ray.plan import CycleSetting
 
 UNKNOWN = "-"
@@ -155,9 +156,9 @@ def short(number: float | None) -> str:
 
 
 def cycle_text(view: TrialView, cycles: int | None) -> str:
-    """Return which training of a trial runs, or was the last: '2 of 4', 'gaussian'."""
+    """Return which training of a trial runs, or was the last: '2 of 4', 'gaussian', 'gaussian_chain 2'."""
     if view.control:
-        return view.control
+        return f"{view.control} {view.cycle}" if is_chain(view.control) else view.control
     if view.cycle is None:
         return UNKNOWN
     return f"{view.cycle} of {cycles}" if cycles is not None else "1 of 1"

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from dmsae_ray.cli.progress import SweepProgress
+from dmsae_ray.cli.progress_table import cycle_text
 from dmsae_ray.cli.progress_view import CycleValues, TrialView
 from dmsae_ray.config.experiment import parse_experiment
 from dmsae_ray.distill.reports import CycleReport, WindowReport
@@ -148,6 +149,24 @@ def test_controls_and_the_end() -> None:
     for name in (B, C, D):
         progress.end(name, "finished")
     assert progress.view(400.0).seconds_left is None
+
+
+def test_a_chain_has_a_training_in_each_cycle() -> None:
+    """By hand: cycles 0, 1, 2, a chain of cycles 1 and 2, of 100 s each."""
+    chain = {"cycles": 2, "controls": [], "control_chains": ["gaussian"]}
+    progress = sweep(distill=chain)
+    assert progress.view(0.0).trainings_in_all == 2 + 4 * 2 + 4 * 2
+    progress.begin(A, 0.0)
+    for n, (arm, cycle) in enumerate([(OWN, 0), (OWN, 1), (OWN, 2), ("gaussian_chain", 1)]):
+        progress.window(A, arm, cycle, 500, 100.0 * n + 50)
+        progress.cycle(A, arm, cycle, CycleValues(n), 100.0 * n + 100)
+    a = of(progress, A, 400.0)
+    assert (a.control, a.cycle, a.values.core) == ("gaussian_chain", 2, 2)
+    assert cycle_text(a, 2) == "gaussian_chain 2" and progress.view(400.0).trainings == 4
+    progress.window(A, "gaussian_chain", 2, 500, 450.0)
+    assert of(progress, A, 450.0).seconds_left == pytest.approx(50)
+    progress.cycle(A, "gaussian_chain", 2, CycleValues(9), 500.0)
+    assert of(progress, A, 500.0).seconds_left is None and progress.view(500.0).trainings == 5
 
 
 def test_what_runs_comes_first_and_what_failed_says_why() -> None:
