@@ -104,6 +104,10 @@ def test_the_numbers_of_masks_and_parts_are_those_of_the_result_file() -> None:
         for option in ("", " (BatchTopK)", ", least of 4", " (BatchTopK), least of 4"):
             found = rows[score + option]
             assert row(score + option, [found[column] for column in ("rank", "overlap", "retest rank", "size")]) in PAGE
+    integrated = rows["integrated gradients"]
+    assert f"rank {integrated['rank']}, overlap {integrated['overlap']}" in PAGE and integrated["retest rank"] in PAGE
+    (over,) = (r["difference"] for r in tree["rows"] if r["score"] == "integrated gradients" and "difference" in r)
+    assert f"{over} over q = 0.99" in PAGE
 
 
 @pytest.mark.parametrize("variant", ["dense", "sparse"])
