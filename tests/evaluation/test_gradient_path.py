@@ -12,10 +12,12 @@ from torch.nn.functional import cross_entropy
 
 from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.evaluation import SplicedContexts, Units, ablation, integrated_gradients
-from dmsae_ray.lm import Tap, load_tap
+from dmsae_ray.lm import Tap
 from dmsae_ray.sae import MatryoshkaSAE
 
-D, M, T, CONTEXTS = 6, 12, 24, 5
+from .conftest import CONTEXTS, T
+
+D, M = 6, 12
 
 
 @dataclass
@@ -82,16 +84,6 @@ def test_a_latent_alone_has_its_ablation() -> None:
     found = integrated_gradients(model, sae, stop=1)
     torch.testing.assert_close(found, ablation(model, sae, stop=1, keep_error=True), rtol=1e-4, atol=1e-6)
     assert abs(float(found[0])) > 1e-3
-
-
-@pytest.fixture(scope="module")
-def tap() -> Tap:
-    return load_tap("tiny", 1, "cpu", "float32")
-
-
-@pytest.fixture(scope="module")
-def tokens(tap: Tap) -> Tensor:
-    return torch.randint(3, tap.vocab_size, (CONTEXTS, T), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("expected", [False, True])

@@ -7,20 +7,10 @@ from torch.nn.functional import cross_entropy
 
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.evaluation import SplicedContexts, ablation
-from dmsae_ray.lm import Tap, load_tap
+from dmsae_ray.lm import Tap
 from dmsae_ray.sae import MatryoshkaSAE
 
-T, CONTEXTS = 24, 5
-
-
-@pytest.fixture(scope="module")
-def tap() -> Tap:
-    return load_tap("tiny", 1, "cpu", "float32")
-
-
-@pytest.fixture(scope="module")
-def tokens(tap: Tap) -> Tensor:
-    return torch.randint(3, tap.vocab_size, (CONTEXTS, T), generator=torch.Generator().manual_seed(0))
+from .conftest import CONTEXTS, T
 
 
 @pytest.fixture(scope="module")
