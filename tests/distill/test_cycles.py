@@ -304,6 +304,27 @@ def test_a_chain_is_a_run_from_a_control_in_place_of_the_first_core(tmp_path):
     assert not set(chosen) & {i.latent for i in history.cores[0].lineage}  # other latents of the same SAE
 
 
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_chain_that_is_stopped_goes_on(tmp_path, stored):
+    class Killed(Exception):
+        pass
+
+    def kill(checkpoint):
+        torch.save(dataclasses.asdict(checkpoint), tmp_path / "checkpoint.pt")
+        if (checkpoint.arm, checkpoint.cycle, checkpoint.step) == ("gaussian_chain", 2, 17):
+            raise Killed
+
+    common = {"store": DirectoryCycleStore(tmp_path / "store") if stored else None, "chains": ("gaussian",)}
+    with pytest.raises(Killed):
+        run(save_checkpoint=kill, checkpoint_every_steps=1, **common)
+    checkpoint = CycleCheckpoint(**torch.load(tmp_path / "checkpoint.pt", weights_only=True))
+    source = Synthetic()
+    history, whole = run(source, resume=checkpoint, **common), run(chains=("gaussian",))
+    same_cores(history.chains["gaussian"], whole.chains["gaussian"])
+    same_cores(history, whole)
+    assert source.served == (0 if stored else 4 * STEPS) + STEPS - 17
+
+
 def test_chains_of_one_cycle_are_the_controls_of_the_last():
     history = run(cycles=1, chains=("gaussian",), controls=("gaussian",))
     assert history.chains["gaussian"].reports[0].key == history.control_reports["gaussian"].key
