@@ -25,7 +25,7 @@ from dmsae_ray.sweep.model_service import IDLE_SECONDS, start_model_service
 from dmsae_ray.sweep.prepared import PreparedSweep
 from dmsae_ray.sweep.steering import OnlyStops
 from dmsae_ray.sweep.trial_search import TrialSearch
-from dmsae_ray.sweep.trial_trainer import TrialTrainer
+from dmsae_ray.sweep.trial_trainer import Reports, TrialTrainer
 from dmsae_ray.sweep.waiting import Waiting
 from dmsae_ray.sweep.worker import TrialTask, attempts_of, train_loop
 
@@ -102,10 +102,7 @@ def run_trials(
             run_once(config)
 
     def run_once(config: dict[str, Any]) -> None:
-        from ray.tune.integration.ray_train import TuneReportCallback
-
         be_patient()
-        forward: Any = TuneReportCallback
         trial = by_id[config["trial_id"]]
         attempts = attempts_of(experiment, folders, trial, session)
         reason = attempts.begin()
@@ -123,6 +120,7 @@ def run_trials(
         # Ray's types are those of Train V1: V2 returns the loop's result, and knows more kinds of failures.
         trainer: Any = TrialTrainer
         failures: Any = ray.train.FailureConfig
+        reports: Any = Reports()
         run = trainer(
             train_loop,
             train_loop_config=vars(task),
@@ -134,7 +132,7 @@ def run_trials(
             run_config=ray.train.RunConfig(
                 name=trial.trial_id,
                 storage_path=storage,
-                callbacks=[forward()],
+                callbacks=[reports],
                 # Without limit: `attempts` tells a lost machine from an error of the trial, and ends the latter.
                 failure_config=failures(max_failures=-1, controller_failure_limit=-1, max_preemption_failures=-1),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
@@ -142,7 +140,7 @@ def run_trials(
         )
         try:
             with killed_on_exit(stream):
-                reason = run.fit().return_value
+                reason = reports.forward(run.fit, ray.tune.report).return_value
         except DmsaeError as error:
             reason = str(error)
         except Exception as error:

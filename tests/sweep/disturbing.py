@@ -34,8 +34,7 @@ TITLES = {
     "harvest": "ray::MapWorker",
     "model": "ray::LanguageModel",  # and the service that starts it
     "worker": "ray::RayTrainWorker",
-    "controller": "ray::TrainController",
-    "trial": "ray::ImplicitFunc",
+    "trial": "ray::ImplicitFunc",  # its driver, which is Ray Train's controller
 }
 """Begin of the titles of the processes that may be killed, by kind."""
 KINDS = ("node", "spot", *TITLES, "driver")

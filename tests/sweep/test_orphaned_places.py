@@ -58,14 +58,14 @@ def _group(name: str) -> Any:
 
 
 @pytest.mark.sweep
-def test_a_sweep_on_one_machine_goes_on_when_its_controllers_are_killed(finished_sweep: Path, tmp_path: Path) -> None:
-    """Dead controllers hold all places of the machine for a while; the SAEs are those of an undisturbed sweep."""
+def test_a_sweep_on_one_machine_goes_on_when_its_drivers_are_killed(finished_sweep: Path, tmp_path: Path) -> None:
+    """Dead drivers, which are Train's controllers, hold all places for a while; the SAEs are those of a quiet sweep."""
     shutil.copytree(finished_sweep / "runs" / "stores", tmp_path / "runs" / "stores")
     distill = {"cycles": 1, "controls": []}
     config = write_config(tmp_path, name="killed", distill=distill, sweep={"coverage": [0.3], "seeds": [0, 1]})
     command = [sys.executable, "-m", "dmsae_ray.cli", "sweep", str(config)]
     killed: set[int] = set()
-    cleaners: set[int] = set()
+    others: set[int] = set()
     with (tmp_path / "said.txt").open("wb") as said:
         sweep = subprocess.Popen(
             command, cwd=tmp_path, stdout=said, stderr=said, env=environment(), start_new_session=True
@@ -74,18 +74,19 @@ def test_a_sweep_on_one_machine_goes_on_when_its_controllers_are_killed(finished
             until = time.monotonic() + 300
             while sweep.poll() is None and time.monotonic() < until:
                 if len(killed) < 2 and " cycle 0 " in (tmp_path / "said.txt").read_text():
-                    found = _below(sweep.pid, "TrainController") - killed
+                    found = _below(sweep.pid, "ImplicitFunc") - killed
                     for pid in found:
                         os.kill(pid, signal.SIGKILL)
                     killed |= found
-                cleaners |= _below(sweep.pid, "PlacementGroupCleaner")
+                for actor in ("TrainController", "PlacementGroupCleaner", "DatasetManager", "_QueueActor"):
+                    others |= _below(sweep.pid, actor)
                 time.sleep(0.2)
         finally:
             if sweep.poll() is None:
                 os.killpg(sweep.pid, signal.SIGKILL)
     output = (tmp_path / "said.txt").read_text()
     assert sweep.wait() == 0 and len(killed) == 2, output
-    assert not cleaners, "Ray Train starts its own process for this again: see TrialTrainer"
+    assert not others, "Ray Train or Tune starts processes of its own for a trial again: see TrialTrainer"
     assert output.count("it goes on from its last checkpoint") == 2
     plain, disturbed = trained_cycles(finished_sweep), trained_cycles(tmp_path)
     shared = plain.keys() & disturbed.keys()
