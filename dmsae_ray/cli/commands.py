@@ -107,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--trial", metavar="NAME", help="trial of the sweep, such as k8-tau0.5-seed0")
         sub.add_argument("--cycle", type=int, help="its cycle; default: the last")
         sub.add_argument(
-            "--arm", metavar="CONTROL", help="its control, such as gaussian, in place of the trial's own SAE"
+            "--arm",
+            metavar="CONTROL",
+            help="its control, such as gaussian or gaussian_chain, in place of the trial's own SAE",
         )
 
     sub = command("demo", _demo, "The whole system on the embedded tiny Gemma-2, in a few minutes on two cores.")

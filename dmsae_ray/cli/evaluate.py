@@ -241,8 +241,8 @@ def _sweeps(places: Sequence[Path]) -> list[Evaluable]:
             EvaluatedSAE(result, report, label)
             for result in finished
             if result.collapse is None
-            for report in (*result.reports, *result.controls.values())
-            if report.key
+            for report in (*result.reports, *result.beside)
+            if report.key and not report.collapsed
         ]
         collapsed = sum(result.collapse is not None for result in finished)
         found.append(Evaluable(place, experiment, folders, stores, label, saes, collapsed))

@@ -163,19 +163,18 @@ def _sae_folder(place: str, wanted: Wanted) -> Iterator[Path]:
 
 
 def _report(result: TrialResult, wanted: Wanted) -> CycleReport:
+    reports, where = result.reports, f"trial {wanted.trial} has cycles"
     if wanted.arm is not None:
-        found = result.controls.get(wanted.arm)
-        if found is None:
-            raise ConfigError(
-                f"--arm is {wanted.arm}; trial {wanted.trial} has {_listed(result.controls) or 'no controls'}"
-            )
-        if wanted.cycle not in (None, found.cycle):
-            raise ConfigError(f"--cycle is {wanted.cycle}; {wanted.arm} was trained in cycle {found.cycle} only")
-        return found
-    cycles = {report.cycle: report for report in result.reports}
-    chosen = result.last.cycle if wanted.cycle is None else wanted.cycle
+        reports = tuple(report for report in result.beside if report.arm == wanted.arm)
+        only = "cycle" if len(reports) == 1 else "cycles"
+        where = f"{wanted.arm} was trained in {only}"
+        if not reports:
+            known = _listed(dict.fromkeys(report.arm for report in result.beside))
+            raise ConfigError(f"--arm is {wanted.arm}; trial {wanted.trial} has {known or 'no controls'}")
+    cycles = {report.cycle: report for report in reports}
+    chosen = reports[-1].cycle if wanted.cycle is None else wanted.cycle
     if chosen not in cycles:
-        raise ConfigError(f"--cycle is {chosen}; trial {wanted.trial} has cycles {_listed(cycles)}")
+        raise ConfigError(f"--cycle is {chosen}; {where} {_listed(cycles)}")
     return cycles[chosen]
 
 

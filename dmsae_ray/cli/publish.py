@@ -57,10 +57,13 @@ def run(args: "Namespace") -> int:
         )
     formats = [name for name in _FORMATS if name in (args.formats or _FORMATS)]
     from dmsae_ray.cli.export import Wanted, chosen_sae
+    from dmsae_ray.distill import is_chain
     from dmsae_ray.report import known_licence, write_published
 
     wanted = Wanted(args.trial, args.cycle, args.arm)
     with Screen() as screen, chosen_sae(args.folder, wanted, "TRIAL") as chosen:
+        if is_chain(chosen.report.arm):
+            raise ConfigError(f"--arm is {args.arm}; a control of all cycles can be exported, but has no model card")
         sweep = chosen.folders.sweep
         chosen.folders.fetch(chosen.result.trial_id)  # the report reads what is on this machine
         if args.repo is not None and args.license is None and known_licence(chosen.experiment) is None:

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from dmsae_ray.results import TrialResult
     from dmsae_ray.sweep import ScoreTask
 
-VERSION = 2
+VERSION = 3
 """Increased whenever the numbers of a scored cycle change, so that older ones are not taken for new ones."""
 QUANTILES = "0.9,0.95,0.99,0.995,0.999"
+Pool = tuple[str, int]
+"""Key of a cycle, and how many of its groups are scored."""
 
 
 def add_arguments(parser: "ArgumentParser") -> None:
@@ -47,11 +49,15 @@ def add_arguments(parser: "ArgumentParser") -> None:
         "--intersect",
         metavar="LIST",
         default="1",
-        help="each score as the lowest over so many equal parts of its tokens, as in 1,4 (default: %(default)s, and "
-        "the sweep's own)",
+        help="each score of the attribution tokens as the lowest over so many equal parts of them, as in 1,4 "
+        "(default: %(default)s, and the sweep's own)",
     )
     parser.add_argument(
-        "--contexts", type=int, default=32, metavar="N", help="held-out contexts for the ablations (default: 32)"
+        "--contexts",
+        type=int,
+        default=32,
+        metavar="N",
+        help="held-out contexts for the ablations, and as many others for integrated gradients (default: 32)",
     )
     parser.add_argument("--address", help="Ray cluster to run on ('auto' on its head node); default: this machine")
     parser.add_argument("-v", "--verbose", action="store_true", help="show Ray's own messages")
@@ -65,17 +71,18 @@ def run(args: "Namespace") -> int:
     sweep = Path(args.folder).expanduser().absolute()
     experiment = experiment_of(sweep)
     points = [experiment.at(axes) for axes in experiment.points]
-    groups = max(at.distill.pool_groups for at in points) if args.pool_groups is None else args.pool_groups
     most = min(len(at.sae.groups) for at in points)
-    if not 1 <= groups <= most:
-        raise ConfigError(f"--pool-groups is {groups}; it must be from 1 to {most}")
+    if args.pool_groups is not None and not 1 <= args.pool_groups <= most:
+        raise ConfigError(f"--pool-groups is {args.pool_groups}; it must be from 1 to {most}")
     if args.contexts < 2:
         raise ConfigError(f"--contexts is {args.contexts}; it must be at least 2, one for each half")
     results = [r for r in load_results(sweep) if isinstance(r.setting, CycleSetting) and r.collapse is None]
     if args.trial is not None and args.trial not in {r.trial_id for r in results}:
         known = ", ".join(r.trial_id for r in results) or "none"
         raise ConfigError(f"--trial is '{args.trial}'; finished trials with cores are {known}")
-    wanted = _wanted([r for r in results if args.trial in (None, r.trial_id)], args.cycles)
+    wanted = _wanted(
+        [r for r in results if args.trial in (None, r.trial_id)], args.cycles, experiment, args.pool_groups
+    )
     quantiles = _quantiles(args.quantiles, {at.distill.quantile for at in points})
     masks = _masks(args.masks, {at.distill.mask for at in points})
     intersects = _intersects(args.intersect, {at.distill.intersect for at in points}, experiment)
@@ -84,7 +91,7 @@ def run(args: "Namespace") -> int:
         from dmsae_ray.sweep import ScoreTask
 
         tasks = {
-            key: ScoreTask(
+            (key, groups): ScoreTask(
                 experiment=experiment.at(result.setting.axes).model_dump(mode="json"),
                 stores=folders.stores,
                 store=_store(experiment.output, [r for r in results if r.setting.axes == result.setting.axes]),
@@ -96,10 +103,11 @@ def run(args: "Namespace") -> int:
                 masks=masks,
                 intersects=intersects,
             )
-            for key, result in {key: result for result, _, key in reversed(wanted)}.items()
+            for (key, groups), result in {what: result for result, _, what in reversed(wanted)}.items()
         }
-        places = {key: sweep / "scores" / f"{key[:16]}-{_digest(task)}.safetensors" for key, task in tasks.items()}
-        kept = [key for key, place in places.items() if place.is_file()]
+        folder = sweep / "scores"
+        places = {what: folder / f"{what[0][:16]}-{_digest(task)}.safetensors" for what, task in tasks.items()}
+        kept = [what for what, place in places.items() if place.is_file()]
         said = f", {len(kept)} of them kept from before" if kept else ""
         screen.say(f"{len(tasks)} SAEs, each by {len(quantiles)} quantiles, other scores and ablation{said}")
         try:
@@ -116,10 +124,10 @@ def _run_left(
     args: "Namespace",
     screen: Screen,
     resources: tuple[float, float],
-    tasks: "dict[str, ScoreTask]",
-    places: dict[str, Path],
+    tasks: "dict[Pool, ScoreTask]",
+    places: "dict[Pool, Path]",
 ) -> None:
-    left = [key for key, place in places.items() if not place.is_file()]
+    left = [what for what, place in places.items() if not place.is_file()]
     if not left:
         return
     from safetensors.torch import save
@@ -129,20 +137,20 @@ def _run_left(
     folder = places[left[0]].parent
     folder.mkdir(exist_ok=True)
     with ray_session(args.address, log=folder.parent / "ray.log", verbose=args.verbose):
-        work = [(tasks[key],) for key in left]
+        work = [(tasks[what],) for what in left]
         for n, (number, scores) in enumerate(run_tasks(score_cycle, work, cpus=resources[0], gpus=resources[1])):
             with replacing(places[left[number]]) as temporary:
                 temporary.write_bytes(save({name: s.contiguous() for name, s in scores.items()}))
             screen.bar("SAEs", n + 1, len(left))
-            screen.say(f"  {n + 1} of {len(left)}: {left[number][:16]}")
+            screen.say(f"  {n + 1} of {len(left)}: {left[number][0][:16]}")
 
 
 def _write(
     args: "Namespace",
     screen: Screen,
     sweep: Path,
-    wanted: "list[tuple[TrialResult, int, str]]",
-    places: dict[str, Path],
+    wanted: "list[tuple[TrialResult, int, Pool]]",
+    places: "dict[Pool, Path]",
     quantiles: tuple[float, ...],
 ) -> None:
     from safetensors import SafetensorError
@@ -150,34 +158,47 @@ def _write(
 
     from dmsae_ray.report import Agreement, ScoredCycle, score_findings, write_scores
     from dmsae_ray.results import experiment_of
-    from dmsae_ray.sweep import score_name
+    from dmsae_ray.sweep import INTEGRATED, score_name
 
     experiment, scored = experiment_of(sweep), []
-    read: dict[str, dict[str, Tensor]] = {}
-    for result, cycle, key in wanted:
+    read: dict[Pool, dict[str, Tensor]] = {}
+    for result, cycle, what in wanted:
         try:
-            scores = read.setdefault(key, load_file(places[key]))
+            scores = read.setdefault(what, load_file(places[what]))
         except (OSError, SafetensorError):
-            raise DataError(f"scores: {places[key]} is damaged; delete it to score again") from None
+            raise DataError(f"scores: {places[what]} is damaged; delete it to score again") from None
         assert isinstance(result.setting, CycleSetting), "others were left out"
         (report,) = (r for r in result.reports if r.cycle == cycle)
         distill = experiment.at(result.setting.axes).distill
         own = f"quantile {distill.quantile:g}" if distill.score == "quantile" else distill.score
-        own = score_name(own, distill.mask, distill.intersect)
-        scored.append(ScoredCycle(result.setting, result.trial.seed, cycle, report.n_core, own, key, scores))
+        own = score_name(own, distill.mask, distill.intersect) if own != "random" else own
+        # The score is that which chose the core if pool and tokens are those of the run, and no draw decides.
+        chose = what[1] == distill.pool_groups and not distill.fresh_attribution and own != "random"
+        key = f"{what[0]}-{what[1]}"
+        scored.append(ScoredCycle(result.setting, result.trial.seed, cycle, report.n_core, own, key, scores, chose))
     settings = {"contexts": args.contexts, "quantiles": list(quantiles), "cycles": args.cycles, "version": VERSION}
     page = write_scores(scored, sweep, name=sweep.name, settings=settings)
     for line in score_findings(Agreement(scored)):
         screen.say(line)
+    if not any(INTEGRATED in one.scores for one in scored):
+        screen.say(f"no {INTEGRATED}: the store has no held-out contexts beside the {args.contexts} for the ablations")
     screen.say(f"report: {page}")
 
 
-def _wanted(results: "list[TrialResult]", cycles: str) -> "list[tuple[TrialResult, int, str]]":
-    """Return (trial, cycle, key) of what is to be scored, the same cycle of several trials once for each coverage."""
+def _wanted(
+    results: "list[TrialResult]", cycles: str, experiment: "Experiment", groups: int | None
+) -> "list[tuple[TrialResult, int, Pool]]":
+    """Return the cycles that are to be scored, with their pools; settings may share some."""
     from dmsae_ray.cli.latents import numbers
 
     asked = None if cycles == "all" else set(numbers(cycles, "--cycles"))
-    found = [(r, c.cycle, c.key) for r in results for c in r.reports if c.key and (asked is None or c.cycle in asked)]
+    own = {r.trial_id: experiment.at(r.setting.axes).distill.pool_groups for r in results}
+    found = [
+        (r, c.cycle, (c.key, groups or own[r.trial_id]))
+        for r in results
+        for c in r.reports
+        if c.key and (asked is None or c.cycle in asked)
+    ]
     if not found:
         raise DataError(f"--cycles is '{cycles}'; no finished trial with cores has such a cycle")
     return found
@@ -203,8 +224,9 @@ def _masks(text: str, own: set[str]) -> tuple[str, ...]:
 
 
 def _intersects(text: str, own: set[int], experiment: "Experiment") -> tuple[int, ...]:
-    asked = {int(part) if part.strip().isdecimal() else 0 for part in text.split(",")}
-    most = experiment.corpus.attribution_tokens // 32  # each half of the tokens is cut too
+    most = max(1, experiment.corpus.attribution_tokens // 32)  # each half of the tokens is cut too
+    written = {part.strip() for part in text.split(",")}
+    asked = {int(part) if part.isdecimal() and len(part) <= len(str(most)) else 0 for part in written}
     if not all(1 <= parts <= most for parts in asked):
         raise ConfigError(f"--intersect is '{text}'; it must be whole numbers from 1 to {most}, as in 1,4")
     return tuple(sorted(asked | own))

@@ -107,6 +107,8 @@ def run_cycles(
         result.cores.append(core)
         first_of_chain |= {name: control for name, control in done.controls.items() if name in of_chains}
         result.control_cores.update({name: c for name, c in done.controls.items() if name in of_controls})
+        result.left_out |= {name: why for name, why in done.left_out.items() if name in of_controls}
+        result.left_out |= {chain_arm(name): why for name, why in done.left_out.items() if name in of_chains}
         result.sae = run.trained.sae if run.trained is not None else None
         if done.report.collapsed is not None:
             result.collapsed_at, result.collapse = cycle, done.report.collapsed

@@ -1,6 +1,6 @@
 """From a trained cycle to the next core (Eq. 7, Algorithm 2), its report, and the controls for comparison."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -22,11 +22,13 @@ class NextCore:
         report: the figures of the cycle.
         core: C_l, selected from the cycle; empty if the cycle collapsed.
         controls: the control cores that are compared with C_l, by name.
+        left_out: why a control could not be made, by name.
     """
 
     report: CycleReport
     core: Core
     controls: dict[str, Core]
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def control_seed(seed: int, name: str) -> int:
@@ -90,6 +92,7 @@ def select_next_core(
         )
         core = Core(w_enc[selected.to(w_enc.device)], lineage, provenance, origins)
         made: dict[str, Core] = {}
+        left_out: dict[str, str] = {}
         for name in controls if trained.collapsed is None else ():
             draw = control_seed(seed, name)
             control: Core | None
@@ -99,6 +102,8 @@ def select_next_core(
                 control = random_core(name, core, draw)
             if control is not None:
                 made[name] = control
+            else:
+                left_out[name] = f"the pool of {len(trained.scores)} has too few others for a core of {len(core)}"
         report = _report(run, trained, cycle, arm, trained_with, core)
         if trained.half_scores is not None:
             first, second = (select_core(scores, coverage, core_size) for scores in trained.half_scores)
@@ -106,7 +111,7 @@ def select_next_core(
         if trained.square_scores is not None and len(selected):
             by_square = select_core(trained.square_scores, coverage, len(selected))
             report = replace(report, by_square=agreement(selected, by_square))
-        return NextCore(report, core, made)
+        return NextCore(report, core, made, left_out)
 
     return runner.ranks.share(select)
 

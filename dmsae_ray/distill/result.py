@@ -41,6 +41,7 @@ class DistillationResult:
         control_reports: the last cycle with a control core in place of C_{L-1}, by the control's name.
         control_cores: these control cores, by name.
         chains: controls that run through all cycles, by the control's name.
+        left_out: why a control could not be made, by its arm.
         collapsed_at: the cycle that collapsed, or None.
         collapse: the name of the collapse, or None.
         sae: the SAE of the last cycle (takes raw activations) on the first rank; None on the others.
@@ -55,6 +56,7 @@ class DistillationResult:
     control_reports: dict[str, CycleReport] = field(default_factory=dict)
     control_cores: dict[str, Core] = field(default_factory=dict)
     chains: dict[str, Chain] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     collapsed_at: int | None = None
     collapse: str | None = None
     sae: MatryoshkaSAE | None = None
@@ -111,6 +113,7 @@ class DistillationResult:
                 name: {"records": [r.as_dict() for r in chain.reports], "survivors": chain.survivors}
                 for name, chain in self.chains.items()
             },
+            "left_out": self.left_out,
             "tokens": self.tokens,
             "flops": self.flops,
             "flops_cached": sum(r.flops for r in self.reports if r.cached),

@@ -12,8 +12,7 @@ from dmsae_ray.config import HEAD
 from dmsae_ray.errors import ConfigError, one_line
 
 DRIVER_BYTES = 800_000_000
-"""The memory of a running trial's processes on the head node, as seen: 0.4 GB of its driver, 0.2 GB of each of two actors
-of Ray Train."""
+"""The memory of a trial's processes on the head node, as seen: its driver, 0.4 GB, and two actors of Train, 0.2."""
 
 _EPSILON = 1e-9
 """Tolerance, because shares such as 0.05 CPU do not add up exactly in binary."""

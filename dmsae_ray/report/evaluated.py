@@ -81,7 +81,9 @@ class EvaluatedSAE:
         if not isinstance(self.result.setting, CycleSetting):
             whole = self.result.whole_flops
             return math.nan if whole is None else whole
-        before = (r for r in self.result.reports if r.cycle < self.report.cycle)
+        chain = next((c.reports for c in self.result.chains.values() if self.report in c.reports), None)
+        before = [r for r in self.result.reports if r.cycle < (self.report.cycle if chain is None else 1)]
+        before += [r for r in chain or () if r.cycle < self.report.cycle]
         return self.report.flops + sum(report.flops for report in before)
 
 

@@ -51,9 +51,8 @@ def read_quality(sweep: Path, result: TrialResult, report: CycleReport, seeds: S
 
 def _key(other: TrialResult, result: TrialResult, report: CycleReport) -> str | None:
     """Return the key of the SAE of another trial that stands where `report` stands in `result`."""
-    if report in result.controls.values():
-        control = other.controls.get(report.arm)
-        return None if control is None else control.key
+    if report in result.beside:
+        return next((each.key for each in other.beside if (each.arm, each.cycle) == (report.arm, report.cycle)), None)
     if report == result.last:
         return other.last.key
     return next((each.key for each in other.reports if each.cycle == report.cycle), None)

@@ -89,7 +89,7 @@ def stored_quality(sweep_dir: Path, draw: Which = "changed") -> Section | None:
     saes = [
         EvaluatedSAE(result, report, metrics={name: v for name, v in metrics.items() if v is not None})
         for result in load_results(sweep_dir)
-        for report in (*result.reports, *result.controls.values())
+        for report in (*result.reports, *result.beside)
         if (metrics := measured.get((result.trial_id, report.key))) is not None
     ]
     if not saes:

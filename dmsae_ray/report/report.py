@@ -42,19 +42,20 @@ cycle; **came back** counts these latents over the seeds. **Retest** is the nois
 two halves of the attribution tokens select from one and the same SAE, at the same coverage (shared latents over the
 mean size). Where carryover is no lower, other tokens alone may change as much of a selection as another cycle does;
 each half has half of the tokens, so two whole sets would agree better than that. **Chance** is the carryover of a core
-drawn at random from the candidate pool; a **control**'s column is the carryover of a core of as many rows with the same
-norms, trained in its place, and **carryover over** it is the difference, seed by seed. **Distilled** counts the latents
-selected in every cycle. **As mean square** and **as ablation** are the overlaps of the last selection with as many
-latents that these scores name first; **among the best of C_0** is that of the distilled core, which is a part of C_0,
-with as many of C_0 that scored best in cycle 0, beside the chance of as many drawn from C_0. **Left** is the share of
-cycle 0's core, or of a control that ran through all cycles in its place, that every cycle selected. **L0** is measured,
-on held-out tokens: all latents that fire at a token, those of the core included, and of the **core** alone. **Core
-fires** is the share of tokens at which a latent of the core fires, the median and the most frequent one; **dead** is
-the share of latents that never fire. **FVU** is the fraction of variance unexplained, **loss rec.** the share of the
-language model's loss that the SAE keeps against zeroing the layer. **PW-MCC** is the mean cosine of the best one-to-one
-matching of two seeds' distilled cores, over all pairs [lowest, highest]. Rows that both have by construction, from one
-given SAE or core, are left out and counted; where nothing is left the cores are not comparable. Its **chance** is that
-of random subsets of the same sizes of the candidate pools, with the middle 95% of the draws.
+drawn at random from the candidate pool; a **control**'s column is the carryover of a core of as many rows with the
+same norms, trained in its place, and **carryover over** it is the difference, seed by seed. **Distilled** counts the
+latents selected in every cycle. **As mean square** and **as ablation** are the overlaps of the last selection with as
+many latents that these scores name first; **among the best of C_0** is that of the distilled core, as far as it is a
+part of C_0, with as many of C_0 that scored best in cycle 0, beside the chance of as many drawn from C_0. **Left** is
+the share of cycle 0's core, or of a control that ran through all cycles in its place, that every cycle selected,
+beside the chance that random selections of the same sizes leave it. **L0** is measured, on held-out tokens: all
+latents that fire at a token, those of the core included, and of the **core** alone. **Core fires** is the share of
+tokens at which a latent of the core fires, the median and the most frequent one; **dead** is the share of latents that
+never fire. **FVU** is the fraction of variance unexplained, **loss rec.** the share of the language model's loss that
+the SAE keeps against zeroing the layer. **PW-MCC** is the mean cosine of the best one-to-one matching of two seeds'
+distilled cores, over all pairs [lowest, highest]. Rows that both have by construction, from one given SAE or core, are
+left out and counted; where nothing is left the cores are not comparable. Its **chance** is that of random subsets of
+the same sizes of the candidate pools, with the middle 95% of the draws.
 """
 
 CAVEAT = (
@@ -163,7 +164,7 @@ class Report:
 
     @property
     def health(self) -> list[str]:
-        """One line for each trial that collapsed, and one for each trouble in a training."""
+        """One line for each trial that collapsed, each control that is missing, and each trouble in a training."""
         lines = [f"{r.trial_id} collapsed: {r.collapse}" for r in (*self.results, *self.running) if r.collapse]
         lines += [
             f"{r.trial_id}: control {c.arm} collapsed in cycle {c.cycle}: {c.collapsed}"
@@ -171,6 +172,7 @@ class Report:
             for c in r.beside
             if c.collapsed
         ]
+        lines += [f"{r.trial_id}: no control {arm}: {why}" for r in self.results for arm, why in r.left_out.items()]
         for r in self.results:
             for record in (*r.reports, *r.beside):
                 where = f"{r.trial_id}, cycle {record.cycle}, {record.arm}"

@@ -36,6 +36,7 @@ class ScoredCycle:
         own: name of the score that selected it.
         key: key of the cycle; trials that differ in coverage share cycle 0.
         scores: by name float64 [3, pool]: by all tokens, by the first half, by the second.
+        chose: whether the core is what `own` selects here; not so over another pool or other tokens than the run's.
     """
 
     setting: CycleSetting
@@ -45,6 +46,7 @@ class ScoredCycle:
     own: str
     key: str
     scores: Mapping[str, Tensor]
+    chose: bool = True
 
     def measure(self, score: str, name: str) -> float | None:
         """Return a measure of a score, see `MEASURES`; None where there is none.
@@ -120,13 +122,16 @@ class Agreement:
         return estimate(self.values(setting, cycle, score, name).values(), MEASURES[name])
 
     def against(self, other: str, name: str = "rank") -> dict[tuple[CycleSetting, int, str], Difference]:
-        """Return each score less another one, by (setting, cycle, score), corrected together."""
+        """Return each score less another one, by (setting, cycle, score), corrected together.
+
+        Other kinds of ablation are left out: they share the tokens of the reference, and so its noise.
+        """
         keys, raw = [], []
         for setting, cycle in self.places:
             theirs = self.values(setting, cycle, other, name)
             for score in self.names:
                 own = self.values(setting, cycle, score, name)
-                if score not in (other, REFERENCE) and own and theirs:
+                if score != other and not score.startswith(REFERENCE) and own and theirs:
                     keys.append((setting, cycle, score))
                     raw.append(paired(own, theirs, limit=2.0))
         return dict(zip(keys, holm(raw), strict=True))

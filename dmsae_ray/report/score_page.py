@@ -24,7 +24,8 @@ HOW = (
     "ablation: by how much the expected next-token loss rises when the latent is taken out of the residual stream; "
     "what the SAE leaves unexplained stays in. 'ablation, text' is the same at the next tokens of the text, which is "
     "noisier; 'ablation, spliced' is within the reconstruction alone, where the loss is not at its best, so that a "
-    "latent may change it by what it shares with the error. 'integrated gradients' shares out what the whole pool "
+    "latent may change it by what it shares with the error. Both are of the same tokens as the reference, so that they "
+    "share its noise; all other scores are of other tokens. 'integrated gradients' shares out what the whole pool "
     "does to the expected loss, along the path from none of it to all. Overlap is of the n best, n the size of the "
     "core that was selected from the cycle; retest compares a score on two halves of its tokens; size is what reaches "
     "the coverage. In the column n is the number of seeds."
@@ -153,6 +154,11 @@ def write_scores(cycles: Sequence[ScoredCycle], folder: Path, *, name: str, sett
         "settings": dict(settings),
         "own": {c.setting.label: c.own for c in cycles},
         "findings": lines,
+        "overlaps": [
+            {"setting": c.setting.label, "cycle": c.cycle, "seed": c.seed, "overlap": overlap}
+            for c in cycles
+            if c.chose and (overlap := c.measure(c.own, "overlap")) is not None
+        ],
         "rows": [dict(zip(table.names, row, strict=True)) for table in made for row in table.rows],
     }
     for file, content in (

@@ -41,6 +41,7 @@ class TrialResult:
         reports: One per cycle; a transfer has one.
         controls: The last cycle with a control core, by the control's name.
         chains: Controls in place of C_0 that ran through all cycles, by the control's name.
+        left_out: Why a control could not be made, by its arm.
         core_sizes: Sizes of C_0..C_L; empty for a transfer.
         distilled_size: Size of C*; None for a transfer.
         collapse: None, or the name of the collapse and its cycle.
@@ -50,7 +51,8 @@ class TrialResult:
         control_flops: FLOPs of its controls, chains included.
         folder: Where its files are.
         core_trainings: Trainings that made the core of a transfer; None where it has none, or its file did not say it.
-        among_best: How many latents of C* are among as many of C_0 that scored best there; None where there is none.
+        among_best: Of the latents of C* that are in C_0, how many are among as many of C_0 that scored best there; and
+            how many these are, all of C* unless `distill.min_cycles` lets in later births. None where there is no C_0.
         stopped: Of a trial that has not finished, why a scheduler stopped it; None if none did.
     """
 
@@ -58,13 +60,14 @@ class TrialResult:
     reports: tuple[CycleReport, ...]
     controls: Mapping[str, CycleReport] = field(default_factory=dict)
     chains: Mapping[str, ChainResult] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
     core_sizes: tuple[int, ...] = ()
     distilled_size: int | None = None
     collapse: str | None = None
     survival: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     folder: Path | None = None
     core_trainings: int | None = None
-    among_best: int | None = None
+    among_best: tuple[int, int] | None = None
     stopped: str | None = None
 
     @property
@@ -151,6 +154,7 @@ def parse_result(summary: Mapping[str, Any], folder: Path | None = None) -> Tria
             reports=reports,
             controls={name: _report(r) for name, r in summary.get("controls", {}).items()},
             chains={name: _chain(chain) for name, chain in summary.get("chains", {}).items()},
+            left_out={str(arm): str(why) for arm, why in summary.get("left_out", {}).items()},
             core_sizes=tuple(summary.get("core_sizes", ())),
             distilled_size=summary.get("distilled_size"),
             collapse=f"{collapse} in cycle {summary.get('collapsed_at', reports[-1].cycle)}" if collapse else None,
@@ -164,13 +168,13 @@ def parse_result(summary: Mapping[str, Any], folder: Path | None = None) -> Tria
         raise DataError(f"'{where}' is not a trial's summary ({type(error).__name__}: {error})") from None
 
 
-def _among_best(summary: Mapping[str, Any]) -> int | None:
+def _among_best(summary: Mapping[str, Any]) -> tuple[int, int] | None:
     """See `TrialResult.among_best`: the latents of a core are in the order of their scores."""
     lineage, distilled = summary.get("lineage"), summary.get("distilled_lineage")
-    if not lineage or not distilled or summary["records"][0]["cycle"] != 0:
+    if not lineage or distilled is None or summary["records"][0]["cycle"] != 0:
         return None
-    best = lineage[0][: len(distilled)]
-    return sum(latent in best for latent in distilled)
+    kept = [latent for latent in distilled if latent in lineage[0]]
+    return sum(latent in lineage[0][: len(kept)] for latent in kept), len(kept)
 
 
 def _chain(tree: Mapping[str, Any]) -> ChainResult:

@@ -40,6 +40,9 @@ class ClusterWatch(ABC):
 
     def _run(self) -> None:
         while not self._end.wait(self._poll):
-            # The head does not answer, or the session ends; the next look may succeed.
-            with suppress(RayError, ConnectionError, RuntimeError):
-                self.look()
+            self._look()
+
+    def _look(self) -> None:
+        # The head does not answer, or the session ends; the next look may succeed.
+        with suppress(RayError, ConnectionError, RuntimeError):
+            self.look()

@@ -17,7 +17,7 @@ POLL_SECONDS = 3.0
 
 
 class OrphanedPlaces(ClusterWatch):
-    """Context in which a thread removes the placement groups of actors that are dead.
+    """Context in which a thread removes the placement groups of actors that are dead, the last time when it is left.
 
     When the controller of Ray Train is killed, the placement group of its workers stays: the trial, started again,
     would wait for the room that it holds itself. Ray Train has an actor that removes it, which asks Ray's dashboard:
@@ -31,6 +31,10 @@ class OrphanedPlaces(ClusterWatch):
         super().__init__("dmsae-orphaned-places", poll_seconds)
         self._removed: set[bytes] = set()
 
+    def _run(self) -> None:
+        super()._run()
+        self._look()  # the Ray session may outlive the context
+
     def look(self) -> None:
         """Remove the placement groups of this job whose maker is dead."""
         table: Any = gcs_pb2.PlacementGroupTableData  # type: ignore[attr-defined]
@@ -41,6 +45,6 @@ class OrphanedPlaces(ClusterWatch):
             if not (made_by_actor and group.creator_actor_dead) or group.is_detached or group.state == table.REMOVED:
                 continue
             if group.creator_job_id.hex() == job and group.placement_group_id not in self._removed:
+                self._removed.add(group.placement_group_id)  # one that cannot be removed must not hide the others
                 remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
-                self._removed.add(group.placement_group_id)
                 log.info("placement group %s was removed: its maker is dead", group.placement_group_id.hex())

@@ -18,7 +18,10 @@ TEXT = "ablation, text"
 SPLICED = "ablation, spliced"
 """Exact ablation in the spliced reconstruction, without the SAE's error; expected over all next tokens."""
 INTEGRATED = "integrated gradients"
-"""What each latent adds to the expected loss on the path from none of the pool to all of it, at x."""
+"""What each latent adds to the expected loss on the path from none of the pool to all of it, at x.
+
+It is computed over contexts that exact ablation does not see: over the same it would share the noise of its reference.
+"""
 ABLATIONS = (ABLATION, TEXT, SPLICED, INTEGRATED)
 
 
@@ -34,7 +37,7 @@ class ScoreTask:
         key: key of the cycle.
         groups: groups of the candidate pool.
         quantiles: quantiles that are scores of their own.
-        contexts: held-out contexts for the ablations.
+        contexts: held-out contexts for the ablations, and as many others for integrated gradients.
         ablations: which of `ABLATIONS`, the scores that run the language model.
         masks: masks under which each score is computed, see `distill.pool_mask`.
         intersects: into how many equal parts the attribution set is cut for each score, which is then the lowest of
@@ -64,7 +67,7 @@ def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
     """Return the scores of a cycle's pool: by name float64 [3, pool]: by all tokens, by the first half, by the second.
 
     Gradient scores are over the attribution set, ablations and integrated gradients over held-out contexts; the halves
-    are halves of these.
+    are halves of these. Integrated gradients are left out where the ablations take all contexts but one.
 
     Raises:
         DataError: the cycle or the store is gone, or has no held-out contexts.
@@ -105,15 +108,17 @@ def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
                 for stretch, seed in zip(stretches, seeds, strict=True)
             ]
         )
-    tokens, kept = store.eval_tokens()[: task.contexts], store.eval_kept()[: task.contexts]
-    mask = store.eval_loss_mask()[: task.contexts]
+    tokens, kept, mask = store.eval_tokens(), store.eval_kept(), store.eval_loss_mask()
     if len(tokens) < 2:
         raise DataError(f"store {store.folder}: two held-out contexts are needed for ablations")
     pool, batch = sae.pool_size(task.groups), max(1, experiment.resources.model_batch_tokens // tokens.shape[1])
-    middle = len(tokens) // 2
     for name in task.ablations:
+        first = task.contexts if name == INTEGRATED else 0
+        last = min(first + task.contexts, len(tokens))
+        if last - first < 2:
+            continue
         losses, targets = [], []
-        for part in (slice(0, middle), slice(middle, None)):
+        for part in (slice(first, (first + last) // 2), slice((first + last) // 2, last)):
             model = SplicedContexts(
                 tap, tokens[part], keep=~kept[part], loss_mask=mask[part], expected=name != TEXT, batch=batch
             )

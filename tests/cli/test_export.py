@@ -20,7 +20,12 @@ from tests.small_sweep import write_config
 
 TRIAL = "k8-tau0.3-seed0"
 Export = Callable[..., MatryoshkaSAE]
-KEYS = [*(f"{cycle}distilled" for cycle in range(CYCLES + 1)), f"{CYCLES}gaussian"]
+KEYS = [
+    *(f"{cycle}distilled" for cycle in range(CYCLES + 1)),
+    f"{CYCLES}gaussian",
+    "1gaussian_chain",
+    "2gaussian_chain",
+]
 
 
 @pytest.fixture
@@ -30,7 +35,11 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
     folders = create_folders(load_experiment(write_config(tmp_path)))
     trial = folders.sweep / "trials" / TRIAL
     trial.mkdir()
-    (trial / "summary.json").write_text(json.dumps(make_summary(8, 0.3, 0)))
+    summary = make_summary(8, 0.3, 0)
+    record = summary["controls"]["gaussian"]
+    chain = [{**record, "arm": "gaussian_chain", "cycle": at, "key": f"{at}gaussian_chain"} for at in (1, 2)]
+    summary["chains"] = {"gaussian": {"records": chain, "survivors": [6, 3, 1]}}
+    (trial / "summary.json").write_text(json.dumps(summary))
     (folders.sweep / "trials" / "k8-tau0.6-seed0").mkdir()
     for seed, key in enumerate(KEYS):
         about = {"model": "ada/model", "layer": 1, "context": 64}
@@ -50,6 +59,8 @@ def made(seed: int) -> MatryoshkaSAE:
         (["--cycle", "2"], "2distilled", "cycle 2"),
         (["--arm", "gaussian"], f"{CYCLES}gaussian", "control gaussian"),
         (["--arm", "gaussian", "--cycle", str(CYCLES)], f"{CYCLES}gaussian", "control gaussian"),
+        (["--arm", "gaussian_chain"], "2gaussian_chain", "control gaussian_chain, cycle 2"),
+        (["--arm", "gaussian_chain", "--cycle", "1"], "1gaussian_chain", "control gaussian_chain, cycle 1"),
     ],
 )
 def test_a_trial_its_cycle_and_its_control(
@@ -72,8 +83,9 @@ def test_a_trial_its_cycle_and_its_control(
         (["--trial", "k8-tau0.6-seed0"], f"--trial is k8-tau0.6-seed0; of sweep NAME finished are {TRIAL}"),
         (["--trial", f"../trials/{TRIAL}"], f"finished are {TRIAL}"),
         (["--trial", TRIAL, "--cycle", "9"], f"--cycle is 9; trial {TRIAL} has cycles 0, 1, 2, 3"),
-        (["--trial", TRIAL, "--arm", "other"], f"--arm is other; trial {TRIAL} has gaussian"),
-        (["--trial", TRIAL, "--arm", "gaussian", "--cycle", "1"], "gaussian was trained in cycle 3 only"),
+        (["--trial", TRIAL, "--arm", "other"], f"--arm is other; trial {TRIAL} has gaussian, gaussian_chain"),
+        (["--trial", TRIAL, "--arm", "gaussian_chain", "--cycle", "3"], "gaussian_chain was trained in cycles 1, 2"),
+        (["--trial", TRIAL, "--arm", "gaussian", "--cycle", "1"], "gaussian was trained in cycle 3"),
     ],
 )
 def test_what_is_not_there_is_said_with_what_is(

@@ -304,6 +304,19 @@ def test_a_chain_is_a_run_from_a_control_in_place_of_the_first_core(tmp_path):
     assert not set(chosen) & {i.latent for i in history.cores[0].lineage}  # other latents of the same SAE
 
 
+def test_a_control_without_enough_candidates_is_said():
+    """All latents of the pool that fire are selected: no others are left to stand in their place."""
+    history = run(coverage=1.0, controls=("gaussian", "random_latents"), chains=("random_latents",))
+    assert set(history.control_reports) == {"gaussian"} and not history.chains
+    said = history.summary()["left_out"]
+    assert set(said) == {"random_latents", "random_latents_chain"}
+    first, second = history.cores[:2]
+    pools = [report.pool for report in history.reports]
+    assert said["random_latents_chain"] == f"the pool of {pools[0]} has too few others for a core of {len(first)}"
+    assert said["random_latents"] == f"the pool of {pools[1]} has too few others for a core of {len(second)}"
+    assert run(chains=("gaussian",)).summary()["left_out"] == {}
+
+
 @pytest.mark.parametrize("stored", [True, False])
 def test_a_chain_that_is_stopped_goes_on(tmp_path, stored):
     class Killed(Exception):

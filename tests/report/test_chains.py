@@ -1,6 +1,7 @@
 """What is left of cycle 0's core, and of controls that ran through all cycles in its place."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from scipy import stats
 
 from dmsae_ray.report.chains import chain_survival, chain_table
+from dmsae_ray.report.estimates import estimate
 from dmsae_ray.report.figures import write_figures
 from dmsae_ray.report.report import make_report
 from dmsae_ray.results import load_results
@@ -28,6 +30,9 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
         summary["survival"] = {"0": own}
         records = [{**summary["controls"]["gaussian"], "arm": "gaussian_chain", "cycle": c} for c in (1, 2, 3)]
         records[-1]["collapsed"] = "not_finite" if seed == 3 else None
+        for record, chance in zip(records, (0.5, 0.4, 0.25), strict=True):
+            record["chance"] = chance
+        summary["left_out"] = {"random_latents_chain": "too few"} if seed == 2 else {}
         summary["chains"] = {"gaussian": {"records": records, "survivors": CHAIN[seed]}}
         place = folder / "trials" / summary["trial_id"]
         place.mkdir(parents=True)
@@ -38,19 +43,23 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_table_pairs_shares_by_seed(sweep: Path) -> None:
     report = make_report(sweep)
     (table,) = report.chains
-    assert table.names == ("k", "τ", "n", "core left", "latents", "gaussian left", "latents", "core over gaussian")
+    own, beside = ("k", "τ", "n", "core left", "latents", "chance"), ("gaussian left", "latents", "chance")
+    assert table.names == (*own, *beside, "core over gaussian")
     (row,) = table.rows
-    assert row[2] == "4" and row[4] == "30 of 42" and row[6] == "9 of 32, n = 3"
+    assert row[2] == "4" and row[4] == "30 of 42" and row[7] == "9 of 32, n = 3"
+    chances = [math.prod(record.chance for record in r.reports[1:]) for r in load_results(sweep)]
+    assert row[5] == estimate(chances, "share").percent() and row[8] == "5% [5%, 5%]"  # 0.5 x 0.4 x 0.25
     shares = [8 / 10, 7 / 10, 6 / 12], [2 / 10, 4 / 10, 3 / 12]
     test = stats.ttest_rel(*shares)
     interval = test.confidence_interval(0.95)
     mean = sum(a - b for a, b in zip(*shares, strict=True)) / 3
     star = "*" if test.pvalue <= 0.05 else ""
-    assert row[7] == f"{mean:+.2f}{star} [{interval.low:+.2f}, {interval.high:+.2f}]"
-    assert row[3].startswith("72% [") and row[5].startswith("28% [")
+    assert row[9] == f"{mean:+.2f}{star} [{interval.low:+.2f}, {interval.high:+.2f}]"
+    assert row[3].startswith("72% [") and row[6].startswith("28% [")
     assert table.title in report.markdown([], sweep) and table in report.tables
     assert [line for line in report.health if "chain" in line] == [
-        "k4-tau0.9-seed3: control gaussian_chain collapsed in cycle 3: not_finite"
+        "k4-tau0.9-seed3: control gaussian_chain collapsed in cycle 3: not_finite",
+        "k4-tau0.9-seed2: no control random_latents_chain: too few",
     ]
 
 
@@ -79,4 +88,4 @@ def test_without_chains_there_is_no_table(sweep: Path) -> None:
     bare = {s: [replace(r, chains={}) for r in found] for s, found in report.replicas.items()}
     assert replace(report, replicas=bare).chains == []
     (empty,) = chain_table(report.cycles, bare, None).rows
-    assert empty[3:] == (chain_table(report.cycles, report.replicas, None).rows[0][3], "30 of 42")
+    assert empty[3:] == chain_table(report.cycles, report.replicas, None).rows[0][3:6]

@@ -14,7 +14,7 @@ from dmsae_ray.plan.trials import CycleSetting, Setting, TransferSetting, Trial
 from dmsae_ray.report.equal_l0 import compare, interpolate
 from dmsae_ray.report.evaluated import Arm, Evaluated, EvaluatedSAE
 from dmsae_ray.report.quality_page import quality_findings, write_quality
-from dmsae_ray.results.trial import TrialResult
+from dmsae_ray.results.trial import ChainResult, TrialResult
 
 LOSS = "core/ce_loss_score"
 
@@ -143,6 +143,10 @@ def test_which_arm_an_sae_is_of() -> None:
     assert arms == [Arm("baseline"), Arm("distilled", "dense", "τ = 0.5"), Arm("gaussian", "dense", "τ = 0.5")]
     assert [arm.label for arm in arms] == ["no core", "distilled core, dense, τ = 0.5", "gaussian core, dense, τ = 0.5"]
     assert EvaluatedSAE(result, last).whole_flops == 16
+    chain = tuple(report("gaussian_chain", 22.0, cycle=cycle, flops=10 * cycle) for cycle in (1, 2))
+    ran = TrialResult(result.trial, (first, last), chains={"gaussian": ChainResult(chain, (3, 2, 1))})
+    assert [EvaluatedSAE(ran, one).whole_flops for one in chain] == [17, 37]  # cycle 0, and the chain's own
+    assert EvaluatedSAE(ran, chain[0]).arm.label == "gaussian chain core, dense, τ = 0.5"
     assert Evaluated(EvaluatedSAE(result, one) for one in (control, first, last)).arms == [arms[1], arms[0], arms[2]]
 
 

@@ -53,6 +53,28 @@ def test_places_of_a_killed_actor_are_freed(ray_cluster: Any) -> None:
             remove_placement_group(_group(name))
 
 
+def test_the_last_look_is_when_the_context_is_left(ray_cluster: Any) -> None:
+    """The session may live on, as in a notebook; what died shortly before must not hold its places."""
+
+    class Holder:
+        def __init__(self) -> None:
+            self.group = placement_group([{"CPU": 0.1}])
+
+        def ready(self) -> tuple[str, int]:
+            ray_cluster.get(self.group.ready())
+            return self.group.id.hex(), os.getpid()
+
+    orphan, pid = ray_cluster.get(ray_cluster.remote(Holder).options(num_cpus=0).remote().ready.remote())
+    with OrphanedPlaces(poll_seconds=600):
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(2.0)
+        assert placement_group_table()[orphan]["state"] == "CREATED"
+    until = time.monotonic() + 120
+    while placement_group_table()[orphan]["state"] != "REMOVED" and time.monotonic() < until:
+        time.sleep(0.1)
+    assert placement_group_table()[orphan]["state"] == "REMOVED"
+
+
 def _group(name: str) -> Any:
     return PlacementGroup(ray.PlacementGroupID.from_hex(name))
 

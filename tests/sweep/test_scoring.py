@@ -2,13 +2,23 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.small_sweep import TRIALS, Here, sweep_folder
+from dmsae_ray.cli import score
+from dmsae_ray.config import load_experiment
+from dmsae_ray.evaluation import SplicedContexts, integrated_gradients
+from dmsae_ray.plan import CycleSetting, Trial
+from dmsae_ray.results import experiment_of, folders_of, parse_result, recorded_stores
+from dmsae_ray.store import open_store
+from dmsae_ray.sweep.kept_model import kept_tap
+from dmsae_ray.sweep.shared_cycles import cycle_store
+from tests.report.summaries import make_summary
+from tests.small_sweep import TRIALS, Here, sweep_folder, write_config
 
 
 @pytest.fixture
@@ -41,10 +51,15 @@ def test_stored_saes_are_scored_again_and_nothing_is_trained(copied: Path, dmsae
     silent = found["frequency"][0] == 0
     assert bool((found["mean_square"][0][silent] == 0).all())
     assert {tensor.shape for tensor in found.values()} == {(3, 64)}
+    assert_of_other_contexts(copied, records[0]["key"], found["integrated gradients"])
     for name in ("scores.html", "scores.md", "scores.json", "scores.png", "scores.csv"):
         assert (copied / name).is_file()
     again = dmsae_here("score", copied, "--contexts", 4, "--quantiles", "0.9,0.999")
     assert "1 of them kept from before" in again.stdout and again.returncode == 0
+    every = dmsae_here("score", copied, "--contexts", 32, "--quantiles", "0.9")
+    assert "no integrated gradients: the store has no held-out contexts beside the 32 for the abl" in every.stdout
+    shutil.rmtree(copied / "scores")
+    assert dmsae_here("score", copied, "--contexts", 4, "--quantiles", "0.9,0.999").returncode == 0
     few = ("--contexts", 2, "--quantiles", "0.9", "--cycles", 1, "--trial", TRIALS[0], "--pool-groups", 2)
     whole = dmsae_here("score", copied, *few, "--masks", "batch_topk,threshold", "--intersect", "2,1")
     assert whole.returncode == 0 and "1 SAEs, each by 2 quantiles" in whole.stdout
@@ -69,6 +84,42 @@ def test_stored_saes_are_scored_again_and_nothing_is_trained(copied: Path, dmsae
     assert broken.stderr == f"dmsae: error: scores: {file} is damaged; delete it to score again\n"
 
 
+def assert_of_other_contexts(sweep: Path, key: str, found: torch.Tensor) -> None:
+    """Integrated gradients are of the contexts after the four of the ablations, which are their reference."""
+    experiment = experiment_of(sweep)
+    folders = folders_of(experiment, sweep.name)
+    (name,) = recorded_stores(folders.shared, experiment).values()
+    store, trained = open_store(folders.stores, experiment, name), cycle_store(folders.cycles).load(key)
+    assert trained is not None
+    tap = kept_tap(experiment.model.model_dump_json())
+    for half, contexts in zip(found[1:], (slice(4, 6), slice(6, 8)), strict=True):
+        model = SplicedContexts(
+            tap,
+            store.eval_tokens()[contexts],
+            keep=~store.eval_kept()[contexts],
+            loss_mask=store.eval_loss_mask()[contexts],
+            expected=True,
+            batch=2,
+        )
+        torch.testing.assert_close(half, integrated_gradients(model, trained.sae, stop=64), rtol=1e-4, atol=1e-6)
+
+
+def test_each_sae_is_scored_over_the_pool_of_its_run(tmp_path: Path) -> None:
+    """Runs that select from more groups share cycle 0, but not its pool."""
+    axes = {"distill.pool_groups": [1, 2]}
+    config = write_config(tmp_path, sweep={"k": [8], "coverage": [0.3], "seeds": [0], "axes": axes})
+    experiment = load_experiment(config)
+    results = []
+    for point in experiment.points:
+        summary = make_summary(8, 0.3, 0)
+        summary["records"][0]["key"] = "shared"
+        setting = CycleSetting(8, 0.3, "dense", axes=point)
+        results.append(replace(parse_result(summary), trial=Trial(setting, 0, 0)))
+    for asked, pools in ((None, [1, 2]), (3, [3, 3])):
+        found = score._wanted(results, "0", experiment, asked)
+        assert [what for _, _, what in found] == [("shared", groups) for groups in pools]
+
+
 def test_bad_input_is_one_line(copied: Path, dmsae_here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     def started(*_: object, **__: object) -> None:
         raise AssertionError("work was given to Ray")
@@ -83,6 +134,7 @@ def test_bad_input_is_one_line(copied: Path, dmsae_here: Here, monkeypatch: pyte
         ((copied, "--contexts", 1), "--contexts is 1; it must be at least 2, one for each half"),
         ((copied, "--intersect", "0"), "--intersect is '0'; it must be whole numbers from 1 to 256, as in 1,4"),
         ((copied, "--intersect", "1,x"), "--intersect is '1,x'; it must be whole numbers from 1 to 256, as in 1,4"),
+        ((copied, "--intersect", "9" * 5000), "--intersect is '999"),
         ((copied, "--masks", "topk"), "--masks is 'topk'; it must be of threshold, batch_topk"),
         ((copied, "--quantiles", "0.5,2"), "--quantiles is '0.5,2'; it must be numbers from 0 to 1, as in 0.9,0.95"),
     ):
