@@ -99,9 +99,11 @@ class SweepProgress:
         with self._lock:
             if report.resumed:
                 self.again(trial_id, now)
+            track = self._tracks.get(trial_id)
             for window in report.windows:
-                if not window.cached:
-                    self.window(trial_id, window.arm, window.cycle, window.step * self.work.batch_size, now)
+                if not window.cached and track is not None:
+                    tokens = window.step * self.work.batch_of(track.trial)
+                    self.window(trial_id, window.arm, window.cycle, tokens, now)
             for cycle in report.cycles:
                 self.cycle(trial_id, cycle.arm, cycle.cycle, CycleValues.of(cycle), now, found=cycle.cached)
 

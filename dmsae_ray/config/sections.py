@@ -277,6 +277,11 @@ class RecipeSettings(Section):
         """Optimiser steps of one cycle."""
         return self.tokens // self.batch_size
 
+    @property
+    def whole_tokens(self) -> int:
+        """Tokens of these steps: `tokens`, down to whole batches."""
+        return self.steps * self.batch_size
+
     def times(self, budget: float) -> "RecipeSettings":
         """Return the recipe of a training of `budget` times the tokens; lr falls at the same share of its steps.
 

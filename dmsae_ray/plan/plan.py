@@ -37,7 +37,7 @@ class Plan:
         trainings: SAE trainings; a training that several trials share counts once.
         trainings_unshared: SAE trainings if every trial trained its own cycle 0.
         controls: Those of `trainings` that train controls.
-        steps: Steps of one training, but for baselines of another budget.
+        steps: Steps of one training, but for trials of another budget.
         batch_size: Tokens in a step.
         corpus_tokens: Training tokens of the corpus.
         attribution_tokens: Tokens with gradients, for the attribution scores.
@@ -92,7 +92,7 @@ class Plan:
     @property
     def lengths(self) -> float:
         """The same as a multiple of recipe.tokens."""
-        return lengths(self.trials, self.trainings)
+        return lengths(self.trials, self.trainings_of_trial, self.shares_cycle_0)
 
     @property
     def unit_hours(self) -> float:
@@ -157,7 +157,9 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
     resources = experiment.resources
     at_once = min(len(trials), resources.max_concurrent_trials or len(trials))
     flops = _sweep_flops(experiment, size, trials)
-    longest = max(map(experiment.at, experiment.points), key=lambda at: experiment_flops(at, size, 1).training)
+    whole = experiment.recipe.whole_tokens
+    points = [(at, at.recipe.whole_tokens / whole) for at in map(experiment.at, experiment.points)]
+    slowest, length = max(points, key=lambda point: experiment_flops(point[0], size, 1).training / point[1])
     largest = max(map(experiment.at, experiment.points), key=lambda at: at.sae.n_latents)
     smaller = [at.sae.n_latents / largest.sae.n_latents for at in map(experiment.at, experiment.points)]
     as_largest = round(trainings * sum(smaller) / len(smaller))
@@ -177,7 +179,7 @@ def plan_experiment(experiment: Experiment, *, rate: Rate | None = None) -> Plan
         flops=flops,
         storage=experiment_storage(largest, size, as_largest, at_once),
         rate=rate,
-        training=training_time(longest, size, experiment_flops(longest, size, 1), rate),
+        training=training_time(slowest, size, experiment_flops(slowest, size, 1), rate).of_length(1 / length),
         harvest_hours=harvest_hours(experiment, flops, rate),
         trainings_of_trial=unshared // len(trials),
         shares_cycle_0=shares_cycle_0(experiment),
@@ -272,9 +274,10 @@ def _matched_notes(experiment: Experiment, size: ModelSize, trials: Sequence[Tri
     )
 
 
-def lengths(trials: Sequence[Trial], trainings: int) -> float:
-    """Return the tokens of all trainings together, as a multiple of recipe.tokens; one of another budget is a trial."""
-    return trainings + sum(trial.budget - 1 for trial in trials)
+def lengths(trials: Sequence[Trial], trainings_of_trial: int, shares_cycle_0: bool) -> float:
+    """Return the tokens of all trainings together, as a multiple of recipe.tokens; a shared cycle 0 counts once."""
+    shared = {trial.cycle_0: trial.budget for trial in trials} if shares_cycle_0 else {}
+    return (trainings_of_trial - shares_cycle_0) * sum(trial.budget for trial in trials) + sum(shared.values())
 
 
 def shares_cycle_0(experiment: Experiment) -> bool:
@@ -311,7 +314,9 @@ def _sweep_flops(experiment: Experiment, size: ModelSize, trials: Sequence[Trial
             first = {trial.cycle_0 for trial in own}
             trainings -= len(first & known)
             known |= first
-        parts.append(experiment_flops(at, size, trainings, lengths(own, trainings)))
+        # Of what this point calls recipe.tokens; a transfer is one training.
+        times = trainings if at.transfer is None else sum(trial.budget for trial in own)
+        parts.append(experiment_flops(at, size, trainings, times))
     return Flops(
         parts[0].harvest,
         training=sum(part.training for part in parts),

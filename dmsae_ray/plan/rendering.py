@@ -29,8 +29,9 @@ def plan_text(plan: Plan, cluster: Cluster | None = None) -> str:
     hours = ", ".join(f"{name} {hours_text(f / plan.rate.flops_per_second / 3600)}" for name, f in parts.items())
     tokens = f"{count_text(plan.corpus_tokens)} {how}, {count_text(plan.attribution_tokens)} with gradients"
     training = f"{count_text(plan.steps * plan.batch_size)} a training ({plan.steps} steps of {plan.batch_size})"
+    kind = "baseline" if plan.trials[0].cycle_0 is None else "trial"
     for budget, count in sorted(Counter(trial.budget for trial in plan.trials if trial.budget != 1).items()):
-        training += f", {times_the_tokens(budget)} in {count} baselines"
+        training += f", {times_the_tokens(budget)} in {many(count, kind)}"
     lines = [
         f"{plan.name}: {'; '.join(f'{m}, residual stream after block {layer}' for m, layer in plan.taps)}",
         f"  trials      {len(plan.trials)}: {_names(plan.trials)}",

@@ -1,6 +1,6 @@
 """How long one SAE training takes, by arithmetic on an assumed speed, and what limits it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dmsae_ray.config import Experiment
 from dmsae_ray.plan.cost import Flops, training_bytes
@@ -36,6 +36,10 @@ class TrainingTime:
     def of(self, budget: float) -> float:
         """Return the hours of a training of `budget` times the tokens."""
         return budget * max(self.computing, self.reading) + self.evaluating
+
+    def of_length(self, times: float) -> "TrainingTime":
+        """Return the same for a training of `times` the tokens."""
+        return replace(self, computing=times * self.computing, reading=times * self.reading)
 
     @property
     def limited_by_reading(self) -> bool:

@@ -1,7 +1,7 @@
 """The grid of an experiment: its trials, their order and their names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, ClassVar, Literal
 
@@ -128,11 +128,14 @@ class Trial:
         setting: What its replicas share.
         seed: Seed of the initial weights.
         data_seed: Seed of the order of the training data.
+        length: Tokens of each training of a trial of cycles, as a multiple of recipe.tokens in the file: not 1
+            where recipe.tokens or recipe.batch_size are axes. Only `expand` knows it.
     """
 
     setting: Setting
     seed: int
     data_seed: int
+    length: float = field(default=1.0, compare=False)
 
     @property
     def trial_id(self) -> str:
@@ -142,7 +145,7 @@ class Trial:
     @property
     def budget(self) -> float:
         """Tokens of each of its trainings, as a multiple of recipe.tokens."""
-        return self.setting.budget if isinstance(self.setting, TransferSetting) else 1.0
+        return self.setting.budget if isinstance(self.setting, TransferSetting) else self.length
 
     @property
     def cycle_0(self) -> tuple[object, ...] | None:
@@ -187,12 +190,16 @@ def expand(experiment: Experiment) -> list[Trial]:
     A baseline has no core, so it is trained once, not once for each core sparsity. Those of another k than the grid's,
     or of another budget than 1, come behind the others.
     """
-    grid = experiment.sweep
-    settings = [setting for axes in experiment.points for setting in _settings(experiment.at(axes), axes)]
+    grid, whole = experiment.sweep, experiment.recipe.whole_tokens
+    settings = [
+        (setting, at.recipe.whole_tokens / whole)
+        for axes, at in ((axes, experiment.at(axes)) for axes in experiment.points)
+        for setting in _settings(at, axes)
+    ]
     return [
-        Trial(setting, seed, grid.data_seed + seed if grid.data_per_seed else grid.data_seed)
+        Trial(setting, seed, grid.data_seed + seed if grid.data_per_seed else grid.data_seed, length)
         for seed in grid.seeds
-        for setting in settings
+        for setting, length in settings
     ]
 
 

@@ -1,11 +1,11 @@
 """The work of a sweep, counted in trainings: all of it, what is left of it, and how long that takes."""
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dmsae_ray.config import Experiment
-from dmsae_ray.plan.plan import Plan, count_trainings, lengths, shares_cycle_0
+from dmsae_ray.plan.plan import Plan, count_trainings, shares_cycle_0
 from dmsae_ray.plan.trials import Trial, expand
 from dmsae_ray.plan.words import count_text, hours_text, many
 
@@ -20,7 +20,7 @@ class Work:
         trainings_of_trial: Trainings of one trial, its cycle 0 included.
         shares_cycle_0: Whether trials that differ only in coverage share a training.
         cycles: Number of the last cycle, L; None for transfers.
-        steps: Steps of one training, but for baselines of another budget.
+        steps: Steps of one training, but for trials of another budget.
         batch_size: Tokens of a step.
     """
 
@@ -40,6 +40,10 @@ class Work:
     def tokens_of(self, trial: Trial) -> float:
         """Return the tokens of one training of a trial."""
         return trial.budget * self.training_tokens
+
+    def batch_of(self, trial: Trial) -> int:
+        """Return the tokens of a step of a trial."""
+        return int(dict(trial.setting.axes).get("recipe.batch_size", self.batch_size))
 
     def cycle_0(self, trial: Trial) -> tuple[object, ...] | None:
         """Return what a trial shares its cycle 0 by; None if it shares none."""
@@ -87,17 +91,21 @@ def trainings_left(work: Work, done: Mapping[str, Done]) -> int:
         work: The work of the sweep.
         done: How far its trials are, by name; those that are left out have not begun.
     """
+    return sum(count for _, count in _left(work, done))
+
+
+def _left(work: Work, done: Mapping[str, Done]) -> Iterator[tuple[Trial, int]]:
+    """Yield the trials that have not ended, with the trainings that each has still to do."""
     there = {work.cycle_0(trial) for trial in work.trials if done.get(trial.trial_id, Done()).cycle_0}
-    count = 0
     for trial in work.trials:
         own, shared = done.get(trial.trial_id, Done()), work.cycle_0(trial)
         if own.ended:
             continue
-        count += work.trainings_of_trial - own.trainings
+        count = work.trainings_of_trial - own.trainings
         if shared is not None and not own.cycle_0:
             count -= shared in there  # it is found, or counted for another trial
             there.add(shared)
-    return count
+        yield trial, count
 
 
 def left_line(plan: Plan, work: Work, done: Mapping[str, Done], harvested: bool) -> str:
@@ -111,7 +119,7 @@ def left_line(plan: Plan, work: Work, done: Mapping[str, Done], harvested: bool)
     """
     trials = sum(not done.get(trial.trial_id, Done()).ended for trial in work.trials)
     trainings = trainings_left(work, done)
-    left = lengths([trial for trial in work.trials if not done.get(trial.trial_id, Done()).ended], trainings)
+    left = sum(count * trial.budget for trial, count in _left(work, done))
     flops = plan.flops
     spent = (flops.training + flops.streaming) * left / plan.lengths + flops.evaluation * trainings / plan.trainings
     spent += 0.0 if harvested else flops.harvest
@@ -186,7 +194,7 @@ def seconds_left(work: Work, done: Mapping[str, Done], running: Sequence[Running
         found = shared is not None and not own.cycle_0 and shared in there
         end = now + pace.start + (work.trainings_of_trial - own.trainings - found) * trial.budget * pace.training
         if shared is not None:
-            there.setdefault(shared, now + pace.start + pace.training)
+            there.setdefault(shared, now + pace.start + trial.budget * pace.training)
         heapq.heappush(free, end)
         last = max(last, end)
     return last

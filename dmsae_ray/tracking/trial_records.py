@@ -38,7 +38,7 @@ class TrialRecords:
     Args:
         tracker: Takes the records.
         trials: All trials of the sweep.
-        batch_size: Tokens of one training step.
+        batch_size: Tokens of one training step, where it is no axis.
         cycles: Where trained SAEs are: `<cycles>/<cycle key>/sae`.
     """
 
@@ -60,7 +60,8 @@ class TrialRecords:
         """Record the windows and the cycles of a report; a cycle that has ended ends the run of its training."""
         for run, windows in groupby(report.windows, key=lambda window: curve_run(trial_id, params, window)):
             self._open(run, params)
-            points = [(window.step * self._batch, window_numbers(window)) for window in windows]
+            batch = int(params.get("recipe.batch_size", self._batch))
+            points = [(window.step * batch, window_numbers(window)) for window in windows]
             self._tracker.curve(str(run), CURVE, points)
         for cycle in report.cycles:
             self._cycle(trial_id, params, cycle)

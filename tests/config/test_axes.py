@@ -63,7 +63,10 @@ def test_they_are_read_from_yaml_and_from_overrides(tmp_path: Path) -> None:
         ({"distill.quantil": [0.9]}, "sweep.axes has 'distill.quantil'; it must be a setting of model, corpus, "),
         ({"tracking.uri": ["a"]}, "sweep.axes has 'tracking.uri'; it must be a setting of model, corpus, activations"),
         ({"sae.k": [8]}, "sweep.axes has 'sae.k'; it is no axis: sweep.k has its values"),
-        ({"recipe.tokens": [9]}, "sweep.axes has 'recipe.tokens'; it is no axis: all trainings of a sweep have the "),
+        (
+            {"distill.cycles": [1, 2]},
+            "sweep.axes has 'distill.cycles'; it is no axis: a trial of many cycles has those ",
+        ),
         ({"distill.quantile": [0.9, 2]}, "sweep.axes has distill.quantile: 2; it must be a number in [0, 1]"),
         ({"sae.n_latents": [64, 65_536]}, "sweep.axes has n_latents=64: sae.k is 80; it must be below sae.n_latents"),
         (

@@ -208,6 +208,24 @@ def test_the_demo_by_hand() -> None:
     assert plan.training_tokens == 36 * plan.steps * plan.batch_size
 
 
+def test_trainings_of_several_lengths_cost_what_they_cost_apart() -> None:
+    """recipe.tokens as an axis: no training is shared between its points, so their costs are sums."""
+    axes = {"recipe.tokens": [50_000_000, 100_000_000, 400_000_000], "recipe.batch_size": [1024, 2048]}
+    whole = experiment(recipe={"tokens": 100_000_000}, sweep={"k": [2], "seeds": [0, 1], "axes": axes})
+    plan = plan_experiment(whole)
+    apart = [plan_experiment(whole.at(point)) for point in whole.points]
+    assert len(plan.trials) == 12 and plan.trainings == sum(one.trainings for one in apart)
+    assert plan.training_tokens == pytest.approx(sum(one.training_tokens for one in apart), rel=1e-9)
+    assert plan.flops.training == pytest.approx(sum(one.flops.training for one in apart))
+    base = whole.recipe.steps * whole.recipe.batch_size
+    at = {dict(point)["recipe.tokens"]: one for point, one in zip(whole.points, apart, strict=True)}
+    for trial in plan.trials:
+        own = at[dict(trial.setting.axes)["recipe.tokens"]]
+        assert trial.budget * base == pytest.approx(own.steps * own.batch_size, rel=1e-3)
+        assert plan.training.of(trial.budget) == pytest.approx(own.training.hours, rel=0.1)  # scoring costs no tokens
+    assert "a training (" in plan_text(plan) and "4 times the tokens in" in plan_text(plan)
+
+
 def test_a_transfer_trains_each_arm_once_and_the_baseline_for_both_variants() -> None:
     e = experiment(transfer={}, sweep={"k": [2, 4], "seeds": [0, 1, 2]})
     plan = plan_experiment(e)

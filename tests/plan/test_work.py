@@ -52,6 +52,21 @@ def test_trainings_that_are_left_are_counted_once(done: dict[str, Done], left: i
     assert trainings_left(work(), done) == left
 
 
+def test_trainings_of_several_lengths_are_left_by_their_tokens() -> None:
+    axes = {"recipe.tokens": [500_000_000, 1_000_000_000]}
+    tree = {"coverage": [0.3, 0.6], "seeds": [0], "axes": axes}
+    counted, plan = work(sweep=tree), plan_experiment(experiment(sweep=tree))
+    short, long = (trial.trial_id for trial in counted.trials[::2])
+    one = counted.tokens_of(counted.trials[0])
+    assert [counted.tokens_of(t) / one for t in counted.trials] == pytest.approx(
+        [1, 1, 2, 2], rel=1e-5
+    )  # whole batches
+    # Of each length 2 x (3 cycles + control) + cycle 0, which two coverages share.
+    assert trainings_left(counted, {}) == 18 and plan.training_tokens == pytest.approx((9 + 9 * 2) * one, rel=1e-5)
+    line = left_line(plan, counted, {short: Done(5, True, True), long: Done(1, True)}, harvested=True)
+    assert line.startswith("3 of 4 trials, 12 of 18 SAE trainings, 10B training tokens")  # (4 + 8 x 2) x 500M
+
+
 def test_a_line_says_what_is_left_and_what_it_costs() -> None:
     plan, counted = plan_experiment(experiment()), work()
     line = left_line(plan, counted, {A: Done(5, True, True)}, harvested=True)
