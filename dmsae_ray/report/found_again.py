@@ -27,6 +27,7 @@ from dmsae_ray.errors import DataError, DmsaeError
 from dmsae_ray.evaluation import CoActivation
 from dmsae_ray.files import Folder
 from dmsae_ray.plan import CycleSetting, Setting
+from dmsae_ray.report.held_out_pairs import Pairs, held_out_pairs
 from dmsae_ray.report.latent_source import find_store, opened_sae, read_scores
 from dmsae_ray.report.latent_table import Progress, no_progress
 from dmsae_ray.report.score_curves import provenance_of
@@ -48,7 +49,6 @@ DRAWS = 5
 """Random sets are drawn so many times, and the mean is shown; activations are compared for the first draw."""
 CANDIDATES = 8
 """Latents of the other SAE, of the largest cosines by encoder and by decoder rows, whose activations are compared."""
-_BLOCK = 8192
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Other:
         key: key of its cycle.
         seed: seed of the trial.
         folder: its folder.
+        output: the output that it is in, with the stores of its activations.
     """
 
     kind: str
@@ -69,6 +70,7 @@ class Other:
     key: str
     seed: int
     folder: Folder
+    output: Folder
 
 
 @dataclass(frozen=True)
@@ -201,25 +203,24 @@ def rediscovery(
 
 
 def _others(results: Sequence[TrialResult], output: Folder, name: str) -> list[tuple[TrialResult, str, Folder, str]]:
-    """Return the SAEs that were trained without a core: (trial, key, folder, name of another sweep), each once."""
+    """Return the SAEs that were trained without a core: (trial, key, output, name of another sweep), each once."""
     found: dict[str, tuple[TrialResult, str, Folder, str]] = {}
     for result in results:
         for report in result.reports:
             trained = report.n_core_in == 0 and report.seed != 0 and report.collapsed is None
             if trained and report.key:
-                found.setdefault(report.key, (result, report.key, output / "cycles" / report.key / "sae", name))
+                found.setdefault(report.key, (result, report.key, output, name))
     return list(found.values())
 
 
 def _witnesses(core: TrialCore, others: Sequence[tuple[TrialResult, str, Folder, str]]) -> list[Other]:
     setting, found = core.result.setting, []
-    for result, key, folder, sweep in others:
+    for result, key, output, sweep in others:
         if result.trial.seed == core.result.trial.seed or key in core.keys.values():
             continue
         kind = sweep or f"another {' and '.join(_differing(setting, result.setting)) or 'seed'}"
-        found.append(
-            Other(kind, f"{sweep}/{result.trial_id}" if sweep else result.trial_id, key, result.trial.seed, folder)
-        )
+        name = f"{sweep}/{result.trial_id}" if sweep else result.trial_id
+        found.append(Other(kind, name, key, result.trial.seed, output / "cycles" / key / "sae", output))
     return found
 
 
@@ -284,11 +285,7 @@ def _looked_for(
 ) -> Rediscovery:
     """Open each other SAE once, and look into it for all sets."""
     pairs = [(own, other) for own in sets for other in wanted[own.core.name]]
-    held_out: dict[object, Store | None] = {}
-    for own in sets if tokens else ():
-        activations = own.about.get("store")
-        if activations not in held_out:
-            held_out[activations] = _held_out(own, output, store, lacks)
+    held_out = _HeldOut(output, store, tokens, lacks)
     again: list[Again] = []
     decoder: dict[tuple[str, LineageId], list[float]] = {}
     firing: dict[tuple[str, LineageId], list[float]] = {}
@@ -301,17 +298,19 @@ def _looked_for(
                 if not fitting:
                     raise DataError(f"it has width {sae.d_model}, the cores {here[0][0].width}")
                 rows = {"encoder": _unit(sae.W_enc), "decoder": _unit(sae.W_dec)}
-                # Activations are compared on those that both were trained on.
-                alike = [own for own, _ in fitting if own.about.get("store") == about.get("store")]
-                together = _correlations(alike, sae, rows, held_out.get(about.get("store")), tokens)
-                seen = max(seen, together[1])
+                together: dict[str, dict[str, Tensor]] = {}
+                for alike in _by_store([own for own, _ in fitting]):
+                    pairs_of_rows = held_out.pairs(alike[0].about, about, here[0][1].output, sae.d_model)
+                    correlations, count = _correlations(alike, sae, rows, pairs_of_rows)
+                    together |= correlations
+                    seen = max(seen, count)
                 for own, other in fitting:
                     shared = int(same_rows(own.sets[DISTILLED][0].encoder, sae.W_enc)[0].sum())
                     if shared:
                         what = f"{shared} rows of its core are rows of the SAE of {other.name}"
                         lacks.append(f"{own.core.name}: {what}: it shares a training with it and is no witness")
                         continue
-                    found, of_star = _compared(own, other, rows, together[0].get(own.core.name, {}))
+                    found, of_star = _compared(own, other, rows, together.get(own.core.name, {}))
                     again += found
                     if other.kind == "another seed":
                         for n, latent in enumerate(own.ids):
@@ -369,23 +368,73 @@ def _compared(
     return found, star
 
 
-def _held_out(own: _Own, output: Folder, store: str | None, lacks: list[str]) -> "Store | None":
-    try:
-        return find_store(output, own.about, own.width, store)
-    except DmsaeError as error:
-        lacks.append(f"activations are not compared: {error}")
-        return None
+def _by_store(sets: Sequence[_Own]) -> list[list[_Own]]:
+    found: dict[object, list[_Own]] = {}
+    for own in sets:
+        found.setdefault(_reads(own.about), []).append(own)
+    return list(found.values())
+
+
+def _reads(about: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return what is noted of the activations that an SAE was trained on."""
+    return tuple(about.get(name) for name in ("model", "layer", "store"))
+
+
+class _HeldOut:
+    """The held-out activations on which sets are compared with SAEs, by the stores of both."""
+
+    def __init__(self, output: Folder, given: str | None, tokens: int, lacks: list[str]) -> None:
+        self._output, self._given, self._tokens, self._lacks = output, given, tokens, lacks
+        self._stores: dict[object, Store | None] = {}
+
+    def pairs(self, mine: Mapping[str, Any], theirs: Mapping[str, Any], output: Folder, width: int) -> Pairs | None:
+        """Return activations for both; None, with a line, where there are none.
+
+        An SAE of the same layer of the same model reads what the set reads, whatever it was trained on. One of another
+        layer reads the same tokens there.
+
+        Args:
+            mine: what is noted with the set's SAE.
+            theirs: what is noted with the other SAE.
+            output: the output of the other SAE.
+            width: d of both.
+        """
+        own = self._store(mine, self._output, self._given, width) if self._tokens else None
+        if own is None:
+            return None
+        if _reads(mine)[:2] == _reads(theirs)[:2]:
+            return held_out_pairs(own, own, self._tokens)
+        other = self._store(theirs, output, None, width)
+        try:
+            return None if other is None else held_out_pairs(own, other, self._tokens)
+        except DataError as error:
+            self._tell(f"activations are not compared with SAEs of layer {theirs.get('layer')}: {error}")
+            return None
+
+    def _tell(self, line: str) -> None:
+        if line not in self._lacks:
+            self._lacks.append(line)
+
+    def _store(self, about: Mapping[str, Any], output: Folder, given: str | None, width: int) -> "Store | None":
+        what = (output.uri, *_reads(about))
+        if what not in self._stores:
+            try:
+                self._stores[what] = find_store(output, dict(about), width, given)
+            except DmsaeError as error:
+                self._stores[what] = None
+                self._tell(f"activations are not compared: {error}")
+        return self._stores[what]
 
 
 def _correlations(
-    sets: Sequence[_Own], sae: MatryoshkaSAE, rows: Mapping[str, Tensor], store: "Store | None", tokens: int
+    sets: Sequence[_Own], sae: MatryoshkaSAE, rows: Mapping[str, Tensor], pairs: Pairs | None
 ) -> tuple[dict[str, dict[str, Tensor]], int]:
     """Return, by trial and set, the correlations [n, candidates] of activations with an SAE's; and the tokens.
 
     Only the candidates, see `CANDIDATES`, are encoded: another latent of nearly the same activations has at least one
     of both rows in common with it.
     """
-    if store is None or not sets:
+    if pairs is None or not sets:
         return {}, 0
     collectors = []
     for own in sets:
@@ -397,19 +446,15 @@ def _correlations(
                 near[best.flatten()] = True
             other = latent_rows(sae, near.nonzero().flatten().tolist())
             collectors.append((own.core.name, name, latents, other, CoActivation(len(latents), len(other))))
-    left = tokens
-    for shard in range(store.layout.shards("eval")):
-        x = store.read("eval", shard)["x"][:left].float()
-        left -= len(x)
-        for block in torch.split(x, _BLOCK):
-            for _, _, latents, other, collector in collectors:
-                collector.add(latents.encode(block), other.encode(block))
-        if left <= 0:
-            break
+    tokens = 0
+    for ours, seen in pairs:
+        tokens += len(ours)
+        for _, _, latents, other, collector in collectors:
+            collector.add(latents.encode(ours), other.encode(seen))
     found: dict[str, dict[str, Tensor]] = {}
     for trial, name, _, _, collector in collectors:
         found.setdefault(trial, {})[name] = collector.correlation()
-    return found, tokens - left
+    return found, tokens
 
 
 def _unit(rows: Tensor) -> Tensor:

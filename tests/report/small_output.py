@@ -51,10 +51,10 @@ SAE = CycleSettings(
 ABOUT: dict[str, Any] = {"model": "tiny", "revision": None, "layer": 1, "context": CONTEXT, "corpus": "hostile"}
 
 
-def make_store(stores: Path, key: str = "a" * 24, **filters: Any) -> Store:
+def make_store(stores: Path, key: str = "a" * 24, *, layer: int = 1, text_seed: int = 0, **filters: Any) -> Store:
     """A store as a harvest writes it, of texts that a page must not take for markup."""
-    tap = load_tap("tiny", 1, "cpu", "float32")
-    random = np.random.default_rng(0)
+    tap = load_tap("tiny", layer, "cpu", "float32")
+    random = np.random.default_rng(text_seed)
     packer = Packer(CONTEXT, tap.bos_id, tap.eos_id)
     texts = [" ".join(random.choice(HOSTILE, 6)) for _ in range(200)]
     ids = [np.array(tap.tokenizer.encode(text, add_special_tokens=False), np.int32) for text in texts]
@@ -73,7 +73,7 @@ def make_store(stores: Path, key: str = "a" * 24, **filters: Any) -> Store:
             write_shard(folder / "activations", name, *pack_shard(rows, tokens.numel()))
     layout = Layout(tap.d_model, CONTEXT, tap.bos_id, tap.eos_id, tap.special_ids, PER_SHARD, SPLITS, 200, 0, sums)
     (folder / "tokens").write("layout.json", [encode_record(asdict(layout))])
-    request = {"model": {"name": "tiny", "layer": 1}, "corpus": {"path": "hostile"}}
+    request = {"model": {"name": "tiny", "layer": layer}, "corpus": {"path": "hostile"}}
     (folder).write("request.json", [json.dumps(request).encode()])
     return Store(folder, key, settings)
 

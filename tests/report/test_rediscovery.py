@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,16 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from dmsae_ray.cli.commands import main
+from dmsae_ray.config import ActivationSettings
 from dmsae_ray.errors import DataError
+from dmsae_ray.files import Folder
 from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report import Rediscovery, rediscovery, rediscovery_findings, write_stability
 from dmsae_ray.report.found_again import BY, DISTILLED, IN_FIRST, RIVALS, Again, CoreLatent
 from dmsae_ray.report.rediscovery_tables import Rediscovered, tables
-from dmsae_ray.sae import MatryoshkaSAE, load_sae, save_sae
+from dmsae_ray.sae import MatryoshkaSAE, about_sae, load_sae, save_sae
+from dmsae_ray.store import Store
+from tests.report.small_output import make_store
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +146,73 @@ def test_other_sweeps_can_be_looked_into(small_output: Path, tmp_path: Path) -> 
     own, theirs = ([a for a in found.again if a.kind == kind and a.seed == 0] for kind in ("another seed", other.name))
     assert [a.mean for a in own] == [a.mean for a in theirs] and len(theirs) > 0
     assert {a.other for a in theirs} == {f"{other.name}/k4-tau0.6-seed1"}
+
+
+def noted_otherwise(small_output: Path, tmp_path: Path, **noted: Any) -> Path:
+    """The same SAEs under other keys, as those of another sweep, with something else noted of each."""
+    other = copied(small_output, tmp_path)
+    for seed in (0, 1):
+        told = summary(other, seed)
+        for record in told["records"]:
+            folder = other.parent.parent / "cycles" / record["key"] / "sae"
+            record["key"] = f"of-another-{seed}-{record['cycle']}"
+            save_sae(
+                load_sae(folder),
+                other.parent.parent / "cycles" / record["key"] / "sae",
+                {**about_sae(folder), **noted},
+            )
+        (other / "trials" / f"k4-tau0.6-seed{seed}" / "summary.json").write_text(json.dumps(told))
+    return other
+
+
+def at_another_layer(small_output: Path, tmp_path: Path, **of_store: Any) -> Path:
+    """The same SAEs as those of another sweep, noted as of layer 2; and a store of that layer."""
+    other = noted_otherwise(small_output, tmp_path, layer=2)
+    shutil.rmtree(other.parent.parent / "stores")
+    make_store(other.parent.parent / "stores", "b" * 24, layer=2, **of_store)
+    return other
+
+
+def test_activations_of_another_layer_are_compared_at_the_same_tokens(
+    small_output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dmsae_ray.report.found_again.CANDIDATES", 96)  # all latents
+    other = at_another_layer(small_output, tmp_path, max_norm_multiple=1.1)
+    found = rediscovery(small_output, against=[other])
+    (star,) = [a for a in found.again if (a.seed, a.set, a.kind) == (0, IN_FIRST, other.name)]
+    here, there = (
+        Store(Folder(str(output.parent.parent / "stores")) / key, key, ActivationSettings())
+        for output, key in ((small_output, "a" * 24), (other, "b" * 24))
+    )
+    both = (here.eval_kept() & there.eval_kept()).flatten().nonzero().flatten()
+    assert 0 < len(both) < int(here.eval_kept().sum())  # the other layer's filter dropped some
+    latents = [latent for _, latent in summary(small_output, 0)["distilled_lineage"]]
+    mine = sae_of(small_output, 0, 0).encode(here.eval_rows(both))[:, latents].double().numpy()
+    theirs = sae_of(other, 1, 0).encode(there.eval_rows(both)).double().numpy()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        table = np.nan_to_num(np.corrcoef(mine.T, theirs.T)[: len(latents), len(latents) :])
+    expected = table[linear_sum_assignment(-table)].mean()
+    assert star.mean["activations"] == pytest.approx(expected, abs=1e-4)
+    own = one(found, 0, IN_FIRST)  # the very same SAE, at the core's own layer
+    assert abs(own.mean["activations"] - expected) > 0.01 and own.mean["decoder"] == pytest.approx(star.mean["decoder"])
+    assert found.lacks == ()
+
+
+def test_of_other_text_at_another_layer_no_activations_are_compared(small_output: Path, tmp_path: Path) -> None:
+    other = at_another_layer(small_output, tmp_path, text_seed=1)
+    found = rediscovery(small_output, against=[other])
+    assert not any("activations" in a.mean for a in found.again if a.kind == other.name)
+    assert all("activations" in a.mean for a in found.again if a.kind != other.name and a.set != "chance")
+    (line,) = found.lacks
+    assert line.startswith("activations are not compared with SAEs of layer 2: stores aaaaaaaaaaaaaaaa and bbbbbbbb")
+
+
+def test_an_sae_of_other_text_reads_the_same_activations(small_output: Path, tmp_path: Path) -> None:
+    """It reads the same layer of the same model, so that the core's own held-out tokens serve both."""
+    other = noted_otherwise(small_output, tmp_path, store="c" * 24)
+    found = rediscovery(small_output, against=[other])
+    own, theirs = ([a for a in found.again if a.kind == kind and a.seed == 0] for kind in ("another seed", other.name))
+    assert [a.mean for a in own] == [a.mean for a in theirs] and found.lacks == ()
 
 
 def test_an_sae_of_another_width_is_left_out_and_said(small_output: Path, tmp_path: Path) -> None:
