@@ -108,6 +108,23 @@ class Store:
         """Root mean square norm of the first training rows, float64; waits for their shards."""
         return norm_factor([self.commit("train", i) for i in range(self.layout.norm_shards(self.norm_tokens))])
 
+    def wait(self, *, whole: bool) -> None:
+        """Wait until all is written; or the tokens, and a first shard of activations.
+
+        Raises:
+            DataError: the harvest failed (with its reason), or no harvest writes the store.
+        """
+
+        def look() -> bool | None:
+            if self.complete:
+                return True
+            begun = read_layout(self.folder) is not None and any(
+                name.endswith(".json") for name in (self.folder / ACTIVATIONS).sizes()
+            )
+            return True if begun and not whole else None
+
+        self._poll(look, "the activations" if whole else "a first shard", longest=0.5)
+
     def rows(self, split: Split) -> int:
         """Return the number of activations of a split; wait for its shards."""
         return sum(commit.rows for commit in self.commits(split))
@@ -225,9 +242,15 @@ class Store:
             self._commits.update({(split, shard): commit for shard, commit in enumerate(commits)})
         self._manifest_read = True
 
-    def _poll(self, look: Callable[[], T | None], what: str, stopped: Callable[[], bool] | None = None) -> T:
+    def _poll(
+        self,
+        look: Callable[[], T | None],
+        what: str,
+        stopped: Callable[[], bool] | None = None,
+        longest: float = _POLL_SECONDS[1],
+    ) -> T:
         watch = WriterWatch(self.folder, self._silence)
-        delay, longest = _POLL_SECONDS
+        delay = _POLL_SECONDS[0]
         while True:
             alive = watch.alive()  # before `look`: a harvest that ends in between has written what is looked for
             found = look()

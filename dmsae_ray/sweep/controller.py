@@ -66,19 +66,21 @@ def run_sweep(
     steered = Steered.read(folders.shared)
     search = steered_search(sweep, steering, steered, at_once)
 
-    def tune() -> SweepResult:
+    def tune(overlap: bool = False) -> SweepResult:
         if not search.trials:
             return sweep_state(sweep)
         stops = None if steering.scheduler is None else Stops(steering.scheduler, folders, steered)
         try:
-            errors = run_trials(sweep, search, at_once, cluster.head_bytes, callbacks, waiting, verbose, stops)
+            head = cluster.head_bytes
+            errors = run_trials(sweep, search, at_once, head, callbacks, waiting, verbose, stops, overlap)
         finally:
             search.end()
         return sweep_state(sweep, errors)
 
     mark = UsageMark(Folder(folders.stores) / key, folders.name)
     with patience(PATIENCE_SECONDS), mark, LostNodes(say), OrphanedPlaces(), Waiting(say, show=waits) as waiting:
-        if beside == 0 or not search.trials or open_store(folders.stores, experiment, key).complete:
+        streams = experiment.activations.mode == "stream"
+        if streams or not search.trials or open_store(folders.stores, experiment, key).complete:
             prepare(experiment, folders.stores, progress=progress)
             return tune()
 
@@ -88,10 +90,11 @@ def run_sweep(
             else:
                 search.widen(at_once)
 
-        search.widen(beside)
+        # Without room for both, drivers are started all the same, and wait: they cost no CPU, and seconds to start.
+        search.widen(beside or at_once)
         with BackgroundHarvest(experiment, folders.stores, key, progress, harvest_done) as harvest:
-            harvest.wait_for_first_shard()
-            result = tune()
+            harvest.wait_for_tokens()
+            result = tune(overlap=beside > 0)
             if harvest.failed or not result.unfinished:  # otherwise the user interrupted both
                 harvest.finish()
             return result

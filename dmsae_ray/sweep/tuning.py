@@ -71,6 +71,7 @@ def run_trials(
     waiting: Waiting,
     verbose: bool,
     stops: Stops | None = None,
+    overlap: bool = False,
 ) -> dict[str, str]:
     """Run trials under Ray Tune.
 
@@ -83,6 +84,7 @@ def run_trials(
         waiting: Tells what waits for room on the cluster.
         verbose: Show Tune's own messages.
         stops: Tells which trials a scheduler has stopped; None if nothing stops any.
+        overlap: Whether there is room for trials while the harvest goes on; else they wait for its end.
 
     Returns:
         Why trials failed, by the name of the trial.
@@ -91,8 +93,7 @@ def run_trials(
     by_id = {trial.trial_id: trial for trial in search.trials}
     model = start_model_service(experiment, folders.stores, key)
     waiting.ask(", ".join(map(str, sweep.plan.service_needs)), model)
-    if 3600 * sweep.plan.training.hours < IDLE_SECONDS:
-        model.prepare.remote()
+    is_short = 3600 * sweep.plan.training.hours < IDLE_SECONDS
     streams = experiment.activations.mode == "stream" and not open_store(folders.stores, experiment, key).complete
     trees = {axes: experiment.at(axes).model_dump(mode="json") for axes in experiment.points}
     resources, storage, session = experiment.resources, folders.train, uuid.uuid4().hex
@@ -139,6 +140,10 @@ def run_trials(
             ),
         )
         try:
+            if not streams:  # the worker could wait too, but would hold its place meanwhile
+                open_store(folders.stores, experiment, key).wait(whole=not overlap)
+            if is_short:
+                model.prepare.remote()
             with killed_on_exit(stream):
                 reason = reports.forward(run.fit, ray.tune.report).return_value
         except DmsaeError as error:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -164,6 +165,34 @@ def test_reader_follows_a_shard_that_comes_later(copied: Path, make_experiment: 
         assert reopen(copied, make_experiment).commit("train", 4).tokens == 2048
         timer.join()
     assert not (copied / "heartbeat.json").exists() and not (copied / "failed.json").exists()
+
+
+def test_a_wait_for_the_first_shard_or_for_all(copied: Path, make_experiment: Make) -> None:
+    manifest, shards = copied / "manifest.json", copied / "activations"
+    kept = {path: path.read_bytes() for path in (manifest, *shards.glob("*.json"))}
+    with pytest.raises(DataError, match="no harvest is writing it"):
+        Store(Folder(str(copied / "none")), "none", make_experiment().activations, silence=0.2).wait(whole=False)
+    reopen(copied, make_experiment).wait(whole=True)
+    for path in kept:
+        path.unlink()
+    with StoreWriter(Folder(str(copied))):
+        store, done = reopen(copied, make_experiment), list[str]()
+        threads = [
+            threading.Thread(target=lambda whole=whole: (store.wait(whole=whole), done.append(str(whole))))
+            for whole in (False, True)
+        ]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        assert done == []
+        first = next(path for path in kept if path.parent == shards)
+        first.write_bytes(kept[first])
+        threads[0].join(30)
+        assert done == ["False"] and threads[1].is_alive()
+        for path, content in kept.items():
+            path.write_bytes(content)
+        threads[1].join(30)
+    assert done == ["False", "True"]
 
 
 def test_of_harvests_that_begin_at_once_one_writes(tmp_path: Path) -> None:

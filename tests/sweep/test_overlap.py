@@ -1,6 +1,7 @@
 """Trials train while the harvest goes on: the same cores, and one end of both when it fails or is stopped."""
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,46 @@ def test_trials_begin_before_the_harvest_is_done_and_find_the_same_cores(
     assert (store / "manifest.json").exists() and not (store / "heartbeat.json").exists()
     (mark,) = (store / "readers").iterdir()
     assert json.loads(mark.read_text())["beat"] == -1
+
+
+@pytest.mark.sweep
+def test_without_room_for_both_drivers_start_during_the_harvest_and_workers_after_it(
+    finished_sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dmsae_here: Here
+) -> None:
+    import ray
+
+    hold_back(monkeypatch.setattr, tmp_path / "trained", "goes on")
+    resources = {"cpus_per_model_actor": ray.cluster_resources()["CPU"] - 1}  # with a task that reads: all
+    config = write_config(tmp_path, resources=resources, sweep=ONE)
+    plan = plan_experiment(load_experiment(config))
+    assert trials_beside_harvest(plan, one_node(ray.cluster_resources()["CPU"])) == 0
+    before, workers = {process.pid for process in psutil.process_iter()}, list[str]()
+
+    def watch() -> None:
+        """Let the harvest go on when there is a driver."""
+        until = time.monotonic() + 240
+        while time.monotonic() < until:
+            if _titles(before, "ray::ImplicitFunc"):
+                time.sleep(5.0)  # a worker would be there soon
+                workers.extend(_titles(before, "ray::RayTrainWorker"))
+                (tmp_path / "trained").touch()
+                return
+            time.sleep(0.1)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    done = dmsae_here("sweep", config)
+    watcher.join(1)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not watcher.is_alive() and workers == [] and (tmp_path / "trained").exists()
+    assert cores(tmp_path, TRIALS[:1]) == cores(finished_sweep, TRIALS[:1])
+
+
+def _titles(before: set[int], begin: str) -> list[str]:
+    """Titles of new processes that begin so."""
+    found = psutil.process_iter(["pid", "cmdline"])
+    titles = [" ".join(process.info["cmdline"] or ()) for process in found if process.info["pid"] not in before]
+    return [title for title in titles if title.startswith(begin)]
 
 
 @pytest.mark.sweep
