@@ -17,6 +17,7 @@ from dmsae_ray.cli.console import Screen
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED
 from dmsae_ray.cli.interrupts import Interrupts
 from dmsae_ray.cli.latents import numbers
+from dmsae_ray.config import shell_command
 from dmsae_ray.errors import ConfigError, DataError, DmsaeError, one_line
 from dmsae_ray.files import replacing
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
     from dmsae_ray.groundtruth import BenchmarkSettings, Regime, Replica, Scorer
+    from dmsae_ray.tracking import BenchmarkRecords
 
 VERSION = 2
 """Increased whenever the numbers of a replica change, so that older ones are not taken for new ones."""
@@ -62,6 +64,9 @@ def add_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument(
         "--out", metavar="FOLDER", default="dmsae-runs/groundtruth", help="folder to write (default: %(default)s)"
     )
+    parser.add_argument(
+        "--mlflow", metavar="URI", help="MLflow server or database (default: MLFLOW_TRACKING_URI, else a file in --out)"
+    )
     parser.add_argument("--address", help="Ray cluster to run on ('auto' on its head node); default: this machine")
     parser.add_argument("-v", "--verbose", action="store_true", help="show Ray's own messages")
 
@@ -79,12 +84,17 @@ def run(args: "Namespace") -> int:
     work = [(regime, seed) for seed in seeds for regime in regimes]
     places = [_place(folder, regime, seed, settings, scorers) for regime, seed in work]
     found = {n: replica for n, place in enumerate(places) if (replica := _kept(place)) is not None}
-    with Screen() as screen, Interrupts(screen.say, screen.leave):
+    from dmsae_ray.tracking import BenchmarkRecords, destination_at
+
+    store = destination_at(args.mlflow, folder.absolute() / "mlflow.db", "--mlflow")
+    with Screen() as screen, Interrupts(screen.say, screen.leave), BenchmarkRecords(store, folder) as records:
         left = [n for n in range(len(work)) if n not in found]
         kept = f", {len(found)} of them kept from before" if found else ""
         screen.say(f"{len(work)} replicas: {', '.join(r.name for r in regimes)}; {len(seeds)} seeds{kept}")
+        for n, replica in found.items():
+            records.replica(places[n].stem, replica, asdict(settings))
         try:
-            _run_left(args, screen, settings, scorers, work, places, left, found)
+            _run_left(args, screen, settings, scorers, work, places, left, found, records)
         except KeyboardInterrupt:
             command = "the same command goes on where it stopped"
             screen.say(f"dmsae: interrupted with {len(found)} of {len(work)} replicas finished; {command}")
@@ -93,11 +103,14 @@ def run(args: "Namespace") -> int:
 
         known = KnownFeatures([found[n] for n in range(len(work))])
         page = write_known_features(known, folder, {**asdict(settings), "version": VERSION})
+        records.finish(findings(known), [page, *sorted(folder.glob("groundtruth*.png"))])
         screen.say("")
         for line in findings(known):
             screen.say(line)
         screen.say("")
         screen.say(f"report: {page}")
+        own = store.sqlite_file == folder.absolute() / "mlflow.db"
+        screen.say(f"MLflow: {shell_command('dmsae', 'ui', folder) if own else store.shown}")
     return 0
 
 
@@ -110,6 +123,7 @@ def _run_left(
     places: list[Path],
     left: list[int],
     found: "dict[int, Replica]",
+    records: "BenchmarkRecords",
 ) -> None:
     """Run the replicas that are not there, and keep each as it finishes."""
     if not left:
@@ -128,6 +142,7 @@ def _run_left(
             places[n].parent.mkdir(parents=True, exist_ok=True)
             with replacing(places[n]) as temporary:
                 temporary.write_text(json.dumps(replica.as_dict(), indent=1), encoding="utf-8")
+            records.replica(places[n].stem, replica, asdict(settings))
             lost = [f"{variant} core collapsed, {why}" for variant, why in replica.collapsed.items() if why]
             said = f"; {'; '.join(lost)}" if lost else ""
             done, spent = len(found), time.monotonic() - began

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.tracking.benchmark_records import BenchmarkRecords as BenchmarkRecords
     from dmsae_ray.tracking.callback import TrackingCallback as TrackingCallback
     from dmsae_ray.tracking.destination import Destination as Destination
+    from dmsae_ray.tracking.destination import destination_at as destination_at
     from dmsae_ray.tracking.destination import destination_of as destination_of
     from dmsae_ray.tracking.evaluations import record_evaluations as record_evaluations
     from dmsae_ray.tracking.journal import read_journal as read_journal
@@ -35,9 +37,11 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "benchmark_records": ("BenchmarkRecords",),
         "callback": ("TrackingCallback",),
         "destination": (
             "Destination",
+            "destination_at",
             "destination_of",
         ),
         "evaluations": ("record_evaluations",),

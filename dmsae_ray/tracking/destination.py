@@ -99,13 +99,27 @@ def destination_of(experiment: Experiment) -> Destination:
     Raises:
         ConfigError: The URI is of a kind that is not supported.
     """
+    return destination_at(experiment.tracking.uri, folders_of(experiment).home / "mlflow.db")
+
+
+def destination_at(uri: str | None, file: Path, setting: str = "tracking.uri") -> Destination:
+    """Return the tracking store at a URI, else at MLFLOW_TRACKING_URI, else in a file.
+
+    Args:
+        uri: What a person has given.
+        file: The file that is used otherwise.
+        setting: What it was given by, for error messages.
+
+    Raises:
+        ConfigError: The URI is of a kind that is not supported.
+    """
     environment = os.environ.get("MLFLOW_TRACKING_URI")
-    if experiment.tracking.uri:
-        found = Destination(experiment.tracking.uri)
+    if uri:
+        found = Destination(uri, setting)
     elif environment:
-        found = Destination(environment, "tracking.uri (from MLFLOW_TRACKING_URI)")
+        found = Destination(environment, f"{setting} (from MLFLOW_TRACKING_URI)")
     else:
-        found = Destination.of_file(folders_of(experiment).home / "mlflow.db")
+        found = Destination.of_file(file)
     scheme = found.uri.partition(":")[0].partition("+")[0]
     if scheme not in _SCHEMES:
         raise ConfigError(f"{found.origin} is '{found.shown}'; give {_ALLOWED}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from dmsae_ray.cli.commands import main
 
@@ -23,6 +24,7 @@ def test_replicas_run_in_ray_are_kept_and_make_a_page(
     first = capsys.readouterr().out
     assert "2 replicas: tests.groundtruth.own:orthogonal; 2 seeds\n" in first and "  2 of 2: " in first
     assert "Every row of C* is a row of C_0, bit for bit, in 4 of 4 runs." in first
+    assert first.endswith(f"MLflow: dmsae ui {out}\n")
     files = sorted((out / "replicas").iterdir())
     assert len(files) == 2
     # Another seed runs; those that are there do not.
@@ -38,6 +40,34 @@ def test_replicas_run_in_ray_are_kept_and_make_a_page(
     assert main(["groundtruth", *WORLD, "--seeds", "0-2", "--out", str(out), *SMALL, *own]) == 0
     wrong = capsys.readouterr().out
     assert "kept" not in wrong and len(list((out / "replicas").iterdir())) == 6
+    check_records(out)
+
+
+def check_records(out: Path) -> None:
+    """In MLflow each replica is one run below that of the folder, with the numbers of its file."""
+    client = MlflowClient(f"sqlite:///{out / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name = 'groundtruth'")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    whole = runs.pop("out")
+    files = {file.stem: json.loads(file.read_text()) for file in (out / "replicas").iterdir()}
+    assert runs.keys() == files.keys() and {run.info.status for run in (whole, *runs.values())} == {"FINISHED"}
+    assert "Every row of C* is a row of C_0, bit for bit" in whole.data.tags["mlflow.note.content"]
+    kept = {file.path for file in client.list_artifacts(whole.info.run_id)}
+    assert "groundtruth.html" in kept and any(name.endswith(".png") for name in kept)
+    for name, run in runs.items():
+        found, params, metrics = files[name], run.data.params, run.data.metrics
+        assert run.data.tags["mlflow.parentRunId"] == whole.info.run_id
+        assert (params["seed"], params["score"], params["steps"]) == (str(found["seed"]), found["score"], "60")
+        star = found["arms"]["sparse"]["distilled"]["purity"]
+        assert metrics["purity/sparse distilled"] == pytest.approx(star, rel=1e-3)
+        rank = found["scores"]["mean_square"]["dictionary"]
+        assert metrics["rank with importance/mean_square"] == pytest.approx(rank, rel=1e-3)
+        history = client.get_metric_history(run.info.run_id, "by cycle/purity dense")
+        purity = [core["purity"] for core in found["cores"]["dense"]]
+        assert [(point.step, point.value) for point in history] == [
+            (cycle, pytest.approx(value, rel=1e-3)) for cycle, value in enumerate(purity, 1)
+        ]
+        assert len(metrics) <= 45
 
 
 def test_a_scorer_that_fails_is_one_line(ray_cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,6 +82,10 @@ def test_a_scorer_that_fails_is_one_line(ray_cluster: Any, tmp_path: Path, capsy
     [
         (["--regimes", "pos,odd"], "regimes: 'odd' is unknown; known are pos, indep, neg, small_d, domains"),
         (["--seeds", "0,0"], "--seeds is '0,0'; it names a seed twice, and a replica counts once"),
+        (
+            ["--mlflow", "ftp://x"],
+            "--mlflow is 'ftp://x'; give a running server (http://host:port) or sqlite:////path/",
+        ),
         (["--seeds", "a"], "--seeds is 'a'; it must be numbers and ranges, as in 0,5,10-12"),
         (["--set", "step=3"], "--set is 'step=3'; it must be NAME=VALUE with one of n_latents, group_sizes, "),
         (["--set", "steps=x"], "--set steps is 'x'; it must be a whole number, such as 300"),
