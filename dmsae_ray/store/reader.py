@@ -116,14 +116,13 @@ class Store:
         """
 
         def look() -> bool | None:
-            if self.complete:
-                return True
-            begun = read_layout(self.folder) is not None and any(
-                name.endswith(".json") for name in (self.folder / ACTIVATIONS).sizes()
-            )
-            return True if begun and not whole else None
+            return True if self.complete or (not whole and self._begun()) else None
 
-        self._poll(look, "the activations" if whole else "a first shard", longest=0.5)
+        self._poll(look, "the activations" if whole else "a first shard", longest=1.0)
+
+    def _begun(self) -> bool:
+        written = (self.folder / ACTIVATIONS).sizes() if read_layout(self.folder) is not None else ()
+        return any(name.endswith(".json") for name in written)
 
     def rows(self, split: Split) -> int:
         """Return the number of activations of a split; wait for its shards."""
