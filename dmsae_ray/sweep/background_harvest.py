@@ -8,7 +8,7 @@ from types import TracebackType
 from dmsae_ray.config import Experiment
 from dmsae_ray.files import Folder
 from dmsae_ray.harvest import HarvestInterrupted, HarvestProgress, end_datasets, prepare
-from dmsae_ray.store import read_layout
+from dmsae_ray.store import ACTIVATIONS, read_layout
 
 _POLL_SECONDS = 0.2
 _END_SECONDS = 5.0
@@ -59,14 +59,16 @@ class BackgroundHarvest:
         """Whether the harvest ended with an error."""
         return self._error is not None
 
-    def wait_for_tokens(self) -> None:
-        """Wait until the tokens are written, or the harvest has ended.
+    def wait_for_first_shard(self) -> None:
+        """Wait until the tokens and the first shard of activations are written, or the harvest has ended.
 
         Raises:
             DmsaeError: The error that ended the harvest.
         """
         while self._thread.is_alive():
-            if read_layout(self._folder) is not None:
+            if read_layout(self._folder) is not None and any(
+                name.endswith(".json") for name in (self._folder / ACTIVATIONS).sizes()
+            ):
                 return
             self._thread.join(_POLL_SECONDS)
         self.finish()

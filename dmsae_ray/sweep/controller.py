@@ -93,7 +93,7 @@ def run_sweep(
         # Without room for both, drivers are started all the same, and wait: they cost no CPU, and seconds to start.
         search.widen(beside or at_once)
         with BackgroundHarvest(experiment, folders.stores, key, progress, harvest_done) as harvest:
-            harvest.wait_for_tokens()
+            harvest.wait_for_first_shard()  # what cannot be harvested at all ends here, and no trial is told of it
             result = tune(overlap=beside > 0)
             if harvest.failed or not result.unfinished:  # otherwise the user interrupted both
                 harvest.finish()

@@ -116,7 +116,7 @@ def run_trials(
         stream = start_stream(experiment, folders.stores, key) if streams else None
         tree = trees[trial.setting.axes]
         task = TrialTask(
-            tree, folders.name, trial.params(), key, session, model, stream, sweep.given, stops is not None
+            tree, folders.name, trial.params(), key, session, model, stream, sweep.given, stops is not None, is_short
         )
         # Ray's types are those of Train V1: V2 returns the loop's result, and knows more kinds of failures.
         trainer: Any = TrialTrainer
@@ -142,8 +142,6 @@ def run_trials(
         try:
             if not streams:  # the worker could wait too, but would hold its place meanwhile
                 open_store(folders.stores, experiment, key).wait(whole=not overlap)
-            if is_short:
-                model.prepare.remote()
             with killed_on_exit(stream):
                 reason = reports.forward(run.fit, ray.tune.report).return_value
         except DmsaeError as error:

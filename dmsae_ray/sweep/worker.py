@@ -71,6 +71,7 @@ class TrialTask:
             None if they are in the store.
         given: Folders with copies of the SAEs and the core that the sweep is given, by setting.
         may_be_stopped: Whether a scheduler may stop the trial; the worker then ends, see `TrialStopped`.
+        prepares_model: Whether the language model is started when the training begins, since it will be asked soon.
     """
 
     experiment: dict[str, Any]
@@ -82,6 +83,7 @@ class TrialTask:
     stream: ActorHandle[Any] | None = None
     given: dict[str, str] = field(default_factory=dict)
     may_be_stopped: bool = False
+    prepares_model: bool = False
 
 
 class TrialStopped(Exception):
@@ -344,6 +346,8 @@ def _run(task: TrialTask, experiment: Experiment, folders: Folders, trial: Trial
         process_group=dist.group.WORLD if world > 1 else None,
         device=ray.train.torch.get_device(),
     )
+    if task.prepares_model and rank == 0:
+        task.model.prepare.remote()
     if isinstance(trial.setting, CycleSetting):
         summary, core = _run_cycles(task, experiment, trial, trial.setting, runner, reporter)
     else:
