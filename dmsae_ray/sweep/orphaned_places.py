@@ -1,11 +1,13 @@
 """Frees places on the cluster that nobody will use again: Ray keeps them until its session ends."""
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 import ray
 from ray._private import state as ray_state  # placement_group_table() does not say who made a group, nor if it is dead
 from ray.core.generated import gcs_pb2
+from ray.exceptions import RayError
 from ray.util import remove_placement_group
 from ray.util.placement_group import PlacementGroup
 
@@ -45,6 +47,8 @@ class OrphanedPlaces(ClusterWatch):
             if not (made_by_actor and group.creator_actor_dead) or group.is_detached or group.state == table.REMOVED:
                 continue
             if group.creator_job_id.hex() == job and group.placement_group_id not in self._removed:
-                self._removed.add(group.placement_group_id)  # one that cannot be removed must not hide the others
-                remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
-                log.info("placement group %s was removed: its maker is dead", group.placement_group_id.hex())
+                # One that cannot be removed now must not hide the others; the next look tries it again.
+                with suppress(RayError, ConnectionError, RuntimeError):
+                    remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+                    self._removed.add(group.placement_group_id)
+                    log.info("placement group %s was removed: its maker is dead", group.placement_group_id.hex())
