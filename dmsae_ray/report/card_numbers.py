@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from dmsae_ray.evaluation import QUALITY
 from dmsae_ray.plan import CycleSetting
+from dmsae_ray.report.core_rivals import DISTILLED, IN_FIRST, RIVALS
 from dmsae_ray.report.estimates import FEWEST, NONE, Estimate, estimate
 from dmsae_ray.report.finding import UNMATCHED
-from dmsae_ray.report.found_again import BY, DISTILLED, IN_FIRST, LIMITS, RIVALS, SETS
+from dmsae_ray.report.found_again import BY, LIMITS, SETS
 from dmsae_ray.report.published_sae import PublishedSAE, in_words, table
 from dmsae_ray.report.quality_metrics import OWN, says, shown_metrics
 from dmsae_ray.report.rediscovery_tables import SAME, STAR, Rediscovered, often_found

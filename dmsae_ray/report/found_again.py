@@ -7,46 +7,32 @@ held-out tokens. Beside the distilled core stand sets of the same size from the 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from dmsae_ray.config import of_training, short_names
-from dmsae_ray.distill import (
-    LineageId,
-    derive_seed,
-    nearest_frequencies,
-    same_rows,
-    shuffled_columns,
-)
+from dmsae_ray.distill import LineageId, same_rows, shuffled_columns
 from dmsae_ray.errors import DataError, DmsaeError
 from dmsae_ray.evaluation import CoActivation
 from dmsae_ray.files import Folder
 from dmsae_ray.plan import CycleSetting, Setting
-from dmsae_ray.report.held_out_pairs import Pairs, held_out_pairs
-from dmsae_ray.report.latent_source import find_store, opened_sae, read_scores
+from dmsae_ray.report.core_rivals import DISTILLED, IN_FIRST, RIVALS, CoreSets, core_sets
+from dmsae_ray.report.held_out_pairs import HeldOut, Pairs, read_by
+from dmsae_ray.report.latent_source import opened_sae
 from dmsae_ray.report.latent_table import Progress, no_progress
-from dmsae_ray.report.score_curves import provenance_of
 from dmsae_ray.report.trial_cores import TrialCore, output_of_sweep, trial_cores
 from dmsae_ray.results import TrialResult, load_results
-from dmsae_ray.sae import LatentRows, MatryoshkaSAE, latent_rows
+from dmsae_ray.sae import MatryoshkaSAE, latent_rows
 
-if TYPE_CHECKING:
-    from dmsae_ray.store import Store
-
-DISTILLED, IN_FIRST, CHANCE = "distilled", "distilled, in cycle 0", "chance"
-"""The distilled core in the SAE of the last cycle; its latents as they are in cycle 0; and without any meaning."""
-RIVALS = ("best of cycle 0", "most frequent", "random of the pool", "matched frequency")
-"""Sets of the distilled core's size, of cycle 0 of the same trial."""
+CHANCE = "chance"
+"""Rows without any meaning: those of the distilled core, each with its columns shuffled."""
 SETS = (DISTILLED, IN_FIRST, *RIVALS, CHANCE)
 BY = ("encoder", "decoder", "activations")
 LIMITS = (0.7, 0.9)
-DRAWS = 5
-"""Random sets are drawn so many times, and the mean is shown; activations are compared for the first draw."""
 CANDIDATES = 8
 """Latents of the other SAE, of the largest cosines by encoder and by decoder rows, whose activations are compared."""
 
@@ -144,21 +130,6 @@ class Rediscovery:
     lacks: tuple[str, ...] = ()
 
 
-@dataclass(eq=False)
-class _Own:
-    """The sets of one trial, each as one or several draws."""
-
-    core: TrialCore
-    sets: dict[str, list[LatentRows]]
-    ids: tuple[LineageId, ...]
-    about: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def width(self) -> int:
-        """Width of the residual stream."""
-        return int(self.sets[DISTILLED][0].encoder.shape[1])
-
-
 def rediscovery(
     sweep_dir: str | Path,
     *,
@@ -198,7 +169,7 @@ def rediscovery(
             "name another sweep by --against"
         )
     lacks += [f"{name}: no SAE of another seed to look into" for name, found in wanted.items() if not found]
-    sets = [made for core in cores if wanted[core.name] and (made := _own_sets(core, output, lacks)) is not None]
+    sets = [made for core in cores if wanted[core.name] and (made := core_sets(core, output, lacks)) is not None]
     return _looked_for(sets, wanted, output, store, tokens, progress, lacks)
 
 
@@ -232,50 +203,8 @@ def _differing(one: Setting, other: Setting) -> list[str]:
     return [*(["k"] if one.k != other.k else []), *axes]
 
 
-def _own_sets(core: TrialCore, output: Folder, lacks: list[str]) -> _Own | None:
-    """Return the distilled core of a trial and its rivals; None, with a line, where they cannot be had."""
-    ids = tuple(i for i in core.ids if i in core.distilled)
-    if not ids:
-        lacks.append(f"{core.name}: its distilled core is empty")
-        return None
-    try:
-        with opened_sae(output / "cycles" / core.keys[core.cycle] / "sae") as (sae, about):
-            star = latent_rows(sae, [core.place(core.cycle, i) for i in ids])
-        first = output / "cycles" / core.keys[0] if 0 in core.keys else None
-        scores = None if first is None else read_scores(first, provenance_of(core.result), 0)
-        if first is None or scores is None:
-            lacks.append(f"{core.name}: cycle 0 has no scores here, so that there are no rivals")
-            return _Own(core, {DISTILLED: [star]}, ids, about)
-        with opened_sae(first / "sae") as (sae, _):
-            rivals = _rivals(core, ids, sae, scores.shares, scores.frequency)
-    except DmsaeError as error:
-        lacks.append(f"{core.name}: its SAEs cannot be read ({error})")
-        return None
-    return _Own(core, {DISTILLED: [star], **rivals}, ids, about)
-
-
-def _rivals(
-    core: TrialCore, ids: Sequence[LineageId], sae: MatryoshkaSAE, scores: Tensor, frequency: Tensor
-) -> dict[str, list[LatentRows]]:
-    n, pool = len(ids), len(scores)
-    born = [i.latent for i in ids if i.cycle == 0]
-    generator = torch.Generator().manual_seed(derive_seed(core.result.trial.seed, "rediscovery"))
-    found = {IN_FIRST: [latent_rows(sae, born)]} if len(born) == n else {}
-    found |= {
-        RIVALS[0]: [latent_rows(sae, scores.argsort(descending=True, stable=True)[:n].tolist())],
-        RIVALS[1]: [latent_rows(sae, frequency[:pool].argsort(descending=True, stable=True)[:n].tolist())],
-        RIVALS[2]: [latent_rows(sae, torch.randperm(pool, generator=generator)[:n].tolist()) for _ in range(DRAWS)],
-    }
-    rest = torch.tensor(sorted(set(range(pool)) - set(born)), dtype=torch.int64)
-    if len(born) == n and len(rest) >= n:  # of latents that were born later, cycle 0 knows no frequency
-        order = rest[torch.randperm(len(rest), generator=generator)]
-        near = nearest_frequencies(frequency[born], frequency[order])
-        found[RIVALS[3]] = [latent_rows(sae, order[near].tolist())]
-    return found
-
-
 def _looked_for(
-    sets: Sequence[_Own],
+    sets: Sequence[CoreSets],
     wanted: Mapping[str, Sequence[Other]],
     output: Folder,
     store: str | None,
@@ -285,7 +214,7 @@ def _looked_for(
 ) -> Rediscovery:
     """Open each other SAE once, and look into it for all sets."""
     pairs = [(own, other) for own in sets for other in wanted[own.core.name]]
-    held_out = _HeldOut(output, store, tokens, lacks)
+    held_out = HeldOut(output, store, tokens, lacks)
     again: list[Again] = []
     decoder: dict[tuple[str, LineageId], list[float]] = {}
     firing: dict[tuple[str, LineageId], list[float]] = {}
@@ -331,7 +260,7 @@ def _looked_for(
 
 
 def _compared(
-    own: _Own, other: Other, rows: Mapping[str, Tensor], correlations: Mapping[str, Tensor]
+    own: CoreSets, other: Other, rows: Mapping[str, Tensor], correlations: Mapping[str, Tensor]
 ) -> tuple[list[Again], dict[str, Tensor]]:
     """Return how each set is found again in an SAE of these unit rows, and the partners of the distilled latents."""
     result, star = own.core.result, dict[str, Tensor]()
@@ -368,66 +297,15 @@ def _compared(
     return found, star
 
 
-def _by_store(sets: Sequence[_Own]) -> list[list[_Own]]:
-    found: dict[object, list[_Own]] = {}
+def _by_store(sets: Sequence[CoreSets]) -> list[list[CoreSets]]:
+    found: dict[object, list[CoreSets]] = {}
     for own in sets:
-        found.setdefault(_reads(own.about), []).append(own)
+        found.setdefault(read_by(own.about), []).append(own)
     return list(found.values())
 
 
-def _reads(about: Mapping[str, Any]) -> tuple[object, ...]:
-    """Return what is noted of the activations that an SAE was trained on."""
-    return tuple(about.get(name) for name in ("model", "layer", "store"))
-
-
-class _HeldOut:
-    """The held-out activations on which sets are compared with SAEs, by the stores of both."""
-
-    def __init__(self, output: Folder, given: str | None, tokens: int, lacks: list[str]) -> None:
-        self._output, self._given, self._tokens, self._lacks = output, given, tokens, lacks
-        self._stores: dict[object, Store | None] = {}
-
-    def pairs(self, mine: Mapping[str, Any], theirs: Mapping[str, Any], output: Folder, width: int) -> Pairs | None:
-        """Return activations for both; None, with a line, where there are none.
-
-        An SAE of the same layer of the same model reads what the set reads, whatever it was trained on. One of another
-        layer reads the same tokens there.
-
-        Args:
-            mine: what is noted with the set's SAE.
-            theirs: what is noted with the other SAE.
-            output: the output of the other SAE.
-            width: d of both.
-        """
-        own = self._store(mine, self._output, self._given, width) if self._tokens else None
-        if own is None:
-            return None
-        if _reads(mine)[:2] == _reads(theirs)[:2]:
-            return held_out_pairs(own, own, self._tokens)
-        other = self._store(theirs, output, None, width)
-        try:
-            return None if other is None else held_out_pairs(own, other, self._tokens)
-        except DataError as error:
-            self._tell(f"activations are not compared with SAEs of layer {theirs.get('layer')}: {error}")
-            return None
-
-    def _tell(self, line: str) -> None:
-        if line not in self._lacks:
-            self._lacks.append(line)
-
-    def _store(self, about: Mapping[str, Any], output: Folder, given: str | None, width: int) -> "Store | None":
-        what = (output.uri, *_reads(about))
-        if what not in self._stores:
-            try:
-                self._stores[what] = find_store(output, dict(about), width, given)
-            except DmsaeError as error:
-                self._stores[what] = None
-                self._tell(f"activations are not compared: {error}")
-        return self._stores[what]
-
-
 def _correlations(
-    sets: Sequence[_Own], sae: MatryoshkaSAE, rows: Mapping[str, Tensor], pairs: Pairs | None
+    sets: Sequence[CoreSets], sae: MatryoshkaSAE, rows: Mapping[str, Tensor], pairs: Pairs | None
 ) -> tuple[dict[str, dict[str, Tensor]], int]:
     """Return, by trial and set, the correlations [n, candidates] of activations with an SAE's; and the tokens.
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from dmsae_ray.plan import CycleSetting
+from dmsae_ray.report.core_rivals import DISTILLED, IN_FIRST, RIVALS
 from dmsae_ray.report.estimates import FEWEST, Estimate, Scale, estimate
-from dmsae_ray.report.found_again import BY, DISTILLED, IN_FIRST, LIMITS, RIVALS, SETS, CoreLatent, Rediscovery
+from dmsae_ray.report.found_again import BY, LIMITS, SETS, CoreLatent, Rediscovery
 from dmsae_ray.report.paired import Difference, holm, paired
 from dmsae_ray.report.tables import Table
 

@@ -18,7 +18,8 @@ from dmsae_ray.errors import DataError
 from dmsae_ray.files import Folder
 from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report import Rediscovery, rediscovery, rediscovery_findings, write_stability
-from dmsae_ray.report.found_again import BY, DISTILLED, IN_FIRST, RIVALS, Again, CoreLatent
+from dmsae_ray.report.core_rivals import DISTILLED, IN_FIRST, RIVALS
+from dmsae_ray.report.found_again import BY, Again, CoreLatent
 from dmsae_ray.report.rediscovery_tables import Rediscovered, tables
 from dmsae_ray.sae import MatryoshkaSAE, about_sae, load_sae, save_sae
 from dmsae_ray.store import Store
