@@ -64,12 +64,12 @@ class Evaluable:
 
     @cached_property
     def _points(self) -> dict[Any, tuple[dict[str, Any], str]]:
-        """The experiment, as JSON, and the key of the store, at each point of further axes."""
+        """The experiment, as JSON, and the key of the store, for the SAEs at each point of further axes."""
+        from dmsae_ray.config import store_label
+
         return {
-            axes: (part.at(axes).model_dump(mode="json"), self.stores[part.store_label])
-            for part in self.experiment.parts()
-            for axes in part.points
-            if part.store_label in self.stores
+            axes: (self.experiment.at(axes).model_dump(mode="json"), self.stores[store_label(axes)])
+            for axes in dict.fromkeys(sae.result.setting.axes for sae in self.saes)
         }
 
     def task(self, task: "EvaluationTask", sae: "EvaluatedSAE") -> "EvaluationTask":

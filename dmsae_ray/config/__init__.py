@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dmsae_ray.config.axes import frozen as frozen
     from dmsae_ray.config.axes import of_training as of_training
     from dmsae_ray.config.axes import short_names as short_names
+    from dmsae_ray.config.axes import store_label as store_label
     from dmsae_ray.config.axes import value_text as value_text
     from dmsae_ray.config.environment import HEAD as HEAD
     from dmsae_ray.config.environment import NEEDED as NEEDED
@@ -51,6 +52,7 @@ __getattr__, __dir__, __all__ = face(
             "frozen",
             "of_training",
             "short_names",
+            "store_label",
             "value_text",
         ),
         "environment": (

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -45,6 +45,10 @@ SCORING = frozenset(
 EXPONENT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 OF_A_CORE = frozenset({"sae.core_sparsity", "sae.core_decoder_init", "sae.core_takes"})
 """Settings that say how a core is used: where only these differ, cycle 0 is shared too, since it has no core."""
+_NOT_OF_TRANSFERS = {
+    "sae.core_sparsity": "transfer.core_sparsity has its values",
+    "distill.fresh_attribution": "a transfer selects once",
+}
 _LONGEST, _LONGEST_NAME = 48, 120
 _WORDS = ("default", "none", "true", "false")
 """What values that are no texts are called."""
@@ -110,6 +114,17 @@ def _as_read(path: str, value: Any, field: FieldInfo) -> Any:
     return read
 
 
+def check_axes_of_transfers(names: Iterable[str]) -> None:
+    """Check that these settings can be axes of transfers.
+
+    Raises:
+        ValueError: one cannot.
+    """
+    for path in names:
+        if path in _NOT_OF_TRANSFERS:
+            raise ValueError(f"has '{path}'; it is no axis of transfers: {_NOT_OF_TRANSFERS[path]}")
+
+
 def frozen(value: Any) -> Any:
     """Return a value of a setting as one that can be hashed: lists as tuples."""
     return tuple(frozen(item) for item in value) if isinstance(value, list | tuple) else value
@@ -118,6 +133,11 @@ def frozen(value: Any) -> Any:
 def of_training(axes: Axes) -> Axes:
     """Return the axes on which a training without a core depends: cycle 0, and baselines."""
     return tuple((path, value) for path, value in axes if path not in SCORING | OF_A_CORE)
+
+
+def store_label(axes: Axes) -> str:
+    """Return which store a point of the axes reads, as 'layer=11'; empty where no axis decides the activations."""
+    return axes_label(tuple(axis for axis in axes if axis[0].partition(".")[0] in OF_STORES))
 
 
 def short_names(axes: Axes) -> dict[str, str]:

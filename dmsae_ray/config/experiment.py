@@ -14,7 +14,15 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from dmsae_ray.config.axes import OF_STORES, Axes, axes_label, axes_name, frozen
+from dmsae_ray.config.axes import (
+    OF_STORES,
+    Axes,
+    axes_label,
+    axes_name,
+    check_axes_of_transfers,
+    frozen,
+    store_label,
+)
 from dmsae_ray.config.messages import describe_validation_error
 from dmsae_ray.config.preset import apply_preset
 from dmsae_ray.config.secrets import refuse_secrets
@@ -154,10 +162,10 @@ class Experiment(Section):
         if not self.sweep.axes:
             return self
         if self.transfer is not None:
-            raise ValueError(
-                f"sweep.axes has '{next(iter(self.sweep.axes))}'; with `transfer` there are no further axes: run a "
-                "transfer for each value, with the same output, and compare them with dmsae report FOLDER FOLDER"
-            )
+            try:
+                check_axes_of_transfers(self.sweep.axes)
+            except ValueError as error:
+                raise ValueError(f"sweep.axes {error}") from None
         known: dict[str, Axes] = {}
         for axes in self.points:
             label = axes_label(axes)
@@ -211,6 +219,8 @@ class Experiment(Section):
     def at(self, axes: Axes) -> "Experiment":
         """Return the experiment at a point of the further axes: with these values, and without axes.
 
+        An axis that is not among them has its first value.
+
         Raises:
             ConfigError: the values do not fit.
         """
@@ -218,7 +228,7 @@ class Experiment(Section):
             return self
         tree = self.model_dump(mode="json")
         tree["sweep"]["axes"] = {}
-        for path, value in axes:
+        for path, value in {**{path: values[0] for path, values in self.sweep.axes.items()}, **dict(axes)}.items():
             section, _, name = path.partition(".")
             tree[section][name] = value
         return parse_experiment(tree)
@@ -244,8 +254,7 @@ class Experiment(Section):
     @property
     def store_label(self) -> str:
         """Which store a part reads, as 'layer=11'; empty where a sweep has one store."""
-        of_stores = tuple(axis for axis in self.points[0] if axis[0].partition(".")[0] in OF_STORES)
-        return axes_label(of_stores)
+        return store_label(self.points[0])
 
     def digest(self, version: int = METHOD_VERSION) -> str:
         """Return a hash of all settings that results depend on, and of the version of the method.

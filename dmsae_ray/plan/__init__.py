@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from dmsae_ray.plan.trials import Setting as Setting
     from dmsae_ray.plan.trials import TransferSetting as TransferSetting
     from dmsae_ray.plan.trials import Trial as Trial
+    from dmsae_ray.plan.trials import axes_of as axes_of
     from dmsae_ray.plan.trials import expand as expand
     from dmsae_ray.plan.trials import times_the_tokens as times_the_tokens
     from dmsae_ray.plan.words import bytes_text as bytes_text
@@ -100,6 +101,7 @@ __getattr__, __dir__, __all__ = face(
             "Setting",
             "TransferSetting",
             "Trial",
+            "axes_of",
             "expand",
             "times_the_tokens",
         ),

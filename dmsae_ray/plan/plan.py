@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from dmsae_ray.config import Experiment
+from dmsae_ray.config import Experiment, of_training
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.plan.capacity import Bundle
 from dmsae_ray.plan.cost import Flops, Storage, experiment_flops, experiment_storage, window_bytes
@@ -243,11 +243,12 @@ def _stream_notes(experiment: Experiment, size: ModelSize) -> tuple[str, ...]:
 
 
 def _budget_notes(experiment: Experiment) -> tuple[str, ...]:
-    transfer, recipe, corpus = experiment.transfer, experiment.recipe, experiment.corpus
+    transfer = experiment.transfer
     if transfer is None or "baseline" not in transfer.arms:
         return ()
     most = max(transfer.baseline_budgets)
-    tokens = round(most * recipe.tokens)
+    points = map(experiment.at, experiment.points)
+    tokens, corpus = max(((round(most * at.recipe.tokens), at.corpus) for at in points), key=lambda p: p[0])
     if most == 1 or tokens <= corpus.tokens:
         return ()
     return (
@@ -257,20 +258,24 @@ def _budget_notes(experiment: Experiment) -> tuple[str, ...]:
 
 
 def _matched_notes(experiment: Experiment, size: ModelSize, trials: Sequence[Trial], rate: Rate) -> tuple[str, ...]:
-    """Say how many baselines may come when the L0 of the others is known: one for each SAE around a core, at most."""
+    """Say how many baselines may come when the L0 of the others is known.
+
+    At most one for each SAE around a core; with further axes, at each point that trains other baselines.
+    """
     transfer = experiment.transfer
     if transfer is None or not transfer.matches_l0:
         return ()
     around_a_core = [t for t in trials if isinstance(t.setting, TransferSetting) and t.setting.arm != "baseline"]
-    most = len(around_a_core) * len(transfer.baseline_budgets)
+    points = [experiment.at(axes) for axes in dict.fromkeys(map(of_training, experiment.points))]
+    each = len(around_a_core) * len(transfer.baseline_budgets)
     times = len(around_a_core) * sum(transfer.baseline_budgets)
-    flops = experiment_flops(experiment, size, most, times)
-    spent = flops.total - flops.harvest
-    tokens = times * experiment.recipe.steps * experiment.recipe.batch_size
+    flops = [experiment_flops(at, size, each, times) for at in points]
+    spent = sum(one.total - one.harvest for one in flops)
+    tokens = sum(times * at.recipe.steps * at.recipe.batch_size for at in points)
     return (
-        f"up to {many(most, 'further baseline')} will be trained when all these have finished, at the k that match the "
-        f"L0 they measure (transfer.baseline_k): {count_text(tokens)} training tokens, {spent:.2g} FLOP, about "
-        f"{hours_text(spent / rate.flops_per_second / 3600)} of one {rate.unit}",
+        f"up to {many(len(points) * each, 'further baseline')} will be trained when all these have finished, at the k "
+        f"that match the L0 they measure (transfer.baseline_k): {count_text(tokens)} training tokens, "
+        f"{spent:.2g} FLOP, about {hours_text(spent / rate.flops_per_second / 3600)} of one {rate.unit}",
     )
 
 
@@ -307,7 +312,7 @@ def count_trainings(experiment: Experiment, trials: Sequence[Trial]) -> tuple[in
 def _sweep_flops(experiment: Experiment, size: ModelSize, trials: Sequence[Trial]) -> Flops:
     """Return the FLOPs of all trials; a cycle 0 that points of further axes share counts where it comes first."""
     parts, known = [], set[object]()
-    for axes in experiment.points:
+    for axes in dict.fromkeys(trial.setting.axes for trial in trials):
         own, at = [trial for trial in trials if trial.setting.axes == axes], experiment.at(axes)
         trainings, _, _ = count_trainings(at, own)
         if shares_cycle_0(at):
@@ -315,7 +320,7 @@ def _sweep_flops(experiment: Experiment, size: ModelSize, trials: Sequence[Trial
             trainings -= len(first & known)
             known |= first
         # Of what this point calls recipe.tokens; a transfer is one training.
-        times = trainings if at.transfer is None else sum(trial.budget for trial in own)
+        times = trainings if at.transfer is None else sum(trial.budget / trial.length for trial in own)
         parts.append(experiment_flops(at, size, trainings, times))
     return Flops(
         parts[0].harvest,

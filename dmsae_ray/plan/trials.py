@@ -1,9 +1,9 @@
 """The grid of an experiment: its trials, their order and their names."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from dmsae_ray.config import (
     Axes,
@@ -85,39 +85,49 @@ class TransferSetting:
         arm: The core that is used: 'distilled', its 'gaussian' control, that of norm 1, or none in the 'baseline'.
         core_sparsity: 'dense' if the core is exempt from BatchTopK (Eq. 3), 'sparse' if it is not.
         budget: Training tokens, as a multiple of recipe.tokens.
+        axes: Values of further axes of the grid, by the dotted names of the settings; of a baseline those on which
+            its training depends.
     """
 
     k: int
     arm: Arm
     core_sparsity: CoreSparsity
     budget: float = 1.0
-    axes: ClassVar[Axes] = ()
-    """Transfers have no further axes."""
+    axes: Axes = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axes", frozen(self.axes))
 
     @property
     def trial_name(self) -> str:
         """The part of a trial's name that says the setting."""
         longer = "" if self.budget == 1 else f"-x{self.budget!r}".removesuffix(".0")
-        return f"k{self.k}-{self.core_sparsity}-{self.arm}{longer}"
+        return f"k{self.k}-{self.core_sparsity}-{self.arm}{longer}{axes_name(self.axes)}"
 
     @property
     def label(self) -> str:
         """A short name for tables and figures, such as 'k=20 dense gaussian' or 'k=20 baseline, 9 times the tokens'."""
         arm = self.arm if self.arm == "baseline" else f"{self.core_sparsity} {self.arm}"
-        return ", ".join(part for part in (f"k={self.k} {arm}", times_the_tokens(self.budget)) if part)
+        parts = (f"k={self.k} {arm}", times_the_tokens(self.budget), axes_label(self.axes))
+        return ", ".join(part for part in parts if part)
 
     @property
     def order(self) -> Order:
-        """Sort key: k, then arm."""
-        return (self.k, 0.0, self.arm, self.core_sparsity, self.budget, ())
+        """Sort key: k, then arm, then the further axes."""
+        return (self.k, 0.0, self.arm, self.core_sparsity, self.budget, axes_order(self.axes))
 
     def params(self) -> Params:
         """Return the parameters that MLflow lists for this setting."""
         longer: Params = {} if self.budget == 1 else {"budget": self.budget}
-        return {"k": self.k, "core_sparsity": self.core_sparsity, "arm": self.arm, **longer}
+        return {"k": self.k, "core_sparsity": self.core_sparsity, "arm": self.arm, **longer, **dict(self.axes)}
 
 
 Setting = CycleSetting | TransferSetting
+
+
+def axes_of(settings: Iterable[Setting]) -> tuple[str, ...]:
+    """Return the further axes that any of the settings has a value of, sorted."""
+    return tuple(sorted({path for setting in settings for path, _ in setting.axes}))
 
 
 @dataclass(frozen=True)
@@ -128,7 +138,7 @@ class Trial:
         setting: What its replicas share.
         seed: Seed of the initial weights.
         data_seed: Seed of the order of the training data.
-        length: Tokens of each training of a trial of cycles, as a multiple of recipe.tokens in the file: not 1
+        length: What recipe.tokens is at the trial's point of the further axes, as a multiple of that in the file: not 1
             where recipe.tokens or recipe.batch_size are axes. Only `expand` knows it.
     """
 
@@ -144,8 +154,8 @@ class Trial:
 
     @property
     def budget(self) -> float:
-        """Tokens of each of its trainings, as a multiple of recipe.tokens."""
-        return self.setting.budget if isinstance(self.setting, TransferSetting) else self.length
+        """Tokens of each of its trainings, as a multiple of recipe.tokens in the file."""
+        return self.length * (self.setting.budget if isinstance(self.setting, TransferSetting) else 1.0)
 
     @property
     def cycle_0(self) -> tuple[object, ...] | None:
@@ -180,26 +190,27 @@ class Trial:
             else:
                 setting = CycleSetting(k, 1.0, sparsity, int(size), axes)
         else:
-            setting = TransferSetting(k, params["arm"], sparsity, float(params.get("budget", 1.0)))
+            setting = TransferSetting(k, params["arm"], sparsity, float(params.get("budget", 1.0)), axes)
         return cls(setting, int(params["seed"]), int(params.get("data_seed", 0)))
 
 
 def expand(experiment: Experiment) -> list[Trial]:
     """Return all trials of an experiment, seed by seed, with those that share cycle 0 (same k and seed) set apart.
 
-    A baseline has no core, so it is trained once, not once for each core sparsity. Those of another k than the grid's,
-    or of another budget than 1, come behind the others.
+    A baseline has no core, so it is trained once, not once for each core sparsity, nor for each value of a further axis
+    that says how a core is used or what is selected. Those of another k than the grid's, or of another budget than 1,
+    come behind the others.
     """
     grid, whole = experiment.sweep, experiment.recipe.whole_tokens
-    settings = [
-        (setting, at.recipe.whole_tokens / whole)
+    settings = {
+        setting: at.recipe.whole_tokens / whole
         for axes, at in ((axes, experiment.at(axes)) for axes in experiment.points)
         for setting in _settings(at, axes)
-    ]
+    }
     return [
         Trial(setting, seed, grid.data_seed + seed if grid.data_per_seed else grid.data_seed, length)
         for seed in grid.seeds
-        for setting, length in settings
+        for setting, length in settings.items()
     ]
 
 
@@ -212,7 +223,7 @@ def _settings(experiment: Experiment, axes: Axes) -> list[Setting]:
         return [CycleSetting(k, tau, sparsity, size, axes) for tau, k in product(coverages, experiment.ks)]
     settings: list[Setting] = []
     baselines = [
-        TransferSetting(k, "baseline", transfer.core_sparsity[0], budget)
+        TransferSetting(k, "baseline", transfer.core_sparsity[0], budget, of_training(axes))
         for budget, k in product(transfer.baseline_budgets, experiment.baseline_ks)
         if "baseline" in transfer.arms
     ]
@@ -220,5 +231,5 @@ def _settings(experiment: Experiment, axes: Axes) -> list[Setting]:
         if arm == "baseline":
             settings += [one for one in baselines if (one.k, one.budget) == (k, 1)]
         else:
-            settings += [TransferSetting(k, arm, sparsity) for sparsity in transfer.core_sparsity]
+            settings += [TransferSetting(k, arm, sparsity, axes=axes) for sparsity in transfer.core_sparsity]
     return settings + [one for one in baselines if one not in settings]

@@ -5,8 +5,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dmsae_ray.config import axes_label, axes_order
 from dmsae_ray.distill import DISTILLED
-from dmsae_ray.plan import TransferSetting, times_the_tokens
+from dmsae_ray.plan import TransferSetting, axes_of, times_the_tokens
 from dmsae_ray.report.curves import Band, final_cycle_bands
 from dmsae_ray.report.estimates import FEWEST, estimate
 from dmsae_ray.report.panels import collapsed_text, left_out, seeds_text, with_numbers
@@ -24,6 +25,7 @@ from dmsae_ray.report.plots import (
     write_title,
 )
 from dmsae_ray.report.report import Report
+from dmsae_ray.report.tables import axis_names, axis_texts
 from dmsae_ray.tracking import JOURNAL_FILE
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Bands = Mapping[str, Mapping[str, Band]]
+_Series = tuple[str, str, float, tuple[tuple[str, Any], ...]]
 
 
 def core_l0(report: Report, sweep_dir: Path) -> Picture | str | None:
@@ -114,7 +117,8 @@ def transfer(report: Report, sweep_dir: Path) -> Picture | None:
     if not shown:
         return None
     names = (("loss_recovered", "loss recovered"), ("fvu", "fraction of variance unexplained"))
-    series = sorted({_series(a.setting) for a in shown}, key=lambda s: (s[0] != DISTILLED, s))
+    series = sorted({_series(a.setting) for a in shown}, key=lambda s: (s[0] != DISTILLED, s[:3], axes_order(s[3])))
+    axes_used = axes_of(a.setting for a in shown)
 
     def draw() -> "Figure":
         figure, axes = panels(2, width=4.2, height=3.2)
@@ -122,13 +126,15 @@ def transfer(report: Report, sweep_dir: Path) -> Picture | None:
         l0 = [v for found in reach for v in (*found.values, *(found.interval or ()))]
         for axis, (name, label) in zip(axes, names, strict=True):
             log_axis(axis.xaxis, l0)
-            for n, (arm, sparsity, budget) in enumerate(series):
-                line = [a for a in shown if _series(a.setting) == (arm, sparsity, budget)]
+            for n, one_series in enumerate(series):
+                arm, sparsity, budget, point = one_series
+                line = [a for a in shown if _series(a.setting) == one_series]
                 line.sort(key=lambda a: a.metrics["l0"].mean)
                 x, y = [a.metrics["l0"] for a in line], [a.metrics[name] for a in line]
-                text = f"{_arm_name(arm)}, {sparsity}"
+                what = [_arm_name(arm), sparsity]
                 if arm == "baseline":
-                    text = ", ".join(filter(None, ("no core (baseline)", times_the_tokens(budget))))
+                    what = ["no core (baseline)", times_the_tokens(budget)]
+                text = ", ".join(filter(None, (*what, axes_label(point))))
                 style = "--" if sparsity == "sparse" else "-"
                 points(axis, x, y, color=colour(n), marker=marker(n), linestyle=style, label=text)
                 if n == 0:
@@ -152,13 +158,23 @@ def transfer(report: Report, sweep_dir: Path) -> Picture | None:
         "SAEs trained around a fixed core, around a random core with the same norms, and without a core, against the "
         f"L0 that they have (log axis). {seeds_text(shown)} A curve is better where it is higher on the left and "
         "lower on the right panel at the same L0; points of one k are not comparable where their L0 differs.",
-        ("k", "core", "sparsity of the core", "budget", "metric", *(f"L0 {c}" for c in ESTIMATE_HEAD), *ESTIMATE_HEAD),
+        (
+            "k",
+            "core",
+            "sparsity of the core",
+            "budget",
+            *axis_names(axes_used),
+            "metric",
+            *(f"L0 {c}" for c in ESTIMATE_HEAD),
+            *ESTIMATE_HEAD,
+        ),
         [
             (
                 a.setting.k,
                 a.setting.arm,
                 a.setting.core_sparsity,
                 a.setting.budget,
+                *axis_texts(a.setting, axes_used),
                 name,
                 *estimate_cells(a.metrics["l0"]),
                 *estimate_cells(a.metrics[name]),
@@ -170,8 +186,8 @@ def transfer(report: Report, sweep_dir: Path) -> Picture | None:
     )
 
 
-def _series(setting: TransferSetting) -> tuple[str, str, float]:
-    return setting.arm, setting.core_sparsity, setting.budget
+def _series(setting: TransferSetting) -> _Series:
+    return setting.arm, setting.core_sparsity, setting.budget, setting.axes
 
 
 def _draw_band(axis: "Axes", band: Band, paint: str, style: str, label: str) -> None:

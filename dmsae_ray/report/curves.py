@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dmsae_ray.config import axes_label
 from dmsae_ray.distill import DISTILLED, is_chain
 from dmsae_ray.plan import TransferSetting
 from dmsae_ray.report.estimates import Estimate, estimate
@@ -29,7 +30,8 @@ def final_cycle_bands(results: Sequence[TrialResult], journal: Path, name: str) 
     """Return the curve `train/<name>` of every arm in the last cycle.
 
     For trials of cycles there is a panel per setting, and the controls are its arms. For transfers there is a panel per
-    k and core sparsity, with the arms side by side; the baseline is left out, since it has no core.
+    k, core sparsity and point of the further axes, with the arms side by side; the baseline is left out, since it has
+    no core.
 
     Args:
         results: The finished trials.
@@ -48,7 +50,8 @@ def final_cycle_bands(results: Sequence[TrialResult], journal: Path, name: str) 
         setting = result.setting
         if isinstance(setting, TransferSetting):
             if setting.arm != "baseline":
-                replicas[f"k={setting.k} {setting.core_sparsity}", str(setting.arm)].append(curve)
+                panel = f"k={setting.k} {setting.core_sparsity} {axes_label(setting.axes)}".rstrip()
+                replicas[panel, str(setting.arm)].append(curve)
         elif not is_chain(run.arm) and (run.arm or run.cycle == result.last.cycle):
             replicas[setting.label, run.arm or DISTILLED].append(curve)
     bands: dict[str, dict[str, Band]] = defaultdict(dict)

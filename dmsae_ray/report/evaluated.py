@@ -67,7 +67,7 @@ class EvaluatedSAE:
             return Arm(NO_CORE, budget=self.result.trial.budget, axes=of_training(self.result.setting.axes))
         setting, report = self.result.setting, self.report
         if not isinstance(setting, CycleSetting):
-            return Arm(report.arm, setting.core_sparsity)
+            return Arm(report.arm, setting.core_sparsity, axes=setting.axes)
         cycle = None if report.cycle == self.result.last.cycle else report.cycle
         size = f"τ = {setting.selects}" if setting.core_size is None else setting.selects
         return Arm(report.arm, setting.core_sparsity, size, cycle, axes=setting.axes)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from dmsae_ray.config import axes_label
+from dmsae_ray.config import axes_label, axes_order
 from dmsae_ray.plan import Arm, CycleSetting, TransferSetting, times_the_tokens
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.estimates import FEWEST, NONE, Estimate
@@ -39,6 +39,9 @@ def transfers_finding(settings: Sequence[Aggregate[TransferSetting]]) -> str:
         return f"No transfer was measured.{_collapses(settings)}"
     ks = sorted({a.setting.k for a in settings})
     at = f"With k = {ks[0]}" if len(ks) == 1 else f"With k from {ks[0]} to {ks[-1]}"
+    points = sorted({a.setting.axes for a in settings if a.setting.arm != "baseline"}, key=axes_order)
+    at += f", at {' and '.join(map(axes_label, points))}" if len(points) == 2 else ""
+    at += f", at {len(points)} points of {len(points[0])} further axes" if len(points) > 2 else ""
     n = _seeds(settings)
     last = "; where measured L0 differs, only the curves can be compared" if len(parts) > 1 else ""
     said = f"{at}, the share of variance left unexplained is {', '.join(parts)} ({n}){last}."

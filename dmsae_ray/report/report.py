@@ -145,7 +145,7 @@ class Report:
         if self.cycles:
             tables += [*self._cycle_tables(), self.other_scores, cycles_table(self.cycles, self.last_cycle)]
         if self.transfers:
-            tables.append(transfer_table(self.transfers))
+            tables += self._transfer_tables()
         if self.running:
             tables.append(running_table(self.running, self.last_cycle))
         tables.append(cost_table((*self.cycles, *self.transfers), self.last_cycle))
@@ -182,7 +182,7 @@ class Report:
     def rich(self) -> Group:
         """Return the finding, the main tables and what went wrong, for the terminal."""
         tables = self._cycle_tables()
-        tables += [transfer_table(self.transfers)] if self.transfers else []
+        tables += self._transfer_tables() if self.transfers else []
         tables += [running_table(self.running, self.last_cycle)] if self.running else []
         note = "n seeds; in brackets 95% intervals, or two seeds; compare carryover with retest, chance and control"
         lines = [*(Text(line) for line in self.health), Text(self.finding())]
@@ -208,6 +208,10 @@ class Report:
             changed = axis_table(self.cycles, self.replicas, self.axes)
             tables += [changed] if changed.rows else []
         return tables
+
+    def _transfer_tables(self) -> list[Table]:
+        changed = axis_table(self.transfers, self.replicas, self.axes)
+        return [transfer_table(self.transfers), *([changed] if changed.rows else [])]
 
 
 def make_report(sweep_dir: str | Path) -> Report:

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
 from dmsae_ray.config import short_names, value_text
-from dmsae_ray.plan import CycleSetting, Setting, TransferSetting, times_the_tokens
+from dmsae_ray.plan import CycleSetting, Setting, TransferSetting, axes_of, times_the_tokens
 from dmsae_ray.report.aggregate import Aggregate
 from dmsae_ray.report.estimates import NONE, Estimate
 from dmsae_ray.report.finding import UNMATCHED
@@ -165,9 +165,11 @@ def margin_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int 
 
 def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
     """Tabulate SAEs trained around a fixed core, at measured L0."""
+    axes = axes_of(a.setting for a in aggregates)
     head: tuple[str, ...] = (
         "k",
         "core",
+        *(_word(name) for name in axis_names(axes)),
         "n",
         "L0",
         "L0\ncore",
@@ -180,7 +182,8 @@ def transfer_table(aggregates: Sequence[Aggregate[TransferSetting]]) -> Table:
     rows = [
         (
             str(a.setting.k),
-            _core_of(a.setting),
+            core_text(a.setting),
+            *axis_texts(a.setting, axes),
             str(len(a.seeds)),
             *(a.metrics[name].text(1) for name in ("l0", "l0_core")),
             *(a.metrics[name].percent() for name in ("core_frequency_median", "dead_fraction")),
@@ -307,7 +310,19 @@ def setting_texts(one: Aggregate[CycleSetting]) -> tuple[str, ...]:
     return (str(one.setting.k), one.setting.selects, *axes, str(len(one.seeds)))
 
 
-def _core_of(setting: TransferSetting) -> str:
+def axis_names(axes: Sequence[str]) -> tuple[str, ...]:
+    """Return the short names of axes, which some of the settings may not have."""
+    return tuple(short_names(tuple((axis, None) for axis in axes)).values())
+
+
+def axis_texts(setting: Setting, axes: Sequence[str]) -> tuple[str, ...]:
+    """Return a setting's values of these axes: '-' where a setting does not depend on the axis."""
+    own = dict(setting.axes)
+    return tuple(value_text(own[axis]) if axis in own else "-" for axis in axes)
+
+
+def core_text(setting: TransferSetting) -> str:
+    """Return what an SAE was trained around, as a cell of a table: 'distilled (dense)', 'none'."""
     how = times_the_tokens(setting.budget) if setting.arm == "baseline" else setting.core_sparsity
     name = "none" if setting.arm == "baseline" else setting.arm
     return f"{name} ({how})" if how else name

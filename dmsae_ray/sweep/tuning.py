@@ -95,7 +95,8 @@ def run_trials(
     waiting.ask(", ".join(map(str, sweep.plan.service_needs)), model)
     is_short = 3600 * sweep.plan.training.hours < IDLE_SECONDS
     streams = experiment.activations.mode == "stream" and not open_store(folders.stores, experiment, key).complete
-    trees = {axes: experiment.at(axes).model_dump(mode="json") for axes in experiment.points}
+    points = {trial.setting.axes for trial in search.trials}
+    trees = {axes: experiment.at(axes).model_dump(mode="json") for axes in points}
     resources, storage, session = experiment.resources, folders.train, uuid.uuid4().hex
 
     def run_trial(config: dict[str, Any]) -> None:

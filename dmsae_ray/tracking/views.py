@@ -115,7 +115,7 @@ def views_of_sweep(experiment: Experiment, parent: str, sweep: str) -> list[View
         sweep: Name of the sweep.
     """
     if experiment.transfer is not None:
-        return _views_of_transfers(parent, sweep)
+        return _views_of_transfers(parent, sweep, tuple(experiment.sweep.axes))
     distill = experiment.distill
     return _views_of_cycles(parent, sweep, distill.controls, distill.control_chains, tuple(experiment.sweep.axes))
 
@@ -205,10 +205,10 @@ def _views_of_cycles(
     ]
 
 
-def _views_of_transfers(parent: str, sweep: str) -> list[View]:
+def _views_of_transfers(parent: str, sweep: str, axes: tuple[str, ...]) -> list[View]:
     children = f"tags.`{PARENT_TAG}` = '{parent}'"
     finals = [f"metrics.`{n}`" for n in ("l0", "l0_core", "l0_non_core", "fvu", "loss_recovered", "dead_share")]
-    setting = [f"params.`{name}`" for name in ("k", "arm", "core_sparsity", "seed")]
+    setting = [f"params.`{name}`" for name in ("k", "arm", "core_sparsity", *axes, "seed")]
     sections: list[_Section] = [
         (
             "1 Reconstruction, at measured L0",
@@ -234,10 +234,10 @@ def _views_of_transfers(parent: str, sweep: str) -> list[View]:
             [*setting, *finals],
             sections,
             by,
-            group_by=("k", "arm", "core_sparsity"),
+            group_by=("k", "arm", "core_sparsity", *axes),
             hidden=hidden,
         ),
-        _training_view(parent, sweep, ("k", "arm", "seed"), every),
+        _training_view(parent, sweep, ("k", "arm", *axes, "seed"), every),
     ]
 
 

@@ -87,9 +87,18 @@ def test_a_mistake_elsewhere_is_told_as_without_axes() -> None:
             make(axes, sae={"k": 99_999})
 
 
-def test_transfers_have_no_axes() -> None:
-    with pytest.raises(ConfigError, match=r"^sweep.axes has 'recipe.lr'; with `transfer` there are no further axes: "):
-        make({"recipe.lr": [1e-3, 3e-3]}, transfer={"core": "c"})
+def test_what_transfers_list_or_do_not_do_is_no_axis_of_theirs() -> None:
+    said = r"^sweep.axes has 'sae.core_sparsity'; it is no axis of transfers: transfer.core_sparsity has its values$"
+    with pytest.raises(ConfigError, match=said):
+        make({"sae.core_sparsity": ["dense", "sparse"]}, transfer={"core": "c"})
+    with pytest.raises(ConfigError, match=r"^sweep.axes has 'distill.fresh_attribution'; .*: a transfer selects once$"):
+        make({"distill.fresh_attribution": [True, False]}, transfer={"core": "c"})
+
+
+def test_an_axis_that_a_point_does_not_name_has_its_first_value() -> None:
+    asked = make({"recipe.lr": [1e-3, 3e-3], "distill.quantile": [0.999, 0.9]}, recipe={"lr": 0.5})
+    at = asked.at((("recipe.lr", 3e-3),))
+    assert (at.recipe.lr, at.distill.quantile, at.sweep.axes) == (3e-3, 0.999, {})
 
 
 def test_values_are_as_their_settings_read_them_and_axes_have_one_order() -> None:

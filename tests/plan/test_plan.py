@@ -255,6 +255,25 @@ def test_baselines_of_more_tokens_and_those_to_be_matched_are_counted() -> None:
     assert "9 times the tokens in 6 baselines, 42B in all" in plan_text(plan)
 
 
+def test_a_transfer_with_axes_is_the_sum_of_its_points_but_for_the_baselines_that_they_share() -> None:
+    grid = {"k": [2, 4], "seeds": [0, 1, 2]}
+    asked = {"baseline_k": "matched"}
+
+    def plan(axes: dict[str, Any], **recipe: Any) -> Any:
+        return plan_experiment(experiment(transfer=asked, sweep={**grid, "axes": axes}, recipe=recipe))
+
+    lr = plan({"recipe.lr": [1e-4, 3e-4]})
+    one, half = plan({}), plan({}, tokens=250_000_000)
+    assert (lr.trainings, lr.flops.training) == (60, pytest.approx(2 * one.flops.training))
+    takes = plan({"sae.core_takes": ["last_group", "all_groups"]})
+    assert takes.trainings == 60 - 6  # the baselines: 2 k x 3 seeds
+    tokens = plan({"recipe.tokens": [500_000_000, 250_000_000]})
+    assert tokens.training_tokens == pytest.approx(one.training_tokens + half.training_tokens, rel=1e-3)
+    assert tokens.flops.training == pytest.approx(one.flops.training + half.flops.training, rel=1e-3)
+    # One k for each SAE around a core, at each point that trains baselines of its own.
+    assert [int(n.split()[2]) for p in (one, lr, takes) for n in p.notes if "further" in n] == [24, 96, 48]
+
+
 COSTS = re.compile(r"# Costs +(\d+) SAE trainings of 500M tokens .*about ([\d.]+) L40S-hours")
 
 

@@ -67,6 +67,38 @@ def test_each_budget_is_a_set_of_baselines() -> None:
     assert names(baseline_budgets=[9]) == [*CORE_20, *CORE_40, "k20-dense-baseline-x9", "k40-dense-baseline-x9"]
 
 
+def test_transfers_have_axes_and_a_baseline_is_trained_once_for_those_that_do_not_touch_it() -> None:
+    axes = {"recipe.lr": [0.001, 0.003], "sae.core_takes": ["last_group", "all_groups"]}
+    settings = {"core": "c", "core_sparsity": ["dense"], "baseline_budgets": [1, 9]}
+    asked = parse_experiment({"name": "moved", "transfer": settings, "sweep": {"k": [20], "axes": axes}})
+    found = expand(asked)
+    around = [
+        f"k20-dense-{arm}-lr{lr}-core_takes-{takes}-seed0"
+        for lr in (0.001, 0.003)
+        for takes in ("last_group", "all_groups")
+        for arm in ("distilled", "gaussian")
+    ]
+    baselines = [f"k20-dense-baseline{more}-lr{lr}-seed0" for lr in (0.001, 0.003) for more in ("", "-x9")]
+    assert sorted(trial.trial_id for trial in found) == sorted([*around, *baselines])
+    assert [Trial.from_params(json.loads(json.dumps(trial.params()))) for trial in found] == found
+    long = next(trial for trial in found if trial.budget == 9)
+    assert long.setting.label == "k=20 baseline, 9 times the tokens, lr=0.001"
+    assert {trial.setting.axes for trial in found if "baseline" not in trial.trial_id} == set(asked.points)
+
+
+def test_the_budget_of_a_transfer_is_of_the_tokens_of_its_point() -> None:
+    axes = {"recipe.tokens": [500_000_000, 250_000_000]}
+    settings = {"arms": ["baseline"], "baseline_budgets": [1, 4]}
+    asked = parse_experiment({"name": "moved", "transfer": settings, "sweep": {"k": [20], "axes": axes}})
+    budgets = {trial.trial_id: trial.budget for trial in expand(asked)}
+    assert budgets == {
+        "k20-dense-baseline-tokens500000000-seed0": pytest.approx(1.0),
+        "k20-dense-baseline-x4-tokens500000000-seed0": pytest.approx(4.0),
+        "k20-dense-baseline-tokens250000000-seed0": pytest.approx(0.5, rel=1e-3),
+        "k20-dense-baseline-x4-tokens250000000-seed0": pytest.approx(2.0, rel=1e-3),
+    }
+
+
 def test_a_budget_is_more_steps_and_another_cycle() -> None:
     import torch
 

@@ -1,6 +1,7 @@
 """Summaries of made-up trials, built with the package's own record types, so that a changed field is seen here."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from dmsae_ray.distill.core import Core, save_core
 from dmsae_ray.distill.lineage import LineageId, descend, overlap
 from dmsae_ray.distill.reports import CycleReport, WindowReport
 from dmsae_ray.distill.result import DistillationResult
+from dmsae_ray.plan import Trial
 
 POOL, WIDTH, CYCLES, STEPS, BATCH = 256, 64, 3, 100, 512
 
@@ -96,23 +98,34 @@ def write_trial(sweep_dir: Path, k: int, coverage: float, seed: int, cycles: int
 
 
 def write_transfer(
-    sweep_dir: Path, k: int, arm: str, core_sparsity: str, seed: int, *, budget: float = 1, made: int | None = None
-) -> None:
+    sweep_dir: Path,
+    k: int,
+    arm: str,
+    core_sparsity: str,
+    seed: int,
+    *,
+    budget: float = 1,
+    made: int | None = None,
+    axes: Mapping[str, Any] | None = None,
+    more_fvu: float = 0.0,
+) -> float:
+    """Write a made-up transfer; return its FVU."""
     random = np.random.default_rng([k, len(arm), len(core_sparsity), seed])
     core = Core(torch.ones(20, WIDTH), tuple(LineageId(0, i) for i in range(20)))
     empty = Core(torch.empty(0, WIDTH), ())
     l0 = (0.0 if arm == "baseline" else 5.0 if arm == "distilled" else 1.0, float(k))
-    fvu = 0.4 - 0.01 * k + (0.05 if arm == "gaussian" else 0) + random.normal(0, 0.005)
+    fvu = 0.4 - 0.01 * k + (0.05 if arm == "gaussian" else 0) + random.normal(0, 0.005) + more_fvu
     record = make_cycle(1, arm, empty if arm == "baseline" else core, core, float(fvu), l0)
     record = replace(record, flops=budget * record.flops)
     params = {"k": k, "seed": seed, "data_seed": 0, "core_sparsity": core_sparsity, "arm": arm}
-    params |= {} if budget == 1 else {"budget": budget}
-    trial_id = f"k{k}-{core_sparsity}-{arm}{'' if budget == 1 else f'-x{budget:g}'}-seed{seed}"
+    params |= {**({} if budget == 1 else {"budget": budget}), **(axes or {})}
+    trial_id = Trial.from_params(params).trial_id
     folder = sweep_dir / "trials" / trial_id
     folder.mkdir(parents=True, exist_ok=True)
     summary = {"trial_id": trial_id, "params": params, "records": [record.as_dict()], "tokens": 1000, "flops": 1e12}
     summary["core_trainings"] = made
     (folder / "summary.json").write_text(json.dumps(summary))
+    return float(fvu)
 
 
 def make_windows(cycle: int, arm: str, points: int = 10) -> tuple[WindowReport, ...]:

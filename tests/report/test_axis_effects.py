@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from dmsae_ray.report.axis_effects import axis_effects
+from dmsae_ray.report.core_figures import transfer
 from dmsae_ray.report.picture import Picture
 from dmsae_ray.report.report import make_report
 from dmsae_ray.report.setting_figures import carryover, coverage
-from tests.report.summaries import make_summary
+from tests.report.summaries import make_summary, write_transfer
 
 QUANTILES, SPARSITIES, SEEDS, TAUS = (0.999, 0.99), ("dense", "sparse"), (0, 1, 2, 3), (0.5, 0.9)
 
@@ -96,6 +97,46 @@ def test_other_figures_and_tables_tell_the_points_apart(sweep: Any) -> None:
     for table in report.tables[:3]:
         assert table.names[:5] == ("k", "τ", "quantile", "core sparsity", "n")
         assert len({row[:4] for row in table.rows}) == len(table.rows) == 16
+
+
+def test_transfers_are_compared_by_what_they_are_trained_around(tmp_path: Path) -> None:
+    """lr touches all trainings, sae.core_takes none without a core."""
+    fvu: dict[tuple[Any, ...], float] = {}
+    for lr, seed in product((0.001, 0.003), range(4)):
+        more = 0.1 * (lr == 0.003)
+        fvu["baseline", lr, seed] = write_transfer(
+            tmp_path, 20, "baseline", "dense", seed, axes={"recipe.lr": lr}, more_fvu=2 * more
+        )
+        for takes in ("last_group", "all_groups"):
+            axes = {"recipe.lr": lr, "sae.core_takes": takes}
+            fvu["distilled", lr, takes, seed] = write_transfer(
+                tmp_path, 20, "distilled", "dense", seed, axes=axes, more_fvu=more
+            )
+    report = make_report(tmp_path)
+    assert "With k = 20, at 4 points of 2 further axes, the share" in report.finding()
+    found = {table.title: table for table in report.tables}
+    transfers = [dict(zip(found["Transfer"].names, row, strict=True)) for row in found["Transfer"].rows]
+    assert sorted((t["core"], t["lr"], t["core takes"], t["n"]) for t in transfers) == sorted(
+        [("none", lr, "-", "4") for lr in ("0.001", "0.003")]
+        + [("distilled (dense)", lr, takes, "4") for lr in ("0.001", "0.003") for takes in ("last_group", "all_groups")]
+    )
+    changed = found["What the axes change"]
+    rows = {(row[0], row[1]): dict(zip(changed.names, row, strict=True)) for row in changed.rows}
+    assert set(rows) == {("lr", "none"), ("lr", "distilled (dense)"), ("core_takes", "distilled (dense)")}
+    pairs = [[fvu["baseline", lr, seed] for seed in range(4)] for lr in (0.001, 0.003)]
+    assert rows["lr", "none"]["FVU"].startswith(f"{np.mean(pairs[1]) - np.mean(pairs[0]):+.3f}* [")
+    around = [
+        [np.mean([fvu["distilled", lr, t, s] for t in ("last_group", "all_groups")]) for s in range(4)]
+        for lr in (0.001, 0.003)
+    ]
+    assert rows["lr", "distilled (dense)"]["FVU"].startswith(f"{np.mean(around[1]) - np.mean(around[0]):+.3f}* [")
+    assert isinstance(axis_effects(report, tmp_path), Picture)
+    picture = transfer(report, tmp_path)
+    points = {(row["core"], row["lr"], row["core_takes"]) for row in rows_of(picture)}
+    assert len(points) == 6 and ("baseline", "0.001", "-") in points
+    assert isinstance(picture, Picture)
+    (legend,) = picture.draw().legends
+    assert len(legend.get_texts()) == 6
 
 
 def test_without_axes_nothing_is_said_of_them(tmp_path: Path) -> None:
