@@ -55,11 +55,11 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.matching import chance_mcc as chance_mcc
     from dmsae_ray.distill.matching import cosines as cosines
     from dmsae_ray.distill.matching import match_rows as match_rows
+    from dmsae_ray.distill.matching import mixed_rows as mixed_rows
     from dmsae_ray.distill.matching import partners as partners
     from dmsae_ray.distill.matching import pw_mcc as pw_mcc
     from dmsae_ray.distill.matching import same_rows as same_rows
     from dmsae_ray.distill.matching import shared_rows as shared_rows
-    from dmsae_ray.distill.matching import shuffled_columns as shuffled_columns
     from dmsae_ray.distill.memory_store import MemoryCycleStore as MemoryCycleStore
     from dmsae_ray.distill.pool_mask import MASKS as MASKS
     from dmsae_ray.distill.reports import DISTILLED as DISTILLED
@@ -142,11 +142,11 @@ __getattr__, __dir__, __all__ = face(
             "chance_mcc",
             "cosines",
             "match_rows",
+            "mixed_rows",
             "partners",
             "pw_mcc",
             "same_rows",
             "shared_rows",
-            "shuffled_columns",
         ),
         "memory_store": ("MemoryCycleStore",),
         "pool_mask": ("MASKS",),

@@ -83,14 +83,23 @@ def partners(a: Tensor, b: Tensor) -> Tensor:
     return found
 
 
-def shuffled_columns(rows: Tensor, seed: int) -> Tensor:
-    """Return rows [n, d] with their columns in another order, the same for all: directions that mean nothing.
+def mixed_rows(pool: Tensor, n: int, draw: int) -> Tensor:
+    """Return n rows that mean nothing: each takes each coordinate from another row of a pool [p, d], drawn at random.
 
-    Norms and the cosines of the rows with each other stay; what they share with other rows goes. It is what chance is
-    for `partners`.
+    What all rows of the pool have in common stays (a direction that all share, coordinates of large variance), and
+    what is one row's own goes. It is what chance is for `partners`.
+
+    Args:
+        pool: [p, d].
+        n: number of rows.
+        draw: the same draw of the same size takes the same coordinates.
+
+    Returns:
+        [n, d].
     """
-    order = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(seed))
-    return rows[:, order]
+    generator = torch.Generator().manual_seed(draw)
+    rows = torch.randint(len(pool), (n, pool.shape[1]), generator=generator)
+    return pool.gather(0, rows)
 
 
 def pw_mcc(dictionaries: Sequence[Tensor], *, absolute: bool = False) -> float:

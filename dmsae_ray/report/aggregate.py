@@ -136,13 +136,16 @@ def aggregate(setting: S, finished: Sequence[TrialResult], running: Sequence[Tri
         carried=(sum(c.carried or 0 for c in carried), sum(c.n_core_in for c in carried)),
         chance=estimate((r.last.chance for r in results), "share"),
         retest=estimate((r.last.retest for r in results), "share"),
-        controls={name: estimate((_carryover(r.controls.get(name)) for r in results), "share") for name in controls},
+        controls={
+            name: estimate((_carryover(r.sound_controls.get(name)) for r in results), "share") for name in controls
+        },
         margins={name: estimate((_margin(r, name) for r in results), "difference") for name in controls},
         distilled_size=estimate((r.distilled_size for r in results), "amount"),
         core_share=estimate((r.last.core_share for r in results), "share"),
         metrics=_metrics([r.last.metrics for r in results]),
         control_metrics={
-            name: _metrics([r.controls[name].metrics for r in results if name in r.controls]) for name in controls
+            name: _metrics([r.sound_controls[name].metrics for r in results if name in r.sound_controls])
+            for name in controls
         },
         initial_metrics=_metrics(first),
         seconds=estimate((_mean([c.seconds for c in reports]) for reports in trained), "amount"),
@@ -167,6 +170,6 @@ def _carryover(report: CycleReport | None) -> float | None:
 
 
 def _margin(result: TrialResult, control: str) -> float | None:
-    other = _carryover(result.controls.get(control))
+    other = _carryover(result.sound_controls.get(control))
     own = result.last.carryover
     return None if own is None or other is None else own - other

@@ -42,7 +42,7 @@ class Quantity:
 
 
 def _over_control(result: TrialResult) -> float | None:
-    known = [c.carryover for c in result.controls.values() if c.carryover is not None]
+    known = [c.carryover for c in result.sound_controls.values() if c.carryover is not None]
     return result.last.carryover - max(known) if known and result.last.carryover is not None else None
 
 

@@ -1,17 +1,24 @@
 """Means over replicas, with their uncertainty."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from scipy.special import expit, logit, stdtrit
 
 Scale = Literal["real", "amount", "share", "difference"]
-"""What values are possible: any; those >= 0; those in [0, 1]; differences of shares, in [-1, 1]."""
+"""What values are possible: any; those >= 0; in [0, 1]; in [-1, 1], as of differences of shares, and of cosines."""
 
 FEWEST = 3
 """With fewer replicas there is no interval: the values themselves are shown."""
+ROUNDING = 1e-12
+"""Values that differ by no more than this, times the largest of them where it is above 1, are equal: rounding."""
+
+
+def are_equal(values: Sequence[float]) -> bool:
+    """Whether values have no spread from which an interval could be had."""
+    return max(values) - min(values) <= ROUNDING * max(1.0, *map(abs, values))
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,7 @@ class Estimate:
 
     Attributes:
         mean: The mean; NaN without replicas.
-        low: Lower end of the interval; None with fewer than `FEWEST` replicas.
+        low: Lower end of the interval; None with fewer than `FEWEST` replicas, or where all values are equal.
         high: Upper end.
         n: Number of replicas.
         values: Their values, in the order of the replicas.
@@ -40,7 +47,7 @@ class Estimate:
     def text(self, digits: int = 2) -> str:
         """Return the mean with its interval, '0.81 [0.74, 0.87]', or with two replicas, '0.81 (0.80, 0.82)'.
 
-        One replica gives its value alone; none gives '-'.
+        Equal values of three and more give '0.81 (3 equal)', one replica its value alone, none '-'.
         """
         return self.written(lambda value: f"{value:.{digits}f}")
 
@@ -54,6 +61,8 @@ class Estimate:
             return "-"
         if self.interval is not None:
             return f"{write(self.mean)} [{write(self.interval[0])}, {write(self.interval[1])}]"
+        if self.n >= FEWEST:
+            return f"{write(self.mean)} ({self.n} equal)"
         return write(self.mean) + (f" ({', '.join(map(write, self.values))})" if self.n > 1 else "")
 
 
@@ -63,6 +72,8 @@ NONE = Estimate(math.nan, None, None, 0, ())
 
 def estimate(values: Iterable[float | None], scale: Scale = "real") -> Estimate:
     """Return mean and 95% interval of the known values: Student's t with n - 1 degrees of freedom, from `FEWEST` on.
+
+    Equal values have no interval: that none of 3 seeds found a thing does not say that none ever will.
 
     The interval of a share is computed on the logit scale, from the mean and its standard error by the delta method, so
     that it stays within (0, 1). (For shares near 1 it holds the mean in 94% to 95% of draws from beta distributions,
@@ -78,7 +89,7 @@ def estimate(values: Iterable[float | None], scale: Scale = "real") -> Estimate:
     if n == 0:
         return NONE
     mean = math.fsum(known) / n
-    if n < FEWEST:
+    if n < FEWEST or are_equal(known):
         return Estimate(mean, None, None, n, known)
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (n - 1))
     half_width = float(stdtrit(n - 1, 0.975)) * deviation / math.sqrt(n)
@@ -91,7 +102,7 @@ def _interval(mean: float, half_width: float, scale: Scale) -> tuple[float, floa
         return max(low, min(mean, 0.0)), high
     if scale == "difference":
         return max(low, -1.0), min(high, 1.0)
-    if scale == "share" and 0 < mean < 1 and half_width > 0:
+    if scale == "share":  # 0 < mean < 1, since the values differ
         centre, reach = float(logit(mean)), half_width / (mean * (1 - mean))
         return min(float(expit(centre - reach)), mean), max(float(expit(centre + reach)), mean)
     return low, high

@@ -92,6 +92,8 @@ def _one(found: Aggregate[CycleSetting]) -> str:
 def _verdict(found: Aggregate[CycleSetting], control: str) -> str:
     margin = found.margins[control]
     if margin.interval is None:
+        if margin.n >= FEWEST:
+            return f"all {margin.n} seeds have the same difference, {_points(margin.mean)}, which gives no interval"
         too_few = "one seed says nothing" if margin.n == 1 else f"{margin.n} seeds say nothing"
         return f"{too_few} about the difference of {_points(margin.mean)}"
     low, high = margin.interval
@@ -120,7 +122,8 @@ def _several(found: Sequence[Aggregate[CycleSetting]]) -> str:
     text = f"{text}, {kind}, {norms}, has {shares}. The core is ahead in {ahead} of {len(margins)} settings"
     sure = [m.interval for m in margins if m.interval is not None]
     if not sure:
-        return f"{text}; with fewer than {FEWEST} seeds there is no interval, so this shows no difference."
+        why = f"with fewer than {FEWEST} seeds" if max(m.n for m in margins) < FEWEST else "where all seeds are equal"
+        return f"{text}; {why} there is no interval, so this shows no difference."
     above, below = sum(low > 0 for low, _ in sure), sum(high < 0 for _, high in sure)
     behind = f"; in {below} the control is ahead in the same sense" if below else ""
     return f"{text}, in {above} with a 95% interval of the paired difference above 0{behind}."

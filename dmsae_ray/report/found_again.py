@@ -15,12 +15,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from dmsae_ray.config import of_training, short_names
-from dmsae_ray.distill import LineageId, same_rows, shuffled_columns
+from dmsae_ray.distill import LineageId, same_rows
 from dmsae_ray.errors import DataError, DmsaeError
 from dmsae_ray.evaluation import CoActivation
 from dmsae_ray.files import Folder
 from dmsae_ray.plan import CycleSetting, Setting
-from dmsae_ray.report.core_rivals import DISTILLED, IN_FIRST, RIVALS, CoreSets, core_sets
+from dmsae_ray.report.core_rivals import DISTILLED, DRAWS, IN_FIRST, RIVALS, CoreSets, core_sets
 from dmsae_ray.report.held_out_pairs import HeldOut, Pairs, read_by
 from dmsae_ray.report.latent_source import opened_sae
 from dmsae_ray.report.latent_table import Progress, no_progress
@@ -29,7 +29,9 @@ from dmsae_ray.results import TrialResult, load_results
 from dmsae_ray.sae import MatryoshkaSAE, latent_rows
 
 CHANCE = "chance"
-"""Rows without any meaning: those of the distilled core, each with its columns shuffled."""
+"""As many latents without any meaning: rows mixed of a pool's, and activations at tokens in another order."""
+CHANCE_DRAWS, LARGE = 20, 1 << 20
+"""Draws of rows without meaning; `DRAWS` where there are more cosines than that to match."""
 SETS = (DISTILLED, IN_FIRST, *RIVALS, CHANCE)
 BY = ("encoder", "decoder", "activations")
 LIMITS = (0.7, 0.9)
@@ -157,6 +159,7 @@ def rediscovery(
     own = [r for r in results if isinstance(r.setting, CycleSetting) and r.collapse is None]
     if not own:
         raise DataError(f"'{sweep_dir}' has no finished trial that selected cores")
+    lacks += [f"{r.trial_id} collapsed ({r.collapse}): it is in no number" for r in results if r.collapse is not None]
     output = output_of_sweep(Path(sweep_dir))
     others = _others(results, output, "")
     for folder in against:
@@ -266,13 +269,13 @@ def _compared(
     result, star = own.core.result, dict[str, Tensor]()
     assert isinstance(result.setting, CycleSetting), "transfers have no cores"
     found = []
-    chance = {DISTILLED: own.sets[DISTILLED]}
-    for name, draws in (*own.sets.items(), (CHANCE, chance[DISTILLED])):
+    times = CHANCE_DRAWS if len(own.ids) * len(rows["encoder"]) <= LARGE else DRAWS
+    for name in (*own.sets, CHANCE):
+        draws = own.sets[name] if name != CHANCE else [own.chance(draw) for draw in range(times)]
         values: dict[str, list[Tensor]] = {}
-        for n, latents in enumerate(draws):
+        for latents in draws:
             for by, mine in (("encoder", latents.encoder), ("decoder", latents.decoder)):
-                unit = _unit(shuffled_columns(mine, n) if name == CHANCE else mine)
-                values.setdefault(by, []).append(_best((unit @ rows[by].T).double()))
+                values.setdefault(by, []).append(_best((_unit(mine) @ rows[by].T).double()))
         if name in correlations:
             values["activations"] = [_best(correlations[name])]
         if name in (DISTILLED, IN_FIRST):
@@ -310,7 +313,8 @@ def _correlations(
     """Return, by trial and set, the correlations [n, candidates] of activations with an SAE's; and the tokens.
 
     Only the candidates, see `CANDIDATES`, are encoded: another latent of nearly the same activations has at least one
-    of both rows in common with it.
+    of both rows in common with it. Chance is what the distilled core has with its candidates when the tokens of these
+    are in another order.
     """
     if pairs is None or not sets:
         return {}, 0
@@ -323,12 +327,14 @@ def _correlations(
                 best = (_unit(mine) @ theirs.T).topk(min(CANDIDATES, sae.n_latents), dim=1).indices
                 near[best.flatten()] = True
             other = latent_rows(sae, near.nonzero().flatten().tolist())
-            collectors.append((own.core.name, name, latents, other, CoActivation(len(latents), len(other))))
+            for what in (name, CHANCE) if name == DISTILLED else (name,):
+                collectors.append((own.core.name, what, latents, other, CoActivation(len(latents), len(other))))
     tokens = 0
     for ours, seen in pairs:
+        order = torch.randperm(len(seen), generator=torch.Generator().manual_seed(tokens))
         tokens += len(ours)
-        for _, _, latents, other, collector in collectors:
-            collector.add(latents.encode(ours), other.encode(seen))
+        for _, what, latents, other, collector in collectors:
+            collector.add(latents.encode(ours), other.encode(seen[order] if what == CHANCE else seen))
     found: dict[str, dict[str, Tensor]] = {}
     for trial, name, _, _, collector in collectors:
         found.setdefault(trial, {})[name] = collector.correlation()

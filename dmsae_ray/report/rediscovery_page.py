@@ -25,8 +25,9 @@ NAME, TITLE, REDISCOVERY = "stability", "Rediscovery", "rediscovery"
 HOW = (
     "Are the latents of a core found again by SAEs that were trained without it, from other seeds? Each set of latents "
     "is matched one to one with all latents of the other SAE. Its rivals are of the same size and of cycle 0 of the "
-    "same trial; chance is the distilled core against directions that mean nothing (columns in another order). n is "
-    "the number of seeds of the cores; each is a mean over the other SAEs."
+    "same trial; chance is as many rows without a meaning, each coordinate of which is that of another latent of the "
+    "pool, and activations at tokens in another order. n is the number of seeds of the cores; each is a mean over the "
+    "other SAEs."
 )
 MOST_LATENTS = 2000
 """Latents in the table of the page; the CSV file has all."""

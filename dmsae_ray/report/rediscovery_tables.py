@@ -44,7 +44,7 @@ class Rediscovered:
 
     def estimate(self, setting: CycleSetting, kind: str, name: str, measure: str) -> Estimate:
         """Return the estimate of a measure over the seeds."""
-        scale: Scale = "real" if measure.startswith("mean ") else "share"
+        scale: Scale = "difference" if measure.startswith("mean ") else "share"  # cosines and correlations
         return estimate(self.values(setting, kind, name, measure).values(), scale)
 
     def differences(self, measure: str, arm: str = DISTILLED) -> dict[tuple[CycleSetting, str, str], Difference]:
@@ -92,13 +92,15 @@ def rediscovery_findings(found: Rediscovery) -> list[str]:
 
 
 def often_found(latents: Sequence[CoreLatent]) -> str:
-    """Return a sentence: how many of these latents SAEs of other seeds have always, often and never."""
+    """Return a sentence: how many of these latents SAEs of other seeds have always, often, seldom and never."""
     counts = [latent.found(LIMITS[0]) / len(latent.decoder) for latent in latents]
     always, never = (sum(share == all_or_none for share in counts) for all_or_none in (1.0, 0.0))
     often = sum(OFTEN <= share < 1.0 for share in counts)
+    seldom = len(counts) - always - often - never
     return (
         f"Of {len(counts)} latents of distilled cores, SAEs of other seeds have {always} always, {often} often (at "
-        f"least half of them), {never} never (cosine of {LIMITS[0]} with their decoder rows of cycle 0)."
+        f"least half of them), {seldom} seldom, {never} never (cosine of {LIMITS[0]} with their decoder rows of cycle "
+        "0)."
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from math import comb
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
@@ -82,11 +83,11 @@ def cores_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int |
         (
             *setting_texts(a),
             " ".join(f"{size.mean:.0f}" for size in a.core_sizes) or "-",
-            a.carryover.text(),
+            _of(a.carryover, a),
             f"{a.carried[0]} of {a.carried[1]}" if a.carried[1] else "-",
-            a.retest.text(),
+            _of(a.retest, a),
             a.chance.text(),
-            *(a.controls.get(c, NONE).text() for c in controls),
+            *(_of(a.controls.get(c, NONE), a) for c in controls),
             a.distilled_size.text(1 if a.distilled_size.n > 1 else 0),
         )
         for a in aggregates
@@ -152,9 +153,9 @@ def margin_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int 
     rows = [
         (
             *setting_texts(a),
-            *(a.margins.get(c, NONE).text() for c in controls),
+            *(_of(a.margins.get(c, NONE), a) for c in controls),
             a.core_share.text(),
-            *_consistency(a.consistency)[: 3 if shared else 2],
+            *_consistency(a.consistency, len(a.seeds))[: 3 if shared else 2],
         )
         for a in aggregates
     ]
@@ -328,14 +329,20 @@ def core_text(setting: TransferSetting) -> str:
     return f"{name} ({how})" if how else name
 
 
-def _consistency(found: Consistency | None) -> tuple[str, str, str]:
-    """Return PW-MCC, its chance level, and the rows that are left out."""
+def _of(value: Estimate, one: Aggregate[CycleSetting]) -> str:
+    """Return an estimate with its n, where it is of fewer seeds than the row."""
+    return f"{value.text()}, n = {value.n}" if 0 < value.n < len(one.seeds) else value.text()
+
+
+def _consistency(found: Consistency | None, seeds: int) -> tuple[str, str, str]:
+    """Return PW-MCC, its chance level, and the rows that are left out; fewer pairs than `seeds` have are said."""
     if found is None:
         return ("-", "-", "-")
     left_out = f"{found.shared} of {found.shared + found.matched}" if found.shared else "0"
     if found.mean is None:
         return ("not comparable", "-", left_out)
     value = f"{found.mean:.2f}" + (f" [{found.low:.2f}, {found.high:.2f}]" if found.pairs > 1 else "")
+    value += f", {found.pairs} of {comb(seeds, 2)} pairs" if found.pairs < comb(seeds, 2) else ""
     chance = "-"
     if found.chance is not None:
         chance = f"{found.chance:.2f} [{found.chance_low:.2f}, {found.chance_high:.2f}]"

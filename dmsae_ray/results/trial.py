@@ -81,6 +81,11 @@ class TrialResult:
         return self.trial.setting
 
     @property
+    def sound_controls(self) -> dict[str, CycleReport]:
+        """Controls of the last cycle that did not collapse: only these are in a number."""
+        return {name: report for name, report in self.controls.items() if not report.collapsed}
+
+    @property
     def beside(self) -> tuple[CycleReport, ...]:
         """Reports of all its controls, those of chains included."""
         return (*self.controls.values(), *(report for chain in self.chains.values() for report in chain.reports))

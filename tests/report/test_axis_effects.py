@@ -103,7 +103,7 @@ def test_transfers_are_compared_by_what_they_are_trained_around(tmp_path: Path) 
     """lr touches all trainings, sae.core_takes none without a core."""
     fvu: dict[tuple[Any, ...], float] = {}
     for lr, seed in product((0.001, 0.003), range(4)):
-        more = 0.1 * (lr == 0.003)
+        more = (0.1 + 0.002 * seed) * (lr == 0.003)
         fvu["baseline", lr, seed] = write_transfer(
             tmp_path, 20, "baseline", "dense", seed, axes={"recipe.lr": lr}, more_fvu=2 * more
         )

@@ -48,7 +48,7 @@ def test_the_table_pairs_shares_by_seed(sweep: Path) -> None:
     (row,) = table.rows
     assert row[2] == "4" and row[4] == "30 of 42" and row[7] == "9 of 32, n = 3"
     chances = [math.prod(record.chance for record in r.reports[1:]) for r in load_results(sweep)]
-    assert row[5] == estimate(chances, "share").percent() and row[8] == "5% [5%, 5%]"  # 0.5 x 0.4 x 0.25
+    assert row[5] == estimate(chances, "share").percent() and row[8] == "5% (3 equal)"  # 0.5 x 0.4 x 0.25
     shares = [8 / 10, 7 / 10, 6 / 12], [2 / 10, 4 / 10, 3 / 12]
     test = stats.ttest_rel(*shares)
     interval = test.confidence_interval(0.95)

@@ -76,8 +76,8 @@ def test_a_wrong_score_is_named() -> None:
 
 def test_what_becomes_of_cores_is_paired_within_a_regime() -> None:
     text = said([replica(seed) for seed in range(4)])
-    assert "dense, which fires at 20% of tokens: pos -0.30 [-0.30, -0.30]" in text
-    assert "sparse, which fires at 20% of tokens: pos 0.00 [0.00, 0.00]" in text
+    assert "dense, which fires at 20% of tokens: pos -0.30 (4 equal)" in text
+    assert "sparse, which fires at 20% of tokens: pos 0.00 (4 equal)" in text
 
 
 def test_a_collapse_is_counted_once_and_in_no_number() -> None:

@@ -3,7 +3,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import ttest_rel
+from scipy.stats import binomtest, ttest_rel
 
 from dmsae_ray.report.paired import LEVEL, Difference, holm, paired
 
@@ -30,11 +30,16 @@ def test_only_seeds_that_have_both_count_and_few_show_their_values() -> None:
     assert paired({0: 1.0}, {1: 1.0}).text() == "-"
 
 
-def test_no_spread_at_all() -> None:
+def test_equal_differences_are_tested_by_their_signs_and_have_no_interval() -> None:
     same = paired(dict.fromkeys(range(4), 0.3), dict.fromkeys(range(4), 0.3))
-    assert (same.p, same.text()) == (1.0, "0.00 [0.00, 0.00]")
-    apart = paired(dict.fromkeys(range(4), 1.0), dict.fromkeys(range(4), 0.5))
-    assert (apart.p, holm([apart, same])[0].text()) == (0.0, "+0.50* [+0.50, +0.50]")
+    assert (same.p, same.text()) == (1.0, "0.00 (4 equal)")
+    apart = paired({0: 1.0, 1: 0.6, 2: 0.8}, {0: 0.5, 1: 0.1, 2: 0.3})  # 0.5 but for rounding
+    assert apart.p == binomtest(3, 3).pvalue == 0.25
+    assert holm([apart, same])[0].text() == "+0.50 (3 equal)"
+    seven = paired(dict.fromkeys(range(7), -1.0), dict.fromkeys(range(7), -0.5))
+    assert seven.p == binomtest(7, 7).pvalue
+    assert holm([seven])[0].text() == "-0.50* (7 equal)"
+    assert not any(d.shown for d in holm([seven, *[same] * 5]))
 
 
 def test_intervals_end_where_differences_must() -> None:
@@ -62,6 +67,9 @@ def test_holms_correction_by_hand(many: list[list[float]]) -> None:
     assert [d.shown for d in found] == by_hand([d.p for d in raw if d.p is not None])
     for plain, d in zip(raw, found, strict=True):
         assert d.mean == plain.mean and d.p == plain.p
+        if len(set(plain.values)) == 1:
+            assert d.low is None and d.high is None
+            continue
         assert d.low is not None and d.high is not None and plain.low is not None and plain.high is not None
         assert d.low <= plain.low + 1e-12 and d.high >= plain.high - 1e-12  # never narrower than alone
         # The interval says the same as the star.

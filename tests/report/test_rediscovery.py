@@ -10,17 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.optimize import linear_sum_assignment
 
 from dmsae_ray.cli.commands import main
 from dmsae_ray.config import ActivationSettings
+from dmsae_ray.distill import LineageId, mixed_rows
 from dmsae_ray.errors import DataError
 from dmsae_ray.files import Folder
 from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report import Rediscovery, rediscovery, rediscovery_findings, write_stability
-from dmsae_ray.report.core_rivals import DISTILLED, IN_FIRST, RIVALS
+from dmsae_ray.report.core_rivals import DISTILLED, IN_FIRST, RIVALS, core_sets
 from dmsae_ray.report.found_again import BY, Again, CoreLatent
-from dmsae_ray.report.rediscovery_tables import Rediscovered, tables
+from dmsae_ray.report.rediscovery_tables import Rediscovered, often_found, tables
+from dmsae_ray.report.trial_cores import trial_cores
+from dmsae_ray.results import load_results
 from dmsae_ray.sae import MatryoshkaSAE, about_sae, load_sae, save_sae
 from dmsae_ray.store import Store
 from tests.report.small_output import make_store
@@ -96,6 +100,7 @@ def test_rivals_are_of_the_same_size_and_of_cycle_0(small_output: Path, found: R
     assert {a.size for a in found.again if a.seed == 0} == {size}
     chance = one(found, 0, "chance")
     assert chance.mean["decoder"] < 0.7 and chance.share["decoder 0.9"] == 0.0
+    assert abs(chance.mean["activations"]) < one(found, 0, DISTILLED).mean["activations"]
 
 
 def test_activations_are_compared_on_held_out_tokens(small_output: Path, found: Rediscovery) -> None:
@@ -267,6 +272,57 @@ def test_seeds_of_cores_are_what_is_counted() -> None:
     few = rediscovery_findings(made(2, lambda seed: 0.4))
     assert "fewer than 3 seeds, so that nothing is shown" in few[0]
     assert "Of 10 latents of distilled cores, SAEs of other seeds have 3 always, 7 often" in few[-1]
+
+
+def test_every_latent_is_found_always_often_seldom_or_never() -> None:
+    found = [(0.9, 0.9, 0.9), (0.9, 0.9, 0.1), (0.9, 0.1, 0.1), (0.1, 0.1, 0.1), (0.7, 0.6, 0.6)]
+    latents = [CoreLatent("k8", LineageId(0, n), cosines, ()) for n, cosines in enumerate(found)]
+    assert "Of 5 latents of distilled cores, SAEs of other seeds have 1 always, 1 often (at least half of them), " in (
+        said := often_found(latents)
+    )
+    assert "2 seldom, 1 never" in said
+
+
+def test_chance_keeps_what_all_rows_share() -> None:
+    """Rows in a cone: unrelated ones have a cosine of 0.9 with their partners, and chance says so."""
+    generator = torch.Generator().manual_seed(0)
+    axis = torch.zeros(64)
+    axis[0] = 24.0
+    pool, other = (torch.randn(n, 64, generator=generator) + axis for n in (200, 400))
+    unrelated = best(pool[:20], other).mean()
+    chance = [best(mixed_rows(pool, 20, draw), other).mean() for draw in range(20)]
+    assert unrelated > 0.9 and abs(np.mean(chance) - unrelated) < 0.01
+    # Without a cone they have little to do with each other; and a row that is found again is far above.
+    flat = pool - axis
+    far = np.mean([best(mixed_rows(flat, 20, draw), other - axis).mean() for draw in range(20)])
+    assert far == pytest.approx(best(flat[:20], other - axis).mean(), abs=0.03) and far < 0.5
+    again = torch.cat([other - axis, flat[:20]])
+    assert best(flat[:20], again).mean() > 0.99
+
+
+def test_a_core_larger_than_the_pool_of_cycle_0_has_no_rivals(small_output: Path, tmp_path: Path) -> None:
+    """With distill.min_cycles it may outgrow that; a smaller rival would be compared with it otherwise."""
+    sweep, lacks = copied(small_output, tmp_path), list[str]()
+    results = load_results(sweep)
+    (own, *_) = trial_cores(results, None, lacks)
+    key = own.keys[0]
+    place = sweep.parent.parent / "cycles" / key / "tensors.safetensors"
+    tensors = load_file(place)
+    fewer = len([i for i in own.ids if i in own.distilled]) - 1
+    save_file({n: t[:fewer] if n == "scores" else t for n, t in tensors.items()}, place)
+    found = core_sets(own, Folder(str(sweep.parent.parent)), lacks)
+    assert found is not None and set(found.sets) <= {DISTILLED, IN_FIRST}
+    assert any(f"cycle 0 has {fewer} latents, its distilled core {fewer + 1}: there are no rivals" in x for x in lacks)
+
+
+def test_collapsed_seeds_are_named(small_output: Path, tmp_path: Path) -> None:
+    sweep = copied(small_output, tmp_path)
+    (first, *_) = sorted((sweep / "trials").iterdir())
+    told = json.loads((first / "summary.json").read_text())
+    (first / "summary.json").write_text(json.dumps(told | {"collapsed_at": 1, "collapse": "not_finite in cycle 1"}))
+    found = rediscovery(sweep)
+    assert any(line.startswith(f"{first.name} collapsed (") and "in no number" in line for line in found.lacks)
+    assert first.name not in {a.trial for a in found.again}
 
 
 def test_the_files(small_output: Path, found: Rediscovery, tmp_path: Path) -> None:

@@ -152,6 +152,30 @@ def test_a_collapse_is_reported_by_name(tmp_path: Path) -> None:
     assert final["collapsed"] == 1 and "carryover" not in final and final["core_size"] == 0
 
 
+def test_a_collapsed_control_is_in_no_number_and_cells_of_fewer_seeds_say_it(tmp_path: Path) -> None:
+    """A control of 0.6 in two seeds and one that collapsed is 0.6, n = 2; not 0.4."""
+    known = []
+    for seed in range(3):
+        summary = make_summary(4, 0.9, seed)
+        control = summary["controls"]["gaussian"] | {"carryover": 0.6 + 0.02 * seed}
+        if seed == 2:
+            control |= {"carryover": 0.0, "collapsed": "not_finite"}
+        else:
+            known.append(summary["records"][-1]["carryover"] - control["carryover"])
+        summary["controls"] = {"gaussian": control}
+        folder = tmp_path / "trials" / summary["trial_id"]
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps(summary))
+    report = make_report(tmp_path)
+    (one,) = report.cycles
+    assert one.controls["gaussian"].values == pytest.approx((0.6, 0.62))
+    assert one.margins["gaussian"].values == pytest.approx(known)
+    cells = {name: cell for table in report.tables[:3] for name, cell in zip(table.names, table.rows[0], strict=True)}
+    assert cells["n"] == "3" and cells["gaussian control"] == "0.61 (0.60, 0.62), n = 2"
+    assert cells["carryover over gaussian"].endswith("), n = 2")
+    assert any("control gaussian collapsed in cycle 3: not_finite" in line for line in report.health)
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"trial_id": "t"}', '{"trial_id": "t", "params": {"k": 1}, "records": []}'])
 def test_a_broken_summary_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "trials" / "t").mkdir(parents=True)

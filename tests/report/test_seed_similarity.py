@@ -47,6 +47,14 @@ def plain_mcc(a: torch.Tensor, b: torch.Tensor) -> float:
     return max(float(sum(cosine[i, j] for i, j in enumerate(way))) / len(cosine) for way in ways)
 
 
+def test_a_seed_without_a_core_is_said(tmp_path: Path) -> None:
+    found = seeds_with(tmp_path / "sweep", [core(rows(4, 0)), core(rows(4, 1)), core(rows(0, 2))])
+    assert found.pairs == 1
+    table = next(t for t in make_report(tmp_path / "sweep").tables if t.title.startswith("Cores against"))
+    row = dict(zip(table.names, table.rows[0], strict=True))
+    assert row["n"] == "3" and row["PW-MCC of the seeds"] == f"{found.mean:.2f}, 1 of 3 pairs"
+
+
 def test_shared_rows_do_not_count(tmp_path: Path) -> None:
     """Six rows that both cores have would give 0.6 of the figure by themselves."""
     shared, one, two = rows(6, 0), rows(4, 1), rows(3, 2)
