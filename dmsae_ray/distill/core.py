@@ -85,16 +85,22 @@ class Core:
         origins = tuple(self.origins[n] for n in places)
         return Core(self.rows[index], ids, {**self.provenance, **provenance}, origins)
 
-    def borne_by(self, seed: int) -> bool:
+    def borne_by(self, seed: int, since: int = 0) -> bool:
         """Return whether a trial of this seed learned a row of the core.
 
         A fresh SAE of that seed begins with the directions from which the row was learned.
+
+        Args:
+            seed: seed of the trial.
+            since: ask only for rows that were learned in this cycle or a later one.
         """
+        late = [i.cycle >= since for i in self.lineage]
         bearing = self.provenance.get("bearing_seeds")
         if bearing is not None:
-            return any(o is not None and bearing.get(o.key) == seed for o in self.origins)
+            own = (o is not None and bearing.get(o.key) == seed for o in self.origins)
+            return any(a and b for a, b in zip(own, late, strict=True))
         # A file of version 0.1.0 says the seed of its trial alone; a control's seed is another thing.
-        return len(self) > 0 and "control" not in self.provenance and self.provenance.get("seed") == seed
+        return any(late) and "control" not in self.provenance and self.provenance.get("seed") == seed
 
     def as_origin(self) -> "Core":
         """Return the same rows as the core of cycle 0 of a new run: ids are (0, row), old ids are in the provenance.

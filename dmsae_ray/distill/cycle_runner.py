@@ -305,7 +305,8 @@ class CycleRunner:
         began, health = time.monotonic(), health_of(training)
         sae, tokens = training.sae, training.steps * self.settings.batch_size
         scores, frequency = self._scored(sae, health, cycle)
-        sampled = len(self._pairs(cycle))
+        # How often latents fire, and the cost, are of the whole set: who finds this cycle may score another part of it.
+        sampled = len(self._attribution_set)
         seconds = training.seconds + time.monotonic() - began
         metrics = {
             "l0": float(frequency.sum()),
@@ -337,7 +338,7 @@ class CycleRunner:
         if health.collapsed is not None:
             pool = sae.pool_size(self.settings.pool_groups)
             return torch.zeros(pool, dtype=torch.float64), torch.zeros(sae.n_latents, dtype=torch.float64)
-        return self._scores(sae, cycle), firing_frequency(sae, self._pairs(cycle))
+        return self._scores(sae, cycle), firing_frequency(sae, self._attribution_set)
 
     def _scores(self, sae: MatryoshkaSAE, cycle: int) -> Tensor:
         """Return scores [pool]."""

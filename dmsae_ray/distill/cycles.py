@@ -68,6 +68,11 @@ def run_cycles(
     check_controls(controls)
     check_controls(chains, "control_chains")
     _check(runner, cycles, min_cycles, initial_sae, initial_core, controls, chains)
+    if initial_core is not None and initial_core.borne_by(seed, since=1):
+        raise ConfigError(
+            f"seed: {seed} learned rows of initial_core in cycles after cycle 0, and begins those with the directions "
+            "that the rows were learned from; give another seed"
+        )
     steps = runner.settings.steps
     result = DistillationResult(cycles=cycles, coverage=coverage, seed=seed, min_cycles=min_cycles)
     core, first_of_chain = empty_core(runner.source.d_model), dict[str, Core]()

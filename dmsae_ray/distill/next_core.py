@@ -87,9 +87,11 @@ def select_next_core(
             },
         }
         w_enc = trained.sae.W_enc.detach()
-        origins = tuple(
-            trained_with.origins[i] if i < len(trained_with) else Origin(run.key, i) for i in selected.tolist()
-        )
+
+        def origin(latent: int) -> Origin | None:
+            return trained_with.origins[latent] if latent < len(trained_with) else Origin(run.key, latent)
+
+        origins = tuple(map(origin, selected.tolist()))
         core = Core(w_enc[selected.to(w_enc.device)], lineage, provenance, origins)
         made: dict[str, Core] = {}
         left_out: dict[str, str] = {}
@@ -98,6 +100,10 @@ def select_next_core(
             control: Core | None
             if name in NEEDS_SAE:
                 control = latent_core(name, core, w_enc, trained.scores, trained.frequency, selected, draw)
+                if control is not None:
+                    learned = tuple(map(origin, control.provenance["latents"]))
+                    bore = {"bearing_seeds": provenance["bearing_seeds"]}
+                    control = replace(control, provenance={**control.provenance, **bore}, origins=learned)
             else:
                 control = random_core(name, core, draw)
             if control is not None:

@@ -9,7 +9,16 @@ from dmsae_ray.errors import ConfigError, DataError, DmsaeError
 from dmsae_ray.files import HUB_FORM, hub_place
 from dmsae_ray.plan.given import asks, check_every_k
 from dmsae_ray.plan.trials import CycleSetting, Setting, TransferSetting
-from dmsae_ray.sae import SAE_FILES, MatryoshkaSAE, NotedPlace, Recipe, load_any_sae, noted_place
+from dmsae_ray.sae import (
+    CORE_TAKES,
+    SAE_FILES,
+    MatryoshkaSAE,
+    NotedPlace,
+    Recipe,
+    load_any_sae,
+    non_core_groups,
+    noted_place,
+)
 
 Here = Mapping[str, Path]
 """Where the files that settings name are on this machine: folders of SAEs, a file of a core."""
@@ -193,10 +202,12 @@ def _loaded(field: str, place: str, experiment: Experiment, d_model: int, k: int
         raise ConfigError(
             f"{field} is '{place}', of {sae.n_latents} latents; it must have sae.n_latents = {experiment.sae.n_latents}"
         )
-    if not sae.n_core and sae.group_sizes != tuple(experiment.sae.groups):
+    groups = [non_core_groups(experiment.sae.groups, sae.n_latents, sae.n_core, takes) for takes in CORE_TAKES]
+    if sae.group_sizes not in groups:
         raise ConfigError(
-            f"{field} is '{place}', with the groups {list(sae.group_sizes)}; it must have those of the experiment, "
-            f"{list(experiment.sae.groups)}"
+            f"{field} is '{place}', with the groups {list(sae.group_sizes)}"
+            f"{f' beside a core of {sae.n_core}' if sae.n_core else ''}; it must have those of the experiment, "
+            f"{list(experiment.sae.groups)}{', less its core' if sae.n_core else ''}"
         )
     return sae
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dmsae_ray.sae.files import encoder_rows as encoder_rows
     from dmsae_ray.sae.files import load_sae as load_sae
     from dmsae_ray.sae.files import save_sae as save_sae
+    from dmsae_ray.sae.groups import CORE_TAKES as CORE_TAKES
     from dmsae_ray.sae.groups import CoreTakes as CoreTakes
     from dmsae_ray.sae.groups import non_core_groups as non_core_groups
     from dmsae_ray.sae.health import TROUBLES as TROUBLES
@@ -68,6 +69,7 @@ __getattr__, __dir__, __all__ = face(
             "save_sae",
         ),
         "groups": (
+            "CORE_TAKES",
             "CoreTakes",
             "non_core_groups",
         ),

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from dmsae_ray.errors import ConfigError
 
 CoreTakes = Literal["last_group", "all_groups"]
-CORE_TAKES: tuple[str, ...] = get_args(CoreTakes)
+CORE_TAKES: tuple[CoreTakes, ...] = get_args(CoreTakes)
 
 
 def is_whole(value: object) -> bool:

@@ -453,6 +453,44 @@ def test_a_transfer_with_a_seed_that_bore_the_core_is_refused(plain, tmp_path):
     assert old.borne_by(3) and not Core(old.rows, old.lineage, {"seed": 3, "control": "gaussian"}).borne_by(3)
 
 
+def test_a_run_from_a_core_with_the_seed_that_bore_its_later_rows_is_refused(plain):
+    """Its cycle 1 would begin with the directions that rows of the core were learned from in cycle 1."""
+    core = plain.cores[2]
+    assert {i.cycle for i in core.lineage} > {0} and core.borne_by(3, since=1) and not core.borne_by(4, since=1)
+    with pytest.raises(ConfigError, match=r"^seed: 3 learned rows of initial_core in cycles after .* another seed$"):
+        run(initial_core=core, cycles=1)
+    # Cycle 0 does not run again: its rows may go on with their seed.
+    assert not plain.cores[0].borne_by(3, since=1) and run(initial_core=plain.cores[0], cycles=1).cores
+
+
+def test_a_control_of_latents_knows_who_bore_it():
+    """As a core to transfer it has directions of its seed too; Gaussian rows have none."""
+    chains = run(settings=small_settings(pool_groups=2), chains=("random_latents", "gaussian")).chains
+    control = chains["random_latents"].cores[0]
+    assert control.borne_by(3) and not control.borne_by(4)
+    assert not chains["gaussian"].cores[0].borne_by(3)
+    with pytest.raises(ConfigError, match=r"^seed: 3 bore the core"):
+        transfer(CycleRunner(small_settings(), Synthetic()), control, seed=3)
+
+
+def test_what_is_measured_does_not_depend_on_who_scored_first(tmp_path):
+    """Runs that score other parts of the attribution set share cycle 0: how often its latents fire is one thing."""
+    found = []
+    for order in ((1, 3), (3, 1)):
+        store = DirectoryCycleStore(tmp_path / str(order))
+        runs = {
+            n: run(settings=small_settings(attribution_parts=n), store=store, controls=("most_frequent",))
+            for n in order
+        }
+        assert runs[1].reports[0].key == runs[3].reports[0].key
+        found.append(runs)
+    for parts in (1, 3):
+        one, other = (runs[parts] for runs in found)
+        assert [(r.metrics, r.flops) for r in one.reports] == [(r.metrics, r.flops) for r in other.reports]
+        assert one.control_reports["most_frequent"].key == other.control_reports["most_frequent"].key
+        same_cores(one, other)
+
+
 def test_a_given_core_stands_for_cycle_0(plain):
     core = Core(plain.cores[2].rows, plain.cores[2].lineage, {"from": "elsewhere"})
     source = Synthetic()

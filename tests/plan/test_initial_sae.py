@@ -4,9 +4,10 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from dmsae_ray.config.experiment import Experiment, load_experiment, parse_experiment
-from dmsae_ray.errors import DataError
+from dmsae_ray.errors import ConfigError, DataError
 from dmsae_ray.plan.training import check_initial_saes, initial_sae
 from dmsae_ray.sae.dictionary import MatryoshkaSAE
 from dmsae_ray.sae.files import save_sae
@@ -60,6 +61,18 @@ def test_saelens_s_are_read(tmp_path: Path) -> None:
     check_initial_saes(given, 64)
     found = initial_sae(given, 64, 8)
     assert found is not None and (found.group_sizes, found.k) == ((32, 32), 8)
+
+
+def test_groups_beside_a_core_are_checked(tmp_path: Path) -> None:
+    """A distilled SAE has a core of 8, which one group or all groups gave up."""
+    core = torch.nn.functional.normalize(torch.randn(8, 64, generator=torch.Generator().manual_seed(0)), dim=1)
+    for name, groups in (("last", [32, 24]), ("all", [28, 28]), ("other", [4, 52])):
+        save_sae(MatryoshkaSAE(64, 64, groups, 4, core=core), tmp_path / name)
+    for name in ("last", "all"):
+        check_initial_saes(experiment(str(tmp_path / name), initial_sae_any_k=True), 64)
+    said = r"other', with the groups \[4, 52\] beside a core of 8; it must have those .*, \[32, 32\], less its core$"
+    with pytest.raises(ConfigError, match=said):
+        check_initial_saes(experiment(str(tmp_path / "other"), initial_sae_any_k=True), 64)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
