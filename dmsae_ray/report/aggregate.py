@@ -48,6 +48,7 @@ class Aggregate(Generic[S_co]):
         cycle: The last cycle of the numbers; None without any.
         core_sizes: |C_0|..|C_L|.
         carryovers: Carryover by cycle, from the first cycle that has a core before it.
+        retests: Agreement of the selections by two halves of the attribution set, in the same cycles.
         carryover: Carryover in the last cycle.
         carried: How many latents came back in the last cycle, and of how many, summed over the seeds.
         chance: |C_L| / |pool|: the carryover of a core drawn at random.
@@ -79,6 +80,7 @@ class Aggregate(Generic[S_co]):
     cycle: int | None
     core_sizes: tuple[Estimate, ...]
     carryovers: tuple[Estimate, ...]
+    retests: tuple[Estimate, ...]
     carryover: Estimate
     carried: tuple[int, int]
     chance: Estimate
@@ -119,6 +121,7 @@ def aggregate(setting: S, finished: Sequence[TrialResult], running: Sequence[Tri
     sizes = zip_longest(*(r.core_sizes for r in results))
     with_core = [[c for c in r.reports if c.carryover is not None] for r in results]
     carryovers = zip_longest(*([c.carryover for c in reports] for reports in with_core))
+    retests = zip_longest(*([c.retest for c in reports] for reports in with_core))
     trained = [[c for c in (*r.reports, *r.beside) if c.seconds > 0] for r in results]
     first = [r.reports[0].metrics if r.reports[0].n_core_in == 0 else {} for r in results]
     carried = [r.last for r in results if r.last.carried is not None]
@@ -132,6 +135,7 @@ def aggregate(setting: S, finished: Sequence[TrialResult], running: Sequence[Tri
         cycle=max((r.last.cycle for r in results), default=None),
         core_sizes=tuple(estimate(at_cycle, "amount") for at_cycle in sizes),
         carryovers=tuple(estimate(at_cycle, "share") for at_cycle in carryovers),
+        retests=tuple(estimate(at_cycle, "share") for at_cycle in retests),
         carryover=estimate((r.last.carryover for r in results), "share"),
         carried=(sum(c.carried or 0 for c in carried), sum(c.n_core_in for c in carried)),
         chance=estimate((r.last.chance for r in results), "share"),

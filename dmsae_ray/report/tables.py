@@ -125,18 +125,18 @@ def use_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | N
 
 
 def cycles_table(aggregates: Sequence[Aggregate[CycleSetting]], last_cycle: int | None) -> Table:
-    """Tabulate core sizes and carryover of every cycle, with intervals."""
+    """Tabulate core sizes and carryover of every cycle, beside test-retest, with intervals."""
     cycles = max(len(a.core_sizes) for a in aggregates)
     head: tuple[str, ...] = (
         *setting_columns(aggregates),
         *(f"core {c}" for c in range(cycles)),
-        *(f"carryover {c}" for c in range(1, cycles)),
+        *(f"{what} {c}" for c in range(1, cycles) for what in ("carryover", "retest")),
     )
     rows = []
     for a in aggregates:
         sizes = [size.text(1 if size.n > 1 else 0) for size in a.core_sizes]
-        carried = [c.text() for c in a.carryovers]
-        rows.append((*setting_texts(a), *_padded(sizes, cycles), *_padded(carried, cycles - 1)))
+        carried = [_of(c, a) for both in zip(a.carryovers, a.retests, strict=True) for c in both]
+        rows.append((*setting_texts(a), *_padded(sizes, cycles), *_padded(carried, 2 * (cycles - 1))))
     return with_remarks(Table("By cycle", head, tuple(rows)), aggregates, last_cycle, behind_n(head))
 
 

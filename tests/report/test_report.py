@@ -56,6 +56,12 @@ def test_report_holds_the_summaries_numbers(published: tuple[Path, Report, list[
     assert margin["mean"] - margin["low"] == pytest.approx(paired, rel=1e-5)
     sizes = np.array([s["core_sizes"] for s in summaries])
     assert [size["mean"] for size in found["core_sizes"]] == pytest.approx(sizes.mean(axis=0).tolist())
+    by_cycle = {t.title: t for t in published[1].tables}["By cycle"]
+    shown = next(dict(zip(by_cycle.names, row, strict=True)) for row in by_cycle.rows if "0.9" in row[:3])
+    for cycle in (1, 2, 3):  # a carryover never stands without the noise of its score
+        for name in ("carryover", "retest"):
+            mean = np.mean([s["records"][cycle][name] for s in summaries])
+            assert shown[f"{name} {cycle}"].startswith(f"{mean:.2f}"), (name, cycle)
     assert found["distilled_size"]["mean"] == pytest.approx(np.mean([s["distilled_size"] for s in summaries]))
     assert found["metrics"]["fvu"]["mean"] == pytest.approx(
         np.mean([s["records"][-1]["metrics"]["fvu"] for s in summaries])
