@@ -81,10 +81,13 @@ def compare(evaluated: Evaluated, names: Sequence[str]) -> list[AtEqualL0]:
 def interpolate(curve: Curve, l0: float) -> float | None:
     """Return the value of a curve of (L0, value) at an L0, linear in log L0; None outside it.
 
+    Points without a positive L0 have no place on it: they are left out.
+
     Args:
         curve: by ascending L0.
         l0: the L0.
     """
+    curve = [point for point in curve if point[0] > 0]
     if not curve or not l0 > 0:
         return None
     low, high = curve[0], curve[-1]
@@ -94,7 +97,7 @@ def interpolate(curve: Curve, l0: float) -> float | None:
         return high[1] if l0 <= high[0] * CLOSE else None
     place = bisect_left([x for x, _ in curve], l0)
     (x0, y0), (x1, y1) = curve[place - 1], curve[place]
-    share = (math.log(l0) - math.log(x0)) / (math.log(x1) - math.log(x0)) if x0 > 0 else 1.0
+    share = (math.log(l0) - math.log(x0)) / (math.log(x1) - math.log(x0))
     return y0 + share * (y1 - y0)
 
 

@@ -65,6 +65,19 @@ def test_values_between_two_points_are_linear_in_log_l0() -> None:
     assert interpolate([(8.0, 0.5)], 8.2) == 0.5
 
 
+def test_a_point_of_l0_0_is_not_interpolated_from() -> None:
+    # An SAE that never fires has no log L0: nothing is known between it and the next one.
+    assert interpolate([(0.0, 0.5), (20.0, 0.7)], 10.0) is None
+    assert interpolate([(0.0, 0.5), (20.0, 0.7)], 19.5) == 0.7
+    assert interpolate([(0.0, 0.5), (8.0, 0.6), (32.0, 0.7)], 16.0) == pytest.approx(0.65)
+    assert interpolate([(0.0, 0.5)], 0.0) is None and interpolate([(0.0, 0.5)], 1.0) is None
+    # So a rival that never fires at its lowest k takes an SAE of a low L0 out of the comparison.
+    saes = [transferred("distilled", 4, seed, 8.0, 0.8 + 1e-4 * seed) for seed in range(3)]
+    saes += [transferred("baseline", k, seed, l0, 0.5) for seed in range(3) for k, l0 in ((4, 0.0), (16, 16.0))]
+    (one,) = compare(Evaluated(saes), [LOSS])
+    assert one.compared == (0, 3) and one.difference.n == 0
+
+
 @given(
     points=st.lists(st.tuples(st.floats(0.5, 500), st.floats(-1, 1)), min_size=2, max_size=6, unique_by=lambda p: p[0]),
     share=st.floats(0, 1),
