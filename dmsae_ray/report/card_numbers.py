@@ -10,7 +10,7 @@ from dmsae_ray.report.estimates import FEWEST, NONE, Estimate, estimate
 from dmsae_ray.report.finding import UNMATCHED
 from dmsae_ray.report.found_again import BY, LIMITS, SETS
 from dmsae_ray.report.published_sae import PublishedSAE, in_words, table
-from dmsae_ray.report.quality_metrics import OWN, says, shown_metrics
+from dmsae_ray.report.quality_metrics import OWN, says, scale_of, shown_metrics
 from dmsae_ray.report.rediscovery_tables import SAME, STAR, Rediscovered, often_found
 from dmsae_ray.report.report import CAVEAT
 from dmsae_ray.saebench import SUITE
@@ -63,8 +63,7 @@ def quality_part(one: PublishedSAE) -> str:
             if value == "-":
                 continue
             values = [metrics.get(name) for metrics in found.seeds.values()]
-            known = [each for each in values if each is not None]
-            over = estimate(known, "amount" if min(known, default=0) >= 0 else "real")  # as on the page of `dmsae eval`
+            over = estimate(values, scale_of(name))  # as on the page of `dmsae eval`
             label = _MEANINGS[shown.name] if evaluation == OWN else f"SAEBench, {evaluation}: {shown.label}"
             better = "" if shown.better == "neither" else f" ({shown.better} is better)"
             fewer = f", n = {over.n}" if over.n < len(found.seeds) else ""

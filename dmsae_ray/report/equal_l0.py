@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dmsae_ray.distill import DISTILLED
 from dmsae_ray.report.evaluated import NO_CORE, Arm, Evaluated
 from dmsae_ray.report.paired import Difference, holm, paired
-from dmsae_ray.report.quality_metrics import shown_metric
+from dmsae_ray.report.quality_metrics import limit_of, shown_metric
 
 CLOSE = 1.05
 """Nothing is extrapolated: beyond the ends of the rival's curve, an L0 within this factor counts as that of the end."""
@@ -119,7 +119,7 @@ def _at_equal_l0(evaluated: Evaluated, arm: Arm, rival: Arm, name: str, flops: t
         if both:
             a[replica] = math.fsum(value for value, _ in both) / len(both)
             b[replica] = math.fsum(at for _, at in both) / len(both)
-    difference = paired(evaluated.by_replica(a), evaluated.by_replica(b))
+    difference = paired(evaluated.by_replica(a), evaluated.by_replica(b), limit_of(name))
     return AtEqualL0(name, arm, rival, difference, (compared, total), flops)
 
 

@@ -13,6 +13,7 @@ from dmsae_ray.config import Axes, axes_label, axes_order, of_training
 from dmsae_ray.distill import DISTILLED, CycleReport
 from dmsae_ray.plan import CycleSetting, times_the_tokens
 from dmsae_ray.report.estimates import Estimate, estimate
+from dmsae_ray.report.quality_metrics import scale_of
 from dmsae_ray.results import TrialResult, cycle_name
 
 NO_CORE = "baseline"
@@ -187,7 +188,7 @@ class Evaluated:
             if sae.k == k and not math.isnan(value):
                 values.setdefault(sae.sweep if self.several else sae.seed, []).append(value)
         means = [_mean(found) for _, found in sorted(values.items(), key=str)]
-        return estimate(means, "amount" if min(means, default=0) >= 0 else "real")
+        return estimate(means, scale_of(name))
 
     def by_replica(self, values: Mapping[tuple[str, int], float]) -> dict[int, float]:
         """Return values of sweeps and seeds as values of replicas, numbered; of a sweep the mean over its seeds."""

@@ -4,17 +4,25 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dmsae_ray.distill.reports import CycleReport
+from dmsae_ray.evaluation import QUALITY
 from dmsae_ray.plan.trials import CycleSetting, Setting, TransferSetting, Trial
+from dmsae_ray.report.card_numbers import quality_part
 from dmsae_ray.report.equal_l0 import compare, interpolate
 from dmsae_ray.report.evaluated import Arm, Evaluated, EvaluatedSAE
+from dmsae_ray.report.measured_quality import Quality
+from dmsae_ray.report.published_sae import PublishedSAE
+from dmsae_ray.report.quality_metrics import limit_of, scale_of
 from dmsae_ray.report.quality_page import quality_findings, write_quality
 from dmsae_ray.results.trial import ChainResult, TrialResult
+from dmsae_ray.saebench import SUITE
 
 LOSS = "core/ce_loss_score"
 
@@ -224,3 +232,70 @@ def test_without_a_measured_l0_nothing_is_compared(tmp_path: Path) -> None:
     assert quality_findings(saes) == []
     write_quality(saes, tmp_path, name="none")
     assert "0.500 (3 equal)" in (tmp_path / "quality.md").read_text()
+
+
+def of_one(name: str, values: tuple[float, ...]) -> Evaluated:
+    """SAEs around a core that have one number beside loss recovered."""
+    setting = TransferSetting(4, "distilled", "dense")
+    return Evaluated(
+        sae(setting, seed, report("distilled", 8.0, key=str(seed)), 0.5, **{name: value})
+        for seed, value in enumerate(values)
+    )
+
+
+def interval(name: str, *values: float) -> tuple[float, float]:
+    found = of_one(name, values).estimate(Arm("distilled", "dense"), 4, name).interval
+    assert found is not None
+    return found
+
+
+def test_the_interval_of_a_share_stays_between_0_and_1() -> None:
+    # Mean 0.91, deviation 0.0964, standard error 0.0557; t with 2 degrees of freedom is 4.303: 0.91 +- 0.2395.
+    values = (0.80, 0.95, 0.98)
+    logit, reach = math.log(0.91 / 0.09), 4.302653 * math.sqrt((0.11**2 + 0.04**2 + 0.07**2) / 2 / 3) / (0.91 * 0.09)
+    low, high = (1 / (1 + math.exp(-x)) for x in (logit - reach, logit + reach))
+    assert interval("own/dead_share", *values) == pytest.approx((low, high), abs=1e-6) and high < 1 < 0.91 + 0.2395
+    # What is recovered may be above 1, and below 0.
+    assert interval("own/loss_recovered", *values) == pytest.approx((0.6705, 1.1495), abs=1e-4)
+    # Cosines end at -1 and 1, amounts at 0 alone.
+    assert interval("own/nearest_cosine", *values) == pytest.approx((0.6705, 1.0), abs=1e-4)
+    assert interval("own/nearest_cosine", -0.1, 0.1, 0.3)[0] == pytest.approx(0.1 - 4.302653 * 0.2 / math.sqrt(3))
+    assert interval("own/fvu", 0.1, 0.9, 1.1) == (0.0, pytest.approx(2.0145, abs=1e-4))
+    assert interval("core/ce_loss_score", 0.1, 0.2, 0.9)[0] < 0
+
+
+def test_the_card_has_the_intervals_of_the_page() -> None:
+    values = dict(enumerate((0.80, 0.95, 0.98)))
+    found = Quality({"own/dead_share": 0.8}, {seed: {"own/dead_share": value} for seed, value in values.items()})
+    one = SimpleNamespace(quality=found, result=SimpleNamespace(trial=SimpleNamespace(seed=0)))
+    assert "| 0.910 [0.352, 0.995] |" in quality_part(cast(PublishedSAE, one))  # by the arithmetic of the test above
+
+
+def test_a_difference_of_shares_is_at_most_1() -> None:
+    saes = []
+    for seed, (own, other) in enumerate(((0.99, 0.01), (0.95, 0.02), (0.60, 0.30))):
+        for arm, value in (("distilled", own), ("baseline", other)):
+            one = transferred(arm, 4, seed, 8.0, value)
+            saes.append(replace(one, metrics={n: value for n in ("own/dead_share", "own/nearest_cosine", LOSS)}))
+    share, cosine, loss = compare(Evaluated(saes), ["own/dead_share", "own/nearest_cosine", LOSS])
+    # Mean 0.7367, standard error 0.2185; beyond 1 there is no difference of shares, beyond 2 none of cosines.
+    assert share.difference.mean == pytest.approx(0.73667, abs=1e-5) and share.difference.high == 1.0
+    assert (cosine.difference.limit, loss.difference.limit) == (2.0, math.inf)
+    assert loss.difference.high is not None and loss.difference.high > 1.5
+
+
+def test_every_number_has_a_scale() -> None:
+    from dmsae_ray.report import quality_metrics as groups
+
+    every = [groups._AMOUNTS, groups._SHARES, groups._COSINES, groups._REAL]
+    named = {"l0", *(f"own/{name.name}" for name in QUALITY)}
+    named |= {f"{evaluation}/{shown.name}" for evaluation, one in SUITE.items() for shown in one.shown}
+    assert sum(map(len, every)) == len(named) and frozenset().union(*every) == named
+    cosines = ("own/nearest_cosine", "core/cossim", "core/average_max_decoder_cosine_sim")
+    assert {scale_of(name) for name in cosines} == {"difference"}
+    assert (scale_of("own/kl"), scale_of("core/frac_alive"), scale_of("another")) == ("amount", "share", "real")
+    assert (limit_of("core/frac_alive"), limit_of("core/cossim"), limit_of("own/fvu")) == (1.0, 2.0, math.inf)
+    # Shares by name are shares, and what can be negative is not among them.
+    meanings = {f"own/{name.name}": name.meaning for name in QUALITY}
+    shares = {name for name, meaning in meanings.items() if meaning.startswith("share of ")}
+    assert shares - groups._SHARES == {"own/loss_recovered", "own/loss_recovered_from_mean"}
