@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmsae_ray.files import nan_to_null, replacing
 from dmsae_ray.plan import TransferSetting
+from dmsae_ray.report.budgets import equal_flop_notes
 from dmsae_ray.report.equal_l0 import AtEqualL0, compare
 from dmsae_ray.report.estimates import FEWEST
 from dmsae_ray.report.evaluated import NO_CORE, Evaluated, EvaluatedSAE
@@ -32,9 +33,9 @@ HOW = (
     "beside the k others), so compare curves at one L0: the table of differences interpolates the rival's value, "
     "linear in log L0, at the L0 of each SAE, seed by seed, and extrapolates nowhere. FLOP is the training of the SAEs "
     "over that of the rival; 'with cycles' counts the trainings that made the core too (of a given core as many as its "
-    "file says, each like that of the SAE). SAEBench's definitions are its "
-    "own: its L0 and losses leave out BOS, EOS and padding and no high norms, its loss recovered is against zero "
-    "ablation."
+    "file says, each like that of the SAE). 'At equal FLOP' interpolates the rival between its budgets too, linear in "
+    "log FLOP, to the FLOP of each SAE. SAEBench's definitions are its own: its L0 and losses leave out BOS, EOS and "
+    "padding and no high norms, its loss recovered is against zero ablation."
 )
 STAR = "* not 0 at 5%, all of the table corrected together (Holm)"
 
@@ -126,7 +127,7 @@ def _tables(evaluated: Evaluated, found: Sequence[AtEqualL0]) -> list[Table]:
             (
                 shown_metric(one.name).label,
                 one.arm.label,
-                one.rival.label,
+                one.rival_label,
                 str(one.difference.n),
                 one.difference.text(3),
                 one.verdict or "-",
@@ -209,9 +210,9 @@ def _picture(evaluated: Evaluated, evaluation: str) -> Picture:
 
 def _findings(found: Sequence[AtEqualL0]) -> list[str]:
     lines = []
-    for arm, rival in dict.fromkeys((one.arm, one.rival) for one in found):
-        tested = [one for one in found if (one.arm, one.rival) == (arm, rival) and one.difference.n]
-        head = f"At equal L0, {arm.label} against {rival.label}"
+    for arm, rival in dict.fromkeys((one.arm, one.rival_label) for one in found):
+        tested = [one for one in found if (one.arm, one.rival_label) == (arm, rival) and one.difference.n]
+        head = f"At equal L0, {arm.label} against {rival}"
         if not tested:
             lines.append(f"{head}: nothing to compare, since no SAE has an L0 that the rival's SAEs reach.")
             continue
@@ -232,7 +233,7 @@ def _findings(found: Sequence[AtEqualL0]) -> list[str]:
 
 def _notes(evaluated: Evaluated, settings: Settings) -> list[str]:
     """Return what else is to be known of the numbers, a sentence each."""
-    notes = []
+    notes = equal_flop_notes(evaluated)
     if (text := settings.get("core", {}).get("text")) is not None and "core" in _evaluations(evaluated):
         read = "the sweep's held-out tokens" if "store" in text else f"the data set {text.get('dataset')}"
         notes.append(f"core read {read}.")
@@ -292,7 +293,8 @@ def _tree(
             {
                 "number": one.name,
                 "arm": one.arm.label,
-                "rival": one.rival.label,
+                "rival": one.rival_label,
+                "equal_flop": one.equal_flop,
                 "mean": one.difference.mean,
                 "low": one.difference.low,
                 "high": one.difference.high,

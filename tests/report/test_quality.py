@@ -1,4 +1,4 @@
-"""Arms at equal L0: by hand-computed cases; which arm an SAE is of; what a page says."""
+"""Arms at equal L0, and at equal FLOP: by hand-computed cases; which arm an SAE is of; what a page says."""
 
 import json
 import math
@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from dmsae_ray.distill.reports import CycleReport
 from dmsae_ray.evaluation import QUALITY
 from dmsae_ray.plan.trials import CycleSetting, Setting, TransferSetting, Trial
+from dmsae_ray.report.budgets import equal_flop_notes
 from dmsae_ray.report.card_numbers import quality_part
 from dmsae_ray.report.equal_l0 import compare, interpolate
 from dmsae_ray.report.evaluated import Arm, Evaluated, EvaluatedSAE
 from dmsae_ray.report.measured_quality import Quality
+from dmsae_ray.report.paired import holm
 from dmsae_ray.report.published_sae import PublishedSAE
 from dmsae_ray.report.quality_metrics import limit_of, scale_of
 from dmsae_ray.report.quality_page import quality_findings, write_quality
@@ -177,7 +179,7 @@ def test_baselines_of_another_budget_are_a_rival_of_their_own() -> None:
     for seed in range(3):
         own = report("baseline", 8.0, core=0, key=f"longer {seed}", flops=90.0)
         saes.append(sae(longer, seed, own, 0.9 + 0.001 * seed + 2e-4 * seed))
-    one, nine = compare(Evaluated(saes), [LOSS])
+    one, nine = (c for c in compare(Evaluated(saes), [LOSS]) if c.equal_flop is None)
     assert (one.rival.label, nine.rival.label) == ("no core", "no core, 9 times the tokens")
     assert one.difference.mean == pytest.approx(0.05 + 1e-4, abs=1e-6)
     assert nine.difference.mean == pytest.approx(0.85 - 0.9 - 1e-4, abs=1e-6) and nine.verdict == "worse"
@@ -185,7 +187,7 @@ def test_baselines_of_another_budget_are_a_rival_of_their_own() -> None:
     assert math.isnan(one.flops[1]) and math.isnan(nine.flops[1])
     # With a core of 5 trainings, that of the cycles is known.
     known = [replace(s, result=replace(s.result, core_trainings=5)) if s.arm.core == "distilled" else s for s in saes]
-    ratios = [found.flops for found in compare(Evaluated(known), [LOSS])]
+    ratios = [found.flops for found in compare(Evaluated(known), [LOSS]) if found.equal_flop is None]
     assert ratios == [(pytest.approx(1.0), pytest.approx(6.0)), (pytest.approx(1 / 9), pytest.approx(6 / 9))]
 
 
@@ -299,3 +301,125 @@ def test_every_number_has_a_scale() -> None:
     meanings = {f"own/{name.name}": name.meaning for name in QUALITY}
     shares = {name for name, meaning in meanings.items() if meaning.startswith("share of ")}
     assert shares - groups._SHARES == {"own/loss_recovered", "own/loss_recovered_from_mean"}
+
+
+def budgets_and_core(made_by: int | None, budgets: tuple[float, ...] = (1, 9), seeds: int = 3) -> list[EvaluatedSAE]:
+    """SAEs around a core at an L0 of 8, and without one at L0 4 and 16; a budget costs 10 FLOP and adds 0.1 log9.
+
+    At L0 8 and budget b an SAE without a core has 0.8 + 0.1 log9(b); that around the core has 0.9.
+    """
+    found = []
+    for seed in range(seeds):
+        noise = 0.001 * seed
+        for b in budgets:
+            for k in (4, 16):
+                one = report("baseline", k, core=0, key=f"{b} {k} {seed}", flops=10.0 * b)
+                value = 0.5 + 0.1 * math.log2(k) + 0.1 * math.log(b, 9) + noise
+                found.append(sae(TransferSetting(k, "baseline", "dense", b), seed, one, value))
+        own = transferred("distilled", 4, seed, 8.0, 0.9 + noise + 1e-4 * seed)
+        found.append(replace(own, result=replace(own.result, core_trainings=made_by)))
+    return found
+
+
+def test_rivals_of_several_budgets_are_interpolated_to_equal_flop() -> None:
+    # A core of 2 trainings: an SAE around it costs 10, with them 30, half way from 10 to 90 in log FLOP: 0.85.
+    found = compare(Evaluated(budgets_and_core(2)), [LOSS])
+    assert [(c.rival_label, c.compared) for c in found] == [
+        ("no core", (3, 3)),
+        ("no core, 9 times the tokens", (3, 3)),
+        ("no core, at equal FLOP", (3, 3)),
+        ("no core, at equal FLOP with the core's trainings", (3, 3)),
+    ]
+    assert [c.difference.mean for c in found] == pytest.approx([0.1001, 0.0001, 0.1001, 0.0501])
+    assert found[2].flops == (pytest.approx(1.0), pytest.approx(3.0))
+    assert found[3].flops == (pytest.approx(1 / 3), pytest.approx(1.0))
+    assert [c.verdict for c in found] == ["better", "", "better", "better"]
+    # What costs 10 is budget 1 itself: its test stands twice in the table, and counts once in the correction.
+    tests = [found[i].difference for i in (0, 1, 3)]
+    assert [found[i].difference for i in (0, 1, 3)] == holm(tests) and found[2].difference == found[0].difference
+    assert tests[0].low != holm([c.difference for c in found])[0].low
+
+
+def test_the_flop_are_those_of_the_rival_at_the_l0() -> None:
+    # Of budget 9, the SAE of L0 4 cost 80 and that of L0 16 cost 180: at 8, half way in log L0, an SAE costs 130.
+    saes = []
+    for one in budgets_and_core(None):
+        flops = one.report.flops if one.report.flops < 50 else {4: 80.0, 16: 180.0}[one.k]
+        own = replace(one.report, flops=math.sqrt(10 * 130) if one.arm.core == "distilled" else flops)
+        saes.append(replace(one, report=own, result=replace(one.result, reports=(own,))))
+    found = compare(Evaluated(saes), [LOSS])
+    assert [c.equal_flop for c in found] == [None, None, "own"]
+    assert found[2].difference.mean == pytest.approx(0.9001 - 0.85)
+
+
+def test_flop_that_no_budget_reaches_are_not_compared_and_the_page_says_which_would(tmp_path: Path) -> None:
+    def labels(saes: list[EvaluatedSAE]) -> list[str]:
+        return [c.rival_label for c in compare(Evaluated(saes), [LOSS])]
+
+    def notes(saes: list[EvaluatedSAE]) -> list[str]:
+        return equal_flop_notes(Evaluated(saes))
+
+    budgets = ["no core", "no core, 9 times the tokens"]
+    exact = [*budgets, "no core, at equal FLOP", "no core, at equal FLOP with the core's trainings"]
+    assert labels(budgets_and_core(8)) == exact and notes(budgets_and_core(8)) == []
+    # 10 times is 11% beyond 9: nothing is extrapolated.
+    assert labels(budgets_and_core(9)) == exact[:3]
+    said = "Not every SAE around a distilled core has a rival without a core at equal FLOP with the core's trainings: "
+    would = "a transfer of the core with transfer.baseline_budgets: {} would train it."
+    assert notes(budgets_and_core(9)) == [said + would.format("[1, 9, 10]")]
+    # One budget alone is at equal FLOP already: no row repeats it.
+    alone = budgets_and_core(4, (1,))
+    assert labels(alone) == ["no core"] and notes(alone) == [said + would.format("[1, 5]")]
+    page = write_quality(alone, tmp_path, name="one").read_text()
+    assert "transfer.baseline_budgets: [1, 5]" in page and "no core, at equal FLOP" not in page
+    # Where the trainings of the core are not known, that is said.
+    assert labels(budgets_and_core(None)) == exact[:3]
+    (unknown,) = notes(budgets_and_core(None))
+    assert unknown.startswith("How many trainings made the core is not known")
+    # Budgets that are all too long, and both lacks together.
+    both = said.replace("at equal FLOP", "at equal FLOP or at equal FLOP", 1)
+    assert labels(budgets_and_core(9, (3, 9))) == [f"no core, {b} times the tokens" for b in (3, 9)]
+    assert notes(budgets_and_core(9, (3, 9))) == [both + would.format("[1, 3, 9, 10]")]
+
+
+def test_an_sae_whose_flop_or_l0_no_budget_reaches_is_counted_as_not_compared() -> None:
+    saes = budgets_and_core(2)
+    saes += [transferred("distilled", 64, seed, 60.0, 0.2) for seed in range(3)]  # its trainings are not known either
+    found = {c.rival_label: c for c in compare(Evaluated(saes), [LOSS])}
+    for equal in ("at equal FLOP", "at equal FLOP with the core's trainings"):
+        assert found[f"no core, {equal}"].compared == (3, 6)
+    # Of a core of 8 trainings they are those of budget 9, yet of other SAEs: a test of its own.
+    more = [transferred("distilled", 8, seed, 15.0, 0.95 + 1e-4 * seed) for seed in range(3)]
+    rows = {c.rival_label: c for c in compare(Evaluated([*budgets_and_core(8), *more]), [LOSS])}
+    whole, nine = rows["no core, at equal FLOP with the core's trainings"], rows["no core, 9 times the tokens"]
+    assert (whole.compared, nine.compared) == ((3, 6), (6, 6))
+    assert whole.difference.mean == pytest.approx(0.0001) and nine.difference.mean < -0.01
+    # A budget that was trained with one seed of three brings a replica alone.
+    fewer = [s for s in budgets_and_core(2) if s.arm.budget == 1 or s.seed == 0]
+    one = next(c for c in compare(Evaluated(fewer), [LOSS]) if c.equal_flop == "whole")
+    assert one.compared == (1, 3) and one.difference.values == (pytest.approx(0.05),)
+
+
+def test_the_cycles_of_a_sweep_have_one_budget() -> None:
+    saes = []
+    for seed in range(3):
+        cycles = tuple(
+            report("distilled", 8.0, core=5 * min(cycle, 1), cycle=cycle, key=f"{seed} {cycle}") for cycle in range(4)
+        )
+        result = TrialResult(Trial(CycleSetting(8, 0.5, "dense"), seed, 0), cycles)
+        saes += [EvaluatedSAE(result, one, "", {LOSS: 0.5 + 0.01 * one.cycle}) for one in cycles]
+    assert all(c.rival_label == "no core" for c in compare(Evaluated(saes), [LOSS]))
+    # The last of them costs four trainings; what the earlier ones need lies between.
+    (line,) = equal_flop_notes(Evaluated(saes))
+    assert line.endswith(
+        "with the core's trainings: a transfer of the core with transfer.baseline_budgets: [1, 4] would train it."
+    )
+
+
+def test_the_rows_at_equal_flop_are_in_the_files(tmp_path: Path) -> None:
+    html = write_quality(budgets_and_core(2), tmp_path, name="flop").read_text()
+    assert "no core, at equal FLOP with the core&#x27;s trainings: better in loss recovered +0.050*" in html
+    rows = json.loads((tmp_path / "quality.json").read_text())["at_equal_l0"]
+    assert [row["equal_flop"] for row in rows] == [None, None, "own", "whole"]
+    assert rows[3]["rival"] == "no core, at equal FLOP with the core's trainings"
+    assert (rows[3]["flops"], rows[3]["flops_with_cycles"]) == (pytest.approx(1 / 3), pytest.approx(1.0))
