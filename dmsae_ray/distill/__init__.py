@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
-    from dmsae_ray.distill.agreement import rank_correlation as rank_correlation
     from dmsae_ray.distill.attribution import SCORES as SCORES
     from dmsae_ray.distill.attribution import attribution_scores as attribution_scores
     from dmsae_ray.distill.attribution import firing_frequency as firing_frequency
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.core_place import fetch_core as fetch_core
     from dmsae_ray.distill.core_transfer import TransferResult as TransferResult
     from dmsae_ray.distill.core_transfer import transfer as transfer
+    from dmsae_ray.distill.correlation import rank_correlation as rank_correlation
     from dmsae_ray.distill.cost import scoring_flops as scoring_flops
     from dmsae_ray.distill.cost import training_flops as training_flops
     from dmsae_ray.distill.cycle_runner import CycleCheckpoint as CycleCheckpoint
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.reports import is_chain as is_chain
     from dmsae_ray.distill.result import DistillationResult as DistillationResult
     from dmsae_ray.distill.seeds import derive_seed as derive_seed
+    from dmsae_ray.distill.selection import agreement as agreement
     from dmsae_ray.distill.selection import select_core as select_core
     from dmsae_ray.distill.trained_cycle import Health as Health
     from dmsae_ray.distill.trained_cycle import TrainedCycle as TrainedCycle
@@ -75,7 +76,6 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
-        "agreement": ("rank_correlation",),
         "attribution": (
             "SCORES",
             "attribution_scores",
@@ -110,6 +110,7 @@ __getattr__, __dir__, __all__ = face(
             "TransferResult",
             "transfer",
         ),
+        "correlation": ("rank_correlation",),
         "cost": (
             "scoring_flops",
             "training_flops",
@@ -158,7 +159,10 @@ __getattr__, __dir__, __all__ = face(
         ),
         "result": ("DistillationResult",),
         "seeds": ("derive_seed",),
-        "selection": ("select_core",),
+        "selection": (
+            "agreement",
+            "select_core",
+        ),
         "trained_cycle": (
             "Health",
             "TrainedCycle",

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from dmsae_ray.distill import rank_correlation, select_core
+from dmsae_ray.distill import agreement, rank_correlation, select_core
 from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report.estimates import Estimate, Scale, estimate
 from dmsae_ray.report.paired import Difference, holm, paired
@@ -20,8 +20,8 @@ MEASURES: dict[str, Scale] = {
     "retest overlap": "share",
     "size": "amount",
 }
-"""Rank correlation with the reference; shared latents of the n best of both; the same of a score's two halves; latents
-that reach the coverage. n is the size of the core that was selected from the cycle."""
+"""Rank correlation with the reference; overlap of the n best of both; the same of a score's two halves; latents that
+reach the coverage. n is the size of the core that was selected from the cycle."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +69,12 @@ class ScoredCycle:
             return None
         if name.endswith("rank"):
             return rank_correlation(a, b)
-        n = min(self.selected, len(whole))
-        return len(best(a, n) & best(b, n)) / n if n else None
+        return agreement(best(a, self.selected), best(b, self.selected))
 
 
-def best(scores: Tensor, n: int) -> set[int]:
-    """Return the n latents with the highest scores; ties go to the lower index."""
-    return set(torch.argsort(scores, descending=True, stable=True)[:n].tolist())
+def best(scores: Tensor, n: int) -> Tensor:
+    """Return the n latents that a selection by size takes, int64: of a positive score, so that there may be fewer."""
+    return select_core(scores.clamp_min(0), 1.0, n) if n else torch.empty(0, dtype=torch.int64)
 
 
 class Agreement:

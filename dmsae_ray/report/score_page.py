@@ -27,8 +27,9 @@ HOW = (
     "latent may change it by what it shares with the error. Both are of the same tokens as the reference, so that they "
     "share its noise; all other scores are of other tokens. 'integrated gradients' shares out what the whole pool "
     "does to the expected loss, along the path from none of it to all. Overlap is of the n best, n the size of the "
-    "core that was selected from the cycle; retest compares a score on two halves of its tokens; size is what reaches "
-    "the coverage. In the column n is the number of seeds."
+    "core that was selected from the cycle: the shared latents over the mean size of both sets, which are smaller than "
+    "n where fewer latents have a positive score; no selection takes others. Retest compares a score on two halves of "
+    "its tokens; size is what reaches the coverage. In the column n is the number of seeds."
 )
 STAR = "* not 0 at 5%, all of the table corrected together (Holm)"
 

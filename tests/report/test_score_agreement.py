@@ -37,7 +37,26 @@ def test_measures_by_hand() -> None:
     share = whole.sort(descending=True).values.cumsum(0) / whole.sum()
     assert one.measure("quantile 0.99", "size") == int((share < 0.6).sum()) + 1
     assert one.measure("frequency", "rank") is None
-    assert best(torch.tensor([1.0, 2.0, 2.0, 0.0]), 2) == {1, 2}
+    assert best(torch.tensor([1.0, 2.0, 2.0, 0.0]), 2).tolist() == [1, 2]
+
+
+def test_no_set_holds_a_latent_without_a_positive_score() -> None:
+    """The halves score other latents, and nothing else: what they share by a score of 0 is no overlap."""
+    whole = torch.zeros(40, dtype=torch.float64)
+    whole[[20, 30, 31]] = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
+    first, second = whole.clone(), whole.clone()
+    first[[30, 31]], second[20] = 0, 0
+    ablation = whole.clone()
+    ablation[:5], ablation[31] = -1, -2
+    scores = {"mean": torch.stack([whole, first, second]), "ablation": torch.stack([ablation] * 3)}
+    scores |= {"max": torch.zeros(3, 40, dtype=torch.float64)}
+    one = ScoredCycle(SETTING, 0, 0, 20, "mean", "key", scores)
+    assert best(whole, 20).tolist() == [20, 30, 31] and best(whole, 2).tolist() == [20, 30]
+    assert best(whole, 0).tolist() == [] and best(ablation, 20).tolist() == [20, 30]
+    assert one.measure("mean", "retest overlap") == 0  # {20} and {30, 31}
+    assert one.measure("mean", "overlap") == 2 / ((3 + 2) / 2)
+    assert one.measure("max", "overlap") == 0 and one.measure("max", "retest overlap") is None
+    assert one.measure("ablation", "overlap") == 1
 
 
 def test_without_a_reference_scores_are_compared_with_themselves_alone() -> None:
