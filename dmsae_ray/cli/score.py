@@ -86,6 +86,7 @@ def run(args: "Namespace") -> int:
     quantiles = _quantiles(args.quantiles, {at.distill.quantile for at in points})
     masks = _masks(args.masks, {at.distill.mask for at in points})
     intersects = _intersects(args.intersect, {at.distill.intersect for at in points}, experiment)
+    trimmed = _trimmed(points)
     folders = folders_of(experiment, sweep.name)
     with Screen() as screen, Interrupts(screen.say, screen.leave):
         from dmsae_ray.sweep import ScoreTask
@@ -102,6 +103,7 @@ def run(args: "Namespace") -> int:
                 contexts=args.contexts,
                 masks=masks,
                 intersects=intersects,
+                trimmed=trimmed,
             )
             for (key, groups), result in {what: result for result, _, what in reversed(wanted)}.items()
         }
@@ -170,8 +172,7 @@ def _write(
         assert isinstance(result.setting, CycleSetting), "others were left out"
         (report,) = (r for r in result.reports if r.cycle == cycle)
         distill = experiment.at(result.setting.axes).distill
-        own = f"quantile {distill.quantile:g}" if distill.score == "quantile" else distill.score
-        own = score_name(own, distill.mask, distill.intersect) if own != "random" else own
+        own = score_name(distill.score, distill.quantile, distill.mask, distill.intersect)
         # The score is that which chose the core if pool and tokens are those of the run, and no draw decides.
         chose = what[1] == distill.pool_groups and not distill.fresh_attribution and own != "random"
         key = f"{what[0]}-{what[1]}"
@@ -214,6 +215,13 @@ def _quantiles(text: str, own: set[float]) -> tuple[float, ...]:
     return tuple(sorted({*values, *own}))
 
 
+def _trimmed(points: "list[Experiment]") -> tuple[float, ...]:
+    """Return the quantiles of the trimmed means: 0.99, and those that the runs select by."""
+    from dmsae_ray.sweep import TRIMMED
+
+    return tuple(sorted({TRIMMED, *(at.distill.quantile for at in points if at.distill.score == "trimmed_mean")}))
+
+
 def _masks(text: str, own: set[str]) -> tuple[str, ...]:
     from dmsae_ray.distill import MASKS
 
@@ -249,8 +257,11 @@ def _store(output: str, results: "list[TrialResult]") -> str:
 
 def _digest(task: "ScoreTask") -> str:
     """Return a hash of how a cycle is scored; its key says what it is."""
+    from dmsae_ray.sweep import TRIMMED
+
     how = {name: value for name, value in asdict(task).items() if name in ("store", "groups", "quantiles", "contexts")}
     how |= {"masks": task.masks} if task.masks != ("threshold",) else {}
     how |= {"intersects": task.intersects} if task.intersects != (1,) else {}
+    how |= {"trimmed": task.trimmed} if task.trimmed != (TRIMMED,) else {}
     how |= {"version": VERSION, "model": task.experiment["model"]}
     return hashlib.sha256(json.dumps(how, sort_keys=True, default=list).encode()).hexdigest()[:12]

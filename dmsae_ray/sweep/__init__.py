@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dmsae_ray.sweep.quality import QualityTask as QualityTask
     from dmsae_ray.sweep.quality import measure_quality as measure_quality
     from dmsae_ray.sweep.scoring import INTEGRATED as INTEGRATED
+    from dmsae_ray.sweep.scoring import TRIMMED as TRIMMED
     from dmsae_ray.sweep.scoring import ScoreTask as ScoreTask
     from dmsae_ray.sweep.scoring import score_cycle as score_cycle
     from dmsae_ray.sweep.scoring import score_name as score_name
@@ -71,6 +72,7 @@ __getattr__, __dir__, __all__ = face(
         ),
         "scoring": (
             "INTEGRATED",
+            "TRIMMED",
             "ScoreTask",
             "score_name",
             "score_cycle",

@@ -11,6 +11,9 @@ from dmsae_ray.files import be_patient
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dmsae_ray.distill import AttributionSet
+    from dmsae_ray.sae import MatryoshkaSAE
+
 ABLATION = "ablation"
 """Exact ablation at x: the latent is taken out of reconstruction plus error; expected over all next tokens."""
 TEXT = "ablation, text"
@@ -23,6 +26,8 @@ INTEGRATED = "integrated gradients"
 It is computed over contexts that exact ablation does not see: over the same it would share the noise of its reference.
 """
 ABLATIONS = (ABLATION, TEXT, SPLICED, INTEGRATED)
+TRIMMED = 0.99
+"""q of the trimmed mean that every SAE is scored by."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class ScoreTask:
         masks: masks under which each score is computed, see `distill.pool_mask`.
         intersects: into how many equal parts the attribution set is cut for each score, which is then the lowest of
             theirs; 1 is the score of the whole.
+        trimmed: quantiles of the trimmed means, each above 0.5 and a score of its own.
     """
 
     experiment: dict[str, Any]
@@ -55,12 +61,58 @@ class ScoreTask:
     ablations: tuple[str, ...] = ABLATIONS
     masks: tuple[str, ...] = ("threshold",)
     intersects: tuple[int, ...] = (1,)
+    trimmed: tuple[float, ...] = (TRIMMED,)
 
 
-def score_name(score: str, mask: str, parts: int) -> str:
-    """Return what a score is called that is computed under a mask, as the lowest over parts of the tokens."""
+def score_name(score: str, q: float, mask: str = "threshold", parts: int = 1) -> str:
+    """Return what a score is called: 'quantile 0.9', 'trimmed_mean' (of q = 0.99), 'trimmed_mean 0.8', 'mean'.
+
+    Args:
+        score: its name in `distill.SCORES`.
+        q: the quantile; only two scores have one.
+        mask: the mask under which it is computed.
+        parts: of how many parts of the tokens it is the lowest.
+    """
+    if score == "random":
+        return score  # it reads no activation
+    if score == "quantile" or (score == "trimmed_mean" and q != TRIMMED):
+        score = f"{score} {q:g}"
     masked = score if mask == "threshold" else f"{score} (BatchTopK)"
     return masked if parts == 1 else f"{masked}, least of {parts}"
+
+
+def pool_scores_by_name(sae: "MatryoshkaSAE", pairs: "AttributionSet", task: ScoreTask) -> "dict[str, Tensor]":
+    """Return the scores that need no language model, by `score_name`: float64 [3, pool], as of `score_cycle`.
+
+    Args:
+        sae: the SAE.
+        pairs: the attribution set.
+        task: what is scored, and how.
+    """
+    import torch
+
+    from dmsae_ray.distill import SCORES, AttributionSet, cut, derive_seed, halves, pool_scores
+
+    stretches: tuple[AttributionSet, ...] = (pairs, *halves(pairs))
+    seeds = [derive_seed(sae.seed, "score", n) for n in range(3)]
+    wanted = [*(("quantile", q) for q in task.quantiles), *(("trimmed_mean", q) for q in task.trimmed)]
+    wanted += [(score, TRIMMED) for score in SCORES if score not in ("quantile", "trimmed_mean")]
+    found: dict[str, Tensor] = {}
+    for mask, parts, (score, q) in product(task.masks, task.intersects, wanted):
+        if score == "random" and score in found:
+            continue
+        found[score_name(score, q, mask, parts)] = torch.stack(
+            [
+                torch.stack(
+                    [
+                        pool_scores(sae, part, q, score=score, groups=task.groups, mask=mask, seed=seed)
+                        for part in (cut(stretch, parts) if parts > 1 else (stretch,))
+                    ]
+                ).amin(dim=0)
+                for stretch, seed in zip(stretches, seeds, strict=True)
+            ]
+        )
+    return found
 
 
 def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
@@ -74,7 +126,6 @@ def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
     """
     import torch
 
-    from dmsae_ray.distill import SCORES, AttributionSet, cut, derive_seed, halves, pool_scores
     from dmsae_ray.evaluation import SplicedContexts, ablation, integrated_gradients
     from dmsae_ray.feed import Feed
     from dmsae_ray.store import open_store
@@ -89,25 +140,7 @@ def score_cycle(task: ScoreTask) -> "dict[str, Tensor]":
         raise DataError(f"cycle {task.key} is not in {task.cycles}")
     tap = kept_tap(experiment.model.model_dump_json())
     sae, pairs = trained.sae.to(tap.device), Feed(store, experiment.recipe.batch_size, 0).attribution()
-    stretches: tuple[AttributionSet, ...] = (pairs, *halves(pairs))
-    found = {}
-    named = {f"quantile {q:g}": ("quantile", q) for q in task.quantiles}
-    named |= {name: (name, 0.99) for name in SCORES if name != "quantile"}
-    for counts, parts, (name, (score, q)) in product(task.masks, task.intersects, named.items()):
-        if score == "random" and (counts, parts) != (task.masks[0], task.intersects[0]):
-            continue  # it reads no activation
-        seeds = [derive_seed(sae.seed, "score", n) for n in range(3)]
-        found[name if score == "random" else score_name(name, counts, parts)] = torch.stack(
-            [
-                torch.stack(
-                    [
-                        pool_scores(sae, part, q, score=score, groups=task.groups, mask=counts, seed=seed)
-                        for part in (cut(stretch, parts) if parts > 1 else (stretch,))
-                    ]
-                ).amin(dim=0)
-                for stretch, seed in zip(stretches, seeds, strict=True)
-            ]
-        )
+    found = pool_scores_by_name(sae, pairs, task)
     tokens, kept, mask = store.eval_tokens(), store.eval_kept(), store.eval_loss_mask()
     if len(tokens) < 2:
         raise DataError(f"store {store.folder}: two held-out contexts are needed for ablations")

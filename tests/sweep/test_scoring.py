@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.stats import trim_mean
 
 from dmsae_ray.cli import score
 from dmsae_ray.config import load_experiment
+from dmsae_ray.distill.attribution_set import TensorPairs
 from dmsae_ray.evaluation import SplicedContexts, integrated_gradients
 from dmsae_ray.plan import CycleSetting, Trial
 from dmsae_ray.results import experiment_of, folders_of, parse_result, recorded_stores
+from dmsae_ray.sae import MatryoshkaSAE
 from dmsae_ray.store import open_store
 from dmsae_ray.sweep.kept_model import kept_tap
+from dmsae_ray.sweep.scoring import ScoreTask, pool_scores_by_name, score_name
 from dmsae_ray.sweep.shared_cycles import cycle_store
 from tests.report.summaries import make_summary
 from tests.small_sweep import TRIALS, Here, sweep_folder, write_config
@@ -118,6 +122,35 @@ def test_each_sae_is_scored_over_the_pool_of_its_run(tmp_path: Path) -> None:
     for asked, pools in ((None, [1, 2]), (3, [3, 3])):
         found = score._wanted(results, "0", experiment, asked)
         assert [what for _, _, what in found] == [("shared", groups) for groups in pools]
+
+
+def test_a_run_that_selects_by_a_trimmed_mean_finds_it_among_the_scores(tmp_path: Path) -> None:
+    """It trims as the run did, beside the one of q = 0.99; its scores are not taken for those without it."""
+    generator = torch.Generator().manual_seed(0)
+    sae = MatryoshkaSAE(6, 24, [5, 7, 12], 3, seed=1)
+    x, g = (torch.randn(200, 6, generator=generator) for _ in range(2))
+    directions = sae.W_dec / sae.W_dec.norm(dim=1, keepdim=True)
+    a = ((g @ directions.T).abs() * sae.encode(x)).detach()[:, :5].double().numpy()
+    axes = {"distill.quantile": [0.8, 0.9]}
+    points = {}
+    for name, own in (("trimmed_mean", [0.8, 0.9, 0.99]), ("mean", [0.99])):
+        (tmp_path / name).mkdir()
+        config = write_config(tmp_path / name, distill={"cycles": 2, "score": name}, sweep={"axes": axes})
+        experiment = load_experiment(config)
+        points[name] = [experiment.at(point) for point in experiment.points]
+        assert list(score._trimmed(points[name])) == own
+    known = ScoreTask(points["mean"][0].model_dump(mode="json"), "", "", "", "", 1, (0.5,), 4)
+    task = replace(known, trimmed=score._trimmed(points["trimmed_mean"]))
+    found = pool_scores_by_name(sae, TensorPairs(x, g), task)
+    for name, share in (("trimmed_mean", 0.01), ("trimmed_mean 0.8", 0.2), ("trimmed_mean 0.9", 0.1)):
+        for scores, part in zip(found[name], (a, a[:100], a[100:]), strict=True):
+            torch.testing.assert_close(scores.numpy(), trim_mean(part, share), rtol=1e-5, atol=1e-9)
+    names = [score_name("trimmed_mean", at.distill.quantile) for at in points["trimmed_mean"]]
+    assert names == ["trimmed_mean 0.8", "trimmed_mean 0.9"]
+    masks = replace(task, masks=("threshold", "batch_topk"), intersects=(1, 2))
+    assert score_name("trimmed_mean", 0.8, "batch_topk", 2) in pool_scores_by_name(sae, TensorPairs(x, g), masks)
+    assert score_name("random", 0.8, "batch_topk", 2) == "random" and score_name("mean", 0.8) == "mean"
+    assert score._digest(task) != score._digest(known) == score._digest(replace(known, trimmed=(0.99,)))
 
 
 def test_bad_input_is_one_line(copied: Path, dmsae_here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
