@@ -49,6 +49,49 @@ def test_the_streamed_quantile_keeps_little_of_many_rows():
     assert float(tail_quantile(tail.largest(), rows, q)) == pytest.approx(q * (rows - 1), rel=1e-12)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.integers(1, 120),
+    q=st.sampled_from([0.0, 0.3, 0.5, 0.9, 0.99, 1.0]),
+    workers=st.integers(1, 5),
+    zeros=st.sampled_from([0.0, 0.5, 0.95, 1.0]),
+    seed=st.integers(0, 1000),
+    data=st.data(),
+)
+def test_merged_tails_are_the_tail_of_all_rows(rows, q, workers, zeros, seed, data):
+    """Whoever read a row, and in whatever order the workers are merged: to the last bit, and within the memory."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.rand(rows, 3, generator=generator) * (torch.rand(rows, 3, generator=generator) >= zeros)
+    owners = torch.randint(workers, (rows,), generator=generator)
+    keep = tail_size(rows, q)
+    tails = [UpperTail(keep, 3) for _ in range(workers)]
+    for worker, tail in enumerate(tails):
+        for part in values[owners == worker].split(data.draw(st.integers(1, 50))):
+            tail.add(part)
+    alone = UpperTail(keep, 3)
+    alone.add(values)
+    first, *others = data.draw(st.permutations(tails))
+    for other in others:
+        before = [part.clone() for part in other._parts]
+        first.merge(other)
+        assert sum(part.shape[1] for part in first._parts) <= 2 * keep
+        assert all(torch.equal(a, b) for a, b in zip(before, other._parts, strict=True))
+    assert first.rows == alone.rows == rows and torch.equal(first.largest(), alone.largest())
+    merged = tail_quantile(first.largest(), first.rows, q)
+    assert torch.equal(merged, tail_quantile(alone.largest(), rows, q))
+    torch.testing.assert_close(merged, torch.quantile(values.double(), q, dim=0), rtol=1e-9, atol=0)
+
+
+def test_tails_that_keep_too_little_are_not_merged():
+    """What a worker keeps of its own rows alone is not enough: all largest values may be among them."""
+    tail = UpperTail(tail_size(200, 0.99), 2)
+    for other in (UpperTail(tail_size(100, 0.99), 2), UpperTail(tail.keep, 3)):
+        with pytest.raises(ValueError, match="both must keep what all rows ask for"):
+            tail.merge(other)
+    tail.merge(UpperTail(tail.keep, 2))  # of a worker without rows
+    assert tail.rows == 0
+
+
 def some_sae(core, seed, k=3):
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(core, D, generator=generator) if core else None
