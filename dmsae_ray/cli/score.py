@@ -35,7 +35,11 @@ def add_arguments(parser: "ArgumentParser") -> None:
     parser.add_argument("folder", metavar="SWEEP", help="<output>/sweeps/<name>-<hash>")
     parser.add_argument("--trial", metavar="NAME", help="only this trial; default: all that are finished")
     parser.add_argument("--cycles", metavar="LIST", default="0", help="cycles, as in 0 or 0-3 or all (default: 0)")
-    parser.add_argument("--pool-groups", type=int, metavar="N", help="groups of the pool (default: as in the sweep)")
+    parser.add_argument(
+        "--pool-groups",
+        metavar="LIST",
+        help="groups of the pool, several for rows of each, as in 1,2 (default: as in the sweep)",
+    )
     parser.add_argument(
         "--quantiles", metavar="LIST", default=QUANTILES, help="quantiles that are scores (default: %(default)s)"
     )
@@ -71,18 +75,14 @@ def run(args: "Namespace") -> int:
     sweep = Path(args.folder).expanduser().absolute()
     experiment = experiment_of(sweep)
     points = [experiment.at(axes) for axes in experiment.points]
-    most = min(len(at.sae.groups) for at in points)
-    if args.pool_groups is not None and not 1 <= args.pool_groups <= most:
-        raise ConfigError(f"--pool-groups is {args.pool_groups}; it must be from 1 to {most}")
+    pools = _pools(args.pool_groups, min(len(at.sae.groups) for at in points))
     if args.contexts < 2:
         raise ConfigError(f"--contexts is {args.contexts}; it must be at least 2, one for each half")
     results = [r for r in load_results(sweep) if isinstance(r.setting, CycleSetting) and r.collapse is None]
     if args.trial is not None and args.trial not in {r.trial_id for r in results}:
         known = ", ".join(r.trial_id for r in results) or "none"
         raise ConfigError(f"--trial is '{args.trial}'; finished trials with cores are {known}")
-    wanted = _wanted(
-        [r for r in results if args.trial in (None, r.trial_id)], args.cycles, experiment, args.pool_groups
-    )
+    wanted = _wanted([r for r in results if args.trial in (None, r.trial_id)], args.cycles, experiment, pools)
     quantiles = _quantiles(args.quantiles, {at.distill.quantile for at in points})
     masks = _masks(args.masks, {at.distill.mask for at in points})
     intersects = _intersects(args.intersect, {at.distill.intersect for at in points}, experiment)
@@ -111,7 +111,9 @@ def run(args: "Namespace") -> int:
         places = {what: folder / f"{what[0][:16]}-{_digest(task)}.safetensors" for what, task in tasks.items()}
         kept = [what for what, place in places.items() if place.is_file()]
         said = f", {len(kept)} of them kept from before" if kept else ""
-        screen.say(f"{len(tasks)} SAEs, each by {len(quantiles)} quantiles, other scores and ablation{said}")
+        saes = len({key for key, _ in tasks})
+        what = f"{saes} SAEs" if saes == len(tasks) else f"{saes} SAEs over {len(tasks)} pools"
+        screen.say(f"{what}, each by {len(quantiles)} quantiles, other scores and ablation{said}")
         try:
             _run_left(args, screen, experiment.resources.evaluation, tasks, places)
         except KeyboardInterrupt:
@@ -173,11 +175,15 @@ def _write(
         (report,) = (r for r in result.reports if r.cycle == cycle)
         distill = experiment.at(result.setting.axes).distill
         own = score_name(distill.score, distill.quantile, distill.mask, distill.intersect)
+        pool = None if what[1] == distill.pool_groups else what[1]
         # The score is that which chose the core if pool and tokens are those of the run, and no draw decides.
-        chose = what[1] == distill.pool_groups and not distill.fresh_attribution and own != "random"
+        chose = pool is None and not distill.fresh_attribution and own != "random"
         key = f"{what[0]}-{what[1]}"
-        scored.append(ScoredCycle(result.setting, result.trial.seed, cycle, report.n_core, own, key, scores, chose))
+        scored.append(
+            ScoredCycle(result.setting, result.trial.seed, cycle, report.n_core, own, key, scores, chose, pool)
+        )
     settings = {"contexts": args.contexts, "quantiles": list(quantiles), "cycles": args.cycles, "version": VERSION}
+    settings |= {} if args.pool_groups is None else {"pool_groups": args.pool_groups}
     page = write_scores(scored, sweep, name=sweep.name, settings=settings)
     for line in score_findings(Agreement(scored)):
         screen.say(line)
@@ -187,22 +193,38 @@ def _write(
 
 
 def _wanted(
-    results: "list[TrialResult]", cycles: str, experiment: "Experiment", groups: int | None
+    results: "list[TrialResult]", cycles: str, experiment: "Experiment", pools: tuple[int, ...]
 ) -> "list[tuple[TrialResult, int, Pool]]":
-    """Return the cycles that are to be scored, with their pools; settings may share some."""
+    """Return the cycles that are to be scored, with their pools, those of the runs if none is asked for.
+
+    Settings may share some.
+    """
     from dmsae_ray.cli.latents import numbers
 
     asked = None if cycles == "all" else set(numbers(cycles, "--cycles"))
     own = {r.trial_id: experiment.at(r.setting.axes).distill.pool_groups for r in results}
     found = [
-        (r, c.cycle, (c.key, groups or own[r.trial_id]))
+        (r, c.cycle, (c.key, groups))
         for r in results
         for c in r.reports
         if c.key and (asked is None or c.cycle in asked)
+        for groups in pools or (own[r.trial_id],)
     ]
     if not found:
         raise DataError(f"--cycles is '{cycles}'; no finished trial with cores has such a cycle")
     return found
+
+
+def _pools(text: str | None, most: int) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    found = {int(part) if part.isdecimal() and len(part) <= len(str(most)) else 0 for part in parts}
+    if not all(1 <= groups <= most for groups in found):
+        one = text.removeprefix("-").isdecimal()
+        said, several = text if one else f"'{text}'", "" if one or most == 1 else ", or several of these, as in 1,2"
+        raise ConfigError(f"--pool-groups is {said}; it must be from 1 to {most}{several}")
+    return tuple(sorted(found))
 
 
 def _quantiles(text: str, own: set[float]) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ class ScoredCycle:
         key: key of the cycle; trials that differ in coverage share cycle 0.
         scores: by name float64 [3, pool]: by all tokens, by the first half, by the second.
         chose: whether the core is what `own` selects here; not so over another pool or other tokens than the run's.
+        pool: groups of the pool, where it is not that of the run; else None.
     """
 
     setting: CycleSetting
@@ -47,6 +49,12 @@ class ScoredCycle:
     key: str
     scores: Mapping[str, Tensor]
     chose: bool = True
+    pool: int | None = None
+
+    @property
+    def place(self) -> "Place":
+        """Where its numbers belong."""
+        return Place(self.setting, self.cycle, self.pool)
 
     def measure(self, score: str, name: str) -> float | None:
         """Return a measure of a score, see `MEASURES`; None where there is none.
@@ -77,6 +85,20 @@ def best(scores: Tensor, n: int) -> Tensor:
     return select_core(scores.clamp_min(0), 1.0, n) if n else torch.empty(0, dtype=torch.int64)
 
 
+class Place(NamedTuple):
+    """What the seeds of a row have in common.
+
+    Attributes:
+        setting: their setting.
+        cycle: number of the cycle.
+        pool: groups of the pool, where it is not that of the runs; else None.
+    """
+
+    setting: CycleSetting
+    cycle: int
+    pool: int | None = None
+
+
 class Agreement:
     """The measures over seeds.
 
@@ -86,51 +108,56 @@ class Agreement:
 
     def __init__(self, cycles: Sequence[ScoredCycle]) -> None:
         self.cycles = cycles
-        places = {(c.setting.order, c.setting, c.cycle) for c in cycles}
-        self._alike: dict[object, list[tuple[CycleSetting, int]]] = {}
-        for _, setting, cycle in sorted(places, key=lambda p: (p[0], p[2])):
-            self._alike.setdefault(self._what(setting, cycle), []).append((setting, cycle))
+        self._alike: dict[object, list[Place]] = {}
+        places = dict.fromkeys(c.place for c in cycles)
+        for place in sorted(places, key=lambda p: (p.setting.order, p.cycle, p.pool or 0)):
+            self._alike.setdefault(self._what(place), []).append(place)
         self.places = [alike[0] for alike in self._alike.values()]
-        """(setting, cycle), in order; of several with the same SAEs, scores and sizes the first."""
+        """In order; of several with the same SAEs, scores and sizes the first."""
         names = dict.fromkeys(name for c in cycles for name in c.scores)
         self.names = sorted(names, key=lambda name: (name.startswith(REFERENCE), not name.startswith("quantile"), name))
         """Names of the scores: quantiles, the others, ablations."""
         self.values = cache(self._values)
-        """(setting, cycle, score, measure) -> values by seed."""
+        """(place, score, measure) -> values by seed."""
 
-    def _values(self, setting: CycleSetting, cycle: int, score: str, name: str) -> dict[int, float]:
-        found = {c.seed: c.measure(score, name) for c in self.cycles if (c.setting, c.cycle) == (setting, cycle)}
+    def _values(self, place: Place, score: str, name: str) -> dict[int, float]:
+        found = {c.seed: c.measure(score, name) for c in self.at(place)}
         return {seed: value for seed, value in found.items() if value is not None}
 
-    def _what(self, setting: CycleSetting, cycle: int) -> object:
+    def _what(self, place: Place) -> object:
         """Return what decides all measures of a place; settings that say how a core is used share cycle 0."""
-        own = [c for c in self.cycles if (c.setting, c.cycle) == (setting, cycle)]
-        return cycle, setting.coverage, tuple(sorted((c.seed, c.key, c.selected, c.own) for c in own))
+        own = sorted((c.seed, c.key, c.selected, c.own) for c in self.at(place))
+        return place.cycle, place.pool, place.setting.coverage, tuple(own)
 
-    def label(self, setting: CycleSetting, cycle: int) -> str:
-        """Return what a place is called: its setting, and how many others have the same SAEs."""
-        others = len(self._alike[self._what(setting, cycle)]) - 1
-        return setting.label + (f" (and {others} more)" if others else "")
+    def at(self, place: Place) -> list[ScoredCycle]:
+        """Return the scored cycles of a place, one a seed."""
+        return [c for c in self.cycles if c.place == place]
 
-    def keys(self, setting: CycleSetting, cycle: int) -> frozenset[str]:
-        """Return the keys of the cycles of a setting."""
-        return frozenset(c.key for c in self.cycles if (c.setting, c.cycle) == (setting, cycle))
+    def label(self, place: Place) -> str:
+        """Return what a place is called: its setting, how many others have the same SAEs, and a pool of its own."""
+        others = len(self._alike[self._what(place)]) - 1
+        pool = "" if place.pool is None else f", pool of {place.pool} group{'s' if place.pool > 1 else ''}"
+        return place.setting.label + (f" (and {others} more)" if others else "") + pool
 
-    def estimate(self, setting: CycleSetting, cycle: int, score: str, name: str) -> Estimate:
+    def keys(self, place: Place) -> frozenset[str]:
+        """Return the keys of the cycles of a place."""
+        return frozenset(c.key for c in self.at(place))
+
+    def estimate(self, place: Place, score: str, name: str) -> Estimate:
         """Return the estimate of a measure over the seeds."""
-        return estimate(self.values(setting, cycle, score, name).values(), MEASURES[name])
+        return estimate(self.values(place, score, name).values(), MEASURES[name])
 
-    def against(self, other: str, name: str = "rank") -> dict[tuple[CycleSetting, int, str], Difference]:
-        """Return each score less another one, by (setting, cycle, score), corrected together.
+    def against(self, other: str, name: str = "rank") -> dict[tuple[Place, str], Difference]:
+        """Return each score less another one, by (place, score), corrected together.
 
         Other kinds of ablation are left out: they share the tokens of the reference, and so its noise.
         """
         keys, raw = [], []
-        for setting, cycle in self.places:
-            theirs = self.values(setting, cycle, other, name)
+        for place in self.places:
+            theirs = self.values(place, other, name)
             for score in self.names:
-                own = self.values(setting, cycle, score, name)
+                own = self.values(place, score, name)
                 if score != other and not score.startswith(REFERENCE) and own and theirs:
-                    keys.append((setting, cycle, score))
+                    keys.append((place, score))
                     raw.append(paired(own, theirs, limit=2.0))
         return dict(zip(keys, holm(raw), strict=True))

@@ -35,19 +35,19 @@ STAR = "* not 0 at 5%, all of the table corrected together (Holm)"
 
 
 def score_findings(agreement: Agreement) -> list[str]:
-    """Return what was found, a sentence for each setting and cycle."""
+    """Return what was found, a sentence for each setting, cycle and pool."""
     lines = []
     for own in sorted({c.own for c in agreement.cycles}):
         differences, told = agreement.against(own), set[frozenset[str]]()
-        for setting, cycle in agreement.places:
-            keys = agreement.keys(setting, cycle)
+        for place in agreement.places:
+            keys = agreement.keys(place)
             if keys in told:
                 continue  # the same SAEs, at another coverage
             told.add(keys)
-            if not agreement.values(setting, cycle, own, "rank"):
+            if not agreement.values(place, own, "rank"):
                 continue
             means = {
-                name: agreement.estimate(setting, cycle, name, "rank")
+                name: agreement.estimate(place, name, "rank")
                 for name in agreement.names
                 if not name.startswith(REFERENCE)
             }
@@ -57,11 +57,11 @@ def score_findings(agreement: Agreement) -> list[str]:
             top = max(known, key=lambda name: known[name].mean)
             quantiles = {name: value for name, value in known.items() if name.startswith("quantile")}
             q = max(quantiles, key=lambda name: quantiles[name].mean) if quantiles else None
-            retest = agreement.estimate(setting, cycle, REFERENCE, "retest rank")
-            said = f"{agreement.label(setting, cycle)}, cycle {cycle}: {top} agrees best with exact ablation, "
+            retest = agreement.estimate(place, REFERENCE, "retest rank")
+            said = f"{agreement.label(place)}, cycle {place.cycle}: {top} agrees best with exact ablation, "
             said += known[top].text()
             said += f"; the run's {own} {known[own].text()}" if top != own and own in known else ""
-            difference = differences.get((setting, cycle, top))
+            difference = differences.get((place, top))
             said += f" (difference {difference.text()})" if difference is not None and top != own else ""
             said += f"; of the quantiles {q} {known[q].text()}" if q is not None and q not in (top, own) else ""
             lines.append(f"{said}. Ablation agrees with itself on other tokens by {retest.text()}.")
@@ -71,17 +71,17 @@ def score_findings(agreement: Agreement) -> list[str]:
 def score_tables(agreement: Agreement) -> list[Table]:
     """Return the tables."""
     rows = []
-    for setting, cycle in agreement.places:
+    for place in agreement.places:
         for name in agreement.names:
-            cells = {m: agreement.estimate(setting, cycle, name, m) for m in MEASURES}
+            cells = {m: agreement.estimate(place, name, m) for m in MEASURES}
             n = max(cell.n for cell in cells.values())
             texts = [cell.text(0 if m == "size" else 2) for m, cell in cells.items()]
-            rows.append((agreement.label(setting, cycle), str(cycle), name, str(n), *texts))
+            rows.append((agreement.label(place), str(place.cycle), name, str(n), *texts))
     head = ("setting", "cycle", "score", "n", *(m.replace(" ", "\n") for m in MEASURES))
     made = [Table("Agreement with exact ablation, and of each score with itself", head, tuple(rows))]
     for own in sorted({c.own for c in agreement.cycles}):
         found = agreement.against(own)
-        rows = [(agreement.label(s, cycle), str(cycle), name, d.text()) for (s, cycle, name), d in found.items()]
+        rows = [(agreement.label(at), str(at.cycle), name, d.text()) for (at, name), d in found.items()]
         title = f"Rank correlation with ablation less that of the run's {own}; {STAR}"
         made.append(Table(title, ("setting", "cycle", "score", "difference"), tuple(rows)))
     return [table for table in made if table.rows]
@@ -90,22 +90,22 @@ def score_tables(agreement: Agreement) -> list[Table]:
 def score_picture(agreement: Agreement) -> Picture | None:
     """Return the figure; None without numbers."""
     names = [name for name in agreement.names if name != REFERENCE]
-    if not agreement.places or not any(agreement.values(*p, name, "rank") for p in agreement.places for name in names):
+    if not agreement.places or not any(agreement.values(p, name, "rank") for p in agreement.places for name in names):
         return None
 
     def draw() -> "Figure":
         shown = agreement.places[:MOST_PANELS]
         figure, axes = panels(len(shown), width=3.6, height=3.1, columns=2)
-        for axis, (setting, cycle) in zip(axes, shown, strict=True):
+        for axis, place in zip(axes, shown, strict=True):
             labels = (("rank", "with ablation"), ("retest rank", "with itself on other tokens"))
             every = [
-                (f"rank correlation {label}", [agreement.estimate(setting, cycle, name, measure) for name in names])
+                (f"rank correlation {label}", [agreement.estimate(place, name, measure) for name in names])
                 for measure, label in labels
             ]
             by_name(axis, every, names)
             axis.axvline(0, color="#59636E", linewidth=0.8)
-            most = max(len(agreement.values(setting, cycle, name, "rank")) for name in names)
-            write_title(axis, agreement.label(setting, cycle), f"cycle {cycle}, n = {most}")
+            most = max(len(agreement.values(place, name, "rank")) for name in names)
+            write_title(axis, agreement.label(place), f"cycle {place.cycle}, n = {most}")
             axis.set_xlabel("rank correlation")
         legend_below(figure, axes)
         return figure
@@ -119,13 +119,13 @@ def score_picture(agreement: Agreement) -> Picture | None:
         ("setting", "cycle", "score", "measure", *ESTIMATE_HEAD),
         [
             (
-                agreement.label(setting, cycle),
-                cycle,
+                agreement.label(place),
+                place.cycle,
                 name,
                 m,
-                *estimate_cells(agreement.estimate(setting, cycle, name, m)),
+                *estimate_cells(agreement.estimate(place, name, m)),
             )
-            for setting, cycle in agreement.places
+            for place in agreement.places
             for name in agreement.names
             for m in MEASURES
         ],

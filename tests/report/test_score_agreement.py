@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,10 +90,28 @@ def test_settings_that_share_all_are_one_place() -> None:
     sparse = CycleSetting(4, 0.6, "sparse")
     again = [ScoredCycle(sparse, c.seed, 0, c.selected, c.own, c.key, c.scores) for c in cycles]
     alone, both = Agreement(cycles), Agreement([*cycles, *again])
-    assert both.places == [(SETTING, 0)] and both.label(SETTING, 0) == "k=4 τ=0.6 (and 1 more)"
-    assert alone.label(SETTING, 0) == "k=4 τ=0.6" and both.against("quantile 0.99") == alone.against("quantile 0.99")
+    assert both.places == [(SETTING, 0, None)] and both.label(both.places[0]) == "k=4 τ=0.6 (and 1 more)"
+    assert alone.label(alone.places[0]) == "k=4 τ=0.6" and both.against("quantile 0.99") == alone.against(
+        "quantile 0.99"
+    )
     other = [ScoredCycle(sparse, c.seed, 0, c.selected + 1, c.own, c.key, c.scores) for c in cycles]
     assert len(Agreement([*cycles, *other]).places) == 2
+
+
+def test_another_pool_is_another_place() -> None:
+    """Its numbers are those of its own scores, also where two settings share the SAEs."""
+    cycles = [scored(seed, NOISE) for seed in range(3)]
+    wide = [replace(scored(seed + 3, NOISE), seed=seed, key=f"{seed}-0-2", pool=2, chose=False) for seed in range(3)]
+    sparse = [replace(c, setting=CycleSetting(4, 0.6, "sparse")) for c in (*cycles, *wide)]
+    alone, both = Agreement(cycles), Agreement([*wide, *cycles, *sparse])
+    labels = ["k=4 τ=0.6 (and 1 more)", "k=4 τ=0.6 (and 1 more), pool of 2 groups"]
+    assert [both.label(place) for place in both.places] == labels
+    assert [line.split(", cycle 0")[0] for line in score_findings(both)] == labels
+    own, other = both.places
+    assert both.values(own, "mean_square", "rank") == alone.values(alone.places[0], "mean_square", "rank")
+    assert both.values(other, "mean_square", "rank") == {c.seed: c.measure("mean_square", "rank") for c in wide}
+    first = [replace(c, pool=1) for c in cycles]
+    assert Agreement(first).label(Agreement(first).places[0]).endswith(", pool of 1 group")
 
 
 def test_the_files(tmp_path: Path) -> None:

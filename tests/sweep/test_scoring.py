@@ -1,18 +1,22 @@
 """`dmsae score` and `dmsae stability` over a finished sweep, as Ray tasks on a real cluster."""
 
+import argparse
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from scipy.stats import trim_mean
 
 from dmsae_ray.cli import score
+from dmsae_ray.cli.console import Screen
 from dmsae_ray.config import load_experiment
 from dmsae_ray.distill.attribution_set import TensorPairs
+from dmsae_ray.errors import ConfigError
 from dmsae_ray.evaluation import SplicedContexts, integrated_gradients
 from dmsae_ray.plan import CycleSetting, Trial
 from dmsae_ray.results import experiment_of, folders_of, parse_result, recorded_stores
@@ -119,9 +123,66 @@ def test_each_sae_is_scored_over_the_pool_of_its_run(tmp_path: Path) -> None:
         summary["records"][0]["key"] = "shared"
         setting = CycleSetting(8, 0.3, "dense", axes=point)
         results.append(replace(parse_result(summary), trial=Trial(setting, 0, 0)))
-    for asked, pools in ((None, [1, 2]), (3, [3, 3])):
+    for asked, pools in (((), [1, 2]), ((3,), [3, 3]), ((1, 3), [1, 3, 1, 3])):
         found = score._wanted(results, "0", experiment, asked)
         assert [what for _, _, what in found] == [("shared", groups) for groups in pools]
+
+
+class Said:
+    """A screen that keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def test_scores_over_another_pool_are_rows_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are named beside those of the run's pool, which alone say how the run's score agrees with ablation."""
+    config = write_config(tmp_path, distill={"cycles": 2, "score": "trimmed_mean", "quantile": 0.8})
+    experiment = load_experiment(config)
+    monkeypatch.setattr("dmsae_ray.results.experiment_of", lambda _: experiment)
+    summary = make_summary(8, 0.3, 0)
+    summary["records"][0]["key"] = "shared"
+    result = replace(parse_result(summary), trial=Trial(CycleSetting(8, 0.3, "dense"), 0, 0))
+    wanted = score._wanted([result], "0", experiment, score._pools("2, 1", 3))
+    places, generator = {}, torch.Generator().manual_seed(0)
+    names = ("trimmed_mean", "trimmed_mean 0.8", "quantile 0.99", "ablation")
+    for _, _, pool in wanted:
+        places[pool] = tmp_path / f"{pool[1]}.safetensors"
+        width = 64 * pool[1]
+        save_file({name: torch.rand(3, width, generator=generator).double() for name in names}, places[pool])
+    parser = argparse.ArgumentParser()
+    score.add_arguments(parser)
+    screen, arguments = Said(), parser.parse_args([str(tmp_path), "--pool-groups", "2,1"])
+    score._write(arguments, cast(Screen, screen), tmp_path, wanted, places, (0.99,))
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert found["settings"]["pool_groups"] == "2,1" and found["own"] == {"k=8 τ=0.3": "trimmed_mean 0.8"}
+    rows = [(r["setting"], r["score"]) for r in found["rows"] if "rank" in r]
+    labels = ("k=8 τ=0.3", "k=8 τ=0.3, pool of 2 groups")
+    assert sorted(rows) == sorted((label, name) for label in labels for name in names)
+    assert [line.split(", cycle 0")[0] for line in found["findings"]] == list(labels)
+    assert len(found["overlaps"]) == 1 and found["overlaps"][0]["setting"] == "k=8 τ=0.3"
+    own = load_file(places["shared", 1])
+    sets = [set(own[n][0].topk(result.reports[0].n_core).indices.tolist()) for n in ("trimmed_mean 0.8", "ablation")]
+    assert found["overlaps"][0]["overlap"] == len(sets[0] & sets[1]) / result.reports[0].n_core
+
+
+def test_pools_are_one_or_several() -> None:
+    assert score._pools(None, 3) == () and score._pools("2", 3) == (2,) and score._pools("3,1, 1", 3) == (1, 3)
+    for text, said in (
+        ("4", "--pool-groups is 4; it must be from 1 to 3"),
+        ("-1", "--pool-groups is -1; it must be from 1 to 3"),
+        ("1,4", "--pool-groups is '1,4'; it must be from 1 to 3, or several of these, as in 1,2"),
+        ("1,", "--pool-groups is '1,'; it must be from 1 to 3, or several of these, as in 1,2"),
+        ("x", "--pool-groups is 'x'; it must be from 1 to 3, or several of these, as in 1,2"),
+    ):
+        with pytest.raises(ConfigError) as found:
+            score._pools(text, 3)
+        assert str(found.value).startswith(said)
+    with pytest.raises(ConfigError, match=r"^--pool-groups is '2,3'; it must be from 1 to 1$"):
+        score._pools("2,3", 1)
 
 
 def test_a_run_that_selects_by_a_trimmed_mean_finds_it_among_the_scores(tmp_path: Path) -> None:
@@ -164,6 +225,10 @@ def test_bad_input_is_one_line(copied: Path, dmsae_here: Here, monkeypatch: pyte
         ((copied, "--cycles", "7"), "--cycles is '7'; no finished trial with cores has such a cycle"),
         ((copied, "--cycles", "x"), "--cycles is 'x'; it must be numbers and ranges, as in 0,5,10-12"),
         ((copied, "--pool-groups", 4), "--pool-groups is 4; it must be from 1 to 3"),
+        (
+            (copied, "--pool-groups", "1,4"),
+            "--pool-groups is '1,4'; it must be from 1 to 3, or several of these, as in",
+        ),
         ((copied, "--contexts", 1), "--contexts is 1; it must be at least 2, one for each half"),
         ((copied, "--intersect", "0"), "--intersect is '0'; it must be whole numbers from 1 to 256, as in 1,4"),
         ((copied, "--intersect", "1,x"), "--intersect is '1,x'; it must be whole numbers from 1 to 256, as in 1,4"),
