@@ -1,4 +1,4 @@
-"""The files of `dmsae score`: tables, figure, page, numbers."""
+"""The files of `dmsae score`: tables, figures, page, numbers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from dmsae_ray.report.panels import left_out
 from dmsae_ray.report.picture import ESTIMATE_HEAD, Picture, estimate_cells
 from dmsae_ray.report.plots import MOST_PANELS, by_name, legend_below, panels, write_title
 from dmsae_ray.report.score_agreement import MEASURES, REFERENCE, Agreement, ScoredCycle
+from dmsae_ray.report.score_sizes import size_curves, size_numbers, size_picture, size_table
 from dmsae_ray.report.tables import Table
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def score_picture(agreement: Agreement) -> Picture | None:
 
 
 def write_scores(cycles: Sequence[ScoredCycle], folder: Path, *, name: str, settings: Mapping[str, object]) -> Path:
-    """Write scores.html, .md, .json and the figure into a folder; return the page.
+    """Write scores.html, .md, .json and the figures into a folder; return the page.
 
     Args:
         cycles: the scored cycles.
@@ -143,13 +144,15 @@ def write_scores(cycles: Sequence[ScoredCycle], folder: Path, *, name: str, sett
         settings: how it was asked, noted in the JSON file.
     """
     agreement = Agreement(cycles)
-    picture, made, lines = score_picture(agreement), score_tables(agreement), score_findings(agreement)
-    drawn = None if picture is None else picture.write(folder)
+    curves, lines = size_curves(agreement), score_findings(agreement)
+    made = [*score_tables(agreement), size_table(agreement, curves)]
+    pictures = (score_picture(agreement), size_picture(agreement, curves))
+    drawn = [one for picture in pictures if picture is not None and (one := picture.write(folder)) is not None]
     title = f"Scores: {name}"
-    shown = "" if drawn is None else f"![{drawn.picture.title}]({drawn.png.name})\n\n{drawn.caption}\n\n"
+    shown = "".join(f"![{one.picture.title}]({one.png.name})\n\n{one.caption}\n\n" for one in drawn)
     text = f"# {title}\n\n{HOW}\n\n" + "\n".join(f"- {line}" for line in lines) + f"\n\n{shown}"
     body = [f'<p class="soft">{escape(HOW)}</p><ul>{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>']
-    body += [] if drawn is None else [drawn.html()]
+    body += [one.html() for one in drawn]
     html = page(title, [Section("scores", "Scores", "\n".join([*body, *(table.html() for table in made)]))])
     numbers = {
         "settings": dict(settings),
@@ -160,6 +163,7 @@ def write_scores(cycles: Sequence[ScoredCycle], folder: Path, *, name: str, sett
             for c in cycles
             if c.chose and (overlap := c.measure(c.own, "overlap")) is not None
         ],
+        "curves": size_numbers(agreement, curves),
         "rows": [dict(zip(table.names, row, strict=True)) for table in made for row in table.rows],
     }
     for file, content in (

@@ -1,3 +1,4 @@
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -6,9 +7,12 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from dmsae_ray.distill import select_core
 from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report import Agreement, ScoredCycle, score_findings, write_scores
+from dmsae_ray.report.estimates import estimate
 from dmsae_ray.report.score_agreement import best
+from dmsae_ray.report.score_sizes import COVERAGES, drawn_names, size_curves, size_picture
 
 SETTING = CycleSetting(4, 0.6, "dense")
 
@@ -114,13 +118,75 @@ def test_another_pool_is_another_place() -> None:
     assert Agreement(first).label(Agreement(first).places[0]).endswith(", pool of 1 group")
 
 
+def held(scores: torch.Tensor) -> list[float]:
+    """The share of the positive scores that the n best hold, n = 1, 2, …, added up one by one."""
+    values = sorted((v for v in scores.tolist() if v > 0), reverse=True)
+    return [sum(values[:n]) / sum(values) for n in range(1, len(values) + 1)]
+
+
+def test_sizes_and_shares_of_a_score_are_one_curve(tmp_path: Path) -> None:
+    """By the table, the numbers of each seed and the figure's CSV; negative scores are no part of the total."""
+    cycles = [scored(seed, {**NOISE, "max": 1.0}) for seed in range(3)]
+    for c in cycles:
+        c.scores["ablation"][:, 25:] *= -1
+        c.scores["max"].zero_()
+    agreement = Agreement(cycles)
+    (place,) = agreement.places
+    curves = size_curves(agreement)
+    for name in NOISE:
+        curve, shares = curves[place, name], [held(c.scores[name][0]) for c in cycles]
+        assert curve.seeds == (0, 1, 2) and (min(curve.shares), max(curve.shares)) == (1, 40)
+        for tau, sizes in curve.latents.items():
+            assert sizes == tuple(next(n for n, s in enumerate(one, 1) if s >= tau) for one in shares)
+            chosen = [select_core(c.scores[name][0].clamp_min(0), tau) for c in cycles]
+            assert sizes == tuple(len(core) for core in chosen)
+        for n, values in curve.shares.items():
+            assert values == pytest.approx([one[min(n, len(one)) - 1] for one in shares])
+    silent = curves[place, "max"]  # it selects nothing, and has no total to share out
+    assert set(silent.latents.values()) == {(0, 0, 0)} and set(silent.shares.values()) == {(None, None, None)}
+    page = write_scores(cycles, tmp_path, name="one", settings={})
+    numbers = json.loads((tmp_path / "scores.json").read_text())
+    (found,) = (c for c in numbers["curves"] if c["score"] == "ablation")
+    sizes = [next(n for n, s in enumerate(held(c.scores["ablation"][0]), 1) if s >= 0.7) for c in cycles]
+    assert found["latents"]["0.7"] == sizes and found["seeds"] == [0, 1, 2] and found["shares"]["40"] == [1, 1, 1]
+    (cells,) = (r for r in numbers["rows"] if r["score"] == "ablation" and "τ = 0.7" in r)
+    assert cells["τ = 0.7"] == estimate(sizes, "amount").text(0) and {"τ = 0.3", "τ = 0.5", "τ = 0.9"} < cells.keys()
+    rows = list(csv.DictReader((tmp_path / "score_sizes.csv").open()))
+    (row,) = (
+        r for r in rows if r["score"] == "ablation" and r["quantity"] == "latents at coverage" and r["at"] == "0.7"
+    )
+    assert float(row["mean"]) == pytest.approx(sum(sizes) / 3, rel=1e-5) and row["seeds"] == " ".join(map(str, sizes))
+    assert {r["score"] for r in rows} == {*NOISE, "max"} and "How many latents a score asks for" in page.read_text()
+
+
+def test_the_figure_of_sizes_has_the_main_scores_only() -> None:
+    plain = ("quantile 0.9", "quantile 0.99", "mean_square", "mean", "frequency")
+    more = ("quantile 0.9 (BatchTopK)", "mean, least of 4", "random", "ablation, text", "trimmed_mean 0.8")
+    every = dict.fromkeys((*plain, *more, "ablation"), 0.5)
+    agreement = Agreement([scored(seed, every, own="trimmed_mean 0.8") for seed in range(2)])
+    assert set(drawn_names(agreement, agreement.places[0])) == {*plain, "ablation", "trimmed_mean 0.8"}
+    curves = size_curves(agreement)
+    picture = size_picture(agreement, curves)
+    assert picture is not None and {row[2] for row in picture.rows} == every.keys()
+    (axis,) = picture.draw().axes
+    labels = axis.get_legend_handles_labels()[1]
+    assert sorted(labels) == sorted([*plain, "ablation", "trimmed_mean 0.8", "coverage τ of the setting"])
+    (line,) = (line for line in axis.lines if line.get_label() == "mean_square")
+    means = [sum(sizes) / 2 for sizes in curves[agreement.places[0], "mean_square"].latents.values()]
+    assert list(line.get_ydata()) == means and list(line.get_xdata()) == list(COVERAGES)
+    masked = dict.fromkeys(("mean (BatchTopK)", "mean (BatchTopK), least of 4", "ablation"), 0.5)
+    other = Agreement([scored(0, masked, own="mean (BatchTopK)")])
+    assert set(drawn_names(other, other.places[0])) == {"mean (BatchTopK)", "ablation"}
+
+
 def test_the_files(tmp_path: Path) -> None:
     cycles = [scored(seed, NOISE, cycle=cycle) for seed in range(3) for cycle in (0, 1)]
     page = write_scores(cycles, tmp_path, name="a<b", settings={"contexts": 3})
     html = page.read_text()
-    assert "a&lt;b" in html and html.count("<figure") == 1 and "cycle 1" in html
+    assert "a&lt;b" in html and html.count("<figure") == 2 and "cycle 1" in html
     numbers = json.loads((tmp_path / "scores.json").read_text())
     assert numbers["settings"] == {"contexts": 3} and len(numbers["findings"]) == 2
-    assert (tmp_path / "scores.png").stat().st_size > 5000
+    for name in ("scores.png", "score_sizes.png"):
+        assert (tmp_path / name).stat().st_size > 5000 and f"]({name})" in (tmp_path / "scores.md").read_text()
     rows = (tmp_path / "scores.csv").read_text().splitlines()
     assert len(rows) == 1 + 2 * 4 * 5  # cycles, scores, measures

@@ -60,7 +60,7 @@ def test_stored_saes_are_scored_again_and_nothing_is_trained(copied: Path, dmsae
     assert bool((found["mean_square"][0][silent] == 0).all())
     assert {tensor.shape for tensor in found.values()} == {(3, 64)}
     assert_of_other_contexts(copied, records[0]["key"], found["integrated gradients"])
-    for name in ("scores.html", "scores.md", "scores.json", "scores.png", "scores.csv"):
+    for name in ("scores.html", "scores.md", "scores.json", "scores.png", "scores.csv", "score_sizes.csv"):
         assert (copied / name).is_file()
     again = dmsae_here("score", copied, "--contexts", 4, "--quantiles", "0.9,0.999")
     assert "1 of them kept from before" in again.stdout and again.returncode == 0
