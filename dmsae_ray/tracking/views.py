@@ -114,10 +114,13 @@ def views_of_sweep(experiment: Experiment, parent: str, sweep: str) -> list[View
         parent: Id of the sweep's run.
         sweep: Name of the sweep.
     """
+    axes = tuple(experiment.sweep.axes)
     if experiment.transfer is not None:
-        return _views_of_transfers(parent, sweep, tuple(experiment.sweep.axes))
+        # Runs have the parameters in which they differ.
+        sparsity = ("core_sparsity",) if len(experiment.transfer.core_sparsity) > 1 else ()
+        return _views_of_transfers(parent, sweep, (*sparsity, *axes))
     distill = experiment.distill
-    return _views_of_cycles(parent, sweep, distill.controls, distill.control_chains, tuple(experiment.sweep.axes))
+    return _views_of_cycles(parent, sweep, distill.controls, distill.control_chains, axes)
 
 
 def _views_of_cycles(
@@ -125,7 +128,7 @@ def _views_of_cycles(
 ) -> list[View]:
     children = f"tags.`{PARENT_TAG}` = '{parent}'"
     trials = f"{children} and tags.`{KIND_TAG}` = 'trial'"
-    every = metric_names(controls, chains)
+    every = [*metric_names(controls, chains), *axes]  # a number of the setting is a metric, too, to sort by
     margin = [f"margin_{arm}" for arm in controls]
     left = ["survived", *(f"survived_{arm}" for arm in chains)] if chains else []
     setting = [f"params.`{name}`" for name in ("k", "coverage", *axes, "seed", "arm")]
@@ -208,7 +211,7 @@ def _views_of_cycles(
 def _views_of_transfers(parent: str, sweep: str, axes: tuple[str, ...]) -> list[View]:
     children = f"tags.`{PARENT_TAG}` = '{parent}'"
     finals = [f"metrics.`{n}`" for n in ("l0", "l0_core", "l0_non_core", "fvu", "loss_recovered", "dead_share")]
-    setting = [f"params.`{name}`" for name in ("k", "arm", "core_sparsity", *axes, "seed")]
+    setting = [f"params.`{name}`" for name in ("k", "arm", *axes, "seed")]
     sections: list[_Section] = [
         (
             "1 Reconstruction, at measured L0",
@@ -221,7 +224,7 @@ def _views_of_transfers(parent: str, sweep: str, axes: tuple[str, ...]) -> list[
         ),
         ("2 Health of the trainings", [_bar("dead_share"), _bar("collapsed")]),
     ]
-    every = metric_names()
+    every = [*metric_names(), *axes]
     by, hidden = "metrics.`k`", _rest(sections, every)
     return [
         View(
@@ -234,7 +237,7 @@ def _views_of_transfers(parent: str, sweep: str, axes: tuple[str, ...]) -> list[
             [*setting, *finals],
             sections,
             by,
-            group_by=("k", "arm", "core_sparsity", *axes),
+            group_by=("k", "arm", *axes),
             hidden=hidden,
         ),
         _training_view(parent, sweep, ("k", "arm", *axes, "seed"), every),
