@@ -78,7 +78,12 @@ def run(args: "Namespace") -> int:
     pools = _pools(args.pool_groups, min(len(at.sae.groups) for at in points))
     if args.contexts < 2:
         raise ConfigError(f"--contexts is {args.contexts}; it must be at least 2, one for each half")
-    results = [r for r in load_results(sweep) if isinstance(r.setting, CycleSetting) and r.collapse is None]
+    of_cycles = [r for r in load_results(sweep) if isinstance(r.setting, CycleSetting)]
+    results = [r for r in of_cycles if r.collapse is None]
+    collapsed = [r for r in of_cycles if r.collapse is not None]
+    lacks = [f"{r.trial_id} collapsed ({r.collapse}): it is in no number" for r in collapsed]
+    if collapsed and not results:
+        raise DataError(f"'{sweep}' has only trials that collapsed: there is nothing to score")
     if args.trial is not None and args.trial not in {r.trial_id for r in results}:
         known = ", ".join(r.trial_id for r in results) or "none"
         raise ConfigError(f"--trial is '{args.trial}'; finished trials with cores are {known}")
@@ -120,7 +125,7 @@ def run(args: "Namespace") -> int:
             done = sum(place.is_file() for place in places.values())
             screen.say(f"dmsae: interrupted with {done} of {len(tasks)} scored; the same command goes on")
             return EXIT_INTERRUPTED
-        _write(args, screen, sweep, wanted, places, quantiles)
+        _write(args, screen, sweep, wanted, places, quantiles, lacks)
     return 0
 
 
@@ -156,6 +161,7 @@ def _write(
     wanted: "list[tuple[TrialResult, int, Pool]]",
     places: "dict[Pool, Path]",
     quantiles: tuple[float, ...],
+    lacks: list[str],
 ) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -184,8 +190,8 @@ def _write(
         )
     settings = {"contexts": args.contexts, "quantiles": list(quantiles), "cycles": args.cycles, "version": VERSION}
     settings |= {} if args.pool_groups is None else {"pool_groups": args.pool_groups}
-    page = write_scores(scored, sweep, name=sweep.name, settings=settings)
-    for line in score_findings(Agreement(scored)):
+    page = write_scores(scored, sweep, name=sweep.name, settings=settings, lacks=lacks)
+    for line in (*score_findings(Agreement(scored)), *Agreement(scored).lacks(), *lacks):
         screen.say(line)
     if not any(INTEGRATED in one.scores for one in scored):
         screen.say(f"no {INTEGRATED}: the store has no held-out contexts beside the {args.contexts} for the ablations")

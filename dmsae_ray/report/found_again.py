@@ -68,7 +68,8 @@ class Again:
     Attributes:
         trial: the trial of the set.
         setting: its setting.
-        seed: its seed.
+        seed: its seed; of trials of one setting that share cycle 0, that of the first: their cores are choices from one
+            SAE, and together one replica.
         set: one of SETS.
         other: name of the trial whose SAE it is.
         kind: see `Other`.
@@ -217,6 +218,7 @@ def _looked_for(
 ) -> Rediscovery:
     """Open each other SAE once, and look into it for all sets."""
     pairs = [(own, other) for own in sets for other in wanted[own.core.name]]
+    replicas = _replicas(sets, lacks)
     held_out = HeldOut(output, store, tokens, lacks)
     again: list[Again] = []
     decoder: dict[tuple[str, LineageId], list[float]] = {}
@@ -242,7 +244,8 @@ def _looked_for(
                         what = f"{shared} rows of its core are rows of the SAE of {other.name}"
                         lacks.append(f"{own.core.name}: {what}: it shares a training with it and is no witness")
                         continue
-                    found, of_star = _compared(own, other, rows, together.get(own.core.name, {}))
+                    name = own.core.name
+                    found, of_star = _compared(own, other, rows, together.get(name, {}), replicas[name])
                     again += found
                     if other.kind == "another seed":
                         for n, latent in enumerate(own.ids):
@@ -253,17 +256,46 @@ def _looked_for(
             lacks.append(f"{here[0][1].name}: its SAE cannot be looked into ({error})")
         done += len(here)
         progress("SAEs of other seeds", done, len(pairs), "pairs")
+    told = set[tuple[object, LineageId]]()  # trials that share cycle 0 share latents
     latents = [
         CoreLatent(own.core.name, i, tuple(decoder[own.core.name, i]), tuple(firing.get((own.core.name, i), ())))
         for own in sets
         for i in own.ids
-        if (own.core.name, i) in decoder
+        if (own.core.name, i) in decoder and _is_new(own, i, told)
     ]
     return Rediscovery(tuple(again), tuple(latents), seen, tuple(lacks))
 
 
+def _replicas(sets: Sequence[CoreSets], lacks: list[str]) -> dict[str, int]:
+    """Return the seed under which each trial is counted, by its name, see `Again`."""
+    alike: dict[object, list[CoreSets]] = {}
+    for own in sets:
+        alike.setdefault(_origin(own), []).append(own)
+    for shared in alike.values():
+        if len(shared) > 1:
+            seeds = ", ".join(str(own.core.result.trial.seed) for own in shared)
+            lacks.append(
+                f"{shared[0].core.result.setting.label}: seeds {seeds} share cycle 0: their cores are choices from one "
+                "SAE, and count as one"
+            )
+    return {own.core.name: shared[0].core.result.trial.seed for shared in alike.values() for own in shared}
+
+
+def _origin(own: CoreSets) -> object:
+    """Return what replicas of a setting have in common where they are none: the training of cycle 0."""
+    return own.core.result.setting, own.core.keys.get(0, own.core.name)
+
+
+def _is_new(own: CoreSets, latent: LineageId, told: set[tuple[object, LineageId]]) -> bool:
+    """Note a latent; return whether it was not there yet. One that was born later is of its own trial."""
+    what = (_origin(own) if latent.cycle == 0 else own.core.name, latent)
+    new = what not in told
+    told.add(what)
+    return new
+
+
 def _compared(
-    own: CoreSets, other: Other, rows: Mapping[str, Tensor], correlations: Mapping[str, Tensor]
+    own: CoreSets, other: Other, rows: Mapping[str, Tensor], correlations: Mapping[str, Tensor], seed: int
 ) -> tuple[list[Again], dict[str, Tensor]]:
     """Return how each set is found again in an SAE of these unit rows, and the partners of the distilled latents."""
     result, star = own.core.result, dict[str, Tensor]()
@@ -284,7 +316,7 @@ def _compared(
             Again(
                 trial=own.core.name,
                 setting=result.setting,
-                seed=result.trial.seed,
+                seed=seed,
                 set=name,
                 other=other.name,
                 kind=other.kind,

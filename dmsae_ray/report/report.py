@@ -166,6 +166,16 @@ class Report:
     def health(self) -> list[str]:
         """One line for each trial that collapsed, each control that is missing, and each trouble in a training."""
         lines = [f"{r.trial_id} collapsed: {r.collapse}" for r in (*self.results, *self.running) if r.collapse]
+        for setting, found in self.replicas.items():
+            shared: dict[str, list[int]] = {}
+            for r in found if isinstance(setting, CycleSetting) else ():
+                shared.setdefault(r.reports[0].key or r.trial_id, []).append(r.trial.seed)
+            lines += [
+                f"{setting.label}: seeds {', '.join(map(str, seeds))} share cycle 0: their cores are choices from one "
+                "SAE, and their spread is not that of trainings"
+                for seeds in shared.values()
+                if len(seeds) > 1
+            ]
         lines += [
             f"{r.trial_id}: control {c.arm} collapsed in cycle {c.cycle}: {c.collapsed}"
             for r in self.results

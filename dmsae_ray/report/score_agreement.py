@@ -15,9 +15,9 @@ from dmsae_ray.report.paired import Difference, holm, paired
 
 REFERENCE = "ablation"
 MEASURES: dict[str, Scale] = {
-    "rank": "real",
+    "rank": "difference",
     "overlap": "share",
-    "retest rank": "real",
+    "retest rank": "difference",
     "retest overlap": "share",
     "size": "amount",
 }
@@ -130,8 +130,32 @@ class Agreement:
         return place.cycle, place.pool, place.setting.coverage, tuple(own)
 
     def at(self, place: Place) -> list[ScoredCycle]:
-        """Return the scored cycles of a place, one a seed."""
-        return [c for c in self.cycles if c.place == place]
+        """Return the scored cycles of a place, one an SAE: seeds that were given the same one are no replicas."""
+        found: dict[str, ScoredCycle] = {}
+        for cycle in self.cycles:
+            if cycle.place == place:
+                found.setdefault(cycle.key, cycle)
+        return list(found.values())
+
+    def own(self, place: Place) -> str:
+        """Return the name of the score that selected the cores of a place."""
+        return self.at(place)[0].own
+
+    def lacks(self) -> list[str]:
+        """Return a line for each place whose seeds share SAEs."""
+        lines = []
+        for place in self.places:
+            seeds: dict[str, list[int]] = {}
+            for cycle in self.cycles:
+                if cycle.place == place:
+                    seeds.setdefault(cycle.key, []).append(cycle.seed)
+            lines += [
+                f"{self.label(place)}, cycle {place.cycle}: seeds {', '.join(map(str, shared))} have one SAE, "
+                "and count once"
+                for shared in seeds.values()
+                if len(shared) > 1
+            ]
+        return lines
 
     def label(self, place: Place) -> str:
         """Return what a place is called: its setting, how many others have the same SAEs, and a pool of its own."""
@@ -150,10 +174,12 @@ class Agreement:
     def against(self, other: str, name: str = "rank") -> dict[tuple[Place, str], Difference]:
         """Return each score less another one, by (place, score), corrected together.
 
-        Other kinds of ablation are left out: they share the tokens of the reference, and so its noise.
+        Only places whose cores were selected by the other one, where there are any. Other kinds of ablation are left
+        out: they share the tokens of the reference, and so its noise.
         """
         keys, raw = [], []
-        for place in self.places:
+        by_other = [place for place in self.places if self.own(place) == other]
+        for place in by_other or self.places:
             theirs = self.values(place, other, name)
             for score in self.names:
                 own = self.values(place, score, name)

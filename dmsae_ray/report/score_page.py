@@ -30,7 +30,7 @@ HOW = (
     "does to the expected loss, along the path from none of it to all. Overlap is of the n best, n the size of the "
     "core that was selected from the cycle: the shared latents over the mean size of both sets, which are smaller than "
     "n where fewer latents have a positive score; no selection takes others. Retest compares a score on two halves of "
-    "its tokens; size is what reaches the coverage. In the column n is the number of seeds."
+    "its tokens; size is what reaches the coverage. In the column n is the number of seeds with SAEs of their own."
 )
 STAR = "* not 0 at 5%, all of the table corrected together (Holm)"
 
@@ -42,7 +42,7 @@ def score_findings(agreement: Agreement) -> list[str]:
         differences, told = agreement.against(own), set[frozenset[str]]()
         for place in agreement.places:
             keys = agreement.keys(place)
-            if keys in told:
+            if agreement.own(place) != own or keys in told:
                 continue  # the same SAEs, at another coverage
             told.add(keys)
             if not agreement.values(place, own, "rank"):
@@ -75,8 +75,9 @@ def score_tables(agreement: Agreement) -> list[Table]:
     for place in agreement.places:
         for name in agreement.names:
             cells = {m: agreement.estimate(place, name, m) for m in MEASURES}
-            n = max(cell.n for cell in cells.values())
+            n = len(agreement.at(place))
             texts = [cell.text(0 if m == "size" else 2) for m, cell in cells.items()]
+            texts = [f"{t}, n = {c.n}" if 0 < c.n < n else t for t, c in zip(texts, cells.values(), strict=True)]
             rows.append((agreement.label(place), str(place.cycle), name, str(n), *texts))
     head = ("setting", "cycle", "score", "n", *(m.replace(" ", "\n") for m in MEASURES))
     made = [Table("Agreement with exact ablation, and of each score with itself", head, tuple(rows))]
@@ -134,7 +135,14 @@ def score_picture(agreement: Agreement) -> Picture | None:
     )
 
 
-def write_scores(cycles: Sequence[ScoredCycle], folder: Path, *, name: str, settings: Mapping[str, object]) -> Path:
+def write_scores(
+    cycles: Sequence[ScoredCycle],
+    folder: Path,
+    *,
+    name: str,
+    settings: Mapping[str, object],
+    lacks: Sequence[str] = (),
+) -> Path:
     """Write scores.html, .md, .json and the figures into a folder; return the page.
 
     Args:
@@ -142,9 +150,10 @@ def write_scores(cycles: Sequence[ScoredCycle], folder: Path, *, name: str, sett
         folder: the folder.
         name: name of the sweep.
         settings: how it was asked, noted in the JSON file.
+        lacks: a line for each thing that is in no number.
     """
     agreement = Agreement(cycles)
-    curves, lines = size_curves(agreement), score_findings(agreement)
+    curves, lines = size_curves(agreement), [*score_findings(agreement), *agreement.lacks(), *lacks]
     made = [*score_tables(agreement), size_table(agreement, curves)]
     pictures = (score_picture(agreement), size_picture(agreement, curves))
     drawn = [one for picture in pictures if picture is not None and (one := picture.write(folder)) is not None]

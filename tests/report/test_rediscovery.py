@@ -23,6 +23,7 @@ from dmsae_ray.report import Rediscovery, rediscovery, rediscovery_findings, wri
 from dmsae_ray.report.core_rivals import DISTILLED, IN_FIRST, RIVALS, core_sets
 from dmsae_ray.report.found_again import BY, Again, CoreLatent
 from dmsae_ray.report.rediscovery_tables import Rediscovered, often_found, tables
+from dmsae_ray.report.report import make_report
 from dmsae_ray.report.trial_cores import trial_cores
 from dmsae_ray.results import load_results
 from dmsae_ray.sae import MatryoshkaSAE, about_sae, load_sae, save_sae
@@ -128,6 +129,27 @@ def test_an_sae_that_shares_rows_with_the_core_is_no_witness(small_output: Path,
     found = rediscovery(sweep)
     assert not any(a.seed == 0 for a in found.again)
     assert any("seed0: " in line and "shares a training with it and is no witness" in line for line in found.lacks)
+
+
+def test_cores_that_share_cycle_0_are_one_replica(small_output: Path, tmp_path: Path) -> None:
+    """Seeds 0 and 1 were given one SAE as cycle 0; SAEs of another sweep are the witnesses."""
+    other = copied(small_output, tmp_path / "other")
+    for seed in (0, 1):  # its SAEs are of other seeds, and other trainings
+        told = summary(other, seed)
+        told |= {"trial_id": f"k4-tau0.6-seed{seed + 7}", "params": {**told["params"], "seed": seed + 7}}
+        (other / "trials" / f"k4-tau0.6-seed{seed}" / "summary.json").write_text(json.dumps(told))
+    sweep, key = copied(small_output, tmp_path), summary(small_output, 0)["records"][0]["key"]
+    whole = rediscovery(sweep, against=[other])
+    told = summary(sweep, 1)
+    told["records"][0]["key"] = key
+    (sweep / "trials" / "k4-tau0.6-seed1" / "summary.json").write_text(json.dumps(told))
+    found = rediscovery(sweep, against=[other])
+    assert {a.seed for a in whole.again} == {0, 1} and {a.seed for a in found.again} == {0}
+    assert any(
+        "seeds 0, 1 share cycle 0: their cores are choices from one SAE, and count as one" in x for x in found.lacks
+    )
+    health = make_report(sweep).health
+    assert any("seeds 0, 1 share cycle 0" in line for line in health)
 
 
 def test_a_given_sae_and_a_collapsed_trial_are_no_witnesses(small_output: Path, tmp_path: Path) -> None:

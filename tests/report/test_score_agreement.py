@@ -12,6 +12,7 @@ from dmsae_ray.plan import CycleSetting
 from dmsae_ray.report import Agreement, ScoredCycle, score_findings, write_scores
 from dmsae_ray.report.estimates import estimate
 from dmsae_ray.report.score_agreement import best
+from dmsae_ray.report.score_page import score_tables
 from dmsae_ray.report.score_sizes import COVERAGES, drawn_names, size_curves, size_picture
 
 SETTING = CycleSetting(4, 0.6, "dense")
@@ -79,6 +80,45 @@ def test_the_best_score_is_named_with_its_difference() -> None:
     assert "of the quantiles quantile 0.999 0." in line
     two = score_findings(Agreement([scored(seed, NOISE) for seed in range(2)]))
     assert "*" not in two[0]
+
+
+def test_seeds_that_were_given_one_sae_count_once() -> None:
+    """distill.initial_sae: three seeds, one SAE; nothing is known of other SAEs then."""
+    one = scored(0, NOISE)
+    agreement = Agreement([replace(one, seed=seed) for seed in (21, 22, 23)])
+    found = agreement.estimate(agreement.places[0], "quantile 0.999", "rank")
+    assert (found.n, found.interval) == (1, None)
+    assert agreement.lacks() == ["k=4 τ=0.6, cycle 0: seeds 21, 22, 23 have one SAE, and count once"]
+    assert not any(d.shown for d in agreement.against("quantile 0.99").values())
+    (row, *_) = score_tables(agreement)[0].rows
+    assert row[3] == "1"
+    assert Agreement([scored(seed, NOISE) for seed in (1, 2)]).lacks() == []
+
+
+def test_settings_that_select_by_other_scores_are_named_each_with_its_own() -> None:
+    """Their SAEs of cycle 0 are the same: sentences must not mix up the settings."""
+    axes = ("frequency", "quantile 0.99")
+    cycles = [
+        replace(
+            scored(seed, {**NOISE, "frequency": 2.0}), own=own, setting=replace(SETTING, axes=(("distill.score", own),))
+        )
+        for own in axes
+        for seed in range(3)
+    ]
+    lines = score_findings(Agreement(cycles))
+    assert len(lines) == 2
+    for own, line in zip(axes, lines, strict=True):
+        assert line.startswith(f"k=4 τ=0.6 score={own}, cycle 0: ") and f"the run's {own} " in line
+
+
+def test_cells_of_fewer_seeds_say_their_n() -> None:
+    """A constant score ranks nothing: the seed has no rank correlation."""
+    cycles = [scored(seed, NOISE) for seed in range(3)]
+    constant = torch.ones(3, 40, dtype=torch.float64)
+    cycles[1] = replace(cycles[1], scores={**cycles[1].scores, "mean_square": constant})
+    table = score_tables(Agreement(cycles))[0]
+    row = next(dict(zip(table.names, row, strict=True)) for row in table.rows if row[2] == "mean_square")
+    assert row["n"] == "3" and row["rank"].endswith("), n = 2") and not row["size"].endswith("n = 2")
 
 
 def test_the_same_saes_at_another_coverage_are_told_once() -> None:
