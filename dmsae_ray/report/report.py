@@ -157,6 +157,12 @@ class Report:
         return other_scores_table(self.cycles, self.replicas, self.by_ablation, self.last_cycle)
 
     @property
+    def axis_changes(self) -> list[Table]:
+        """The table of what further axes change; none without any."""
+        changed = axis_table(self.cycles or self.transfers, self.replicas, self.axes)
+        return [changed] if changed.rows else []
+
+    @property
     def chains(self) -> list[Table]:
         """The table of controls that ran through all cycles; none without any."""
         any_chain = bool(chain_names(self.replicas))
@@ -215,13 +221,11 @@ class Report:
             tables += [cores_table(self.cycles, self.last_cycle), use_table(self.cycles, self.last_cycle)]
             tables.append(margin_table(self.cycles, self.last_cycle))
             tables += self.chains
-            changed = axis_table(self.cycles, self.replicas, self.axes)
-            tables += [changed] if changed.rows else []
+            tables += self.axis_changes
         return tables
 
     def _transfer_tables(self) -> list[Table]:
-        changed = axis_table(self.transfers, self.replicas, self.axes)
-        return [transfer_table(self.transfers), *([changed] if changed.rows else [])]
+        return [transfer_table(self.transfers), *self.axis_changes]
 
 
 def make_report(sweep_dir: str | Path) -> Report:

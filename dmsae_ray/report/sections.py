@@ -50,6 +50,7 @@ def report_sections(report: Report, figures: Figures, prefix: str = "") -> list[
         add("cycles", "From cycle to cycle", tables, ("selected_sets", "lineage", "survival"))
     if transfers:
         add("transfer", "Transfer", [transfer_table(transfers)], ("transfer", *(() if cycles else ("core_l0",))))
+    add("axes", "What the axes change", report.axis_changes, ("axis_effects",))
     if report.running:
         add("running", running_title(report.running), [running_table(report.running, last)])
     add("cost", "Cost", [cost_table((*cycles, *transfers), last)], ("cost",))

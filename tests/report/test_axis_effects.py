@@ -2,6 +2,7 @@
 
 import csv
 import json
+from html import escape
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from dmsae_ray.report.axis_effects import axis_effects
 from dmsae_ray.report.core_figures import transfer
 from dmsae_ray.report.picture import Picture
+from dmsae_ray.report.publishing import publish
 from dmsae_ray.report.report import make_report
 from dmsae_ray.report.setting_figures import carryover, coverage
 from tests.report.summaries import make_summary, write_transfer
@@ -137,6 +139,24 @@ def test_transfers_are_compared_by_what_they_are_trained_around(tmp_path: Path) 
     assert isinstance(picture, Picture)
     (legend,) = picture.draw().legends
     assert len(legend.get_texts()) == 6
+
+
+@pytest.mark.parametrize("kind", ["cycles", "transfers"])
+def test_the_page_has_every_table_and_figure_of_the_report(kind: str, tmp_path: Path) -> None:
+    """What report.md and the terminal show, the HTML page shows."""
+    folder = tmp_path / "all-12345678"
+    for quantile, seed in product(QUANTILES, range(2)):
+        if kind == "cycles":
+            write(folder, 4, 0.5, quantile, "dense", seed)
+        else:
+            write_transfer(folder, 20, "distilled", "dense", seed, axes={"distill.quantile": quantile})
+    report, files = publish(folder)
+    page, pictures = (folder / "report.html").read_text(), {file.stem for file in files if file.suffix == ".png"}
+    assert "axis_effects" in pictures and any(t.title.startswith("What the axes change") for t in report.tables)
+    for table in report.tables:
+        assert escape(table.title) in page, table.title
+    for name in pictures:
+        assert f'id="figure-{name.replace("_", "-")}"' in page, name
 
 
 def test_without_axes_nothing_is_said_of_them(tmp_path: Path) -> None:
