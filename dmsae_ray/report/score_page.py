@@ -32,6 +32,7 @@ HOW = (
     "n where fewer latents have a positive score; no selection takes others. Retest compares a score on two halves of "
     "its tokens; size is what reaches the coverage. In the column n is the number of seeds with SAEs of their own."
 )
+_CURVES = "<curves>"
 STAR = "* not 0 at 5%, all of the table corrected together (Holm)"
 
 
@@ -172,11 +173,13 @@ def write_scores(
             for c in cycles
             if c.chose and (overlap := c.measure(c.own, "overlap")) is not None
         ],
-        "curves": size_numbers(agreement, curves),
+        "curves": _CURVES,
         "rows": [dict(zip(table.names, row, strict=True)) for table in made for row in table.rows],
     }
+    each = ",\n  ".join(json.dumps(curve) for curve in size_numbers(agreement, curves))
+    data = json.dumps(numbers, indent=1).replace(f'"{_CURVES}"', f"[\n  {each}\n ]")  # a line a curve
     for file, content in (
-        (f"{NAME}.json", json.dumps(numbers, indent=1)),
+        (f"{NAME}.json", data),
         (f"{NAME}.md", text + "\n".join(table.markdown() for table in made)),
         (f"{NAME}.html", html),
     ):

@@ -79,6 +79,7 @@ def test_the_numbers_of_rediscovery_are_those_of_the_result_files(variant: str) 
         "most frequent",
         "random of the pool",
         "matched frequency",
+        "chance",
     ):
         by_seed: dict[int, list[float]] = {}
         for a in again:
@@ -87,6 +88,15 @@ def test_the_numbers_of_rediscovery_are_those_of_the_result_files(variant: str) 
         assert len(by_seed) == 6 and all(len(values) == 5 for values in by_seed.values())
         cells.append(estimate(sum(values) / len(values) for values in by_seed.values()).text())
     assert row(f"{variant} core", cells) in PAGE
+    tree = json.loads((FOLDER / f"stability_{variant}.json").read_text())
+    said = re.search(r"Of (\d+) latents .* have (\d+) always, .* (\d+) never", tree["findings"][-1])
+    assert said is not None
+    of, always, never = said.groups()
+    short = {
+        "sparse": f"Of {of} latents of the sparse cores the other seeds have {always} always, {never} never",
+        "dense": f"of {of} of\nthe dense ones {always} and {never}.",
+    }
+    assert short[variant] in PAGE
 
 
 def test_the_numbers_of_scores_are_those_of_the_result_file() -> None:
