@@ -403,6 +403,7 @@ def _report(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from dmsae_ray.cli.console import Screen
+    from dmsae_ray.cli.more_sections import more_sections
     from dmsae_ray.report import HTML_FILE, compare, publish
     from dmsae_ray.results import experiment_of
 
@@ -410,10 +411,8 @@ def _report(args: argparse.Namespace) -> int:
     for folder in folders:
         experiment_of(folder)
     if len(folders) == 1 and args.out is None:
-        with Screen() as screen:
-            sections = stability.quick_sections(folders[0], screen)
-            sections += latents.core_sections(folders[0], screen) if args.latents else []
-        report, files = publish(folders[0], sections=sections)
+        with Screen() as screen, more_sections(folders[0], screen, latents=args.latents) as sections:
+            report, files = publish(folders[0], sections=sections)
         reports = [report]
     else:
         reports, files = compare(folders, args.out or HTML_FILE)

@@ -3,17 +3,19 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.tune import Callback
 
 from dmsae_ray.errors import DataError, one_line
-from dmsae_ray.report import Report, Section, publish
 from dmsae_ray.results import TrialReport
 from dmsae_ray.tracking import SweepTracker
+
+if TYPE_CHECKING:
+    from dmsae_ray.report import Report, Section
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +55,13 @@ class LiveReport(Callback):
             self._news.set()
 
     def _run(self) -> None:
+        from dmsae_ray.report import load_plotting, publish  # they take a second, in which trials train
+
         drawn, pause = time.monotonic(), FIGURE_SECONDS
         said = ""
         while not self._stop.is_set():
             self._news.wait()
+            load_plotting()
             if self._stop.wait(TEXT_SECONDS):
                 return
             self._news.clear()
@@ -77,8 +82,15 @@ class LiveReport(Callback):
                 pause = max(FIGURE_SECONDS, (drawn - began) / SHARE)
 
 
-def publish_and_attach(tracker: SweepTracker, sections: Sequence[Section] = ()) -> Report | None:
-    """Write the report of a sweep and attach it to its run; return None where no cycle is finished yet."""
+def publish_and_attach(tracker: SweepTracker, sections: "Callable[[], Sequence[Section]]" = tuple) -> "Report | None":
+    """Write the report of a sweep and attach it to its run; return None where no cycle is finished yet.
+
+    Args:
+        tracker: The sweep's tracker.
+        sections: Called when the figures are drawn: more parts of the page.
+    """
+    from dmsae_ray.report import publish
+
     try:
         report, files = publish(tracker.sweep_dir, sections=sections)
     except DataError as error:
@@ -88,7 +100,7 @@ def publish_and_attach(tracker: SweepTracker, sections: Sequence[Section] = ()) 
     return report
 
 
-def attach(tracker: SweepTracker, report: Report, files: Sequence[Path]) -> None:
+def attach(tracker: SweepTracker, report: "Report", files: Sequence[Path]) -> None:
     """Attach a report to the sweep's run in MLflow: its files, its finding as the note, its numbers by setting."""
     for path in files:
         tracker.artifact(path)

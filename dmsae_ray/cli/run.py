@@ -1,21 +1,20 @@
 """One run of an experiment from the command line: checks, cluster, activations, trials, tracking, report."""
 
 import re
+from typing import TYPE_CHECKING
 
 from dmsae_ray.cli.console import Screen
 from dmsae_ray.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED
 from dmsae_ray.cli.interrupts import Interrupts
-from dmsae_ray.cli.latents import core_sections
 from dmsae_ray.cli.live_report import LiveReport, publish_and_attach
+from dmsae_ray.cli.more_sections import more_sections
 from dmsae_ray.cli.recorded_progress import progress_of
 from dmsae_ray.cli.records import where_to_look
-from dmsae_ray.cli.stability import quick_sections
 from dmsae_ray.cli.trial_lines import TrialLines
 from dmsae_ray.config import Experiment, shell_command
 from dmsae_ray.errors import DmsaeError
 from dmsae_ray.lm import read_meta, tiny_model
 from dmsae_ray.plan import Cluster, left_line, many
-from dmsae_ray.report import Report
 from dmsae_ray.results import Steered, grouped
 from dmsae_ray.store import open_store
 from dmsae_ray.sweep import (
@@ -41,6 +40,9 @@ from dmsae_ray.tracking import (
     record_finished,
     save_views,
 )
+
+if TYPE_CHECKING:
+    from dmsae_ray.report import Report
 
 
 def run_and_report(
@@ -219,20 +221,20 @@ def _tell_dropped(sweep: PreparedSweep, screen: Screen, tracker: SweepTracker) -
     screen.say(f"  {kept_out if said else f'no tokens were kept out of training{which}'}")
 
 
-def _report(result: SweepResult, tracker: SweepTracker, records: TrialRecords, screen: Screen) -> Report | None:
+def _report(result: SweepResult, tracker: SweepTracker, records: TrialRecords, screen: Screen) -> "Report | None":
     """Write the report and attach it to the parent run; first log what an earlier controller could not log."""
     record_finished(records, result.folders.sweep)
-    sections = []
-    if not result.unfinished:
-        sections = [*quick_sections(result.folders.sweep, screen), *core_sections(result.folders.sweep, screen)]
-    return publish_and_attach(tracker, sections)
+    if result.unfinished:
+        return publish_and_attach(tracker)
+    with more_sections(result.folders.sweep, screen) as sections:
+        return publish_and_attach(tracker, sections)
 
 
 def _say(
     screen: Screen,
     tracker: SweepTracker,
     result: SweepResult,
-    report: Report | None,
+    report: "Report | None",
     experiment: Experiment,
     steering: Steering,
 ) -> int:

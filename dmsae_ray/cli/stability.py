@@ -11,7 +11,7 @@ from dmsae_ray.results import load_results
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
-    from dmsae_ray.report import Rediscovery, Section
+    from dmsae_ray.report import Rediscovery
 
 QUICK = 2e7
 """Cosines that a sweep's report computes by itself; larger sweeps leave it to the command."""
@@ -65,16 +65,6 @@ def run(args: "Namespace") -> int:
     return 0
 
 
-def quick_sections(sweep_dir: Path, screen: Screen) -> "list[Section]":
-    """Return rediscovery as a section of a sweep's report, where it takes seconds; otherwise say how to have it."""
-    found = quick_rediscovery(sweep_dir, screen)
-    if found is None:
-        return []
-    from dmsae_ray.report import rediscovery_section
-
-    return [rediscovery_section(found, sweep_dir)]
-
-
 def quick_rediscovery(sweep_dir: Path, screen: Screen) -> "Rediscovery | None":
     """Return what a sweep's cores are to other seeds, where it takes seconds; otherwise say how to have it."""
     results = [r for r in load_results(sweep_dir) if r.distilled_size]
@@ -89,6 +79,6 @@ def quick_rediscovery(sweep_dir: Path, screen: Screen) -> "Rediscovery | None":
     from dmsae_ray.report import rediscovery
 
     try:
-        return rediscovery(sweep_dir, progress=screen.bar)
+        return rediscovery(sweep_dir)
     except DmsaeError:
         return None  # where nothing can be looked into, the report says nothing of it

@@ -48,10 +48,12 @@ def check_model(model: ModelSettings, context: int) -> int:
         ConfigError: the model is unknown, does not have the layer, cannot be tapped there, or cannot read a context of
             that length.
     """
-    from dmsae_ray.lm import check_context, check_tap, describe_model
+    from dmsae_ray.lm import check_context, describe_model
 
     info = describe_model(model.name, model.layer, revision=model.revision)
     check_context(model.name, context, info)
     if model.name != "tiny":
+        from dmsae_ray.lm import check_tap  # it loads transformers' models: two seconds
+
         check_tap(model.name, model.layer, model.dtype, revision=model.revision, attention=model.attention)
     return info.d_model

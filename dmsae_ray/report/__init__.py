@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dmsae_ray.report.latent_study import Wanted as Wanted
     from dmsae_ray.report.latents_of_sae import sae_latents as sae_latents
     from dmsae_ray.report.page import Section as Section
+    from dmsae_ray.report.plots import load_plotting as load_plotting
     from dmsae_ray.report.published_folder import known_licence as known_licence
     from dmsae_ray.report.published_folder import write_published as write_published
     from dmsae_ray.report.publishing import HTML_FILE as HTML_FILE
@@ -69,6 +70,7 @@ __getattr__, __dir__, __all__ = face(
             "known_licence",
             "write_published",
         ),
+        "plots": ("load_plotting",),
         "publishing": (
             "HTML_FILE",
             "compare",

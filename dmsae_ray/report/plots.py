@@ -61,6 +61,14 @@ def panels(count: int, *, width: float = 3.4, height: float = 2.6, columns: int 
     return figure, axes[:count]
 
 
+def load_plotting() -> None:
+    """Import what drawing needs: it takes a second or two, which a sweep has while its trials train."""
+    _import_matplotlib()
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
+
+
 def _import_matplotlib() -> None:
     """Import matplotlib without the backend that the environment names: a notebook's may not be installed here."""
     named = os.environ.pop("MPLBACKEND", None)

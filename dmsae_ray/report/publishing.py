@@ -1,6 +1,6 @@
 """Write the report and the figures of a sweep into its folder, or a comparison of several sweeps into one file."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ HTML_FILE = "report.html"
 
 
 def publish(
-    sweep_dir: str | Path, *, draw: Which = "all", sections: Sequence[Section] = ()
+    sweep_dir: str | Path, *, draw: Which = "all", sections: Callable[[], Sequence[Section]] = tuple
 ) -> tuple[Report, list[Path]]:
     """Write report.html, report.md, report.json and figures/ (each as PNG, SVG and CSV).
 
@@ -29,8 +29,8 @@ def publish(
         sweep_dir: The sweep folder.
         draw: Which figures are drawn: 'all', those whose numbers have 'changed', or 'none', which takes a second: then
             pictures of an earlier time stay, and say so.
-        sections: More parts of the HTML page, at its end; rediscovery stands second. What `dmsae eval` found is there
-            by itself.
+        sections: Called when the figures are drawn, for more parts of the HTML page, at its end; rediscovery stands
+            second. What `dmsae eval` found is there by itself.
 
     Returns:
         The report, and the files written.
@@ -41,10 +41,11 @@ def publish(
     report = make_report(sweep_dir)
     figures = write_figures(report, sweep_dir, which=draw)
     first, *rest = [*report_sections(report, figures)]
-    answers = [s for s in sections if s.anchor == REDISCOVERY]  # beside what came back: is it found again?
+    more = sections()
+    answers = [s for s in more if s.anchor == REDISCOVERY]  # beside what came back: is it found again?
     quality = stored_quality(Path(sweep_dir), draw)
     rest += [] if quality is None else [quality]
-    parts = [first, *answers, *rest, *(s for s in sections if s.anchor != REDISCOVERY)]
+    parts = [first, *answers, *rest, *(s for s in more if s.anchor != REDISCOVERY)]
     html = _write(Path(sweep_dir).absolute() / HTML_FILE, page(report.name, parts, report_lead(report)))
     return report, [html, *write_report(report, sweep_dir, figures.drawn), *figures.files]
 

@@ -44,7 +44,7 @@ def test_the_page_is_whole_in_a_browser_and_names_are_escaped(tmp_path: Path) ->
     folder = tmp_path / "<script>alert(1)<"
     for seed in range(3):
         write_trial(folder, 4, 0.9, seed)
-    report, files = publish(folder, sections=[Section("more", "More", "<p>more</p>")])
+    report, files = publish(folder, sections=lambda: [Section("more", "More", "<p>more</p>")])
     page = folder / "report.html"
     assert (
         page in files
