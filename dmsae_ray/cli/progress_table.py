@@ -71,7 +71,8 @@ class SweepTable:
         for column in columns:
             table.add_column(column.title, justify=column.justify, width=column.width, no_wrap=True, overflow="crop")
         for view in shown:
-            table.add_row(*(column.cell(view) for column in columns), style=_STYLES[view.state])
+            style = "yellow" if view.collapsed else _STYLES[view.state]
+            table.add_row(*(column.cell(view) for column in columns), style=style)
         if shown:
             yield table
         rest = Counter(view.state for view in begun[self._rows :])
@@ -116,7 +117,10 @@ def summary(view: SweepView, harvest: float | None = None) -> list[str]:
         harvest: Seconds until the harvest ends; None if it is not known or has ended.
     """
     trials = len(view.trials)
-    parts = [f"{view.count('finished'):,} of {trials:,} trials finished"]
+    collapsed = sum(trial.collapsed for trial in view.trials)
+    parts = [
+        f"{view.count('finished'):,} of {trials:,} trials finished{f' ({collapsed:,} collapsed)' if collapsed else ''}"
+    ]
     for state in ("failed", "stopped", "running"):
         if count := view.count(state):
             parts.append(f"{count:,} {state}")
@@ -199,7 +203,7 @@ class _Letters:
 def _step(view: TrialView, width: int, letters: _Letters) -> str | Text:
     """Return the share of the current training as a bar and a percentage, or the state of a trial that does not run."""
     if view.state != "running":
-        return view.state
+        return "collapsed" if view.collapsed else view.state
     if view.share is None:
         return "starting"
     length = width - 5

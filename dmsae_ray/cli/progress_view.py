@@ -18,18 +18,21 @@ class CycleValues:
         carryover: Share of the core before it that was selected again; None in cycle 0.
         fvu: Fraction of variance unexplained.
         l0: Active latents a token.
+        collapsed: Whether the cycle collapsed, which ends its trial.
     """
 
     core: int | None = None
     carryover: float | None = None
     fvu: float | None = None
     l0: float | None = None
+    collapsed: bool = False
 
     @classmethod
     def of(cls, report: CycleReport) -> "CycleValues":
         """Return the values of a report."""
         metrics = report.metrics
-        return cls(report.n_core, report.carryover, metrics.get("fvu"), metrics.get("l0"))
+        known = (report.carryover, metrics.get("fvu"), metrics.get("l0"))
+        return cls(report.n_core, *known, collapsed=report.collapsed is not None)
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class TrialView:
     trainings: int
     waits_for: str = ""
     reason: str = ""
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether it has ended by a collapse: it has finished, and is in no number."""
+        return self.state == "finished" and self.values.collapsed
 
 
 @dataclass(frozen=True)

@@ -109,4 +109,4 @@ def _status(progress: SweepProgress, trial_id: str, status: str, reason: str, no
 def _values(numbers: Mapping[str, float]) -> CycleValues:
     core = numbers.get("core_size")
     known = (numbers.get("carryover"), numbers.get("fvu"), numbers.get("l0"))
-    return CycleValues(None if core is None else round(core), *known)
+    return CycleValues(None if core is None else round(core), *known, collapsed=numbers.get("collapsed") == 1)

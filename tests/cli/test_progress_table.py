@@ -84,6 +84,15 @@ def test_what_does_not_fit_is_counted() -> None:
     ]
 
 
+def test_a_trial_that_collapsed_has_finished_and_says_so() -> None:
+    found = progress()
+    found.cycle("k20-tau0.3-seed0", "distilled", 1, CycleValues(0, collapsed=True), 20_000.0)
+    found.end("k20-tau0.3-seed0", "finished")
+    lines = drawn(SweepTable(found.view(20_000.0), 20), 120)
+    assert "collapsed" in next(line for line in lines if line.startswith("k20-tau0.3-seed0"))
+    assert any("1 of 4 trials finished (1 collapsed), " in line for line in lines)
+
+
 def test_who_waits_for_whom_is_said() -> None:
     found = progress()
     found.stop()
