@@ -101,7 +101,10 @@ class _StreamPass:
         while not ray.wait([block], timeout=_POLL_SECONDS)[0]:
             if stopped():
                 raise ReaderClosed
-        table = _answer(block)
+        try:
+            table = _given(block)
+        except GetTimeoutError:  # it is there, and Ray does not give it to this process
+            table = _answer(self._service.content.remote(self._session, first + place))
         if table.column(SHARD)[0].as_py() != shard:
             raise RuntimeError(f"the stream gave shard {table.column(SHARD)[0]} for shard {shard}")
         content = table.column(CONTENT).chunk(0)
@@ -137,3 +140,14 @@ def _answer(reference: Any) -> Any:
                 return ray.get(reference, timeout=_GET_SECONDS)
             except GetTimeoutError:  # seen for an object that was there: several threads of this process get others
                 continue
+
+
+def _given(block: Any) -> Any:
+    """Return a block that is there.
+
+    Raises:
+        GetTimeoutError: Ray does not give it. Seen for a block of another process that two threads of this one waited
+            for: asking Ray for it again did not help for a quarter of an hour.
+    """
+    with first_error("streaming"):
+        return ray.get(block, timeout=_GET_SECONDS)

@@ -100,6 +100,11 @@ class StreamService:
         found = self._session(session)
         return [found.block(place)] if found.wait(place) else None
 
+    def content(self, session: str, place: int) -> pa.Table:
+        """Return a copy of a block that `block` gave a reference to, for a reader to which Ray does not give it."""
+        table: pa.Table = ray.get(self._session(session).block(place))
+        return table
+
     def close(self, session: str, rank: int) -> None:
         """Note that a reader has left a session; the session ends with its last reader."""
         with self._lock:
