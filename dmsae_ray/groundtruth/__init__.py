@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.groundtruth.latent_sets import COMPARED as COMPARED
     from dmsae_ray.groundtruth.recovery import Latents as Latents
     from dmsae_ray.groundtruth.recovery import Recovery as Recovery
     from dmsae_ray.groundtruth.recovery import Truth as Truth
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "latent_sets": ("COMPARED",),
         "recovery": (
             "Latents",
             "Recovery",

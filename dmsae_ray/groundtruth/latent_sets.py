@@ -17,6 +17,10 @@ OWN = "the run's score"
 """The score that selected the cores."""
 LOWEST = "lowest over domains"
 """The lowest of the run's scores by each loss."""
+QUANTILES = (0.9, 0.99, 0.999)
+"""Quantiles that are compared as scores."""
+COMPARED = (*(f"quantile {q:g}" for q in QUANTILES), ABLATION, SPLICED, SAMPLED, OWN, LOWEST)
+"""Names of the scores that are compared, beside those of distill.SCORES; no score of a user's own may have one."""
 REDISCOVERED = ("distilled", "best of C_0", "most frequent", "random of the pool")
 """Sets that are looked for in an SAE of another seed."""
 

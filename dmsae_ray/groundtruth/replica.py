@@ -32,6 +32,7 @@ from dmsae_ray.groundtruth.latent_sets import (
     ABLATION,
     LOWEST,
     OWN,
+    QUANTILES,
     REDISCOVERED,
     SAMPLED,
     SPLICED,
@@ -49,9 +50,6 @@ Variant = Literal["dense", "sparse"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 Scorer = Callable[[MatryoshkaSAE, WorldSource], Tensor]
 """Returns a score >= 0 of every latent of an SAE [m]."""
-
-QUANTILES = (0.9, 0.99, 0.999)
-"""Quantiles that are compared as scores."""
 
 
 @dataclass(frozen=True)

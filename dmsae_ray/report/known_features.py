@@ -138,10 +138,3 @@ class KnownFeatures:
                     keys.append((regime, f"{a} - {b}"))
                     raw.append(paired(one, other, limit=2.0))
         return dict(zip(keys, holm(raw), strict=True))
-
-    @cached_property
-    def against_chance(self) -> dict[tuple[str, str], Difference]:
-        """Rank correlation of each score with the truth, against 0, by (regime, score), corrected together."""
-        keys = [(regime, score) for regime in self.regimes for score in self.scores]
-        raw = [paired(found := self.score(*key), dict.fromkeys(found, 0.0), limit=1.0) for key in keys]
-        return dict(zip(keys, holm(raw), strict=True))

@@ -2,8 +2,9 @@
 
 import math
 
-from dmsae_ray.report.estimates import estimate
+from dmsae_ray.report.estimates import FEWEST, estimate
 from dmsae_ray.report.known_features import AT_FIRST_SIZE, AT_LAST_SIZE, OWN, VARIANTS, KnownFeatures
+from dmsae_ray.report.known_scores import Judged, judged, own_scores
 from dmsae_ray.report.paired import paired
 
 
@@ -58,17 +59,39 @@ def _first(known: KnownFeatures) -> str:
 
 
 def _wrong(known: KnownFeatures) -> list[str]:
-    """Say where the score that selected the cores does not rank latents by what matters."""
-    tests = {regime: known.against_chance.get((regime, OWN)) for regime in known.regimes}
-    tested = {regime: d for regime, d in tests.items() if d is not None and d.p is not None}
-    bad = [f"{regime} {d.text()}" for regime, d in tested.items() if not (d.shown and d.mean > 0)]
-    if not bad:
+    """Say which scores do not rank latents by what matters: the one that selected the cores, and those of one's own."""
+    selected = ", ".join(f"'{name}'" for name in dict.fromkeys(r.score for r in known.replicas))
+    found = [f"Wrong score: {selected}, which selected the cores, {text}." for text in _faults(judged(known, OWN))]
+    own = {name: judged(known, name) for name in own_scores(known)}
+    others = [f"'{name}', which was only compared, {text}" for name in own for text in _faults(own[name])]
+    found += [f"Wrong scores: {'; '.join(others)}."] if others else []
+    found += _unknown(judged(known, OWN), selected)
+    return found + [line for name in own for line in _unknown(own[name], f"'{name}'")]
+
+
+def _faults(all_of: list[Judged]) -> list[str]:
+    """Return what is wrong with a score."""
+    wrong = [j.text for j in all_of if j.answer == "wrong"]
+    constant = [j.regime for j in all_of if j.answer == "constant"]
+    found = [f"ranks nothing in {', '.join(constant)}: all latents have one score"] if constant else []
+    if wrong:
+        text = f"does not rank latents by what matters in {len(wrong)} of {len(all_of)} regimes"
+        found.append(f"{text} (rank correlation with the true importance; 0 is chance): {'; '.join(wrong)}")
+    return found
+
+
+def _unknown(all_of: list[Judged], names: str) -> list[str]:
+    """Say where the seeds are too few to judge a score."""
+    left = [j for j in all_of if j.answer == "not shown"]
+    if not left:
         return []
-    names = ", ".join(f"'{name}'" for name in dict.fromkeys(r.score for r in known.replicas))
-    return [
-        f"Wrong score: {names}, which selected the cores, does not rank latents by what matters better than chance in "
-        f"{len(bad)} of {len(tested)} regimes (rank correlation): {'; '.join(bad)}."
-    ]
+    counts = sorted({j.rank.n for j in left})
+    n = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    text = (
+        f"n = {n} {'seed is' if n == '1' else 'seeds are'} too few to say whether {names} ranks latents by what matters"
+    )
+    none = f"; with fewer than {FEWEST} no score can be judged" if counts[0] < FEWEST else ""
+    return [f"{text}{none}: {'; '.join(j.text for j in left)}."]
 
 
 def _ranks(known: KnownFeatures) -> str:
@@ -78,8 +101,9 @@ def _ranks(known: KnownFeatures) -> str:
         ranked = sorted((s for s in means if not math.isnan(means[s])), key=lambda s: -means[s])
         shown = [f"{s} {means[s]:.2f}" for s in ranked[:3]]
         own = estimate(known.score(regime, OWN).values()).mean
+        of_own = "-" if math.isnan(own) else f"{round(own, 2) + 0.0:.2f}"
         if ranked:
-            parts.append(f"{regime}: {', '.join(shown)} ({OWN} {round(own, 2) + 0.0:.2f})")
+            parts.append(f"{regime}: {', '.join(shown)} ({OWN} {of_own})")
     return f"Rank correlation with the true importance, the three best scores: {'; '.join(parts)}." if parts else ""
 
 
