@@ -28,6 +28,7 @@ from dmsae_ray.distill import (
 )
 from dmsae_ray.errors import ConfigError, DataError, one_line
 from dmsae_ray.evaluation import ablation, evaluate
+from dmsae_ray.files import nan_to_null
 from dmsae_ray.groundtruth.latent_sets import (
     ABLATION,
     LOWEST,
@@ -50,6 +51,8 @@ Variant = Literal["dense", "sparse"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 Scorer = Callable[[MatryoshkaSAE, WorldSource], Tensor]
 """Returns a score >= 0 of every latent of an SAE [m]."""
+PLAIN = ("collapsed", "in_first", "sizes")
+"""Fields of a replica that hold no measured numbers."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Replica:
             many as there are important features ('best').
         rediscovery: by arm, how its latents are found again by an SAE of another seed on other tokens.
         transfer: by arm, L0, FVU and loss recovered of fresh SAEs; empty where none were trained.
+        world: fingerprint of the world; empty in files of a version that did not note it.
     """
 
     regime: str
@@ -86,10 +90,11 @@ class Replica:
     scores: dict[str, dict[str, float]]
     rediscovery: dict[str, dict[str, float]]
     transfer: dict[str, dict[str, float]]
+    world: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all fields."""
-        return asdict(self)
+        """Return all fields, with None for a number that does not exist, as JSON has no NaN."""
+        return {name: value if name in PLAIN else nan_to_null(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, tree: dict[str, Any]) -> "Replica":
@@ -99,7 +104,7 @@ class Replica:
             DataError: it is something else.
         """
         try:
-            return cls(**tree)
+            return cls(**{name: value if name in PLAIN else _null_to_nan(value) for name, value in tree.items()})
         except TypeError:
             raise DataError("groundtruth: a replica's file is not of this version; delete it to run it again") from None
 
@@ -165,6 +170,7 @@ class _Run:
             scores=ranking,
             rediscovery=rediscovery,
             transfer=fresh,
+            world=self.source.world.fingerprint,
         )
 
     def _runner(self, variant: Variant, *, source: WorldSource | None = None, k: int | None = None) -> CycleRunner:
@@ -337,3 +343,12 @@ def _mean(found: list[dict[str, float]]) -> dict[str, float]:
     if not found:
         return {}
     return {name: math.fsum(one[name] for one in found) / len(found) for name in found[0]}
+
+
+def _null_to_nan(tree: Any) -> Any:
+    """Return the tree with NaN for each None."""
+    if isinstance(tree, dict):
+        return {name: _null_to_nan(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [_null_to_nan(value) for value in tree]
+    return math.nan if tree is None else tree

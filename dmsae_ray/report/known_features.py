@@ -1,5 +1,6 @@
 """The benchmark with known features: differences between sets of latents, and between scores, paired by seed."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,8 @@ class KnownFeatures:
     """What replicas of the benchmark have measured.
 
     Args:
-        replicas: the replicas; of one regime they differ in their seeds.
+        replicas: the replicas; of one regime they differ in their seeds. Those that are the same in every number and in
+            their world count once.
 
     Raises:
         DataError: a replica is there twice.
@@ -76,10 +78,16 @@ class KnownFeatures:
         twice = [f"{regime}, seed {seed}" for regime, seed in dict.fromkeys(names) if names.count((regime, seed)) > 1]
         if twice:
             raise DataError(f"groundtruth: {twice[0]} is there twice; a replica counts once")
-        self.replicas = sorted(replicas, key=lambda r: r.seed)
+        self.replicas, self.copies = _distinct(sorted(replicas, key=lambda r: r.seed))
         self.regimes = list(dict.fromkeys(r.regime for r in replicas))
         self.scores = list(dict.fromkeys(name for r in self.replicas for name in r.scores))
         """Names of all scores that were compared."""
+        self.pool_is_all = all(
+            s["pool"] == s["dictionary"] or math.isnan(s["pool"] + s["dictionary"])
+            for r in self.replicas
+            for s in r.scores.values()
+        )
+        """Whether the pool is the whole dictionary, so that what is measured over both is the same."""
         self.differences = cache(self._differences)
         """By metric: the differences by (regime, variant, text of the comparison), corrected together."""
 
@@ -138,3 +146,17 @@ class KnownFeatures:
                     keys.append((regime, f"{a} - {b}"))
                     raw.append(paired(one, other, limit=2.0))
         return dict(zip(keys, holm(raw), strict=True))
+
+
+def _distinct(replicas: Sequence[Replica]) -> tuple[list[Replica], list[tuple[Replica, Replica]]]:
+    """Return the replicas without those that repeat another, and beside each of these the one that it repeats.
+
+    Seeds that were really run never agree in every number, but where nothing was measured.
+    """
+    kept: dict[str, Replica] = {}
+    copies = []
+    for r in replicas:
+        what = r.as_dict() | ({"seconds": 0.0, "seed": 0} if r.scores else {})
+        first = kept.setdefault(json.dumps(what, sort_keys=True), r)
+        copies += [(r, first)] if first is not r else []
+    return list(kept.values()), copies

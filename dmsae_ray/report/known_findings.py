@@ -11,7 +11,9 @@ from dmsae_ray.report.paired import paired
 def findings(known: KnownFeatures) -> list[str]:
     """Return what the replicas show, a sentence each, whatever it is."""
     found = [
+        *_repeated(known),
         *_collapsed(known),
+        _nothing(known),
         _empty(known),
         _subset(known),
         _first(known),
@@ -20,6 +22,38 @@ def findings(known: KnownFeatures) -> list[str]:
         _last(known),
     ]
     return [line for line in (*found, _densifies(known), _transfers(known)) if line]
+
+
+def _repeated(known: KnownFeatures) -> list[str]:
+    """Say which replicas are no more than one, and which have one world."""
+    copies = [f"{r.regime} seed {r.seed} is seed {first.seed}" for r, first in known.copies]
+    found = [f"Counted once, since they are the same in every number: {', '.join(copies)}."] if copies else []
+    for regime in known.regimes:
+        worlds = [r.world for r in known.of(regime) if r.world]
+        count = len(set(worlds))
+        if count < len(worlds):
+            share = "one world" if count == 1 else f"{count} worlds"
+            found.append(
+                f"The {len(worlds)} replicas of {regime} share {share} (by fingerprint): they differ in their tokens "
+                "and trainings only, and their intervals say nothing of other worlds."
+            )
+    return found
+
+
+def _nothing(known: KnownFeatures) -> str:
+    """Say where no set of latents recovers anything that matters."""
+    lost = []
+    for regime in known.regimes:
+        found = [
+            [arm["importance"] for arms in r.arms.values() for arm in arms.values()]
+            + [score["best"] for score in r.scores.values() if not math.isnan(score["best"])]
+            for r in known.of(regime)
+        ]
+        none = sum(bool(values) and not any(values) for values in found)
+        lost += [f"{regime} ({none} of {len(found)} seeds)"] if none else []
+    if not lost:
+        return ""
+    return f"Nothing of the importance is recovered in {', '.join(lost)}: there the comparisons say nothing."
 
 
 def _collapsed(known: KnownFeatures) -> list[str]:
@@ -47,7 +81,10 @@ def _subset(known: KnownFeatures) -> str:
 def _first(known: KnownFeatures) -> str:
     """Say whether the distilled core beats the best of C_0 at its size."""
     found = known.differences("importance")
-    shown = [(key, d) for key, d in found.items() if key[2] == AT_FIRST_SIZE[0].text and d.p is not None]
+    there = [(key, d) for key, d in found.items() if key[2] == AT_FIRST_SIZE[0].text]
+    if not there:
+        return ""
+    shown = [(key, d) for key, d in there if d.p is not None]
     if not shown:
         return "There are too few seeds to compare the distilled core with its rivals."
     better = [f"{r} ({v}) {d.text()}" for (r, v, _), d in shown if d.shown and d.mean > 0]
@@ -130,8 +167,12 @@ def _densifies(known: KnownFeatures) -> str:
             cycles = sorted({int(c["cycle"]) for r in known.of(regime) for c in r.cores.get(variant, [])})
             if len(cycles) > 1:
                 last, first = (known.core(regime, variant, cycle, "purity") for cycle in (cycles[-1], cycles[0]))
-                changes.append(f"{regime} {paired(last, first, limit=1.0).text()}")
-        parts.append(f"{variant}, which fires at {math.fsum(fires) / len(fires):.0%} of tokens: {', '.join(changes)}")
+                d = paired(last, first, limit=1.0)
+                changes += [f"{regime} {d.text()}"] if d.n else []
+        if changes:  # with one cycle there are none
+            parts.append(
+                f"{variant}, which fires at {math.fsum(fires) / len(fires):.0%} of tokens: {', '.join(changes)}"
+            )
     return (
         f"Share of a core's decoder rows that point at one feature, last cycle - first: {'; '.join(parts)}."
         if parts

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from dmsae_ray.files import replacing
+from dmsae_ray.files import nan_to_null, replacing
 from dmsae_ray.report.known_features import KnownFeatures
 from dmsae_ray.report.known_findings import findings
 from dmsae_ray.report.known_pictures import NAME, pictures
@@ -26,17 +26,20 @@ def write_known_features(known: KnownFeatures, folder: Path, settings: Mapping[s
     folder.mkdir(parents=True, exist_ok=True)
     drawn = [d for picture in pictures(known) if (d := picture.write(folder)) is not None]
     made, lines, lead = tables(known), findings(known), _lead(known)
-    numbers = {"settings": dict(settings), "findings": lines, "replicas": [r.as_dict() for r in known.replicas]}
+    numbers = {
+        "settings": nan_to_null(dict(settings)),
+        "findings": lines,
+        "replicas": [r.as_dict() for r in known.replicas],
+    }
     shown = "\n\n".join(f"![{d.picture.title}]({d.png.name})\n\n{d.caption}" for d in drawn)
     bullets = "\n".join(f"- {line}" for line in lines)
-    markdown = f"# {TITLE}\n\n{lead}\n\n{bullets}\n\n{shown}\n\n" + "\n".join(t.markdown() for t in made)
+    parts = [f"# {TITLE}", lead, bullets, shown, "\n".join(t.markdown() for t in made).rstrip()]
+    markdown = "\n\n".join(part for part in parts if part) + "\n"
     head = f'<p class="soft">{escape(lead)}</p><ul>{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>'
-    sections = [
-        Section("figures", "Figures", "\n".join(d.html() for d in drawn)),
-        Section("tables", "Tables", "\n".join(t.html() for t in made)),
-    ]
+    bodies = {"Figures": "\n".join(d.html() for d in drawn), "Tables": "\n".join(t.html() for t in made)}
+    sections = [Section(name.lower(), name, body) for name, body in bodies.items() if body]
     for name, content in (
-        (f"{NAME}.json", json.dumps(numbers, indent=1)),
+        (f"{NAME}.json", json.dumps(numbers, indent=1, allow_nan=False)),
         (f"{NAME}.md", markdown),
         (f"{NAME}.html", page(TITLE, sections, head)),
     ):

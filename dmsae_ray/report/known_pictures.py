@@ -9,9 +9,12 @@ from dmsae_ray.report.picture import Cell, Picture
 from dmsae_ray.report.plots import by_name, colour, legend_below, marker, panels
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 NAME = "groundtruth"
+LONGEST = 20
+"""Letters of a regime's name in the title of a panel."""
 MISSING = paired({}, {})
 """A difference that no seed has."""
 
@@ -35,13 +38,14 @@ def _score_picture(known: KnownFeatures) -> Picture:
         figure, axes = panels(len(known.regimes), width=3.1, height=2.9, columns=3)
         for axis, regime in zip(axes, known.regimes, strict=True):
             here = [score for score in scores if known.score(regime, score)]
+            sets = (("dictionary", "all latents"), *([] if known.pool_is_all else [("pool", "the pool")]))
             every = [
-                (label, [estimate(known.score(regime, score, over).values()) for score in here])
-                for over, label in (("dictionary", "all latents"), ("pool", "the pool"))
+                (label, [estimate(known.score(regime, score, over).values(), "difference") for score in here])
+                for over, label in sets
             ]
             by_name(axis, every, here, dots=False)
             axis.axvline(0, color="#59636E", linewidth=0.8)
-            axis.set_title(f"{regime}, n = {len(known.of(regime))}")
+            _title(axis, regime, [one.n for _, values in every for one in values])
             axis.set_xlabel("rank correlation")
         legend_below(figure, axes)
         return figure
@@ -76,7 +80,7 @@ def _rival_picture(known: KnownFeatures) -> Picture:
             hollow = [[not d.shown for d in values] for values in each]
             by_name(axis, every, [_short(text) for text in texts], dots=False, hollow=hollow)
             axis.axvline(0, color="#59636E", linewidth=0.8)
-            axis.set_title(f"{regime}, n = {len(known.of(regime))}")
+            _title(axis, regime, [d.n for values in each for d in values])
             axis.set_xlabel("difference in the share of importance")
         legend_below(figure, axes)
         return figure
@@ -134,6 +138,15 @@ def _purity_picture(known: KnownFeatures) -> Picture:
         rows,
         draw,
     )
+
+
+def _title(axis: "Axes", regime: str, counts: list[int]) -> None:
+    """Write what a panel is of, and how many seeds are behind its points; the end of a long name says which it is."""
+    there = sorted({n for n in counts if n})
+    n = " to ".join(map(str, dict.fromkeys((there[0], there[-1])))) if there else "0"
+    name = regime if len(regime) <= LONGEST else f"…{regime[1 - LONGEST :]}"
+    between = ", " if len(name) <= LONGEST // 2 else "\n"
+    axis.set_title(f"{name}{between}n = {n}")
 
 
 def _short(text: str) -> str:

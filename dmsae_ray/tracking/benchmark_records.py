@@ -1,5 +1,6 @@
 """The MLflow runs of the benchmark with known features: one of its folder, below it one for each replica."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -72,7 +73,10 @@ class BenchmarkRecords:
 
 
 def numbers_of(found: "Replica") -> dict[str, float]:
-    """Return what a replica is compared by: what sets of latents recover, how scores rank, and rediscovery."""
+    """Return what a replica is compared by: what sets of latents recover, how scores rank, and rediscovery.
+
+    A number that does not exist, such as the rank correlation of a score that is constant, is left out.
+    """
     numbers: dict[str, float] = {}
     for variant, arms in found.arms.items():
         numbers[f"size/{variant} distilled"] = float(found.sizes[variant][-1])
@@ -85,4 +89,4 @@ def numbers_of(found: "Replica") -> dict[str, float]:
     for arm, again in found.rediscovery.items():
         if arm.endswith(ARMS[:2]):
             numbers[f"rediscovery/{arm}"] = again["decoder_mean"]
-    return numbers
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}

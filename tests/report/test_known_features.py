@@ -49,6 +49,7 @@ def replica(
         transfer={
             name: {"l0": 6.0, "fvu": 0.1 + jitter, "loss_recovered": 0.9} for name in ("sparse core", "baseline")
         },
+        world=f"{regime} {seed}",
     )
 
 
@@ -93,7 +94,7 @@ def test_a_collapse_is_counted_once_and_in_no_number() -> None:
     assert "C* is empty and in no number: pos seed 5 (sparse)." in text
     rivals = next(t for t in tables(known) if "share of all importance" in t.title)
     cells = {row[0]: row[1] for row in rivals.rows}
-    assert cells["dense: distilled - best of C_0"].endswith(" n = 5")
+    assert cells["dense: distilled - best of C_0"].endswith("], n = 5")
     assert "n =" not in cells["sparse: distilled - best of C_0"]
 
 
