@@ -8,7 +8,7 @@ import pytest
 
 from dmsae_ray.groundtruth import REGIMES, Replica
 from dmsae_ray.report import KnownFeatures, findings
-from dmsae_ray.report.estimates import estimate
+from dmsae_ray.report.estimates import Scale, estimate
 from dmsae_ray.report.paired import holm, paired, signed
 
 FOLDER = Path(__file__).parents[2] / "sweeps" / "findings"
@@ -37,8 +37,9 @@ def test_the_tables_of_the_benchmark_are_those_of_the_result_file(known: KnownFe
         for text in ("distilled - best of C_0", "last core - best of the dictionary by mean_square"):
             assert row(f"{variant}: {text}", [differences[r, variant, text].text() for r in known.regimes]) in PAGE
     for score in ("quantile 0.99", "quantile 0.999", "mean_square", "ablation", "ablation, spliced"):
-        for over in ("dictionary", "best"):
-            cells = [estimate(known.score(r, score, over).values()).text() for r in known.regimes]
+        scales: tuple[tuple[str, Scale], ...] = (("dictionary", "difference"), ("best", "share"))
+        for over, scale in scales:
+            cells = [estimate(known.score(r, score, over).values(), scale).text() for r in known.regimes]
             assert row(score, cells) in PAGE
     for variant in ("dense", "sparse"):
         changes = next(line for line in findings(known) if line.startswith("Share of a core's decoder rows"))
