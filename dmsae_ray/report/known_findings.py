@@ -7,6 +7,9 @@ from dmsae_ray.report.known_features import AT_FIRST_SIZE, AT_LAST_SIZE, OWN, VA
 from dmsae_ray.report.known_scores import Judged, judged, own_scores
 from dmsae_ray.report.paired import paired
 
+NOTHING = 1e-6
+"""A share of the importance below this is rounding."""
+
 
 def findings(known: KnownFeatures) -> list[str]:
     """Return what the replicas show, a sentence each, whatever it is."""
@@ -49,7 +52,7 @@ def _nothing(known: KnownFeatures) -> str:
             + [score["best"] for score in r.scores.values() if not math.isnan(score["best"])]
             for r in known.of(regime)
         ]
-        none = sum(bool(values) and not any(values) for values in found)
+        none = sum(bool(values) and max(values) < NOTHING for values in found)
         lost += [f"{regime} ({none} of {len(found)} seeds)"] if none else []
     if not lost:
         return ""

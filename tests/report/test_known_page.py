@@ -60,7 +60,7 @@ def test_one_cycle_has_no_change_of_a_core() -> None:
 
 
 def without_importance(r: Replica) -> Replica:
-    none = {"importance": 0.0, "importance_encoder": 0.0}
+    none = {"importance": 1e-14, "importance_encoder": 0.0}
     arms = {v: {name: {**arm, **none} for name, arm in arms.items()} for v, arms in r.arms.items()}
     scores = {s: {"dictionary": math.nan, "pool": math.nan, "best": 0.0} for s in r.scores}
     return replace(r, arms=arms, scores=scores)
