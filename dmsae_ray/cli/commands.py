@@ -416,7 +416,7 @@ def _report(args: argparse.Namespace) -> int:
         reports = [report]
     else:
         reports, files = compare(folders, args.out or HTML_FILE)
-    console = Console()
+    console = Console(emoji=False)
     for report in reports:
         console.print(report.rich() if len(reports) == 1 else f"{report.name}: {report.finding()}", markup=False)
     print(*(path for path in files if path.suffix in (".html", ".md", ".json")), sep="\n")

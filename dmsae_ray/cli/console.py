@@ -72,7 +72,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self.console.print(text, soft_wrap=True, markup=False)
+        self.console.print(text, soft_wrap=True, markup=False, emoji=False)
 
     def bar(self, name: str, done: float, total: float, unit: str = "", note: str = "") -> None:
         """Set the state of a bar; a full bar is removed."""
@@ -163,8 +163,11 @@ class _LogLines(logging.Handler):
 
 
 def output_console() -> Console:
-    """Return the console of the output; a log that is to be coloured (FORCE_COLOR) is no terminal for a table."""
-    return Console(highlight=False, force_interactive=None if sys.stdout.isatty() else False)
+    """Return the console of the output; a log that is to be coloured (FORCE_COLOR) is no terminal for a table.
+
+    A name such as 'worlds:one:' is printed as it is: it is no code of an emoji.
+    """
+    return Console(highlight=False, emoji=False, force_interactive=None if sys.stdout.isatty() else False)
 
 
 def _rate(event: HarvestProgress) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dmsae_ray.cli import console
 from dmsae_ray.harvest.progress import HarvestProgress
+from dmsae_ray.report.tables import Table
 from tests.cli.test_progress_table import progress
 
 
@@ -69,3 +70,11 @@ def test_without_a_terminal_for_it_there_is_no_live_table(
         assert not screen.live
         screen.say("one line")
     assert out.getvalue() == "one line\n"
+
+
+def test_names_that_look_like_codes_of_emoji_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.Screen() as screen:
+        screen.say("2 replicas: my_worlds:one:two, my_worlds:one: 3")
+        screen.console.print(Table("scores", ("score",), (("mine:one:",),)).rich())
+    out = capsys.readouterr().out
+    assert "my_worlds:one:two, my_worlds:one: 3\n" in out and "mine:one:" in out
