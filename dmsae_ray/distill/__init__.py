@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from dmsae_ray.distill.result import DistillationResult as DistillationResult
     from dmsae_ray.distill.seeds import derive_seed as derive_seed
     from dmsae_ray.distill.selection import agreement as agreement
+    from dmsae_ray.distill.selection import check_coverage as check_coverage
     from dmsae_ray.distill.selection import select_core as select_core
     from dmsae_ray.distill.trained_cycle import Health as Health
     from dmsae_ray.distill.trained_cycle import TrainedCycle as TrainedCycle
@@ -161,6 +162,7 @@ __getattr__, __dir__, __all__ = face(
         "seeds": ("derive_seed",),
         "selection": (
             "agreement",
+            "check_coverage",
             "select_core",
         ),
         "trained_cycle": (

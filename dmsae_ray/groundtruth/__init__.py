@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dmsae_ray.lazy import face
 
 if TYPE_CHECKING:
+    from dmsae_ray.groundtruth.checked_world import check_world as check_world
     from dmsae_ray.groundtruth.latent_sets import COMPARED as COMPARED
     from dmsae_ray.groundtruth.recovery import Latents as Latents
     from dmsae_ray.groundtruth.recovery import Recovery as Recovery
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
     from dmsae_ray.groundtruth.world import PlantedWorld as PlantedWorld
     from dmsae_ray.groundtruth.world import World as World
     from dmsae_ray.groundtruth.world import WorldSettings as WorldSettings
-    from dmsae_ray.groundtruth.world import check_world as check_world
     from dmsae_ray.groundtruth.world import importance as importance
 
 __getattr__, __dir__, __all__ = face(
     __name__,
     {
+        "checked_world": ("check_world",),
         "latent_sets": ("COMPARED",),
         "recovery": (
             "Latents",
@@ -57,7 +58,6 @@ __getattr__, __dir__, __all__ = face(
             "PlantedWorld",
             "World",
             "WorldSettings",
-            "check_world",
             "importance",
         ),
     },

@@ -80,8 +80,10 @@ def latent_sets(
     if LOWEST in scores:
         sets["lowest over domains"] = best(scores[LOWEST][:pool], k)
     sets["last core"] = [latents_of(last, torch.tensor(in_last, dtype=torch.int64))]
-    for name, score in ((OWN, own), *((name, scores[name]) for name in RIVAL_SCORES)):
-        if n <= pool:  # else there are not as many
+    # A rival that is the same set as another has one name.
+    others = [(name, scores[name]) for name in RIVAL_SCORES if not torch.equal(scores[name], own)]
+    for name, score in ((OWN, own), *others):
+        if n <= pool < first.sae.n_latents:  # else there are not as many, or it is the whole dictionary
             sets[f"best of prefix 0 by {name}"] = best(score[:pool], n)
         sets[f"best of the dictionary by {name}"] = best(score, n)
     return sets

@@ -2,10 +2,8 @@
 
 import math
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -26,9 +24,10 @@ from dmsae_ray.distill import (
     run_cycles,
     transfer,
 )
-from dmsae_ray.errors import ConfigError, DataError, one_line
+from dmsae_ray.errors import ConfigError, DataError, DmsaeError
 from dmsae_ray.evaluation import ablation, evaluate
 from dmsae_ray.files import nan_to_null
+from dmsae_ray.groundtruth.checked_world import check_world, raised
 from dmsae_ray.groundtruth.latent_sets import (
     ABLATION,
     LOWEST,
@@ -44,7 +43,7 @@ from dmsae_ray.groundtruth.recovery import Latents, Truth
 from dmsae_ray.groundtruth.regimes import Regime
 from dmsae_ray.groundtruth.settings import BenchmarkSettings
 from dmsae_ray.groundtruth.source import WorldSource
-from dmsae_ray.groundtruth.world import check_world, importance
+from dmsae_ray.groundtruth.world import World, importance
 from dmsae_ray.sae import MatryoshkaSAE
 
 Variant = Literal["dense", "sparse"]
@@ -121,18 +120,21 @@ def run_replica(
         scorers: scores of your own, by name; one of them may be `settings.score`.
 
     Raises:
-        ConfigError: a setting cannot work, or the world does not keep to `World`.
-        DataError: the world's numbers are not finite, or no feature matters.
+        ConfigError: a setting cannot work, the world does not keep to `World`, or a scorer fails; the message names the
+            regime and the seed.
+        DataError: no feature matters.
     """
-    return _Run(regime, seed, settings, dict(scorers or {})).replica()
+    try:
+        return _Run(regime, seed, settings, dict(scorers or {})).replica()
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{regime.name}, seed {seed}: {error}") from error
 
 
 class _Run:
     def __init__(self, regime: Regime, seed: int, settings: BenchmarkSettings, scorers: dict[str, Scorer]) -> None:
         self.regime, self.seed, self.settings, self.scorers = regime, seed, settings, scorers
         self.began = time.monotonic()
-        world = regime.make(seed)
-        check_world(world)
+        world = check_world(made(regime, seed))
         self.source = WorldSource(world, settings.batch_size, settings.tokens, seed, keep=True)
         self.store = MemoryCycleStore()
         each = importance(world, settings.importance_tokens, derive_seed(seed, "importance"))
@@ -179,7 +181,8 @@ class _Run:
         # With several losses cycle l is scored on the l-th, with which its part of the attribution set was made.
         settings = self.settings.cycle_settings(variant, attribution_parts=source.world.domains, k=k)
         groups = settings.pool_groups
-        scorer = None if own is None else lambda sae: scored(own, sae, source)[: sae.pool_size(groups)]
+        name = self.settings.score
+        scorer = None if own is None else lambda sae: scored(name, own, sae, source)[: sae.pool_size(groups)]
         return CycleRunner(settings, source, store=self.store, scorer=scorer)
 
     def _cycles(self, variant: Variant) -> DistillationResult:
@@ -214,7 +217,7 @@ class _Run:
         found[SPLICED] = ablation(self.source.model(0), sae)
         found[SAMPLED] = ablation(self.source.model(0, sampled=True), sae, keep_error=True)
         for name, scorer in self.scorers.items():
-            found[name] = scored(scorer, sae, self.source)
+            found[name] = scored(name, scorer, sae, self.source)
         own = self.settings.score
         if own not in self.scorers:
             q = self.settings.quantile
@@ -287,30 +290,46 @@ class _Run:
         metrics = evaluate(sae, self.source.evaluation())
         model = self.source.model(0)
         clean, spliced, zero = model.loss(model.x), model.loss(sae(model.x)), model.loss(torch.zeros_like(model.x))
-        return {"l0": metrics.l0, "fvu": metrics.fvu, "loss_recovered": (zero - spliced) / (zero - clean)}
+        recovered = (zero - spliced) / (zero - clean) if zero != clean else math.nan
+        return {"l0": metrics.l0, "fvu": metrics.fvu, "loss_recovered": recovered}
 
 
-def scored(scorer: Scorer, sae: MatryoshkaSAE, source: WorldSource) -> Tensor:
+def made(regime: Regime, seed: int) -> World:
+    """Return the world of a seed.
+
+    Raises:
+        ConfigError: the regime's function raises.
+    """
+    try:
+        return regime.make(seed)
+    except DmsaeError:
+        raise
+    except Exception as error:  # the code of a user
+        raise ConfigError(f"world: {raised(error)}") from error
+
+
+def scored(name: str, scorer: Scorer, sae: MatryoshkaSAE, source: WorldSource) -> Tensor:
     """Return what a scorer says of every latent: float64 [m].
 
     Raises:
-        ConfigError: it raises, or does not say one number of each.
+        ConfigError: it raises, or does not say one real number of each.
     """
     try:
         scores = torch.as_tensor(scorer(sae, source))
     except Exception as error:  # the code of a user
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(last.filename).name}, line {last.lineno}"
-        raise ConfigError(f"scorer: {type(error).__name__}: {one_line(error)} ({where})") from error
+        raise ConfigError(f"scorer '{name}': {raised(error)}") from error
     if scores.shape != (sae.n_latents,):
         raise ConfigError(
-            f"scorer: its scores have shape {tuple(scores.shape)}; one a latent are needed, ({sae.n_latents},)"
+            f"scorer '{name}': its scores have shape {tuple(scores.shape)}; one a latent are needed, ({sae.n_latents},)"
         )
+    if scores.is_complex():
+        raise ConfigError(f"scorer '{name}': its scores are complex numbers; they must be real")
     wide = scores.detach().double().cpu()
     bad = ~(torch.isfinite(wide) & (wide >= 0))
     if bool(bad.any()):
         latent = int(bad.nonzero()[0])
-        raise ConfigError(f"scorer: latent {latent} has score {float(wide[latent])}; scores must be finite and >= 0")
+        score = float(wide[latent])
+        raise ConfigError(f"scorer '{name}': latent {latent} has score {score}; scores must be finite and >= 0")
     return wide
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dmsae_ray.distill import CycleSettings
+from dmsae_ray.distill import CycleSettings, check_coverage
 from dmsae_ray.errors import ConfigError
 from dmsae_ray.sae import Recipe
 
@@ -44,6 +44,7 @@ class BenchmarkSettings:
         for name in ("steps", "cycles", "tokens", "importance_tokens", "draws"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: {getattr(self, name)!r} must be at least 1")
+        check_coverage(self.coverage)
         for name in ("decoder_cosine", "encoder_cosine"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name}: {getattr(self, name)!r} is not in (0, 1]")

@@ -21,6 +21,7 @@ class World(Protocol):
     """Activations x = sum_i a_i f_i + noise of known features f_i, and a loss of x.
 
     Bring your own: only these members are used. Everything must be a pure function of the world and the arguments.
+    Tensors are float32 on the CPU and finite.
     """
 
     @property
@@ -39,7 +40,7 @@ class World(Protocol):
         """Return activations x [tokens, d_model] and coefficients a [tokens, F] >= 0, float32."""
 
     def logits(self, x: Tensor, domain: int) -> Tensor:
-        """Return [n, classes] of x [n, d_model], differentiable; the label of a token is drawn from their softmax."""
+        """Return float32 [n, classes] of x [n, d_model], differentiable; labels are drawn from their softmax."""
 
 
 @dataclass(frozen=True)
@@ -244,35 +245,3 @@ def importance(world: World, tokens: int, seed: int, *, pairs: int = 8192) -> Te
             other = torch.log_softmax(world.logits(without, domain).double(), dim=1)
             found[domain].index_add_(0, i, (clean[t].exp() * (clean[t] - other)).sum(dim=1).clamp_min(0))
     return found / tokens
-
-
-def check_world(world: World) -> None:
-    """Check that a world keeps to `World`.
-
-    Raises:
-        ConfigError: it does not; the message says in what.
-    """
-    missing = [name for name in ("fingerprint", "features", "domains", "draw", "logits") if not hasattr(world, name)]
-    if missing:
-        raise ConfigError(f"world: it has no {' and no '.join(missing)}; see dmsae_ray.groundtruth.World")
-    features = world.features
-    if features.ndim != 2 or not bool(torch.isfinite(features).all()):
-        raise ConfigError(f"world.features: shape {tuple(features.shape)} must be [F, d_model], all of them finite")
-    norms = features.norm(dim=1)
-    if not torch.allclose(norms, torch.ones_like(norms), atol=1e-3):
-        raise ConfigError(f"world.features: norms from {float(norms.min()):.3g} to {float(norms.max()):.3g} must be 1")
-    if world.domains < 1:
-        raise ConfigError(f"world.domains: {world.domains!r} must be at least 1")
-    x, a = world.draw(64, 0)
-    if x.shape != (64, features.shape[1]) or a.shape != (64, len(features)):
-        raise ConfigError(
-            f"world.draw: x {tuple(x.shape)} and a {tuple(a.shape)} must be [tokens, {features.shape[1]}] and "
-            f"[tokens, {len(features)}]"
-        )
-    if not (bool(torch.isfinite(x).all()) and bool(torch.isfinite(a).all())) or float(a.min()) < 0:
-        raise ConfigError("world.draw: x and a must be finite, and a not below 0")
-    if not torch.equal(x, world.draw(64, 0)[0]):
-        raise ConfigError("world.draw: two calls with one seed differ; draw from a generator of that seed")
-    logits = world.logits(x, world.domains - 1)
-    if logits.ndim != 2 or len(logits) != 64 or not bool(torch.isfinite(logits).all()):
-        raise ConfigError(f"world.logits: shape {tuple(logits.shape)} must be [64, classes], all of them finite")

@@ -36,6 +36,21 @@ def orthogonal(seed: int) -> Orthogonal:
     return Orthogonal(seed)
 
 
+def no_twelve(seed: int) -> Orthogonal:
+    if seed == 12:
+        raise RuntimeError("no world 12\nsecond line")
+    return Orthogonal(seed)
+
+
+class Wide(Orthogonal):
+    def logits(self, x: Tensor, domain: int) -> Tensor:
+        return super().logits(x, domain).double()
+
+
+def wide(seed: int) -> Wide:
+    return Wide(seed)
+
+
 def backwards(sae: MatryoshkaSAE, source: WorldSource) -> Tensor:
     """Wrong on purpose: what matters most comes last."""
     right = pool_scores(sae, source.attribution(), score="mean_square", groups=len(sae.group_sizes))

@@ -85,14 +85,37 @@ def test_a_collapse_is_a_result() -> None:
     assert json.loads(json.dumps(found.as_dict()))["sizes"] == {"dense": [0, 0], "sparse": [0, 0]}
 
 
+def test_a_set_that_is_another_under_a_second_name_is_not_there() -> None:
+    """The whole dictionary as the pool, and a run by the score of a rival."""
+    found = run_replica(OWN, 1, replace(SMALL, pool_groups=3, score="mean_square")).arms["sparse"]
+    assert [name for name in found if "prefix 0 by" in name] == []
+    assert [name for name in found if "dictionary by" in name] == [
+        "best of the dictionary by the run's score",
+        "best of the dictionary by ablation",
+    ]
+    plain = run_replica(OWN, 1, replace(SMALL, pool_groups=2, coverage=0.5)).arms["sparse"]
+    assert "best of prefix 0 by the run's score" in plain and "best of the dictionary by mean_square" in plain
+
+
 def test_what_cannot_be_used_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^scorer: its scores have shape \(3,\); one a latent are needed, \(32,\)$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^own, seed 1: scorer 'too few': its scores have shape \(3,\); one a latent are needed, \(32,\)$",
+    ):
         run_replica(OWN, 1, SMALL, {"too few": too_few})
-    with pytest.raises(ConfigError, match=r"^scorer: ZeroDivisionError: .* by zero \(own.py, line \d+\)$"):
+    with pytest.raises(
+        ConfigError, match=r"^own, seed 1: scorer 'fails': ZeroDivisionError: .* by zero \(own.py, line \d+\)$"
+    ):
         run_replica(OWN, 1, SMALL, {"fails": fails})
-    with pytest.raises(ConfigError, match=r"^scorer: latent 0 has score -1.0; scores must be finite and >= 0$"):
+    with pytest.raises(
+        ConfigError, match=r"^own, seed 1: scorer 'negative': latent 0 has score -1.0; scores must be finite and >= 0$"
+    ):
         run_replica(OWN, 1, SMALL, {"negative": lambda sae, source: -torch.ones(sae.n_latents)})
-    with pytest.raises(ConfigError, match=r"^score: 'odd' is unknown"):
+    with pytest.raises(ConfigError, match=r"^own, seed 1: scorer 'odd': its scores are complex numbers; they must be"):
+        run_replica(OWN, 1, SMALL, {"odd": lambda sae, source: torch.ones(sae.n_latents, dtype=torch.complex64)})
+    with pytest.raises(ConfigError, match=r"^coverage: 2.0 is not in \(0, 1\]$"):
+        replace(SMALL, coverage=2.0)
+    with pytest.raises(ConfigError, match=r"^own, seed 1: score: 'odd' is unknown"):
         run_replica(OWN, 1, replace(SMALL, score="odd"))
     with pytest.raises(DataError, match=r"not of this version; delete it"):
         Replica.from_dict({"regime": "pos"})

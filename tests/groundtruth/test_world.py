@@ -2,10 +2,20 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from dmsae_ray.errors import ConfigError
-from dmsae_ray.groundtruth import REGIMES, PlantedWorld, WorldSettings, chosen_regimes, importance
-from dmsae_ray.groundtruth.world import check_world
+from dmsae_ray.groundtruth import (
+    REGIMES,
+    BenchmarkSettings,
+    PlantedWorld,
+    Regime,
+    WorldSettings,
+    check_world,
+    chosen_regimes,
+    importance,
+    run_replica,
+)
 
 from .own import Orthogonal
 
@@ -129,6 +139,71 @@ def test_a_world_that_does_not_keep_to_the_protocol_is_refused() -> None:
     moving.draw = lambda tokens, seed: (torch.rand(tokens, 16), torch.rand(tokens, 12))  # type: ignore[method-assign]
     with pytest.raises(ConfigError, match=r"^world.draw: two calls with one seed differ"):
         check_world(moving)
+
+
+class Odd(Orthogonal):
+    """Draws or gives logits in one way that is not allowed."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(0)
+        self.fault = fault
+
+    def draw(self, tokens: int, seed: int) -> tuple[Tensor, Tensor]:
+        x, a = super().draw(tokens, seed)
+        if tokens > {"NaN": 64, "late NaN": 2000}.get(self.fault, tokens):
+            x[5] = math.nan
+        if self.fault == "below":
+            a = a - 1
+        return (x.double() if self.fault == "wide" else x), (a[:, :-1] if self.fault == "few" else a)
+
+    def logits(self, x: Tensor, domain: int) -> Tensor:
+        found = super().logits(x.detach() if self.fault == "cut" else x, domain)
+        if self.fault == "raises" and len(x) > 2000:
+            raise RuntimeError("too many\ntokens")
+        return (
+            found.double() if self.fault == "wide logits" else found * (math.nan if self.fault == "nan logits" else 1)
+        )
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("NaN", "world.draw: x is NaN or infinite at token 5 of 1024; it must be finite"),
+        ("wide", "world.draw: x: float64 must be float32"),
+        ("few", "world.draw: x (1024, 16) and a (1024, 11) must be [tokens, 16] and [tokens, 12], for 1024 tokens"),
+        ("below", "world.draw: a goes down to -1; it must not be below 0"),
+        ("wide logits", "world.logits: float64 must be float32"),
+        ("nan logits", "world.logits: NaN or infinite at 1024 tokens that are finite; it must be finite"),
+        ("cut", "world.logits: it is not differentiable in x; it must be, without detach and no_grad"),
+    ],
+)
+def test_what_a_world_answers_is_checked_before_it_is_used(fault: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_world(Odd(fault))
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("late NaN", "odd, seed 3: world.draw: x is NaN or infinite at token 5 of 3000; it must be finite"),
+        ("raises", "odd, seed 3: world.logits: RuntimeError: too many tokens (test_world.py, line "),
+    ],
+)
+def test_what_a_world_answers_is_checked_wherever_it_is_used(fault: str, message: str) -> None:
+    check_world(Odd(fault))
+    settings = BenchmarkSettings(tokens=3000, importance_tokens=3000)
+    with pytest.raises(ConfigError) as error:
+        run_replica(Regime("odd", "", lambda seed: Odd(fault)), 3, settings)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_a_checked_world_has_what_the_world_has() -> None:
+    world = Odd("none")
+    checked = check_world(world)
+    assert checked.out is world.out and torch.equal(checked.draw(9, 1)[0], world.draw(9, 1)[0])
+    with pytest.raises(AttributeError):
+        checked.nothing_of_this_name  # noqa: B018
 
 
 def test_regimes_are_named() -> None:
