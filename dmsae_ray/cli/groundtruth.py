@@ -1,12 +1,11 @@
 """The command `dmsae groundtruth`: the benchmark with known features; its replicas are Ray tasks."""
 
 import hashlib
-import importlib
 import inspect
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from dmsae_ray.cli.console import Screen
 from dmsae_ray.cli.exit_codes import EXIT_INTERRUPTED
 from dmsae_ray.cli.interrupts import Interrupts
 from dmsae_ray.cli.latents import numbers
+from dmsae_ray.cli.own_code import own_function, source_hash
 from dmsae_ray.config import shell_command
 from dmsae_ray.errors import ConfigError, DataError, DmsaeError, one_line
 from dmsae_ray.files import replacing
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dmsae_ray.groundtruth import BenchmarkSettings, Regime, Replica, Scorer
     from dmsae_ray.tracking import BenchmarkRecords
 
-VERSION = 2
+VERSION = 3
 """Increased whenever the numbers of a replica change, so that older ones are not taken for new ones."""
 
 
@@ -78,11 +78,13 @@ def run(args: "Namespace") -> int:
         raise ConfigError(f"--seeds is '{args.seeds}'; it names a seed twice, and a replica counts once")
     sys.path.insert(0, "")  # functions of one's own may lie in this folder
     settings = _settings(args.overrides)
-    scorers = dict(_named(text) for text in args.scorer)
+    scorers = _scorers(args.scorer)
     _check_settings(settings, scorers)
     regimes, folder = _regimes(args), Path(args.out).expanduser()
     work = [(regime, seed) for seed in seeds for regime in regimes]
-    places = [_place(folder, regime, seed, settings, scorers) for regime, seed in work]
+    worlds = [_fingerprint(regime, seed, own=regime.name in args.world) for regime, seed in work]
+    sources = _sources(args)
+    places = [_place(folder, *one, world, settings, sources) for one, world in zip(work, worlds, strict=True)]
     found = {n: replica for n, place in enumerate(places) if (replica := _kept(place)) is not None}
     from dmsae_ray.tracking import BenchmarkRecords, destination_at
 
@@ -200,56 +202,95 @@ def _check_settings(settings: "BenchmarkSettings", scorers: "dict[str, Scorer]")
 
 
 def _regimes(args: "Namespace") -> "list[Regime]":
-    from dmsae_ray.groundtruth import REGIMES, Regime, check_world, chosen_regimes
+    from dmsae_ray.groundtruth import REGIMES, Regime, chosen_regimes
 
-    own = [Regime(text, "a world of your own", _function("--world", text), transfer=True) for text in args.world]
-    for regime in own:
-        try:
-            check_world(regime.make(0))
-        except DmsaeError as error:
-            raise ConfigError(f"--world is '{regime.name}'; {error}") from None
-        except Exception as error:  # the code of a user
-            raise ConfigError(f"--world is '{regime.name}'; {type(error).__name__}: {one_line(error)}") from error
+    for text in args.world:
+        if args.world.count(text) > 1:
+            raise ConfigError(f"--world is '{text}' more than once; a replica counts once")
+    own = [Regime(text, "a world of your own", own_function("--world", text), transfer=True) for text in args.world]
     names = [name.strip() for name in args.regimes.split(",")] if args.regimes else [] if own else list(REGIMES)
     return [*(chosen_regimes(names) if names else []), *own]
 
 
-def _named(text: str) -> "tuple[str, Scorer]":
-    from dmsae_ray.distill import SCORES
+def _fingerprint(regime: "Regime", seed: int, *, own: bool) -> str:
+    """Return the fingerprint of the world of a seed; one of a user's own is checked."""
+    from dmsae_ray.groundtruth import check_world
 
-    name, equals, place = text.partition("=")
-    if not equals or not name:
-        raise ConfigError(f"--scorer is '{text}'; it must be NAME=MODULE:FUNCTION")
-    if name in SCORES:
-        raise ConfigError(f"--scorer is '{text}'; '{name}' is a score that is built in, give it another name")
-    return name, _function("--scorer", place)
-
-
-def _function(option: str, text: str) -> Callable[..., Any]:
-    """Return the function that MODULE:FUNCTION names, from a module that this process can import."""
-    module, colon, name = text.partition(":")
-    if not colon:
-        raise ConfigError(f"{option} is '{text}'; it must be MODULE:FUNCTION")
+    if not own:
+        return regime.make(seed).fingerprint
     try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{option} is '{text}'; it cannot be imported ({one_line(error)})") from None
-    if not callable(function):
-        raise ConfigError(f"{option} is '{text}'; it is no function")
-    found: Callable[..., Any] = function
+        return check_world(regime.make(seed)).fingerprint
+    except DmsaeError as error:
+        raise ConfigError(f"--world is '{regime.name}'; seed {seed}: {error}") from None
+    except Exception as error:  # the code of a user
+        said = f"{type(error).__name__}: {one_line(error)}"
+        raise ConfigError(f"--world is '{regime.name}'; seed {seed}: {said}") from error
+
+
+def _scorers(texts: list[str]) -> "dict[str, Scorer]":
+    from dmsae_ray.distill import SCORES
+    from dmsae_ray.groundtruth import COMPARED
+
+    found: dict[str, Scorer] = {}
+    for text in texts:
+        name, equals, place = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--scorer is '{text}'; it must be NAME=MODULE:FUNCTION")
+        if name in (*SCORES, *COMPARED):
+            raise ConfigError(f"--scorer is '{text}'; '{name}' is a score that is built in, give it another name")
+        if name in found:
+            raise ConfigError(f"--scorer is '{text}'; '{name}' is there twice, give one of them another name")
+        found[name] = own_function("--scorer", place)
+        _check_call(text, found[name])
+    return found
+
+
+def _check_call(text: str, scorer: "Scorer") -> None:
+    """Check that a scorer takes what it is given."""
+    try:
+        parameters = inspect.signature(scorer)
+    except (TypeError, ValueError):  # of some that are not written in Python nothing is known
+        return
+    try:
+        parameters.bind(None, None)
+    except TypeError as error:
+        raise ConfigError(f"--scorer is '{text}'; it must take an SAE and a WorldSource ({one_line(error)})") from None
+
+
+def _sources(args: "Namespace") -> dict[str, str]:
+    """Return hashes of the source of worlds and scorers of a user's own, by their names."""
+    found = {text: source_hash("--world", text) for text in args.world}
+    for text in args.scorer:
+        name, _, place = text.partition("=")
+        found[f"{name}="] = source_hash("--scorer", place)
     return found
 
 
 def _place(
-    folder: Path, regime: "Regime", seed: int, settings: "BenchmarkSettings", scorers: "dict[str, Scorer]"
+    folder: Path,
+    regime: "Regime",
+    seed: int,
+    world: str,
+    settings: "BenchmarkSettings",
+    sources: Mapping[str, str],
 ) -> Path:
-    """Return the file of a replica, whose name says all that its numbers depend on."""
+    """Return the file of a replica, whose name says all that its numbers depend on.
+
+    Args:
+        folder: the folder of the benchmark.
+        regime: the regime.
+        seed: the seed.
+        world: fingerprint of its world.
+        settings: the settings.
+        sources: hashes of the source of worlds (by the regime's name) and scorers (name and '=') of a user's own.
+    """
     what = {
         "version": VERSION,
-        "world": regime.make(seed).fingerprint,
+        "world": world,
+        "world's source": sources.get(regime.name),
         "transfer": regime.transfer,
         "settings": asdict(settings),
-        "scorers": {name: inspect.getsource(function) for name, function in sorted(scorers.items())},
+        "scorers": {name: source for name, source in sorted(sources.items()) if name.endswith("=")},
     }
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
     name = regime.name.replace(":", "-").replace("/", "-")

@@ -14,6 +14,7 @@ SMALL = [
     *("--set", "n_latents=32", "--set", "group_sizes=[8,8,16]", "--set", "k=3", "--set", "batch_size=64"),
     *("--set", "steps=60", "--set", "cycles=2", "--set", "tokens=1500", "--set", "importance_tokens=1500"),
 ]
+SCORER = ["--scorer", "a=tests.groundtruth.own:nothing"]
 WORLD = ["--world", "tests.groundtruth.own:orthogonal"]
 
 
@@ -75,7 +76,9 @@ def test_a_scorer_that_fails_is_one_line(ray_cluster: Any, tmp_path: Path, capsy
     own = ["--scorer", "few=tests.groundtruth.own:too_few"]
     assert main(["groundtruth", *WORLD, "--seeds", "0-1", "--out", str(tmp_path), *SMALL, *own]) == 2
     error = capsys.readouterr().err
-    assert error == "dmsae: error: scorer: its scores have shape (3,); one a latent are needed, (32,)\n"
+    found = re.fullmatch(r"dmsae: error: tests.groundtruth.own:orthogonal, seed [01]: (.*)\n", error)
+    assert found is not None
+    assert found[1] == "scorer 'few': its scores have shape (3,); one a latent are needed, (32,)"
 
 
 @pytest.mark.parametrize(
@@ -96,12 +99,41 @@ def test_a_scorer_that_fails_is_one_line(ray_cluster: Any, tmp_path: Path, capsy
         (["--set", "score=odd"], "--set score is 'odd'; known are quantile, mean, mean_square, "),
         (["--world", "nowhere"], "--world is 'nowhere'; it must be MODULE:FUNCTION"),
         (["--world", "nowhere:f"], "--world is 'nowhere:f'; it cannot be imported (No module named 'nowhere')"),
-        (["--world", "builtins:dict"], "--world is 'builtins:dict'; TypeError: 'int' object is not iterable"),
+        (
+            ["--world", "builtins:dict", "--seeds", "4"],
+            "--world is 'builtins:dict'; seed 4: TypeError: 'int' object is ",
+        ),
         (
             ["--world", "builtins:str"],
-            "--world is 'builtins:str'; world: it has no fingerprint and no features and no domains and no draw and no",
+            "--world is 'builtins:str'; seed 0: world: it has no fingerprint and no features and no domains and no",
         ),
         (["--scorer", "mean=a:b"], "--scorer is 'mean=a:b'; 'mean' is a score that is built in, give it another name"),
+        (
+            ["--scorer", "ablation=a:b"],
+            "--scorer is 'ablation=a:b'; 'ablation' is a score that is built in, give it an",
+        ),
+        (
+            [*SCORER, *SCORER],
+            "--scorer is 'a=tests.groundtruth.own:nothing'; 'a' is there twice, give one of them anot",
+        ),
+        (
+            ["--scorer", "a=builtins:len"],
+            "--scorer is 'a=builtins:len'; it must take an SAE and a WorldSource (too many",
+        ),
+        (
+            ["--scorer", "a=math:dist"],
+            "--scorer is 'math:dist'; 'math' has no source file (.py), so that no change of i",
+        ),
+        (["--set", "coverage=2"], "coverage: 2.0 is not in (0, 1]"),
+        ([*WORLD, *WORLD], "--world is 'tests.groundtruth.own:orthogonal' more than once; a replica counts once"),
+        (
+            ["--world", "tests.groundtruth.own:no_twelve", "--seeds", "10-13"],
+            "--world is 'tests.groundtruth.own:no_twelve'; seed 12: RuntimeError: no world 12 second line\n",
+        ),
+        (
+            ["--world", "tests.groundtruth.own:wide", "--seeds", "1"],
+            "--world is 'tests.groundtruth.own:wide'; seed 1: world.logits: float64 must be float32\n",
+        ),
     ],
 )
 def test_bad_input_is_one_line_before_ray_starts(
@@ -124,8 +156,21 @@ def test_a_damaged_replica_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
     from dmsae_ray.cli.groundtruth import _place
     from dmsae_ray.groundtruth import REGIMES, BenchmarkSettings
 
-    place = _place(tmp_path, REGIMES["pos"], 0, BenchmarkSettings(), {})
+    regime = REGIMES["pos"]
+    place = _place(tmp_path, regime, 0, regime.make(0).fingerprint, BenchmarkSettings(), {})
     place.parent.mkdir()
     place.write_text("{")
     assert main(["groundtruth", "--regimes", "pos", "--seeds", "0", "--out", str(tmp_path)]) == 2
     assert f"groundtruth: {place} cannot be read (" in capsys.readouterr().err
+
+
+def test_a_replica_of_changed_source_is_another(tmp_path: Path) -> None:
+    from dmsae_ray.cli.groundtruth import _place
+    from dmsae_ray.groundtruth import REGIMES, BenchmarkSettings
+
+    def place(world: str, **sources: str) -> Path:
+        return _place(tmp_path, REGIMES["pos"], 0, world, BenchmarkSettings(), sources)
+
+    mine = {"mine=": "a"}
+    assert place("w", **mine) == place("w", **mine, other="b")
+    assert len({place("w"), place("v"), place("w", **mine), place("w", **{"mine=": "b"}), place("w", pos="a")}) == 5
