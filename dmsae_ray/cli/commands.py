@@ -314,7 +314,7 @@ def _harvest(args: argparse.Namespace) -> int:
         for note in dict.fromkeys(note for part in parts for note in unpinned(part)):
             screen.say(f"note: {note}")
         check_harvest_fits(plan, cluster_of_ray(largest))
-        check_output_is_shared(folders.output)
+        check_output_is_shared(folders.output, f"harvest-{folders.name}")
         for part in parts:
             if part.store_label:
                 screen.say(f"store for {part.store_label}:")

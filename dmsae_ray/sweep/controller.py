@@ -61,7 +61,7 @@ def run_sweep(
     experiment, folders, plan, key = sweep.experiment, sweep.folders, sweep.plan, sweep.store_key
     cluster = cluster_of_ray(largest)
     check_fits(plan, cluster)
-    check_output_is_shared(folders.output)
+    check_output_is_shared(folders.output, folders.name)
     at_once, beside = trials_at_once(plan, cluster), trials_beside_harvest(plan, cluster, borrowed_cpus())
     steered = Steered.read(folders.shared)
     search = steered_search(sweep, steering, steered, at_once)

@@ -1,5 +1,6 @@
 """Do all machines of the cluster see the output? Asked before anything is computed there."""
 
+import re
 import uuid
 from typing import Any
 
@@ -14,13 +15,14 @@ _HERE = b"here"
 _WAIT_SECONDS = 60.0
 
 
-def check_output_is_shared(output: Folder) -> None:
+def check_output_is_shared(output: Folder, owner: str) -> None:
     """Write a file, and look for it from each running node; a Ray session must be active.
 
     A node that does not answer, or is lost meanwhile, is passed over: the sweep would find out by itself.
 
     Args:
         output: Where all workers write.
+        owner: Name of what asks, of which there is one at a time: files that it left when it was killed are removed.
 
     Raises:
         ConfigError: A node cannot read the file; the message says which and why.
@@ -28,7 +30,11 @@ def check_output_is_shared(output: Folder) -> None:
     nodes: list[dict[str, Any]] = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     if len(nodes) < 2:
         return
-    name = f".probe-{uuid.uuid4().hex}"
+    prefix = f".probe-{owner}-"
+    for entry in output.entries():
+        if re.fullmatch(f"{re.escape(prefix)}[0-9a-f]{{32}}", entry.base_name):
+            output.delete(entry.base_name)
+    name = f"{prefix}{uuid.uuid4().hex}"
     output.write(name, [_HERE])
     try:
         answers = [_ask(node["NodeID"], output, name) for node in nodes]

@@ -42,10 +42,10 @@ def _ask(output: str, shared: str, said: Any) -> None:
     try:
         while len([n for n in ray.nodes() if n["Alive"]]) < 2:
             time.sleep(0.1)
-        check_output_is_shared(Folder(shared))
+        check_output_is_shared(Folder(shared), "one")
         said.put("nothing")
         try:
-            check_output_is_shared(Folder(output))
+            check_output_is_shared(Folder(output), "one")
         except ConfigError as error:
             said.put(str(error))
     finally:
@@ -61,6 +61,9 @@ def test_a_folder_that_a_machine_does_not_see_is_refused_in_one_line(tmp_path: P
     output, shared = tmp_path / "output", tmp_path / "shared"
     output.mkdir()
     shared.mkdir()
+    left, others = (shared / f".probe-{owner}-{'0' * 32}" for owner in ("one", "one-two"))
+    left.touch()  # by a process that was killed
+    others.touch()
     context = multiprocessing.get_context("spawn")
     said = context.Queue()
     driver = context.Process(target=_ask, args=(str(output), str(shared), said))
@@ -73,4 +76,4 @@ def test_a_folder_that_a_machine_does_not_see_is_refused_in_one_line(tmp_path: P
         driver.kill()
     assert line.startswith(f"output is '{output}'; machine ") and "\n" not in line
     assert "has no such folder, or another one of this name" in line and "s3://" in line
-    assert list(output.iterdir()) == [] and list(shared.iterdir()) == []
+    assert list(output.iterdir()) == [] and list(shared.iterdir()) == [others]
