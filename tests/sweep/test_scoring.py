@@ -156,13 +156,13 @@ def test_scores_over_another_pool_are_rows_of_their_own(tmp_path: Path, monkeypa
     parser = argparse.ArgumentParser()
     score.add_arguments(parser)
     screen, arguments = Said(), parser.parse_args([str(tmp_path), "--pool-groups", "2,1"])
-    score._write(arguments, cast(Screen, screen), tmp_path, wanted, places, (0.99,))
+    score._write(arguments, cast(Screen, screen), tmp_path, wanted, places, (0.99,), ["seed 3 collapsed"])
     found = json.loads((tmp_path / "scores.json").read_text())
     assert found["settings"]["pool_groups"] == "2,1" and found["own"] == {"k=8 τ=0.3": "trimmed_mean 0.8"}
     rows = [(r["setting"], r["score"]) for r in found["rows"] if "rank" in r]
     labels = ("k=8 τ=0.3", "k=8 τ=0.3, pool of 2 groups")
     assert sorted(rows) == sorted((label, name) for label in labels for name in names)
-    assert [line.split(", cycle 0")[0] for line in found["findings"]] == list(labels)
+    assert [line.split(", cycle 0")[0] for line in found["findings"]] == [*labels, "seed 3 collapsed"]
     assert len(found["overlaps"]) == 1 and found["overlaps"][0]["setting"] == "k=8 τ=0.3"
     own = load_file(places["shared", 1])
     sets = [set(own[n][0].topk(result.reports[0].n_core).indices.tolist()) for n in ("trimmed_mean 0.8", "ablation")]
