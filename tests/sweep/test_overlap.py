@@ -1,5 +1,6 @@
 """Trials train while the harvest goes on: the same cores, and one end of both when it fails or is stopped."""
 
+import contextlib
 import json
 import threading
 import time
@@ -84,9 +85,12 @@ def test_without_room_for_both_drivers_start_during_the_harvest_and_workers_afte
 
 
 def _titles(before: set[int], begin: str) -> list[str]:
-    """Titles of new processes that begin so."""
-    found = psutil.process_iter(["pid", "cmdline"])
-    titles = [" ".join(process.info["cmdline"] or ()) for process in found if process.info["pid"] not in before]
+    """Titles of new processes of this process's Ray that begin so; tests run beside this one, with a Ray of theirs."""
+    titles = []
+    for process in psutil.Process().children(recursive=True):
+        if process.pid not in before:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                titles.append(" ".join(process.cmdline()))
     return [title for title in titles if title.startswith(begin)]
 
 
