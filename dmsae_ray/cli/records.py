@@ -106,7 +106,7 @@ def _place(destination: Destination, sweep: Path) -> tuple[str, list[tuple[str, 
 def _say(server: str, places: list[tuple[Path, tuple[str, list[tuple[str, str]]]]], browser: bool) -> None:
     addresses = [(name, f"{server.rstrip('/')}{page}") for _, (_, views) in places for name, page in views]
     if not addresses:
-        addresses = [("no sweep is recorded there yet", server)]
+        addresses = [("all runs; no sweep has saved views there", server)]  # as of `dmsae groundtruth`
     for name, address in addresses:
         print(f"{name}:\n  {address}")
     sys.stdout.flush()

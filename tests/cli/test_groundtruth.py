@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from dmsae_ray.cli.commands import main
+from dmsae_ray.cli.records import _say
 
 SMALL = [
     *("--set", "n_latents=32", "--set", "group_sizes=[8,8,16]", "--set", "k=3", "--set", "batch_size=64"),
@@ -16,6 +17,12 @@ SMALL = [
 ]
 SCORER = ["--scorer", "a=tests.groundtruth.own:nothing"]
 WORLD = ["--world", "tests.groundtruth.own:orthogonal"]
+
+
+def test_a_store_without_saved_views_shows_all_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """The benchmark's runs are there; it would be wrong to say that nothing is."""
+    _say("http://127.0.0.1:5000/", [], browser=False)
+    assert capsys.readouterr().out == "all runs; no sweep has saved views there:\n  http://127.0.0.1:5000/\n"
 
 
 def test_replicas_run_in_ray_are_kept_and_make_a_page(
