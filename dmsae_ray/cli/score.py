@@ -191,7 +191,8 @@ def _write(
     settings = {"contexts": args.contexts, "quantiles": list(quantiles), "cycles": args.cycles, "version": VERSION}
     settings |= {} if args.pool_groups is None else {"pool_groups": args.pool_groups}
     page = write_scores(scored, sweep, name=sweep.name, settings=settings, lacks=lacks)
-    for line in (*score_findings(Agreement(scored)), *Agreement(scored).lacks(), *lacks):
+    agreement = Agreement(scored)
+    for line in (*score_findings(agreement), *agreement.lacks(), *lacks):
         screen.say(line)
     if not any(INTEGRATED in one.scores for one in scored):
         screen.say(f"no {INTEGRATED}: the store has no held-out contexts beside the {args.contexts} for the ablations")
